@@ -1,0 +1,26 @@
+"""One kind of error for everything a user can mend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Bad input: the message says what was read, where, and what to write instead.
+
+    Commands print it without a traceback and exit with status 2; every other exception is our own mistake
+    and keeps its traceback.
+    """
+
+
+def run_command(command: Callable[[], int]) -> None:
+    """Run a command's `main` and turn a `UserError` into lines on stderr and exit status 2."""
+    try:
+        sys.exit(command())
+    except UserError as error:
+        # Every process of a distributed run reads the same recipe and meets the same error: one of them says it.
+        if os.environ.get("RANK", "0") == "0":
+            print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(2)

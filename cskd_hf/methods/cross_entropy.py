@@ -1,0 +1,33 @@
+"""Cross-entropy, the baseline; with label smoothing.
+
+Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
+https://arxiv.org/abs/1512.00567 (label smoothing, section 7).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from cskd_hf.methods.base import Batch, Method, Views
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class CrossEntropy(Method):
+    """Cross-entropy to (1 − ε)·one-hot + ε/K, averaged over the batch."""
+
+    views: ClassVar[Views] = "single"
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """ε, the share of the target spread evenly over all K classes; 0 is plain cross-entropy, 0.1 is usual."""
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        import torch.nn.functional as F
+
+        output = module(batch.images)
+        loss = F.cross_entropy(output.float(), batch.target, label_smoothing=self.smoothing)
+        return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}

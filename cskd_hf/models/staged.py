@@ -1,0 +1,117 @@
+"""A network of stages behind timm's interface: what the 32-pixel networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers import SelectAdaptivePool2d, create_classifier
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices  # timm has no public name for it
+from torch import Tensor, nn
+
+
+class StagedNetwork(nn.Module):
+    """Stem, stages, pooling and a linear classifier, behind the interface that timm's tools expect of a model.
+
+    Weights keep PyTorch's default initialisation, as in the paper. Features are indexed as in timm's ResNet and
+    DenseNet: 0 is the stem, i ≥ 1 the i-th stage.
+
+    Args:
+        stem: Layers at full resolution.
+        stages: The layers of each stage.
+        widths: Output channels of the stem and of each stage. The first stage has stride 1, each later one 2.
+        in_chans: Channels of the image.
+        num_classes: Width of the classifier; 0 leaves it out.
+        global_pool: Pooling before the classifier, one of timm's; '' with `num_classes=0` returns feature maps.
+        drop_rate: Dropout before the classifier.
+    """
+
+    global_pool: SelectAdaptivePool2d
+    fc: nn.Module
+
+    def __init__(
+        self,
+        stem: Sequence[nn.Module],
+        stages: Sequence[Sequence[nn.Module]],
+        widths: Sequence[int],
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_features = widths[-1]
+        self.grad_checkpointing = False
+
+        self.stem = nn.Sequential(*stem)
+        self.stages = nn.Sequential(*(nn.Sequential(*layers) for layers in stages))
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+
+        # `features_only` flattens the outer Sequentials, so the stem goes by its last layer's name.
+        modules = [f"stem.{len(stem) - 1}", *(f"stages.{i}" for i in range(len(stages)))]
+        self.feature_info = [
+            {"num_chs": width, "reduction": 2 ** max(i - 1, 0), "module": module}
+            for i, (width, module) in enumerate(zip(widths, modules, strict=True))
+        ]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Regular expressions that sort parameters by depth, for layer-wise learning rates."""
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations.
+
+        Gradients stay the same, but BatchNorm's running statistics move twice a step, as everywhere in timm.
+        """
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one; `global_pool=None` keeps the pooling."""
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
+        self.num_classes = num_classes
+        self.global_pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.fc = fc.to(next(self.parameters()))  # device and dtype of the stem
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The last feature map and the `indices` among all of them (the last n, a list, None for all), or those alone.
+
+        `stop_early` skips the stages after the last one asked for. `norm` changes nothing: the one final norm there
+        is, DenseNet's, belongs to its last stage.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt: read {output_fmt!r}; a convolutional network has 'NCHW' only")
+        take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
+        x = self.stem(x)
+        features = [x]
+        for stage in self.stages[:max_index] if stop_early else self.stages:
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            features.append(x)
+        intermediates = [feature for i, feature in enumerate(features) if i in take_indices]
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to the last stage's feature map (N, num_features, H / 8, W / 8)."""
+        x = self.stem(x)
+        return checkpoint_seq(self.stages, x, flatten=True) if self.grad_checkpointing else self.stages(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature map to logits (N, num_classes), or to pooled features (N, head_hidden_size) if `pre_logits`."""
+        x = self.head_drop(self.global_pool(x))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,106 @@
+"""pydantic's findings, told as one line each: where, which key, what was read, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from cskd_hf.methods import METHODS
+
+_MISSING = object()
+
+
+def explain(
+    error: ValidationError, settings: Mapping[str, Any], recipe: type[BaseModel], source: str, where: Mapping[str, str]
+) -> Iterator[str]:
+    """One line for each mistake in `settings`.
+
+    Args:
+        error: what validating `settings` as `recipe` raised.
+        source: the file's name, for mistakes that no single line made.
+        where: 'section.key' → the place that set it.
+    """
+    seen: dict[str, list[str]] = {}
+    for finding in error.errors(include_url=False):
+        keys = [str(part) for part in finding["loc"]]
+        if keys[:1] == ["method"] and len(keys) > 1 and keys[1] in METHODS:
+            del keys[1]  # pydantic names the member of the union; the user did not
+        keys = keys[:2]  # deeper parts are positions in a list or members of a union: the line shows the whole value
+        name = ".".join(keys)
+        place = where.get(name) or where.get(keys[0] if keys else "") or source
+        message = _message(finding, keys, _read(settings, keys), recipe, settings)
+        seen.setdefault(f"{place}: {name}", []).append(message)
+    for start, messages in seen.items():
+        first, *others = dict.fromkeys(messages)
+        read = first.partition("allowed: ")[0]  # members of a union each report the same value
+        yield f"{start}: {', or '.join([first, *(other.removeprefix(f'{read}allowed: ') for other in others)])}"
+
+
+def _read(settings: Mapping[str, Any], keys: list[str]) -> Any:
+    value: Any = settings
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            return _MISSING
+        value = value[key]
+    return value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return repr(value) if not isinstance(value, Mapping) else "a mapping"
+
+
+def _message(
+    finding: Mapping[str, Any], keys: list[str], value: Any, recipe: type[BaseModel], settings: Mapping[str, Any]
+) -> str:
+    kind = finding["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(keys, value, recipe, settings)
+    if kind == "missing":
+        return "missing; it has no default"
+    if kind in ("union_tag_not_found", "union_tag_invalid") or (keys == ["method"] and kind == "model_attributes_type"):
+        # The discriminator is read before anything else, so this is about method.name.
+        name = value.get("name", _MISSING) if isinstance(value, Mapping) else value
+        read = "no name" if name is _MISSING else f"read {_show(name)}"
+        return f"{read}; allowed names: {', '.join(METHODS)}{_did_you_mean(str(name), list(METHODS))}"
+    if kind == "literal_error":
+        allowed = finding["ctx"]["expected"].replace("'", "")
+        names = allowed.replace(" or ", ", ").split(", ")
+        return f"read {_show(value)}; allowed: {allowed}{_did_you_mean(str(value), names)}"
+    expected = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind in ("model_type", "model_attributes_type"):
+        expected = "a section with keys of its own"
+    return f"read {_show(value)}; allowed: {expected}"
+
+
+def _unknown_key(keys: list[str], value: Any, recipe: type[BaseModel], settings: Mapping[str, Any]) -> str:
+    if len(keys) == 1:
+        allowed = list(recipe.model_fields)
+        return f"no such section; allowed: {', '.join(allowed)}{_did_you_mean(keys[0], allowed)}"
+    section, key = keys
+    if section == "method":
+        name = settings["method"]["name"]
+        allowed = list(METHODS[name].model_fields)
+        owners = [other for other, method in METHODS.items() if key in method.model_fields]
+        if owners:
+            return (
+                f"read {_show(value)}, but {name} has no such field, {', '.join(owners)} has; allowed: {', '.join(allowed)}"
+                f" (another method's fields are left behind by writing 'method={{name: {name}}}')"
+            )
+    else:
+        allowed = list(_section_type(recipe, section).model_fields)
+    return f"unknown key, read {_show(value)}; allowed: {', '.join(allowed)}{_did_you_mean(key, allowed)}"
+
+
+def _section_type(recipe: type[BaseModel], section: str) -> type[BaseModel]:
+    annotation = recipe.model_fields[section].annotation
+    return next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+
+
+def _did_you_mean(word: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(word, allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

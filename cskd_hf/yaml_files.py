@@ -1,0 +1,126 @@
+"""YAML as recipes use it: exact about types, duplicate keys and where a value was written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cskd_hf.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `1e-4` is a number and `no` a word, which YAML 1.1 reads as a string and as false."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp", ":int"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.nan$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def _shipped() -> Path:
+    """The recipes' folder: inside an installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "_recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def find(path: str | Path) -> Path:
+    """The file at `path`, else the shipped recipe of that name."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a recipe; name a YAML file in it")
+    shipped = _shipped() / path.name
+    if path.parent.as_posix() in (".", "recipes") and shipped.with_suffix(".yaml").is_file():
+        return shipped.with_suffix(".yaml")
+    names = sorted(file.stem for file in _shipped().glob("*.yaml"))
+    close = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean recipes/{close[0]}.yaml?" if close else f"shipped recipes: {', '.join(names)}"
+    raise UserError(f"{path}: no such recipe; {hint}")
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A YAML mapping, and the line each of its keys was written on."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path}: a {node.id}, where a mapping of sections is needed (data: …, model: …)")
+        lines: dict[tuple[str, ...], int] = {}
+        _walk(node, (), lines, path)
+        return loader.construct_document(node), lines
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _walk(node: yaml.MappingNode, above: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
+    for key, value in node.value:
+        name = (*above, str(key.value))
+        line = key.start_mark.line + 1
+        if name in lines:  # PyYAML itself lets the last one win without a word
+            raise UserError(f"{path}:{line}: {'.'.join(name)}: written twice, first on line {lines[name]}; keep one")
+        lines[name] = line
+        if isinstance(value, yaml.MappingNode):
+            _walk(value, name, lines, path)
+
+
+def apply_override(settings: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` or `section={…}` in place."""
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise UserError(f"{override}: not an override; write section.key=value, for example optimizer.lr=0.05")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            _walk(node, tuple(keys), {}, Path("command line"))
+        value = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override}: the value is not YAML: {' '.join(str(error).split())}") from None
+    if len(keys) == 1:
+        settings[keys[0]] = value
+        return
+    section = settings.setdefault(keys[0], {})
+    if not isinstance(section, dict):
+        raise UserError(f"{override}: {keys[0]} holds {section!r}, which has no keys")
+    section[keys[1]] = value
+
+
+def dumps(settings: dict[str, Any]) -> str:
+    # Lists on one line, sections as blocks: the way recipes are written by hand.
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def write(settings: dict[str, Any], path: Path) -> None:
+    """Write atomically: a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(dumps(settings), encoding="utf-8")
+    os.replace(temporary, path)
