@@ -22,5 +22,7 @@ def run_command(command: Callable[[], int]) -> None:
     except UserError as error:
         # Every process of a distributed run reads the same recipe and meets the same error: one of them says it.
         if os.environ.get("RANK", "0") == "0":
-            print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+            # One that was raised in a loader's worker arrives with that worker's traceback in front.
+            message = str(error).rpartition(f"{__name__}.UserError: ")[2]
+            print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
         sys.exit(2)

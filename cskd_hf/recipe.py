@@ -2,8 +2,8 @@
 
 A section is one function's keyword arguments under its own names: `model` is `timm.create_model`, `optimizer` is
 `timm.optim.create_optimizer_v2`, `scheduler` is `timm.scheduler.create_scheduler_v2`, `transform` is
-`timm.data.create_transform`; `data` and `run` take timm's, else Accelerate's and transformers' names; `method` is one of
-`cskd_hf.methods.METHODS`, chosen by its `name`. Two levels, never three.
+`timm.data.create_transform`; `data` and `run` take timm's, else Accelerate's and transformers' names; `method` is one
+of `cskd_hf.methods.METHODS`, chosen by its `name`. Two levels, never three.
 
     python -m cskd_hf.recipe --schema > recipe.schema.json     # editors complete recipes with it
     python -m cskd_hf.recipe RECIPE [section.key=value ...]    # print the recipe as it would run
@@ -28,7 +28,7 @@ from cskd_hf.recipe_errors import explain
 if TYPE_CHECKING:
     AnyMethod = Method
 else:
-    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007: built at run time
+    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -130,7 +130,7 @@ class ModelSection(Section):
     img_size: Count | None = None
     """For transformers with a fixed grid."""
     zero_init_last: bool | None = None
-    """timm's ResNets start their residual branches at zero unless this is false; torchvision's and the paper's do not."""
+    """timm's ResNets start each residual branch at zero unless this is false; torchvision's and the paper's do not."""
 
 
 class OptimizerSection(Section):
@@ -187,8 +187,8 @@ class RunSection(Section):
     """Updates between checkpoints; null: one at the end of each epoch only."""
     checkpoints_total_limit: Count = 2
     resume: Literal["auto", "never", "force"] = "auto"
-    """auto: go on where the folder's newest checkpoint stands; force: also with a changed recipe; never: refuse a folder
-    that holds a run."""
+    """auto: go on where the folder's newest checkpoint stands; force: also with a changed recipe; never: refuse a
+    folder that holds a run."""
     logging_steps: Count = 50
     """Updates between readings of the loss for the progress bar and the trackers; each is a wait for the device."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
@@ -279,9 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument(
-        "--schema", action="store_true", help="print the JSON Schema that editors complete recipes with"
-    )
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema, for editors")
     args = parser.parse_args(argv)
     if args.schema:
         print(json.dumps(Recipe.model_json_schema(), indent=2))

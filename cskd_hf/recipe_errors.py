@@ -88,8 +88,8 @@ def _unknown_key(keys: list[str], value: Any, recipe: type[BaseModel], settings:
         owners = [other for other, method in METHODS.items() if key in method.model_fields]
         if owners:
             return (
-                f"read {_show(value)}, but {name} has no such field, {', '.join(owners)} has; allowed: {', '.join(allowed)}"
-                f" (another method's fields are left behind by writing 'method={{name: {name}}}')"
+                f"read {_show(value)}, but {name} has no such field, {', '.join(owners)} has; "
+                f"allowed: {', '.join(allowed)} (to leave another method's fields behind: 'method={{name: {name}}}')"
             )
     else:
         allowed = list(_section_type(recipe, section).model_fields)

@@ -70,7 +70,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         if node is None:
             raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path}: a {node.id}, where a mapping of sections is needed (data: …, model: …)")
+            kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
+            raise UserError(f"{path}: a {kind}, where a mapping of sections is needed (data: …, model: …)")
         lines: dict[tuple[str, ...], int] = {}
         _walk(node, (), lines, path)
         return loader.construct_document(node), lines

@@ -1,4 +1,4 @@
-"""Image sets by name: where they are, which columns and splits they have, and the statistics their pixels are scaled by.
+"""Image sets by name: where they are, their columns and splits, and the statistics their pixels are scaled by.
 
 Facts only; `data/load.py` does the loading. A recipe's own `data` and `transform` keys override any of them.
 """

@@ -17,8 +17,8 @@ class UnreadableImageError(Exception):
 def decode(image: Mapping[str, Any]) -> Image.Image:
     """Decode one image to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Greyscale, palette and CMYK images become RGB; alpha is dropped and 16-bit grey scaled to 8 bits, rather than clipped
-    as Pillow does. These are also the pixels that timm's and transformers' own loading shows a published model.
+    Greyscale, palette and CMYK images become RGB, and alpha is dropped: what timm and transformers show a published
+    model. 16-bit grey is scaled to 8 bits, where Pillow clips it to white.
 
     Args:
         image: `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives it; bytes win.

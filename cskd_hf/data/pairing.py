@@ -1,8 +1,8 @@
 """Which images are trained on, in what order, and with whom.
 
 All randomness of the data sits here. A sampler yields keys, `Draw(indices, seed)`; a key is a pure function of
-(seed, epoch, position), the same in every process, and what is loaded is a pure function of the key. So order, pairs and
-pixels do not depend on the number of workers, processes or restarts.
+(seed, epoch, position), the same in every process, and what is loaded is a pure function of the key. So order, pairs
+and pixels do not depend on the number of workers, processes or restarts.
 
     sampler = ClassPairSampler(labels, seed=0)
     batches = GlobalBatches(sampler, batch_size=128)
@@ -166,70 +166,6 @@ class ClassPairSampler(ImageSampler):
         self._views = (anchor, self._by_class[place])
 
 
-class GlobalBatches:
-    """This process's share of every global batch: a torch batch sampler that starts at any position of the epoch.
-
-    The global batch at sample position p holds the keys [p, p + batch_size · num_processes) in the sampler's order,
-    dealt out in consecutive blocks. So 1 × 8, 2 × 4 and 4 × 2 processes × batch see the same global batches, each key is
-    loaded exactly once, and a run may go on with another number of processes. A short last batch is dealt out as evenly
-    as it goes; a process that would get nothing repeats the batch's last key, and `counts` says that it weighs nothing.
-
-    Args:
-        sampler: yields the same keys in every process.
-        batch_size: B, keys a batch on each process.
-        num_processes, process_index: this process among all.
-        drop_last: leave the short last batch out.
-    """
-
-    def __init__(
-        self,
-        sampler: ImageSampler,
-        batch_size: int,
-        num_processes: int = 1,
-        process_index: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        self.sampler, self.batch_size = sampler, batch_size
-        self.num_processes, self.process_index = num_processes, process_index
-        self.global_batch_size = batch_size * num_processes
-        self.num_samples = len(sampler)
-        if drop_last:
-            self.num_samples -= self.num_samples % self.global_batch_size
-        if self.num_samples == 0:
-            raise UserError(
-                f"data.drop_last: {len(sampler)} images do not fill one batch of {batch_size} on {num_processes} "
-                "processes; lower data.batch_size"
-            )
-        self.position = 0
-
-    def start_epoch(self, epoch: int, position: int = 0) -> None:
-        """Go to a sample position of an epoch; takes effect at the next iteration."""
-        self.sampler.set_epoch(epoch)
-        self.position = position
-
-    def counts(self, position: int) -> tuple[int, int]:
-        """How many samples the global batch at `position` has, and how many of them are this process's."""
-        total = min(self.global_batch_size, self.num_samples - position)
-        start, stop = self._share(total)
-        return total, stop - start
-
-    def _share(self, total: int) -> tuple[int, int]:
-        each, extra = divmod(total, self.num_processes)
-        start = self.process_index * each + min(self.process_index, extra)
-        return start, start + each + (self.process_index < extra)
-
-    def __len__(self) -> int:
-        return -(-(self.num_samples - self.position) // self.global_batch_size)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for position in range(self.position, self.num_samples, self.global_batch_size):
-            total, _ = self.counts(position)
-            start, stop = self._share(total)
-            if start == stop:
-                start, stop = total - 1, total
-            yield self.sampler.draws(position + start, position + stop)
-
-
 class Sample(NamedTuple):
     """One key, loaded: its views with the images they really show."""
 
@@ -298,9 +234,7 @@ class PairedImages(Dataset[Sample]):
             except UnreadableImageError:
                 continue  # reported when its own turn as anchor comes
         name = self.split.class_names[int(self.split.labels[index])]
-        raise UserError(
-            f"{self.split.name}: class {name!r} has no readable image; mend its files or leave the class out"
-        )
+        raise UserError(f"split {self.split.name!r}: class {name!r} has no readable image; mend or remove it")
 
 
 class PairingCollator:

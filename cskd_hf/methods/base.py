@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (N, C, H, W): uint8 from the loader, float and normalised in a method's hands
     target: Tensor  # (N,) int64
-    index: Tensor  # (N,) int64: which image of the training set
+    index: Tensor  # type: ignore[assignment]  # (N,) int64: which image of the set; hides tuple.index
     skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
 
 

@@ -40,6 +40,8 @@ STYLE = matplotlib.RcParams(
         "legend.fontsize": 8,
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.06,  # inches
+        "figure.constrained_layout.w_pad": 0.06,
         "savefig.dpi": 150,
     }
 )
@@ -119,7 +121,7 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
         views.append((f"temperature {temperature:.3f}", logits / temperature))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5 * len(views), 4.4))
-        figure.suptitle(title)
+        figure.suptitle(title, x=0.02, horizontalalignment="left")
         panels = figure.subplots(2, len(views), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
         found = []
         for (name, scaled), (diagram, histogram) in zip(views, panels.T, strict=True):
@@ -138,7 +140,7 @@ def _reliability(diagram: Axes, histogram: Axes, logits: Tensor, target: Tensor)
     """Fills one column of the diagram; both axes in percent."""
     bins = reliability_bins(logits, target, DIAGRAM_BINS)
     accuracy, confidence = 100 * bins.accuracy.numpy(), 100 * bins.confidence.numpy()  # NaN draws no bar
-    share = 100 * bins.num_images.numpy() / len(target)
+    share = 100 * bins.count.numpy() / len(target)
     width = 100 / DIAGRAM_BINS
     left = [width * index for index in range(DIAGRAM_BINS)]
     right = [edge + width for edge in left]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 from html import escape
 from pathlib import Path
@@ -36,7 +35,7 @@ def write_report(run_dir: Path) -> Path:
         lines = [json.loads(line) for line in file]
     sections = [
         _section("Result", _results(summary) + _best_holdout(lines)),
-        _section("Notes", _list(summary["notes"])) if summary["notes"] else "",
+        _section("Notes", "".join(_paragraph(note) for note in summary["notes"])),
         _section("Use the weights", _usage(run_dir, summary)),
         _section("Figures", "".join(_figure(path) for path in sorted((run_dir / "figures").glob("*.png")))),
         _section("Run", _facts(summary)),
@@ -63,12 +62,12 @@ def _results(summary: dict[str, Any]) -> str:
     last, temperature, scaled = metrics["last"], metrics["temperature"], metrics["metrics_scaled"]
     header = ["metric", "last epoch"]
     if temperature is None:
-        note = "No temperature scaling: no held-out split (data.holdout=0), so no temperature."
+        note = "No held-out split: data.holdout=0, so no temperature."
     else:
-        header.append(f"after temperature {temperature:.4g}")
+        header.append(f"after temperature {temperature:.3f}")
         note = (
-            f"The temperature, {temperature:.4g}, was fitted on the held-out split ({images['holdout']:,} images), "
-            "which was neither trained on nor is part of the result."
+            f"The temperature, {temperature:.3f}, was fitted on the held-out split ({images['holdout']:,} images), "
+            "which was not trained on and is not part of the result."
         )
     rows = []
     for name, value in last.items():
@@ -86,9 +85,8 @@ def _best_holdout(lines: list[dict[str, Any]]) -> str:
         return ""
     best = min(curve, key=lambda line: line["holdout/top1_error"])
     return _paragraph(
-        f"Best held-out epoch: {best['epoch']} of 0 to {lines[-1]['epoch']}, "
-        f"{best['holdout/top1_error']:.2f} % top-1 error on the held-out split. "
-        "For information; the result above is the last epoch."
+        f"Best held-out epoch: {best['epoch']} (the first is 0), {best['holdout/top1_error']:.2f} % top-1 error on the "
+        "held-out split. For information; the result above is the last epoch."
     )
 
 
@@ -103,13 +101,11 @@ def _figure(path: Path) -> str:
     """An image as a data URI, with the alternative text that figures.py put into the file."""
     name = path.stem.replace("_", " ")
     with Image.open(path) as image:
-        width, height = image.size
+        width, height = (pixels * 96 // 150 for pixels in image.size)  # 150 dpi at its size in print: CSS has 96
         text = image.info.get("Description", name)  # a figure that somebody else put there may have none
     data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(text)}" width="{width}" height="{height}">'
-        f"<figcaption>{escape(name)}</figcaption></figure>\n"
-    )
+    image_tag = f'<img src="data:image/png;base64,{data}" alt="{escape(text)}" width="{width}" height="{height}">'
+    return f'<figure tabindex="0">{image_tag}<figcaption>{escape(name)}</figcaption></figure>\n'
 
 
 def _facts(summary: dict[str, Any]) -> str:
@@ -118,14 +114,13 @@ def _facts(summary: dict[str, Any]) -> str:
     method = dict(summary["method"])
     name, fields = method.pop("name"), ", ".join(f"{key}={value}" for key, value in method.items())
     counts = ", ".join(f"{split} {count:,}" for split, count in dataset["images"].items())
-    processes = throughput["num_processes"]
     facts = {
         "dataset": f"{dataset['name']}, {dataset['num_classes']:,} classes; images: {counts}",
         "model": f"{model['model_name']}, {model['num_parameters']:,} parameters",
         "method": f"{name} ({fields})" if fields else name,
         "recipe": f"{summary['recipe_hash']}, seed {summary['seed']}, {summary['epochs']} epochs",
-        "throughput": f"{throughput['images_per_second']:,.0f} images/s on {processes} process{'es' * (processes > 1)}, "
-        f"{100 * throughput['data_wait_share']:.1f} % of the time spent waiting for data",
+        "throughput": f"{throughput['images_per_second']:,.0f} images/s, num_processes {throughput['num_processes']}",
+        "waiting for data": f"{100 * throughput['data_wait_share']:.1f} % of the training time",
         "training time": _duration(throughput["train_seconds"]),
     }
     if throughput["peak_memory_bytes"] is not None:  # None without an accelerator
@@ -136,8 +131,14 @@ def _facts(summary: dict[str, Any]) -> str:
 def _epochs(lines: list[dict[str, Any]]) -> str:
     """metrics.jsonl as a table; a cell is empty where an epoch lacks the key."""
     keys = list(dict.fromkeys(key for line in lines for key in line))
-    rows = [[f"{line[key]:.5g}" if key in line else "" for key in keys] for line in lines]
+    rows = [[_number(line[key]) if key in line else "" for key in keys] for line in lines]
     return _table([escape(key) for key in keys], rows)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _metric(name: str, value: float | None) -> str:
@@ -165,15 +166,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>\n{body}</section>"
+    return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
 def _details(title: str, body: str) -> str:
     return f"<details><summary>{title}</summary>\n{body}</details>"
-
-
-def _list(items: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>\n"
 
 
 def _paragraph(text: str) -> str:
@@ -207,8 +204,9 @@ header p { margin: .3rem 0 0 }
 p { max-width: 45rem }
 .wide, pre { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-th, td { padding: .35rem 1.2rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
-th:first-child { text-align: left }
+th, td { padding: .35rem 0 .35rem 1.2rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
+th:first-child { padding-left: 0; text-align: left }
+thead th { vertical-align: bottom }
 tbody th { font-weight: normal }
 section tbody th { font-weight: 600 }
 small { display: block; font-size: .85rem; font-weight: normal }
@@ -219,7 +217,8 @@ dd { margin: 0 }
 /* The figures have a white ground of their own, in the dark too. */
 figure { margin: 0 0 1.5rem; overflow-x: auto }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem }
-figcaption { font-size: .85rem }
+figcaption { margin-top: .3rem; font-size: .85rem }
+@media (max-width: 40rem) { img { max-width: none } }  /* on a phone, scrolled rather than too small to read */
 details { margin-top: 1rem; border-top: 1px solid var(--line); padding-top: .6rem }
 summary { font-size: 1.2rem; font-weight: 600; cursor: pointer }
 details table { font-size: .8rem }

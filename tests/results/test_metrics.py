@@ -156,10 +156,10 @@ def test_a_confidence_of_exactly_1_lies_in_the_last_bin() -> None:
     assert classwise_ece(logits, target) == pytest.approx(25.0)
 
 
-@pytest.mark.parametrize("num_classes", [2, 4, 5, 10, 20])
-def test_a_confidence_on_an_edge_belongs_to_the_bin_that_ends_there(num_classes: int) -> None:
-    bins = reliability_bins(torch.zeros(3, num_classes), torch.zeros(3, dtype=torch.int64), 20)
-    assert bins.count.nonzero().flatten().tolist() == [20 // num_classes - 1]
+@pytest.mark.parametrize(("num_classes", "num_bins"), [(2, 20), (5, 20), (10, 20), (20, 20), (5, 35), (10, 50)])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_that_ends_there(num_classes: int, num_bins: int) -> None:
+    bins = reliability_bins(torch.zeros(3, num_classes), torch.zeros(3, dtype=torch.int64), num_bins)
+    assert bins.count.nonzero().flatten().tolist() == [num_bins // num_classes - 1]
 
 
 def test_empty_bins_are_nan_and_full_ones_hold_means() -> None:
@@ -269,8 +269,9 @@ def test_recall_agrees_with_scikit_learns_neighbours(chunk_size: int, offset: fl
 
 
 def test_recall_survives_an_offset_that_float32_products_do_not() -> None:
-    # two pairs, 0.01 apart within and 0.1 between, at 1e4: squares of 1e8 leave float32 nothing below 8
-    features = torch.tensor([[0.0], [10.0], [100.0], [110.0]]) / 1024 + 1e4
+    # Two pairs, one step of float32 apart within and ten between, where 64 squares of 1e4 add up to 6.4e9.
+    features = torch.full((4, 64), 1e4)
+    features[:, 0] += torch.tensor([0.0, 1.0, 11.0, 12.0]) / 1024
     assert recall_at_1(features, torch.tensor([0, 0, 1, 1])) == 100.0
     assert recall_at_1(features, torch.tensor([0, 1, 0, 1])) == 0.0
 

@@ -1,0 +1,141 @@
+"""Where images come from: a Hub set, a folder in one of three shapes, or scikit-learn's digits."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from PIL import Image as PillowImage
+
+from cskd_hf.data.catalog import CATALOG
+from cskd_hf.errors import UserError
+from cskd_hf.recipe import DataSection
+
+
+def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
+    """The named splits, as stored.
+
+    Raises:
+        UserError: no such data or split, or the Hub refuses; the message lists what there is.
+    """
+    entry = CATALOG.get(data.dataset)
+    if entry is not None:  # a folder of the same name is written ./name
+        loaded = _digits() if entry.path is None else _open_hub(entry.path, data)
+    elif os.path.isdir(data.dataset):
+        loaded = _open_folder(Path(data.dataset), splits)
+    elif os.path.exists(data.dataset):
+        raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
+    else:
+        loaded = _open_hub(data.dataset, data)
+    # `datasets` itself renames folders and files called val or valid.
+    aliases = {"val": "validation", "valid": "validation"}
+    found = [split if split in loaded else aliases.get(split, split) for split in splits]
+    missing = [split for split in found if split not in loaded]
+    if missing:
+        raise UserError(
+            f"data: {data.dataset} has no split {', '.join(map(repr, missing))}; it has {', '.join(loaded) or 'none'}: "
+            "set data.train_split and data.test_split"
+        )
+    return {split: loaded[stored] for split, stored in zip(splits, found, strict=True)}
+
+
+def _open_hub(path: str, data: DataSection) -> DatasetDict:
+    try:
+        return load_dataset(path, name=data.config_name, revision=data.revision)
+    except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad revision, …
+        if path.count("/") != 1:
+            names = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
+            raise UserError(f"data.dataset: {data.dataset!r} is none of {names}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.dataset: the Hub set {path!r} could not be loaded: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _open_folder(root: Path, splits: list[str]) -> DatasetDict:
+    if (root / "dataset_dict.json").is_file():
+        return load_from_disk(str(root))
+    if all((root / split / "state.json").is_file() for split in splits):
+        return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
+    if any(root.rglob("*.parquet")):
+        try:
+            return load_dataset(str(root))
+        except Exception as error:  # see _open_hub
+            raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    return _open_class_folders(root, splits)
+
+
+def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
+    """`root/split/class/**/image`, every split against one list of classes.
+
+    Not `datasets`' imagefolder: that also sorts files into splits by the words in their names, so that
+    `train/robin/test_1.jpg` is trained and tested on, and gives each split a class list of its own.
+    """
+    present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    missing = [split for split in splits if split not in present]
+    if missing:
+        raise UserError(
+            f"data.dataset: {root} has no folder {', '.join(map(repr, missing))}, but {', '.join(present) or 'none'}; "
+            "images lie in split/class/*.jpg, and data.train_split and data.test_split name the splits"
+        )
+    extensions = {
+        extension for extension, name in PillowImage.registered_extensions().items() if name in PillowImage.OPEN
+    }
+    files: dict[str, list[tuple[str, str]]] = {split: [] for split in splits}
+    for split in splits:
+        for name in sorted(os.listdir(root / split)):
+            folder = root / split / name
+            if name.startswith(".") or not folder.is_dir():
+                continue
+            for parent, below, names in os.walk(folder, followlinks=True):
+                below.sort()
+                files[split] += [
+                    (os.path.join(parent, file), name)
+                    for file in sorted(names)
+                    if not file.startswith(".") and os.path.splitext(file)[1].lower() in extensions
+                ]
+        if not files[split]:
+            raise UserError(f"data.dataset: {root / split} has no images; they lie in {root / split}/class/*.jpg")
+    class_names = sorted({name for rows in files.values() for _, name in rows})
+    features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
+    number = {name: label for label, name in enumerate(class_names)}
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {"image": [path for path, _ in rows], "label": [number[name] for _, name in rows]}, features=features
+            )
+            for split, rows in files.items()
+        }
+    )
+
+
+def _digits() -> DatasetDict:
+    """scikit-learn's scans: of each class, in a fixed random order, 20 to train, 30 held out, the rest to test."""
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    order = np.random.RandomState(0).permutation(len(scans.target))
+    by_class = order[np.argsort(scans.target[order], kind="stable")]
+    _, start, count = np.unique(scans.target[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(start, count)
+    bounds = {"train": (0, 20), "holdout": (20, 50), "test": (50, len(order))}
+    rows = {split: np.sort(by_class[(low <= rank) & (rank < high)]) for split, (low, high) in bounds.items()}
+
+    def png(scan: np.ndarray) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        PillowImage.fromarray((scan * (255 / 16)).round().astype(np.uint8)).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    features = Features({"image": Image(decode=False), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {"image": [png(scans.images[row]) for row in chosen], "label": scans.target[chosen]}, features=features
+            )
+            for split, chosen in rows.items()
+        }
+    )

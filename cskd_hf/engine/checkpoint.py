@@ -1,0 +1,108 @@
+"""Checkpoints that are complete or absent, never half: written aside, synced, renamed, and only then the old one goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cskd_hf.engine.loop import Progress
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimizer: Any, scaler: Any, progress: Progress, recipe_hash: str, keep: int
+) -> Path:
+    """Write `folder/step-00001234` and remove all but the newest `keep`. Call it in one process.
+
+    Args:
+        module: what `method.build` returned, unwrapped.
+        optimizer, scaler: anything with a `state_dict`; scaler may be None.
+    """
+    final = folder / f"step-{progress.step:08d}"
+    partial = folder / f".partial-{final.name}"
+    shutil.rmtree(partial, ignore_errors=True)  # left by a kill
+    partial.mkdir(parents=True)
+    # Clones: safetensors refuses tensors that share memory or lie channels_last.
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
+        partial / OPTIMIZER,
+    )
+    state = {
+        "recipe_hash": recipe_hash,
+        "progress": dataclasses.asdict(progress),
+        "sha256": {name: _sha256(partial / name) for name in (WEIGHTS, OPTIMIZER)},
+    }
+    (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    shutil.rmtree(final, ignore_errors=True)  # a forced resume may pass this step again
+    os.rename(partial, final)
+    _sync(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first; anything else in the folder is none of our business."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose checksums hold; a damaged one is named on stderr and passed over."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            damaged = [name for name, digest in state["sha256"].items() if _sha256(path / name) != digest]
+        except (OSError, ValueError, KeyError) as error:
+            damaged = [f"{STATE}: {error}"]
+        if not damaged:
+            return path
+        print(f"warning: {path} is damaged ({', '.join(damaged)}); going back to the one before", file=sys.stderr)
+    return None
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
+    """Load a checkpoint into the unwrapped module, the optimizer and the scaler; returns where the run stood."""
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    module.load_state_dict(load_file(path / WEIGHTS))
+    training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(training["optimizer"])
+    if scaler is not None and training["scaler"] is not None:
+        scaler.load_state_dict(training["scaler"])
+    progress = Progress(**state["progress"])
+    progress.skipped = {int(row): reason for row, reason in progress.skipped.items()}
+    return progress
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,52 @@
+"""The module that is trained: one `forward(batch)` a step, whatever a method does inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cskd_hf.methods.base import Batch, Method
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (N, 3, H, W) → float32, scaled to [0, 1], minus mean, over std, on the images' own device."""
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return (images.float() / 255 - mean) / std
+
+
+class Objective(nn.Module):
+    """A method applied to its module.
+
+    This is what Accelerate prepares and torch compiles: DDP sees exactly one forward a step however many the method
+    makes, so autocast and gradient accumulation need no special case.
+
+    Args:
+        method: hyper-parameters and mathematics.
+        module: what `method.build` returned; it holds every parameter and state.
+        mean, std: of the RGB channels in [0, 1]; images that arrive as floats are taken as normalised.
+        channels_last: memory format of the normalised images.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        module: nn.Module,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.method, self.module, self.channels_last = method, module, channels_last
+        # Not saved with the weights: the recipe knows them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """What `Method.forward_loss` returns; 'output' is cut from the graph, so that nobody keeps it alive."""
+        if batch.images.dtype == torch.uint8:
+            batch = batch._replace(images=normalize(batch.images, self.mean, self.std, self.channels_last))
+        result = self.method.forward_loss(self.module, batch)
+        return {**result, "output": result["output"].detach()}

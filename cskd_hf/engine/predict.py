@@ -1,0 +1,92 @@
+"""A model's predictions on a split, from every process, in the split's order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cskd_hf.data.load import ImageSplit
+from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
+from cskd_hf.data.transforms import Transform
+from cskd_hf.engine.objective import normalize
+
+
+class Predictions(NamedTuple):
+    """N readable images of a split, in its order, on the CPU."""
+
+    logits: Tensor  # (N, K) float32
+    target: Tensor  # (N,) int64
+    features: Tensor  # (N, D) float32: pooled, before the classifier
+    row: Tensor  # (N,) int64: which image of the split
+    skipped: dict[int, str]  # unreadable images: row → what was wrong
+
+
+@torch.inference_mode()
+def predict_split(
+    model: nn.Module,
+    split: ImageSplit,
+    transform: Transform,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    workers: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels_last: bool,
+    skip_corrupt: bool,
+    autocast: bool,
+) -> Predictions:
+    """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
+
+    Args:
+        model: unwrapped; its mode is put back.
+        autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
+
+    Raises:
+        UserError: an unreadable image, unless `skip_corrupt`.
+    """
+    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    each = -(-len(split) // world)
+    rows = range(min(rank * each, len(split)), min((rank + 1) * each, len(split)))
+    batches = [[Draw((row,), 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
+    loader: DataLoader[Any] = DataLoader(
+        PairedImages(split, transform, on_corrupt="drop" if skip_corrupt else "error"),
+        batch_sampler=batches,
+        collate_fn=PairingCollator(),
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+    )
+    scale = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
+    was_training = model.training
+    model.eval()
+    logits, features, target, row = [], [], [], []
+    skipped: dict[int, str] = {}
+    for batch in loader:
+        skipped.update(batch.skipped)
+        if not len(batch.target):
+            continue
+        images = normalize(batch.images.to(device, non_blocking=True), *scale, channels_last)
+        with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
+            maps = model.forward_features(images)
+            features.append(model.forward_head(maps, pre_logits=True).float())
+            logits.append(model.forward_head(maps).float())
+        target.append(batch.target.to(device))
+        row.append(batch.index.to(device))
+    model.train(was_training)
+
+    parts = [torch.cat(part) if part else torch.empty(0, device=device) for part in (logits, target, features, row)]
+    if world > 1:
+        from accelerate.utils import gather_object
+
+        # Shares differ in length, and a share may be empty; numpy arrays carry their own shapes.
+        gathered = gather_object([([part.cpu().numpy() for part in parts], skipped)])
+        shares = [arrays for arrays, _ in gathered if len(arrays[0])]
+        parts = [torch.cat([torch.from_numpy(arrays[i]) for arrays in shares]) for i in range(4)]
+        skipped = {row: reason for _, reports in gathered for row, reason in reports.items()}
+    return Predictions(parts[0].cpu(), parts[1].cpu(), parts[2].cpu(), parts[3].cpu(), skipped)

@@ -1,0 +1,49 @@
+"""The backbone: `timm.create_model`, with its refusals told as lines about the recipe."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+from torch import nn
+
+import cskd_hf.models.small  # noqa: F401: registers the paper's networks with timm
+from cskd_hf.errors import UserError
+from cskd_hf.recipe import ModelSection
+
+
+def create_backbone(settings: ModelSection, num_classes: int) -> nn.Module:
+    """The model of a recipe, with a classifier for the data's classes.
+
+    Raises:
+        UserError: no such architecture, a keyword it does not take, another number of classes than the data has, or
+            pretrained weights that cannot be fetched.
+    """
+    name = settings.model_name
+    if settings.num_classes is not None and settings.num_classes != num_classes:
+        raise UserError(f"model.num_classes: read {settings.num_classes}, but the data has {num_classes}; leave it out")
+    if not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise UserError(f"model.model_name: timm has no {name!r}; {hint}")
+    keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
+    try:
+        return timm.create_model(name, pretrained=settings.pretrained, num_classes=num_classes, **keywords)
+    except TypeError as error:
+        # A constructor's own word for a keyword it does not have: "… got an unexpected keyword argument 'img_size'".
+        refused = [keyword for keyword in keywords if f"'{keyword}'" in str(error)]
+        if not refused:
+            raise
+        raise UserError(f"model.{refused[0]}: {name} does not take it; leave it out") from None
+    except (OSError, RuntimeError) as error:
+        if not settings.pretrained:
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill the Hub's "
+            "cache beforehand or write model.pretrained=false"
+        ) from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
