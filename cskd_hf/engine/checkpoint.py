@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, never half: written aside, synced, renamed, and only then the old one goes."""
+"""Checkpoints, complete or absent, never half: written aside, synced, renamed, and only then the old one goes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import PairedImages, PairingCollator
-from cskd_hf.engine.objective import Objective
 from cskd_hf.methods.base import Batch
 
 
@@ -169,10 +168,13 @@ def training_updates(
             if scheduler is not None:
                 scheduler.step_update(progress.step)
             # A pure function of (seed, step, process): resuming has no generator state to restore.
-            mixed = np.random.SeedSequence([seed, progress.step, accelerator.process_index]).generate_state(1, np.uint64)
+            mixed = np.random.SeedSequence([seed, progress.step, accelerator.process_index]).generate_state(
+                1, np.uint64
+            )
             torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
-            counts, position = [], progress.position
+            counts: list[tuple[int, int]] = []
+            position = progress.position
             while position < batches.num_samples and len(counts) < gradient_accumulation_steps:
                 counts.append(batches.counts(position))
                 position += counts[-1][0]
@@ -183,10 +185,10 @@ def training_updates(
                 batch: Batch = next(arriving)
                 progress.wait_seconds += time.perf_counter() - waiting
                 progress.skipped.update(batch.skipped)
-                on_device = Batch(*(part.to(accelerator.device, non_blocking=True) for part in batch[:3]))
+                images, target, index = (part.to(accelerator.device, non_blocking=True) for part in batch[:3])
                 is_last = micro == len(counts) - 1
                 with nullcontext() if is_last else accelerator.no_sync(objective):
-                    result = objective(on_device)
+                    result = objective(Batch(images, target, index))
                     terms = {k: v.detach() for k, v in result.items() if k not in ("output", "target")}
                     arriving_terms = _HostCopy(torch.stack(list(terms.values())))
                     # DDP averages over processes; each sample of the group shall weigh the same wherever it is.

@@ -39,6 +39,8 @@ class Objective(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.method, self.module, self.channels_last = method, module, channels_last
         # Not saved with the weights: the recipe knows them.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cskd_hf.data.load import ImageSplit
@@ -28,7 +28,7 @@ class Predictions(NamedTuple):
 
 @torch.inference_mode()
 def predict_split(
-    model: nn.Module,
+    model: Any,
     split: ImageSplit,
     transform: Transform,
     accelerator: Accelerator,
@@ -44,7 +44,7 @@ def predict_split(
     """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
 
     Args:
-        model: unwrapped; its mode is put back.
+        model: a timm model, unwrapped; its mode is put back.
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
     Raises:
@@ -53,7 +53,9 @@ def predict_split(
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     each = -(-len(split) // world)
     rows = range(min(rank * each, len(split)), min((rank + 1) * each, len(split)))
-    batches = [[Draw((row,), 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)]
+    batches = [
+        [Draw((row,), 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)
+    ]
     loader: DataLoader[Any] = DataLoader(
         PairedImages(split, transform, on_corrupt="drop" if skip_corrupt else "error"),
         batch_sampler=batches,
@@ -62,7 +64,7 @@ def predict_split(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
-    scale = [torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std)]
+    mean_, std_ = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
     was_training = model.training
     model.eval()
     logits, features, target, row = [], [], [], []
@@ -71,7 +73,7 @@ def predict_split(
         skipped.update(batch.skipped)
         if not len(batch.target):
             continue
-        images = normalize(batch.images.to(device, non_blocking=True), *scale, channels_last)
+        images = normalize(batch.images.to(device, non_blocking=True), mean_, std_, channels_last)
         with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
             maps = model.forward_features(images)
             features.append(model.forward_head(maps, pre_logits=True).float())

@@ -7,7 +7,7 @@ import difflib
 import timm
 from torch import nn
 
-import cskd_hf.models.small  # noqa: F401: registers the paper's networks with timm
+import cskd_hf.models.small  # noqa: F401  (registers the paper's networks with timm)
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import ModelSection
 
@@ -40,8 +40,8 @@ def create_backbone(settings: ModelSection, num_classes: int) -> nn.Module:
             raise
         reason = " ".join(str(error).split())
         raise UserError(
-            f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill the Hub's "
-            "cache beforehand or write model.pretrained=false"
+            f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill "
+            "the Hub's cache beforehand or write model.pretrained=false"
         ) from error
 
 

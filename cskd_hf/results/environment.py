@@ -14,9 +14,17 @@ import torch
 
 import cskd_hf
 
-_PACKAGES = (
-    "torch torchvision timm datasets accelerate safetensors huggingface-hub pydantic numpy pillow pyarrow transformers"
-).split()
+_PACKAGES: tuple[str, ...] = (
+    "torch",
+    "torchvision",
+    "timm",
+    "datasets",
+    "accelerate",
+    "safetensors",
+    "huggingface-hub",
+    "pydantic",
+)
+_PACKAGES += ("numpy", "pillow", "pyarrow", "transformers")
 
 
 def describe_environment(num_processes: int, mixed_precision: str) -> dict[str, Any]:

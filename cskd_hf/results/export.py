@@ -31,9 +31,9 @@ def needs_cskd_hf(model_name: str) -> bool:
 
 
 def model_config(
-    model: nn.Module, settings: ModelSection, transform: TransformSection, class_names: Sequence[str]
+    model: Any, settings: ModelSection, transform: TransformSection, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """timm's config.json: how to rebuild the network and how to prepare an image for it."""
+    """timm's config.json: how to rebuild the network (a timm model) and how to prepare an image for it."""
     architecture, _, tag = settings.model_name.partition(".")
     keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
     # Training's own: they do not shape the weights, and who fine-tunes chooses them anew.
@@ -99,8 +99,9 @@ def export_model(
     saved = load_file(partial / "model.safetensors")
     loaded = timm.create_model(f"local-dir:{partial}", pretrained=True).state_dict()
     # `local-dir:` forgives a prefix that `hf-hub:` does not, so the names are compared with the file's own.
-    if list(saved) != sorted(weights) or set(loaded) != set(weights):
-        raise RuntimeError(f"{partial}: weights' names changed: {sorted(set(loaded) ^ set(weights))[:5]}")
+    strange = (set(saved) ^ set(weights)) | (set(loaded) ^ set(weights))
+    if strange:
+        raise RuntimeError(f"{partial}: weights' names changed: {sorted(strange)[:5]}")
     different = [name for name in weights if not torch.equal(loaded[name], weights[name])]
     if different:
         raise RuntimeError(f"{partial}: weights changed: {different[:5]}")

@@ -91,7 +91,7 @@ def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
 
         for metric, title in (("top1_error", "top-1 error (%)"), ("ece", "ECE (%)"), ("nll", "NLL (nats)")):
             panels[metric].set_title(title)
-            panels[metric].update_datalim([(0, 0)], updatex=False)
+            panels[metric].update_datalim([(0, 0)], updatex=False)  # from 0, and still with a margin above the curves
             for split, color in split_colors.items():
                 _curve(panels[metric], lines, f"{split}/{metric}", color, split)
             panels[metric].set_ylim(bottom=0)
@@ -100,10 +100,10 @@ def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
                 panels[name].legend()
 
         drawn = ", ".join(str(line.get_label()) for line in panels["top1_error"].lines)
-        text = (
-            f"Learning curves of {len(lines)} epochs: training loss, learning rate, top-1 error, ECE and NLL ({drawn})."
+        description = (
+            f"Learning curves over epochs ({len(lines)}): loss, learning rate, top-1 error, ECE, NLL ({drawn})."
         )
-        _save(figure, path, text)
+        _save(figure, path, description)
 
 
 def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | None, path: Path, title: str = "") -> None:
@@ -121,7 +121,8 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
         views.append((f"temperature {temperature:.3f}", logits / temperature))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5 * len(views), 4.4))
-        figure.suptitle(title, x=0.02, horizontalalignment="left")
+        # A run's name is no formula: a dollar sign in it must not fail the figure after hours of training.
+        figure.suptitle(title, x=0.02, horizontalalignment="left", parse_math=False)
         panels = figure.subplots(2, len(views), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
         found = []
         for (name, scaled), (diagram, histogram) in zip(views, panels.T, strict=True):

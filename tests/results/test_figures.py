@@ -164,6 +164,12 @@ def test_a_gap_is_drawn_where_confidence_and_accuracy_differ_and_only_there(tmp_
     assert in_plot["overconfident"] > 100
 
 
+def test_a_title_is_shown_as_it_is_and_never_read_as_a_formula(tmp_path: Path) -> None:
+    reliability_diagram(*predictions(), None, tmp_path / "title.png", r"$\no^^formula$")
+    reliability_diagram(*predictions(), None, tmp_path / "untitled.png")
+    assert not np.array_equal(pixels(tmp_path / "title.png"), pixels(tmp_path / "untitled.png"))
+
+
 def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
     logits, target = predictions()
     for name in ("first", "second"):

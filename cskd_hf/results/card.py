@@ -1,0 +1,55 @@
+"""The README of the exported weights: what it is, how to load it, what it scored. Written from the summary alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cskd_hf.recipe import Recipe
+from cskd_hf.results.export import loading_code
+from cskd_hf.results.metrics import DEFINITIONS
+
+
+def model_readme(summary: dict[str, Any], recipe: Recipe, folder: Path) -> str:
+    """Markdown with the Hub's metadata block in front."""
+    tags = ["image-classification", "timm"]
+    if summary["method"]["name"] == "cskd":
+        tags += ["cskd", "arxiv:2003.13964"]
+    metadata = {"library_name": "timm", "pipeline_tag": "image-classification", "tags": tags}
+    dataset, metrics = summary["dataset"], summary["metrics"]
+    scaled = metrics["metrics_scaled"] or {}
+    rows = [
+        f"| {name} | {_cell(value)} | {_cell(scaled.get(name))} | {DEFINITIONS[name]} |"
+        for name, value in metrics["last"].items()
+    ]
+    temperature = metrics["temperature"]
+    calibrated = (
+        "No image was held out, so no temperature was fitted."
+        if temperature is None
+        else f"Divide the logits by {temperature:.4f} before the softmax: the temperature fitted on the held-out split."
+    )
+    method = ", ".join(f"{key} {value}" for key, value in summary["method"].items()).removeprefix("name ")
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False).strip()}
+---
+
+# {summary["name"]}
+
+`{summary["model"]["model_name"]}` trained on {dataset["name"]} ({dataset["num_classes"]} classes)
+with {method}: {summary["epochs"]} epochs, seed {summary["seed"]}.
+
+```python
+{loading_code(f"local-dir:{(folder / 'model').as_posix()}", recipe.model.model_name)}```
+
+{calibrated}
+
+| metric (test, last epoch) | as trained | after temperature scaling | definition |
+|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

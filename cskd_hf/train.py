@@ -1,0 +1,226 @@
+"""Train a classifier from a recipe: images → weights that plain timm loads, and a report.
+
+    accelerate launch -m cskd_hf.train recipes/imagenet_resnet50.yaml [section.key=value ...]
+
+The same command again goes on where a stopped run stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from cskd_hf.errors import run_command
+from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cskd_hf.train",
+        description="Train a classifier from a recipe; the same command again resumes a stopped run.",
+    )
+    parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="optimizer.lr=0.05")
+    args = parser.parse_args(argv)
+    recipe = load_recipe(args.recipe, args.overrides)
+    return train(recipe)
+
+
+def train(recipe: Recipe) -> int:
+    """Run a recipe to its end in this process, one of however many Accelerate finds; returns the exit status."""
+    # Heavy imports wait until the recipe is known to be good: a mistake in it shall show at once.
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list, gather_object, set_seed
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import distribute_bn
+
+    from cskd_hf.data.batches import GlobalBatches
+    from cskd_hf.data.load import load_images, resolve
+    from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
+    from cskd_hf.data.transforms import Transform
+    from cskd_hf.engine.checkpoint import load_checkpoint, save_checkpoint
+    from cskd_hf.engine.loop import NonFiniteLossError, Progress, make_loader, training_updates
+    from cskd_hf.engine.objective import Objective
+    from cskd_hf.engine.predict import Predictions, predict_split
+    from cskd_hf.models.factory import count_parameters, create_backbone
+    from cskd_hf.results import metrics, run_folder
+    from cskd_hf.results.console import Console
+
+    # processes
+    accelerator = Accelerator(
+        mixed_precision=recipe.run.mixed_precision,
+        log_with=list(recipe.run.report_to) or None,
+        project_dir=recipe.run.output_dir,
+    )
+    console = Console(accelerator.is_main_process)
+
+    # images
+    recipe = resolve(recipe)
+    with accelerator.main_process_first():  # the others find what it downloaded
+        images = load_images(recipe.data)
+    skip = recipe.data.on_corrupt == "skip"
+    if recipe.method.views == "same_class":
+        data = recipe.data
+        sampler: ImageSampler = ClassPairSampler(images.train.labels, recipe.run.seed, data.partner, data.singleton)
+    else:
+        views = 2 if recipe.method.views == "same_image" else 1
+        sampler = ImageSampler(len(images.train), recipe.run.seed, views=views)
+    batches = GlobalBatches(
+        sampler, recipe.data.batch_size, accelerator.num_processes, accelerator.process_index, recipe.data.drop_last
+    )
+    train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error")
+    loader = make_loader(train_images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
+
+    # model
+    set_seed(recipe.run.seed)
+    model = create_backbone(recipe.model, images.num_classes)
+    recipe = recipe.replace(
+        model={"num_classes": images.num_classes}, run={"mixed_precision": accelerator.mixed_precision}
+    )
+    mean, std = recipe.transform.mean or (), recipe.transform.std or ()
+    module = recipe.method.build(model)
+    objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
+    if recipe.run.channels_last:
+        objective.to(memory_format=torch.channels_last)
+
+    # optimizer
+    settings = recipe.optimizer.model_dump(exclude_none=True)
+    optimizer = create_optimizer_v2(module, **settings)
+    settings = recipe.scheduler.model_dump(exclude_none=True)
+    scheduler, num_epochs = create_scheduler_v2(
+        optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)
+    )
+    if recipe.run.compile:
+        mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
+        objective.compile(mode=mode)  # in place: the weights' names stay as they are
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+
+    # run folder
+    found = run_folder.start(recipe, accelerator.num_processes) if accelerator.is_main_process else None
+    folder, checkpoint, finished = broadcast_object_list([found])[0]
+    if finished:
+        console.say(f"{folder} is finished; its result:")
+        console.result(folder)
+        return 0
+    progress = Progress()
+    if checkpoint is not None:
+        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler)
+        console.say(f"resuming at step {progress.step}, epoch {progress.epoch}, sample {progress.position}")
+    if accelerator.is_main_process:
+        run_folder.cut_metrics(folder, progress.epoch)
+    if recipe.run.report_to:
+        flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
+        accelerator.init_trackers("cskd_hf", config=flat)
+    console.start(recipe, images, count_parameters(model), batches, progress, num_epochs)
+
+    def predict(split: str, autocast: bool) -> Predictions:
+        return predict_split(
+            recipe.method.export(module),
+            getattr(images, split),
+            Transform(recipe.transform, False),
+            accelerator,
+            batch_size=recipe.data.batch_size,
+            workers=recipe.data.workers,
+            mean=mean,
+            std=std,
+            channels_last=recipe.run.channels_last,
+            skip_corrupt=skip,
+            autocast=autocast,
+        )
+
+    def save(totals: dict[str, float]) -> None:
+        if accelerator.is_main_process:
+            state = dataclasses.replace(progress, totals=totals)
+            place, keep = folder / "checkpoints", recipe.run.checkpoints_total_limit
+            save_checkpoint(place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep)
+
+    # training
+    # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
+    watched = "test" if images.holdout is None else "holdout"
+    watch = run_folder.Stopwatch(progress)
+    updates = training_updates(
+        objective,
+        optimizer,
+        scheduler,
+        loader,
+        batches,
+        accelerator,
+        progress,
+        num_epochs=num_epochs,
+        gradient_accumulation_steps=recipe.run.gradient_accumulation_steps,
+        clip_grad=recipe.run.clip_grad,
+        seed=recipe.run.seed,
+    )
+    try:
+        for update in updates:
+            console.advance(progress)
+            if update.step % recipe.run.logging_steps == 0:
+                terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
+                console.show(terms, progress)
+                if recipe.run.report_to:
+                    accelerator.log({f"train/{k}": v for k, v in terms.items()} | {"lr": update.lr}, step=update.step)
+            if update.ends_epoch:
+                # epoch
+                if accelerator.num_processes > 1:  # each process has its own running statistics
+                    distribute_bn(module, accelerator.num_processes, reduce=True)
+                line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
+                totals = update.totals.read(accelerator)
+                samples = totals.pop("samples")
+                line |= {f"train/{name}": value / samples for name, value in totals.items()}
+                line |= watch.lap(progress)
+                if accelerator.num_processes > 1:
+                    for other in gather_object([progress.skipped]):
+                        progress.skipped.update(other)
+                if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == num_epochs:
+                    seen = predict(watched, autocast=True)
+                    line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
+                    line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
+                    line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
+                if accelerator.is_main_process:
+                    run_folder.append_metrics(folder, line)
+                if recipe.run.report_to:
+                    accelerator.log({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=update.step)
+                console.epoch(line, num_epochs)
+                save({})
+            elif recipe.run.checkpoint_steps and update.step % recipe.run.checkpoint_steps == 0:
+                save(update.totals.read(accelerator))
+    except NonFiniteLossError as error:
+        console.close()
+        rows = [images.train.describe(int(row)) for row in error.batch.index]
+        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": error.terms}
+        path = folder / f"nonfinite-rank{accelerator.process_index}.json"
+        path.write_text(json.dumps(report | {"batch": rows}, indent=2), encoding="utf-8")
+        print(
+            f"error: the loss is not finite at {error}; the optimizer did not step. {path} lists the batch. "
+            "Lower optimizer.lr, set run.clip_grad, or run in float32",
+            file=sys.stderr,
+        )
+        return 1
+    console.close()
+
+    # results
+    predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
+    if accelerator.is_main_process:
+        run_folder.finish(
+            folder,
+            recipe,
+            images,
+            recipe.method.export(module),
+            predictions,
+            progress,
+            num_epochs=num_epochs,
+            num_processes=accelerator.num_processes,
+            peak_memory_bytes=torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
+        )
+        console.result(folder)
+    accelerator.end_training()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
