@@ -251,7 +251,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         yaml_files.apply_override(settings, override)
     where = {".".join(key): f"{file}:{line}" for key, line in lines.items()}
-    where.update({override.split("=", 1)[0]: "command line" for override in overrides})
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        section, dot, _ = name.partition(".")
+        if dot:
+            where.setdefault(section, "command line")
+        else:  # a whole section: the lines of the one it replaces are about nothing now
+            where = {key: place for key, place in where.items() if not key.startswith(f"{section}.")}
+        where[name] = "command line"
     recipe = parse_recipe(settings, source=str(file), where=where)
     if recipe.run.output_dir is None:
         name = f"{file.stem}-{recipe.method.name}-seed{recipe.run.seed}"
@@ -263,9 +270,11 @@ def parse_recipe(settings: Mapping[str, Any], source: str = "recipe", where: Map
     """Validate nested plain values; `where` maps 'section.key' to the place that set it, for the error lines."""
     try:
         # Through JSON, so that strictness accepts what YAML can say: a list for a tuple, but no string for a number.
-        return Recipe.model_validate_json(json.dumps(settings, default=str))
+        text = json.dumps(settings, default=str)
+        return Recipe.model_validate_json(text)
     except ValidationError as error:
-        raise UserError("\n".join(explain(error, settings, Recipe, source, where or {}))) from None
+        # What was validated, whose keys are words: YAML's `3: x` has another kind of key.
+        raise UserError("\n".join(explain(error, json.loads(text), Recipe, source, where or {}))) from None
 
 
 def dump_recipe(recipe: Recipe, path: Path) -> None:

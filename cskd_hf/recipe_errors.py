@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from cskd_hf.methods import METHODS
 
@@ -28,6 +29,8 @@ def explain(
         keys = [str(part) for part in finding["loc"]]
         if keys[:1] == ["method"] and len(keys) > 1 and keys[1] in METHODS:
             del keys[1]  # pydantic names the member of the union; the user did not
+        elif finding["type"] == "union_tag_invalid":
+            keys.append("name")  # the discriminator's own key
         keys = keys[:2]  # deeper parts are positions in a list or members of a union: the line shows the whole value
         name = ".".join(keys)
         place = where.get(name) or where.get(keys[0] if keys else "") or source
@@ -60,20 +63,27 @@ def _message(
     kind = finding["type"]
     if kind == "extra_forbidden":
         return _unknown_key(keys, value, recipe, settings)
-    if kind == "missing":
+    if kind == "missing" and value is _MISSING:
         return "missing; it has no default"
-    if kind in ("union_tag_not_found", "union_tag_invalid") or (keys == ["method"] and kind == "model_attributes_type"):
-        # The discriminator is read before anything else, so this is about method.name.
-        name = value.get("name", _MISSING) if isinstance(value, Mapping) else value
-        read = "no name" if name is _MISSING else f"read {_show(name)}"
-        return f"{read}; allowed names: {', '.join(METHODS)}{_did_you_mean(str(name), list(METHODS))}"
+    if kind in ("missing", "too_long"):
+        annotation = _fields(keys[0], recipe, settings)[keys[1]].annotation
+        length = next(len(get_args(part)) for part in (annotation, *get_args(annotation)) if get_origin(part) is tuple)
+        return f"read {_show(value)}; allowed: a list of {length}"
+    if kind == "union_tag_not_found":
+        return f"no name; allowed names: {', '.join(METHODS)}"
+    if kind == "union_tag_invalid":
+        return f"read {_show(value)}; allowed: {', '.join(METHODS)}{_did_you_mean(str(value), list(METHODS))}"
     if kind == "literal_error":
         allowed = finding["ctx"]["expected"].replace("'", "")
         names = allowed.replace(" or ", ", ").split(", ")
         return f"read {_show(value)}; allowed: {allowed}{_did_you_mean(str(value), names)}"
     expected = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if kind in ("model_type", "model_attributes_type"):
+    if kind == "model_type":
         expected = "a section with keys of its own"
+    elif kind == "dict_type":  # of the union of methods
+        expected = f"a section with a name, which is one of {', '.join(METHODS)}"
+    elif kind == "tuple_type":
+        expected = "a list"
     return f"read {_show(value)}; allowed: {expected}"
 
 
@@ -82,23 +92,24 @@ def _unknown_key(keys: list[str], value: Any, recipe: type[BaseModel], settings:
         allowed = list(recipe.model_fields)
         return f"no such section; allowed: {', '.join(allowed)}{_did_you_mean(keys[0], allowed)}"
     section, key = keys
+    allowed = list(_fields(section, recipe, settings))
     if section == "method":
         name = settings["method"]["name"]
-        allowed = list(METHODS[name].model_fields)
         owners = [other for other, method in METHODS.items() if key in method.model_fields]
         if owners:
             return (
                 f"read {_show(value)}, but {name} has no such field, {', '.join(owners)} has; "
                 f"allowed: {', '.join(allowed)} (to leave another method's fields behind: 'method={{name: {name}}}')"
             )
-    else:
-        allowed = list(_section_type(recipe, section).model_fields)
     return f"unknown key, read {_show(value)}; allowed: {', '.join(allowed)}{_did_you_mean(key, allowed)}"
 
 
-def _section_type(recipe: type[BaseModel], section: str) -> type[BaseModel]:
-    annotation = recipe.model_fields[section].annotation
-    return next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+def _fields(section: str, recipe: type[BaseModel], settings: Mapping[str, Any]) -> dict[str, FieldInfo]:
+    """The keys a section has, by name."""
+    if section == "method":
+        return METHODS[settings["method"]["name"]].model_fields
+    kind: Any = recipe.model_fields[section].annotation
+    return kind.model_fields
 
 
 def _did_you_mean(word: str, allowed: list[str]) -> str:

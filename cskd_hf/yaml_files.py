@@ -30,7 +30,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.nan$"
+        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.nan$"
     ),
     list("-+.0123456789"),
 )
@@ -45,9 +45,9 @@ def _shipped() -> Path:
 def find(path: str | Path) -> Path:
     """The file at `path`, else the shipped recipe of that name."""
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):  # where Path.is_file raises, for a name too long or a closed folder, this is false
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: a folder, not a recipe; name a YAML file in it")
     shipped = _shipped() / path.name
     if path.parent.as_posix() in (".", "recipes") and shipped.with_suffix(".yaml").is_file():
@@ -64,8 +64,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
@@ -74,11 +74,28 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
             raise UserError(f"{path}: a {kind}, where a mapping of sections is needed (data: …, model: …)")
         lines: dict[tuple[str, ...], int] = {}
         _walk(node, (), lines, path)
-        return loader.construct_document(node), lines
+        return _construct(loader, node), lines
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+        line, problem = _problem(error)
+        place = f"{path}:{line}" if line else path
+        raise UserError(f"{place}: not YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deep; a recipe has two levels, section and key") from None
+
+
+def _construct(loader: _Loader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_document(node)
+    except (ValueError, KeyError) as error:  # PyYAML lets these through, from `!!int x`
+        raise yaml.YAMLError(f"a value does not fit its tag: {error}") from None
+
+
+def _problem(error: yaml.YAMLError) -> tuple[int | None, str]:
+    """PyYAML's complaint on one line, and the line of the file it is about."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        parts = (error.context, error.problem, error.note)
+        return error.problem_mark.line + 1, " ".join(", ".join(part for part in parts if part).split())
+    return None, " ".join(str(error).split())
 
 
 def _walk(node: yaml.MappingNode, above: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
@@ -103,21 +120,31 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
         node = loader.get_single_node()
         if isinstance(node, yaml.MappingNode):
             _walk(node, tuple(keys), {}, Path("command line"))
-        value = None if node is None else loader.construct_document(node)
+        value = None if node is None else _construct(loader, node)
     except yaml.YAMLError as error:
-        raise UserError(f"{override}: the value is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{override}: the value is not YAML: {_problem(error)[1]}") from None
     if len(keys) == 1:
         settings[keys[0]] = value
         return
     section = settings.setdefault(keys[0], {})
     if not isinstance(section, dict):
-        raise UserError(f"{override}: {keys[0]} holds {section!r}, which has no keys")
+        held = "null" if section is None else repr(section)
+        raise UserError(f"{override}: {keys[0]} holds {held}, which has no keys")
     section[keys[1]] = value
 
 
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
 def dumps(settings: dict[str, Any]) -> str:
-    # Lists on one line, sections as blocks: the way recipes are written by hand.
-    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    """Sections as blocks, lists on one line: the way recipes are written by hand."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def write(settings: dict[str, Any], path: Path) -> None:

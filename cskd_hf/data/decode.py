@@ -26,10 +26,10 @@ def decode(image: Mapping[str, Any]) -> Image.Image:
     Raises:
         UnreadableImageError: missing file, truncated, not an image, or too large to be one.
     """
+    source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
+    if source is None:
+        raise UnreadableImageError("the row has neither bytes nor a path")
     try:
-        source = io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]
-        if source is None:
-            raise UnreadableImageError("the row has neither bytes nor a path")
         with Image.open(source) as opened:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
@@ -38,6 +38,9 @@ def decode(image: Mapping[str, Any]) -> Image.Image:
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # else Pillow warns at every such image
         return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these: OSError for truncation, SyntaxError for a broken PNG chunk.
+    except MemoryError:  # the machine's fault, not the image's
+        raise
+    except Exception as error:
+        # Pillow's decoders raise a dozen unrelated types: OSError for truncation, SyntaxError for a broken PNG chunk,
+        # struct.error for broken EXIF, RuntimeError from AVIF, …
         raise UnreadableImageError(f"unreadable image ({error})") from None

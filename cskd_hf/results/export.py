@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,14 @@ def export_model(
     transform: TransformSection,
     class_names: Sequence[str],
     readme: str,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write `folder`, load it back through timm, compare bit for bit, and only then put it in place.
 
     Args:
         model: the plain timm model, as evaluated.
         readme: the folder's README.md.
+        facts: what config.json says under `cskd`, which timm and transformers pass over: method, temperature.
 
     Raises:
         RuntimeError: what was loaded is not what was saved.
@@ -92,7 +94,7 @@ def export_model(
     # Clones: safetensors refuses tensors that lie channels_last or share memory.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    config = model_config(model, settings, transform, class_names)
+    config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
     (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (partial / "README.md").write_text(readme, encoding="utf-8")
 

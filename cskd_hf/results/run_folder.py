@@ -209,7 +209,8 @@ def finish(
     figures.learning_curves(read_metrics(folder), folder / "figures" / "learning_curves.png")
     figures.reliability_diagram(test.logits, test.target, temperature, folder / "figures" / "reliability.png")
     readme = model_readme(summary, recipe, folder)
-    export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme)
+    facts = {"method": summary["method"], "temperature": temperature, "recipe_hash": summary["recipe_hash"]}
+    export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     _write_json(folder / "summary.json", summary)
     write_report(folder)
 

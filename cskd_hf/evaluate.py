@@ -1,0 +1,107 @@
+"""Measure trained weights on a split: the metrics of a run's summary, on any data with the same classes.
+
+python -m cskd_hf.evaluate runs/digits_resnet10-cskd-seed0
+python -m cskd_hf.evaluate hf-hub:OWNER/NAME data.dataset=FOLDER data.test_split=val
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cskd_hf import yaml_files
+from cskd_hf.errors import UserError, run_command
+from cskd_hf.recipe import parse_recipe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cskd_hf.evaluate", description="Weights → metrics on a test split."
+    )
+    parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="data.key=value", help="a run's own data, unless said otherwise"
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    args = parser.parse_args(argv)
+
+    from accelerate import Accelerator
+
+    from cskd_hf.data.load import load_images, resolve
+    from cskd_hf.data.transforms import Transform
+    from cskd_hf.engine.predict import predict_split
+    from cskd_hf.models.trained import load_trained
+    from cskd_hf.results.calibration import apply_temperature
+    from cskd_hf.results.metrics import DEFINITIONS, evaluate_predictions
+
+    trained = load_trained(args.model)
+    settings = _settings(trained.run)
+    for override in args.overrides:
+        if not override.startswith("data."):
+            raise UserError(f"{override}: only data.* can be said here; the weights know the rest")
+        yaml_files.apply_override(settings, override)
+    if "dataset" not in settings["data"]:
+        raise UserError("name the images: data.dataset=NAME_OR_FOLDER")
+    recipe = resolve(parse_recipe(settings, source=args.model))
+    images = load_images(recipe.data)
+    if trained.class_names is not None and images.test.class_names != trained.class_names:
+        raise UserError(
+            f"data.dataset: the {images.num_classes} classes of {recipe.data.dataset} are not, or not in the order of, "
+            f"the weights' {len(trained.class_names)}: {', '.join(trained.class_names[:5])}, …"
+        )
+    accelerator = Accelerator()
+    seen = predict_split(
+        trained.model.to(accelerator.device),
+        images.test,
+        Transform(trained.transform, is_training=False),
+        accelerator,
+        batch_size=recipe.data.batch_size,
+        workers=recipe.data.workers,
+        mean=trained.transform.mean or (),
+        std=trained.transform.std or (),
+        channels_last=False,
+        skip_corrupt=recipe.data.on_corrupt == "skip",
+        autocast=False,
+    )
+    if not accelerator.is_main_process:
+        return 0
+    result: dict[str, Any] = {
+        "model": args.model,
+        "images": len(seen.target),
+        "skipped_images": len(seen.skipped),
+        "temperature": trained.temperature,
+        "metrics": evaluate_predictions(seen.logits, seen.target, seen.features),
+        "metrics_scaled": None,
+    }
+    if trained.temperature is not None:
+        scaled = apply_temperature(seen.logits, trained.temperature)
+        result["metrics_scaled"] = evaluate_predictions(scaled, seen.target, seen.features)
+    print(f"{args.model} on split {images.test.name!r} of {recipe.data.dataset}: {len(seen.target):,} images")
+    for name, value in result["metrics"].items():
+        after = f"{result['metrics_scaled'][name]:13.4g}" if result["metrics_scaled"] else ""
+        print(f"  {name:18s} {value:12.4g}{after}   {DEFINITIONS[name]}")
+    if trained.temperature is not None:
+        print(f"second column: logits divided by {trained.temperature:.4f}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _settings(run: Path | None) -> dict[str, Any]:
+    """The run's recipe, or one that holds nothing but what evaluating needs."""
+    if run is not None:
+        return yaml_files.read(run / "recipe.yaml")[0]
+    return {
+        "data": {},
+        "model": {"model_name": "the weights' own"},
+        "method": {"name": "cross_entropy"},
+        "optimizer": {"lr": 1.0},
+        "scheduler": {"num_epochs": 1},
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,49 @@
+"""Name what an image shows, with a probability that was calibrated.
+
+python -m cskd_hf.predict runs/digits_resnet10-cskd-seed0 scan.png [more images]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from cskd_hf.errors import UserError, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cskd_hf.predict", description="Image → calibrated top-k.")
+    parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--top-k", type=int, default=5, help="classes to name (5)")
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from cskd_hf.data.decode import UnreadableImageError
+    from cskd_hf.data.transforms import Transform
+    from cskd_hf.engine.objective import normalize
+    from cskd_hf.models.trained import load_trained
+
+    trained = load_trained(args.model)
+    transform = Transform(trained.transform, is_training=False)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
+    if trained.temperature is None:
+        print("not calibrated: no temperature was fitted to these weights")
+    for path in args.images:
+        try:
+            image = transform({"bytes": None, "path": path}, seed=0)
+        except UnreadableImageError as error:
+            raise UserError(f"{path}: {error}") from None
+        with torch.inference_mode():
+            logits = trained.model(normalize(image[None], mean, std, channels_last=False))[0]
+        probability = torch.softmax(logits / (trained.temperature or 1.0), dim=-1)
+        top = probability.topk(min(args.top_k, len(probability)))
+        print(path)
+        for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            print(f"  {100 * value:6.2f} %  {trained.class_names[label] if trained.class_names else label}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
