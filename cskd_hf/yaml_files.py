@@ -49,9 +49,9 @@ def find(path: str | Path) -> Path:
         return path
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder, not a recipe; name a YAML file in it")
-    shipped = _shipped() / path.name
-    if path.parent.as_posix() in (".", "recipes") and shipped.with_suffix(".yaml").is_file():
-        return shipped.with_suffix(".yaml")
+    shipped = (_shipped() / path.name).with_suffix(".yaml")
+    if path.parent.as_posix() in (".", "recipes") and os.path.isfile(shipped):
+        return shipped
     names = sorted(file.stem for file in _shipped().glob("*.yaml"))
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean recipes/{close[0]}.yaml?" if close else f"shipped recipes: {', '.join(names)}"

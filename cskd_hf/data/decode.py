@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 class UnreadableImageError(Exception):
@@ -40,6 +40,8 @@ def decode(image: Mapping[str, Any]) -> Image.Image:
         return upright.convert("RGB")
     except MemoryError:  # the machine's fault, not the image's
         raise
+    except UnidentifiedImageError:  # Pillow's own message shows the buffer's address
+        raise UnreadableImageError("unreadable image (not in any format that Pillow reads)") from None
     except Exception as error:
         # Pillow's decoders raise a dozen unrelated types: OSError for truncation, SyntaxError for a broken PNG chunk,
         # struct.error for broken EXIF, RuntimeError from AVIF, …

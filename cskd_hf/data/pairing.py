@@ -221,6 +221,8 @@ class PairedImages(Dataset[Sample]):
                     view, other = self._another(index, draw.seed + number)
                     views.append(view)
                     indices.append(other)
+        if len(views) < len(draw.indices):  # "drop"
+            views, indices = [], []
         target = int(self.split.labels[draw.indices[0]])
         return Sample(tuple(views), target, tuple(indices), tuple(skipped))
 

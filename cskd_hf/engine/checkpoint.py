@@ -41,11 +41,12 @@ def save_checkpoint(
         {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
         partial / OPTIMIZER,
     )
-    state = {
+    state: dict[str, Any] = {
         "recipe_hash": recipe_hash,
         "progress": dataclasses.asdict(progress),
         "sha256": {name: _sha256(partial / name) for name in (WEIGHTS, OPTIMIZER)},
     }
+    state["sha256"][STATE] = _state_sha256(state)
     (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
     for file in partial.iterdir():
         _sync(file)
@@ -53,7 +54,10 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)  # a forced resume may pass this step again
     os.rename(partial, final)
     _sync(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    saved = list_checkpoints(folder)
+    place = saved.index(final)
+    # Newer ones were passed over as damaged; kept, they would crowd out what is saved now.
+    for old in saved[: place + 1][:-keep] + saved[place + 1 :]:
         shutil.rmtree(old)
     return final
 
@@ -62,7 +66,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first; anything else in the folder is none of our business."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -70,7 +75,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
     for path in reversed(list_checkpoints(folder)):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            written = state["sha256"].pop(STATE)
             damaged = [name for name, digest in state["sha256"].items() if _sha256(path / name) != digest]
+            damaged = damaged if _state_sha256(state) == written else [STATE]
         except (OSError, ValueError, KeyError) as error:
             damaged = [f"{STATE}: {error}"]
         if not damaged:
@@ -84,7 +91,11 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     module.load_state_dict(load_file(path / WEIGHTS))
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
+    settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(training["optimizer"])
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        # After a forced resume the recipe as it is now holds; the rest of a group may be the optimizer's own state.
+        group.update({key: own[key] for key in ("lr", "momentum", "weight_decay", "betas", "eps") if key in own})
     if scaler is not None and training["scaler"] is not None:
         scaler.load_state_dict(training["scaler"])
     progress = Progress(**state["progress"])
@@ -98,6 +109,11 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _state_sha256(state: dict[str, Any]) -> str:
+    """Of the state before this checksum joins it."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -157,6 +157,10 @@ def training_updates(
     """
     world = accelerator.num_processes
     while progress.epoch < num_epochs:
+        if progress.position >= batches.num_samples:
+            # Restarted with larger global batches and drop_last: what is left of the epoch does not fill one.
+            progress.epoch, progress.position, progress.totals = progress.epoch + 1, 0, {}
+            continue
         if scheduler is not None:
             scheduler.step(progress.epoch)
         batches.start_epoch(progress.epoch, progress.position)

@@ -14,6 +14,7 @@ from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.objective import normalize
+from cskd_hf.errors import UserError
 
 
 class Predictions(NamedTuple):
@@ -48,7 +49,7 @@ def predict_split(
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
     Raises:
-        UserError: an unreadable image, unless `skip_corrupt`.
+        UserError: an unreadable image, unless `skip_corrupt`; no readable one.
     """
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     each = -(-len(split) // world)
@@ -89,6 +90,9 @@ def predict_split(
         # Shares differ in length, and a share may be empty; numpy arrays carry their own shapes.
         gathered = gather_object([([part.cpu().numpy() for part in parts], skipped)])
         shares = [arrays for arrays, _ in gathered if len(arrays[0])]
-        parts = [torch.cat([torch.from_numpy(arrays[i]) for arrays in shares]) for i in range(4)]
+        if shares:
+            parts = [torch.cat([torch.from_numpy(arrays[i]) for arrays in shares]) for i in range(4)]
         skipped = {row: reason for _, reports in gathered for row, reason in reports.items()}
+    if not len(parts[0]):
+        raise UserError(f"split {split.name!r} has no readable image; mend its files")
     return Predictions(parts[0].cpu(), parts[1].cpu(), parts[2].cpu(), parts[3].cpu(), skipped)

@@ -222,16 +222,21 @@ def test_broken_exif_is_an_unreadable_image_and_not_a_struct_error():
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"not an image\n" * 100, b"<html>404</html>"])
-def test_bytes_that_are_no_image_are_unreadable(data):
-    assert_unreadable({"bytes": data, "path": None})
+def test_bytes_that_are_no_image_are_unreadable_and_the_message_is_the_same_each_time(data):
+    """Pillow's own shows the address of the buffer."""
+    messages = {assert_unreadable({"bytes": data + b" " * more, "path": None}) for more in range(2)}
+    assert len(messages) == 1
+    assert "0x" not in messages.pop()
 
 
 def test_missing_file_is_unreadable_and_named(tmp_path):
     assert "gone.jpg" in assert_unreadable({"bytes": None, "path": str(tmp_path / "gone.jpg")})
 
 
-def test_folder_and_dangling_link_are_unreadable(tmp_path):
+def test_text_file_folder_and_dangling_link_are_unreadable(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "notes.jpg").write_text("no image")
+    assert_unreadable({"bytes": None, "path": str(tmp_path / "notes.jpg")})
     assert_unreadable({"bytes": None, "path": str(tmp_path)})
     assert_unreadable({"bytes": None, "path": str(tmp_path / "link.jpg")})
 

@@ -1,0 +1,161 @@
+"""Run the commands as users do, on image folders small enough to train in a second.
+
+`command` starts Python anew and pays for importing torch; `quick` forks a process that has imported everything and
+then does what `python -m cskd_hf.train` does. Both see no network and an empty Hub cache.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Numbers of a run that differ from one time to the next.
+TIMING = ("images_per_second", "data_wait_share", "seconds")
+
+
+class Result(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    home = tempfile.TemporaryDirectory()
+    atexit.register(home.cleanup)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "HF_"))}
+    return inherited | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": home.name,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)],
+        env=environment() | variables,
+        cwd=tempfile.gettempdir(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+_FORKING_SERVER = """
+import json, os, sys, traceback
+import accelerate, datasets, timm, torch
+import cskd_hf.data.load, cskd_hf.engine.loop, cskd_hf.results.run_folder
+from cskd_hf import train
+from cskd_hf.errors import run_command
+
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name in enumerate(("stdout", "stderr"), start=1):
+            os.dup2(os.open(os.path.join(job["folder"], name), os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["train", *job["args"]]
+        status = 1
+        try:
+            run_command(train.main)
+        except SystemExit as exit:
+            status = exit.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    server = subprocess.Popen(
+        [sys.executable, "-c", _FORKING_SERVER],
+        env=environment(),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.kill)
+    return server
+
+
+def quick(*args: object) -> Result:
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        server.stdin.write(json.dumps({"folder": folder, "args": list(map(str, args))}) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return Result(status, *(Path(folder, name).read_text() for name in ("stdout", "stderr")))
+
+
+def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
+    """Noise, brighter in the class's own channel and, for the fourth class on, corner."""
+    pixels = np.random.RandomState(seed).randint(0, 150, (size, size, 3), dtype=np.uint8)
+    pixels[..., label % 3] += 80
+    pixels[: 4 * (label // 3)] = 0
+    return Image.fromarray(pixels)
+
+
+def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
+    """`root/split/class/*.png`; `images` says how many each class has in each split."""
+    for number, (split, counts) in enumerate(images.items()):
+        for label, count in enumerate(counts):
+            folder = root / split / f"class {label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                draw_image(label, 10_000 * number + 100 * label + i).save(folder / f"{i:02d}.png")
+    return root
+
+
+def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Path:
+    """A recipe of two epochs on `dataset` with a network of a few thousand operations."""
+    recipe: dict[str, dict[str, Any]] = {
+        "data": {"dataset": str(dataset), "batch_size": 4, "workers": 0},
+        "transform": {"input_size": [3, 16, 16], "crop_padding": 2, "crop_pct": 1.0},
+        "model": {"model_name": "test_resnet"},
+        "method": {"name": "cskd"},
+        "optimizer": {"lr": 0.01, "weight_decay": 1.0e-4, "filter_bias_and_bn": False},
+        "scheduler": {"sched": "cosine", "num_epochs": 2},
+        "run": {"output_dir": str(path.with_suffix(""))},
+    }
+    for name, keys in sections.items():
+        recipe[name] |= keys
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below: when it was written, and what it holds."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def metrics_lines(folder: Path, *left_out: str) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key not in (*TIMING, *left_out)} for line in lines]
