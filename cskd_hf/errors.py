@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -15,14 +16,18 @@ class UserError(ValueError):
     """
 
 
+class ImageError(UserError):
+    """Bad input that only the process that met it knows of: an image in its share of the data."""
+
+
 def run_command(command: Callable[[], int]) -> None:
     """Run a command's `main` and turn a `UserError` into lines on stderr and exit status 2."""
     try:
         sys.exit(command())
     except UserError as error:
         # Every process of a distributed run reads the same recipe and meets the same error: one of them says it.
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, ImageError):
             # One that was raised in a loader's worker arrives with that worker's traceback in front.
-            message = str(error).rpartition(f"{__name__}.UserError: ")[2]
-            print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+            message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
+            print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
         sys.exit(2)

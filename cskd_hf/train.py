@@ -163,7 +163,7 @@ def train(recipe: Recipe) -> int:
                 terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
                 console.show(terms, progress)
                 if recipe.run.report_to:
-                    accelerator.log({f"train/{k}": v for k, v in terms.items()} | {"lr": update.lr}, step=update.step)
+                    accelerator.log({f"update/{k}": v for k, v in terms.items()} | {"lr": update.lr}, step=update.step)
             if update.ends_epoch:
                 # epoch
                 if accelerator.num_processes > 1:  # each process has its own running statistics
@@ -178,9 +178,12 @@ def train(recipe: Recipe) -> int:
                         progress.skipped.update(other)
                 if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == num_epochs:
                     seen = predict(watched, autocast=True)
-                    line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
-                    line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
-                    line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
+                    if seen.logits.isfinite().all():
+                        line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
+                        line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
+                        line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
+                    else:  # half precision may overflow where training, with its own batch statistics, does not
+                        console.say(f"note: epoch {update.epoch + 1}: logits of the {watched} split are not finite")
                 if accelerator.is_main_process:
                     run_folder.append_metrics(folder, line)
                 if recipe.run.report_to:
@@ -205,6 +208,16 @@ def train(recipe: Recipe) -> int:
 
     # results
     predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
+    for split, seen in predictions.items():
+        broken = int((~seen.logits.isfinite().all(dim=1)).sum())
+        if broken:
+            if accelerator.is_main_process:
+                print(
+                    f"error: the logits of {broken} of {len(seen.logits)} images of the {split} split are not finite: "
+                    "training diverged. Lower optimizer.lr, set run.clip_grad, or run in float32",
+                    file=sys.stderr,
+                )
+            return 1
     if accelerator.is_main_process:
         run_folder.finish(
             folder,

@@ -133,10 +133,10 @@ def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
 
 
 def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Path:
-    """A recipe of two epochs on `dataset` with a network of a few thousand operations."""
+    """A recipe of two epochs on `dataset` with timm's smallest ResNet, at a size that leaves BatchNorm 2×2 pixels."""
     recipe: dict[str, dict[str, Any]] = {
         "data": {"dataset": str(dataset), "batch_size": 4, "workers": 0},
-        "transform": {"input_size": [3, 16, 16], "crop_padding": 2, "crop_pct": 1.0},
+        "transform": {"input_size": [3, 48, 48], "crop_padding": 2, "crop_pct": 1.0},
         "model": {"model_name": "test_resnet"},
         "method": {"name": "cskd"},
         "optimizer": {"lr": 0.01, "weight_decay": 1.0e-4, "filter_bias_and_bn": False},

@@ -40,6 +40,7 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, str]:
         images,
         data={"holdout": 0.2},
         model={"model_name": "preact_resnet10_32px"},
+        transform={"input_size": [3, 16, 16]},
     )
     done = command(recipe)
     assert done.status == 0, done.stderr
@@ -131,7 +132,7 @@ def test_output_that_is_no_terminal_gets_lines_and_no_bars(finished):
     _, folder, stdout = finished
     assert "\r" not in stdout
     assert "\x1b" not in stdout
-    assert stdout.count("epoch   ") == 2
+    assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
     assert "4 x 1 processes x 1 accumulated = 4 supervised images (8 images loaded)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
     for name in RATES:
@@ -467,6 +468,7 @@ def test_the_imagenet_recipe_runs_on_parquet_of_imagenets_columns_and_splits(tmp
         "data.workers=0",
         "data.holdout=0.25",
         "transform.input_size=[3, 32, 32]",
+        "optimizer.lr=0.001",
         "scheduler.num_epochs=1",
         f"run.output_dir={tmp_path / 'run'}",
     )
@@ -486,6 +488,7 @@ def test_the_cub_recipe_runs_on_parquet_of_cubs_columns_and_splits_without_a_tem
         "data.batch_size=4",
         "data.workers=0",
         "transform.input_size=[3, 32, 32]",
+        "optimizer.lr=0.001",
         "scheduler.num_epochs=1",
         f"run.output_dir={tmp_path / 'run'}",
     )
@@ -609,6 +612,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch_to_be_look
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_logits_that_are_not_finite_end_the_run_in_one_line(tmp_path, images):
+    # The loss of the only update is finite; the weights it leaves behind are of no use to anybody.
+    done = quick(
+        write_recipe(tmp_path / "run.yaml", images),
+        "optimizer.lr=1e30",
+        "scheduler.num_epochs=1",
+        "data.batch_size=15",
+    )
+    assert done.status == 1
+    assert "note: epoch 1: logits of the test split are not finite" in done.stdout
+    assert done.stderr.startswith("error: the logits of 9 of 9 images of the test split are not finite: training diver")
+    assert done.stderr.count("\n") == 1
+    (line,) = metrics_lines(tmp_path / "run")
+    assert "test/nll" not in line
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_bf16_trains_and_exports_float32(tmp_path, images):
     for precision in ("no", "bf16"):
         recipe = write_recipe(tmp_path / f"{precision}.yaml", images)
@@ -631,13 +651,16 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
         write_recipe(tmp_path / "run.yaml", images), "run.report_to=[tensorboard]", "run.logging_steps=1"
     )
     assert done.status == 0, done.stderr
-    (file, *_) = sorted((tmp_path / "run").rglob("events.out.tfevents*"), key=lambda path: -path.stat().st_size)
-    events = EventAccumulator(str(file))
+    events = EventAccumulator(str(tmp_path / "run" / "cskd_hf"))
     events.Reload()
-    assert {"train/loss", "train/kd_loss", "test/top1_error", "lr"} <= set(events.Tags()["scalars"])
+    assert {"update/loss", "train/loss", "train/kd_loss", "test/top1_error", "lr"} <= set(events.Tags()["scalars"])
     lines = metrics_lines(tmp_path / "run")
-    seen = {event.step: event.value for event in events.Scalars("test/nll")}
-    assert seen == pytest.approx({line["step"]: line["test/nll"] for line in lines})
+    for name in ("train/loss", "test/nll"):  # of an epoch, and not mixed with those of an update
+        seen = [(event.step, event.value) for event in events.Scalars(name)]
+        assert seen == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    assert [event.step for event in events.Scalars("update/loss")] == list(range(1, 9))
+    (settings,) = (tmp_path / "run" / "cskd_hf").rglob("hparams.yml")
+    assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
 
 
 def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, images):

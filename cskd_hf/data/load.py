@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
 from cskd_hf.data.catalog import CATALOG, IMAGENET_MEAN, IMAGENET_STD
-from cskd_hf.data.sources import open_splits
+from cskd_hf.data.sources import open_splits, same_split
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import DataSection, Recipe
 
@@ -103,7 +105,7 @@ def load_images(data: DataSection) -> Images:
     wanted = [data.train_split, data.test_split]
     if isinstance(data.holdout, str):
         wanted.append(data.holdout)
-    if len(set(wanted)) < len(wanted):
+    if len(set(map(same_split, wanted))) < len(wanted):
         raise UserError(
             f"data: the splits {', '.join(wanted)} name one of them twice: a result on it would mean nothing"
         )
@@ -175,24 +177,32 @@ def _labels(tables: Mapping[str, Dataset], data: DataSection) -> tuple[dict[str,
             raise UserError(
                 f"data.label_column: {column!r} of split {split!r} holds {feature}; one class an image is needed"
             )
+        if len(table) == 0:
+            raise UserError(f"data: split {split!r} is empty")
         # Arrow format decodes no image, and [:] applies a select or shuffle that the raw table does not know of.
         values = table.select_columns([column]).with_format("arrow")[:][column]
-        if len(values) == 0:
-            raise UserError(f"data: split {split!r} is empty")
-        array = None if values.null_count else values.to_numpy(zero_copy_only=False)
-        unlabelled = values.null_count if array is None else int((array < 0).sum()) if array.dtype.kind == "i" else 0
-        if array is None or unlabelled:
+        unlabelled = values.null_count
+        if pa.types.is_signed_integer(values.type):
+            unlabelled += pc.sum(pc.less(values, 0), min_count=0).as_py()
+        if unlabelled:
             raise UserError(
                 f"data: {unlabelled} of {len(values)} rows of split {split!r} have no label; choose another split"
             )
         if isinstance(feature, ClassLabel):
-            raw[split] = array, list(feature.names)
-        else:
-            distinct, numbers = np.unique(array, return_inverse=True)
-            raw[split] = numbers, distinct.tolist()
+            raw[split] = values.to_numpy(), list(feature.names)
+            highest = int(raw[split][0].max())
+            if highest >= len(feature.names):
+                raise UserError(
+                    f"data.label_column: {column!r} of split {split!r} holds the label {highest}, but its list has "
+                    f"only {len(feature.names)} classes, 0 to {len(feature.names) - 1}"
+                )
+        else:  # in Arrow: NumPy would make an object of every name
+            distinct = values.unique()
+            raw[split] = pc.index_in(values, value_set=distinct).to_numpy(), distinct.to_pylist()
 
     features = [table.features[column] for table in tables.values()]
-    if len({type(feature) for feature in features}) > 1:
+    types_of_names = {type(name) for _, own_names in raw.values() for name in own_names}
+    if len({type(feature) for feature in features}) > 1 or len(types_of_names) > 1:
         raise UserError(f"data.label_column: {column!r} has another type in each split: {_some(features)}")
     if isinstance(features[0], ClassLabel):
         names = next(iter(raw.values()))[1]  # the data's own order, empty classes included

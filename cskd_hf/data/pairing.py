@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.errors import UserError
+from cskd_hf.errors import ImageError, UserError
 from cskd_hf.methods.base import Batch
 
 
@@ -212,7 +212,7 @@ class PairedImages(Dataset[Sample]):
                 indices.append(index)
             except UnreadableImageError as error:
                 if self.on_corrupt == "error":
-                    raise UserError(
+                    raise ImageError(
                         f"{self.split.describe(index, image)}: {error}; mend or remove the file, or write "
                         "data.on_corrupt=skip"
                     ) from None
@@ -236,7 +236,7 @@ class PairedImages(Dataset[Sample]):
             except UnreadableImageError:
                 continue  # reported when its own turn as anchor comes
         name = self.split.class_names[int(self.split.labels[index])]
-        raise UserError(f"split {self.split.name!r}: class {name!r} has no readable image; mend or remove it")
+        raise ImageError(f"split {self.split.name!r}: class {name!r} has no readable image; mend or remove it")
 
 
 class PairingCollator:

@@ -31,25 +31,29 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
         raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
     else:
         loaded = _open_hub(data.dataset, data)
-    # `datasets` itself renames folders and files called val or valid.
-    aliases = {"val": "validation", "valid": "validation"}
-    found = [split if split in loaded else aliases.get(split, split) for split in splits]
-    missing = [split for split in found if split not in loaded]
+    stored = {same_split(name): name for name in loaded} | {name: name for name in loaded}
+    missing = [split for split in splits if split not in stored and same_split(split) not in stored]
     if missing:
         raise UserError(
             f"data: {data.dataset} has no split {', '.join(map(repr, missing))}; it has {', '.join(loaded) or 'none'}: "
-            "set data.train_split and data.test_split"
+            "set data.train_split, data.test_split or data.holdout"
         )
-    return {split: loaded[stored] for split, stored in zip(splits, found, strict=True)}
+    return {split: loaded[stored[split if split in stored else same_split(split)]] for split in splits}
+
+
+def same_split(split: str) -> str:
+    """One name for the three of a validation split: `datasets` itself renames some of them when it reads files."""
+    return "validation" if split in ("val", "valid") else split
 
 
 def _open_hub(path: str, data: DataSection) -> DatasetDict:
+    # Not load_dataset's business: to it 'imagefolder' and 'parquet' mean whatever lies in the working folder.
+    if path.count("/") != 1 or path.startswith(("/", ".", "~")):
+        names = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
+        raise UserError(f"data.dataset: {data.dataset!r} is none of {names}")
     try:
         return load_dataset(path, name=data.config_name, revision=data.revision)
     except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad revision, …
-        if path.count("/") != 1:
-            names = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
-            raise UserError(f"data.dataset: {data.dataset!r} is none of {names}") from None
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.dataset: the Hub set {path!r} could not be loaded: {type(error).__name__}: {reason}"
@@ -57,15 +61,15 @@ def _open_hub(path: str, data: DataSection) -> DatasetDict:
 
 
 def _open_folder(root: Path, splits: list[str]) -> DatasetDict:
-    if (root / "dataset_dict.json").is_file():
-        return load_from_disk(str(root))
-    if all((root / split / "state.json").is_file() for split in splits):
-        return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
-    if any(root.rglob("*.parquet")):
-        try:
+    try:
+        if (root / "dataset_dict.json").is_file():
+            return load_from_disk(str(root))
+        if all((root / split / "state.json").is_file() for split in splits):
+            return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
+        if any(root.rglob("*.parquet")):
             return load_dataset(str(root))
-        except Exception as error:  # see _open_hub
-            raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # see _open_hub
+        raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return _open_class_folders(root, splits)
 
 
@@ -92,12 +96,15 @@ def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
             if name.startswith(".") or not folder.is_dir():
                 continue
             for parent, below, names in os.walk(folder, followlinks=True):
-                below.sort()
+                below[:] = sorted(name for name in below if not name.startswith("."))
                 files[split] += [
                     (os.path.join(parent, file), name)
                     for file in sorted(names)
                     if not file.startswith(".") and os.path.splitext(file)[1].lower() in extensions
                 ]
+        for path, _ in files[split]:
+            if not path.isascii() and path != path.encode(errors="replace").decode():
+                raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
         if not files[split]:
             raise UserError(f"data.dataset: {root / split} has no images; they lie in {root / split}/class/*.jpg")
     class_names = sorted({name for rows in files.values() for _, name in rows})

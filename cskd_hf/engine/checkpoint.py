@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cskd_hf.engine.loop import Progress
@@ -36,7 +36,8 @@ def save_checkpoint(
     partial.mkdir(parents=True)
     # Clones: safetensors refuses tensors that share memory or lie channels_last.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+    # Not `save_file`, whose files only their owner may read, whatever the umask.
+    (partial / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     torch.save(
         {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
         partial / OPTIMIZER,

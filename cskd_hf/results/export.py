@@ -15,7 +15,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cskd_hf.models import small
@@ -93,7 +93,8 @@ def export_model(
     partial.mkdir(parents=True)
     # Clones: safetensors refuses tensors that lie channels_last or share memory.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    # Not `save_file`, whose files only their owner may read, whatever the umask.
+    (partial / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
     (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (partial / "README.md").write_text(readme, encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from cskd_hf.data.load import Images
@@ -202,7 +202,7 @@ def finish(
     if holdout is not None:
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     temporary = folder / "predictions.tmp"
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))  # not `save_file`, whose files only their owner may read
     os.replace(temporary, folder / "predictions.safetensors")
 
     (folder / "figures").mkdir(exist_ok=True)

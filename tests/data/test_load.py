@@ -175,10 +175,9 @@ def test_a_class_with_one_training_image_is_noted(tmp_path):
 def test_rows_come_in_the_same_order_on_every_file_system(tmp_path, monkeypatch):
     write(tmp_path, *(f"{split}/{name}/{file}.jpg" for split in ("train", "test") for name in "ba" for file in "312"))
     write(tmp_path, "train/a/z/1.jpg", "train/a/y/1.jpg")
-    expected = [image["path"] for image in load(tmp_path).train.fetch(range(8))]
-    assert expected == [str(tmp_path / "train" / file) for file in "a/1 a/2 a/3 a/y/1 a/z/1 b/1 b/2 b/3".split()] or (
-        expected == [str(tmp_path / "train" / f"{f}.jpg") for f in "a/1 a/2 a/3 a/y/1 a/z/1 b/1 b/2 b/3".split()]
-    )
+    in_order = ["a/1", "a/2", "a/3", "a/y/1", "a/z/1", "b/1", "b/2", "b/3"]
+    expected = [str(tmp_path / f"train/{name}.jpg") for name in in_order]
+    assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
     real, real_walk = os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda path: sorted(real(path), reverse=True))
 
@@ -210,6 +209,15 @@ def test_an_empty_folder_and_a_file_are_errors_that_say_what_they_are(tmp_path):
     write(tmp_path, "archive.zip")
     with pytest.raises(UserError, match=r"data\.dataset: .*archive\.zip is a file; name its folder"):
         load(tmp_path / "archive.zip")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg")
+    with open(os.fsencode(tmp_path) + b"/train/a/\xe9t\xe9.jpg", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"data\.dataset: the file name .*xe9t.* is not UTF-8; rename it"):
+        load(tmp_path)
 
 
 def test_a_single_class_is_an_error(tmp_path):
@@ -364,7 +372,7 @@ def test_a_split_named_twice_is_an_error(tmp_path, keys):
 @pytest.mark.parametrize("save", SHAPES)
 def test_a_missing_split_is_named_with_those_there_are(tmp_path, save):
     root = save(tmp_path / "d", train=table([0, 1], ABC), test=table([0, 1], ABC))
-    with pytest.raises(UserError, match="'dev'.* train, test|'dev'.* test, train") as caught:
+    with pytest.raises(UserError, match=r"'dev'.* (train, test|test, train)") as caught:
         load(root, test_split="dev")
     assert "test_split" in str(caught.value)
 
@@ -417,9 +425,18 @@ def test_rows_without_a_label_are_an_error_that_counts_them(tmp_path, labels, co
         load(root)
 
 
-def test_an_empty_split_is_an_error(tmp_path):
+@pytest.mark.parametrize("save", [as_parquet, as_split_folders])
+def test_an_empty_table_is_a_user_error_in_one_line(tmp_path, save):
+    with pytest.raises(UserError, match=r"data\.dataset: .*/d: ") as caught:
+        load(save(tmp_path / "d", train=table([0, 1], ABC), test=table([], ABC)))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_empty_selection_is_an_error(monkeypatch):
+    loaded = DatasetDict(train=table([0, 1], ABC), test=table([0, 1], ABC).select([]))
+    monkeypatch.setattr("cskd_hf.data.load.open_splits", lambda data, splits: loaded)
     with pytest.raises(UserError, match="split 'test' is empty"):
-        load(as_split_folders(tmp_path / "d", train=table([0, 1], ABC), test=table([], ABC)))
+        load("anything")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +486,7 @@ OFFLINE = """
 from cskd_hf.data.load import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import DataSection
-for dataset in ("cifar10", "./no/such/folder", "/no/such/folder", "imagefolder", "nobody/nothing", "cifar100"):
+for dataset in ("nobody/nothing", "cifar100"):
     try:
         load_images(DataSection(dataset=dataset, train_split="train", test_split="test",
                                 image_column="image", label_column="label"))
@@ -478,19 +495,43 @@ for dataset in ("cifar10", "./no/such/folder", "/no/such/folder", "imagefolder",
 """
 
 
-def test_data_that_is_nowhere_is_one_line_that_says_where_was_looked(tmp_path):
+def test_a_hub_set_that_cannot_be_reached_is_one_line_with_its_name_and_the_reason(tmp_path):
     """In a process of its own: `datasets` reads HF_HUB_OFFLINE as it is imported."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
-    lines = ran.stdout.splitlines()
-    assert len(lines) == 6
-    for line, dataset in zip(lines, ("cifar10", "./no/such/folder", "/no/such/folder", "imagefolder"), strict=False):
-        assert line.startswith(f"data.dataset: {dataset!r} is none of a folder, a Hub id (owner/name), or one of")
-        assert all(name in line for name in CATALOG)
-    assert lines[4].startswith("data.dataset: the Hub set 'nobody/nothing' could not be loaded: ")
-    assert lines[5].startswith("data.dataset: the Hub set 'uoft-cs/cifar100' could not be loaded: ")
+    nobody, cifar100 = ran.stdout.splitlines()
+    assert nobody.startswith("data.dataset: the Hub set 'nobody/nothing' could not be loaded: ")
+    assert cifar100.startswith("data.dataset: the Hub set 'uoft-cs/cifar100' could not be loaded: ")
+    assert "Offline" in nobody
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    # To `datasets` the last two mean whatever lies in the working folder.
+    [
+        "cifar10",
+        "./missing",
+        "../missing",
+        "./no/such/folder",
+        "/no/such",
+        "/missing",
+        "~/missing",
+        "imagefolder",
+        "parquet",
+    ],
+)
+def test_a_name_that_is_nowhere_is_one_line_that_lists_the_catalog(dataset, tmp_path, monkeypatch):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cskd_hf.data.sources.load_dataset", None)  # the network is not asked either
+    with pytest.raises(UserError) as caught:
+        load(dataset)
+    message = str(caught.value)
+    assert message.startswith(f"data.dataset: {dataset!r} is none of a folder, a Hub id (owner/name), or one of the")
+    assert all(name in message for name in CATALOG)
+    assert len(message.splitlines()) == 1
 
 
 def test_a_catalog_name_wins_over_a_folder_of_that_name_unless_it_is_written_with_a_dot(tmp_path, monkeypatch):
@@ -531,7 +572,7 @@ def test_a_held_out_share_is_the_same_at_each_call_and_left_to_no_seed():
 
 def test_which_images_are_held_out_is_known_beforehand_and_frozen():
     """A new NumPy that shuffled otherwise would move images into the training set of a resumed run."""
-    assert np.flatnonzero(held_out(np.arange(30) % 3, 0.2)).tolist() == FROZEN
+    assert np.flatnonzero(held_out(np.arange(30) % 3, 0.2)).tolist() == [2, 13, 24, 26, 27, 28]
 
 
 def test_a_share_of_the_training_split_is_taken_out_of_it(tmp_path):
@@ -590,7 +631,9 @@ def test_digits_has_20_to_train_30_held_out_and_the_rest_to_test_of_each_class()
         return image.astype(np.uint8).tobytes(), int(label)
 
     # Each image is known by its 64 pixels and its label; the 1,797 are all different.
-    expected = [drawn(np.round(image * 255 / 16), label) for image, label in zip(scans.images, scans.target, strict=True)]
+    expected = [
+        drawn(np.round(image * 255 / 16), label) for image, label in zip(scans.images, scans.target, strict=True)
+    ]
     seen = [
         drawn(np.asarray(decode(image))[:, :, 0], label)
         for split in splits.values()
@@ -612,8 +655,8 @@ def test_digits_are_the_same_at_every_call_whatever_was_drawn_before():
 def test_digits_statistics_are_those_of_the_training_images():
     entry, train = CATALOG["digits"], load("digits").train
     values = np.stack([np.asarray(decode(image)) for image in train.fetch(range(200))]) / 255
-    assert values.mean((0, 1, 2)) == pytest.approx(entry.mean, abs=1e-3)
-    assert values.std((0, 1, 2)) == pytest.approx(entry.std, abs=1e-3)
+    assert values.mean((0, 1, 2)) == pytest.approx(entry.mean, abs=2e-3)
+    assert values.std((0, 1, 2)) == pytest.approx(entry.std, abs=2e-3)
 
 
 # resolve
@@ -629,7 +672,9 @@ def recipe() -> Callable[..., Recipe]:
             "optimizer": {"lr": 0.1},
             "scheduler": {"num_epochs": 1},
         }
-        return Recipe.model_validate({name: keys | sections.pop(name, {}) for name, keys in settings.items()} | sections)
+        return Recipe.model_validate(
+            {name: keys | sections.pop(name, {}) for name, keys in settings.items()} | sections
+        )
 
     return build
 
