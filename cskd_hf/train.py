@@ -134,6 +134,9 @@ def train(recipe: Recipe) -> int:
         )
 
     def save(totals: dict[str, float]) -> None:
+        if accelerator.num_processes > 1:
+            for other in gather_object([progress.skipped]):
+                progress.skipped.update(other)
         if accelerator.is_main_process:
             state = dataclasses.replace(progress, totals=totals)
             place, keep = folder / "checkpoints", recipe.run.checkpoints_total_limit
@@ -173,9 +176,6 @@ def train(recipe: Recipe) -> int:
                 samples = totals.pop("samples")
                 line |= {f"train/{name}": value / samples for name, value in totals.items()}
                 line |= watch.lap(progress)
-                if accelerator.num_processes > 1:
-                    for other in gather_object([progress.skipped]):
-                        progress.skipped.update(other)
                 if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == num_epochs:
                     seen = predict(watched, autocast=True)
                     if seen.logits.isfinite().all():

@@ -10,9 +10,11 @@ import atexit
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,3 +161,41 @@ def metrics_lines(folder: Path, *left_out: str) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key not in (*TIMING, *left_out)} for line in lines]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it: torchrun gives each of its workers a process group of its own."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        children = []
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: float = 120.0) -> dict[str, Any]:
+    """Kill a run and its workers when the newest checkpoint stands within an epoch; returns that one's progress."""
+    end = time.monotonic() + timeout
+    progress = {"position": 0}
+    while not progress["position"]:
+        assert process.poll() is None, "the run ended before it could be killed"
+        family = _family(process.pid)
+        if time.monotonic() > end:
+            for pid in family:
+                os.kill(pid, signal.SIGKILL)
+            raise TimeoutError("no checkpoint within an epoch")
+        if list((folder / "checkpoints").glob("step-*")):
+            for pid in family:
+                os.kill(pid, signal.SIGSTOP)
+            # Only a run that stands still can be looked at: it writes a checkpoint, and removes one, at every step.
+            newest = max((folder / "checkpoints").glob("step-*"))
+            progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
+            for pid in family:
+                os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
+        time.sleep(0.01)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    return progress

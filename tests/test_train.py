@@ -5,11 +5,9 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_runs import command, draw_folder, draw_image, environment, metrics_lines, quick, tree, write_recipe
+from command_runs import (
+    command,
+    draw_folder,
+    draw_image,
+    environment,
+    kill_within_an_epoch,
+    metrics_lines,
+    quick,
+    summary_of,
+    tree,
+    write_recipe,
+)
 from datasets import ClassLabel, Dataset, Features, Image
 from safetensors.torch import load_file
 
@@ -45,10 +54,6 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, str]:
     done = command(recipe)
     assert done.status == 0, done.stderr
     return recipe, recipe.with_suffix(""), done.stdout
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
 def test_a_run_leaves_every_file_of_the_run_folder(finished):
@@ -82,7 +87,7 @@ def test_what_is_written_can_be_read_by_whom_the_umask_lets(finished):
 
 
 def test_the_summary_has_the_keys_that_other_scripts_read(finished):
-    recipe, folder, _ = finished
+    _, folder, _ = finished
     summary = summary_of(folder)
     assert {key: summary[key] for key in ("seed", "epochs", "selection")} == {
         "seed": 0,
@@ -322,22 +327,6 @@ def test_with_every_checkpoint_damaged_the_run_does_not_silently_start_anew(fini
     assert "every checkpoint is damaged" in done.stderr.splitlines()[-1]
 
 
-def stop_within_an_epoch(process: subprocess.Popen[Any], folder: Path, deadline: float = 120.0) -> dict[str, Any]:
-    """Halt the run when its newest checkpoint stands within an epoch; returns that checkpoint's progress."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        assert process.poll() is None, "the run ended before it could be killed"
-        if list((folder / "checkpoints").glob("step-*")):
-            os.killpg(process.pid, signal.SIGSTOP)
-            newest = max((folder / "checkpoints").glob("step-*"))
-            progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
-            if progress["position"]:
-                return progress
-            os.killpg(process.pid, signal.SIGCONT)
-        time.sleep(0.01)
-    raise AssertionError("no checkpoint within an epoch")
-
-
 def test_a_killed_run_goes_on_to_the_same_weights_and_lines_as_one_left_alone(tmp_path, images):
     settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
     cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
@@ -345,13 +334,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_lines_as_one_left_alone(tm
         [sys.executable, "-m", "cskd_hf.train", str(cut), *settings],
         env=environment(),
         stdout=subprocess.DEVNULL,
-        start_new_session=True,
     )
-    try:
-        progress = stop_within_an_epoch(process, tmp_path / "cut")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    progress = kill_within_an_epoch(process, tmp_path / "cut")
     assert not (tmp_path / "cut" / "summary.json").exists()
 
     done = quick(cut, *settings)
@@ -383,9 +367,8 @@ def test_resume_force_goes_on_with_the_changed_recipe(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    done = quick(
-        recipe, f"run.output_dir={copy}", "run.resume=force", "scheduler={sched: none, num_epochs: 3}", "optimizer.lr=0.5"
-    )
+    changed = ["scheduler={sched: none, num_epochs: 3}", "optimizer.lr=0.5"]
+    done = quick(recipe, f"run.output_dir={copy}", "run.resume=force", *changed)
     assert done.status == 0, done.stderr
     assert "resuming at step 6, epoch 2" in done.stdout
     lines = metrics_lines(copy)
@@ -530,7 +513,8 @@ def test_unreadable_images_are_skipped_counted_and_reported_where_the_recipe_say
     summary = summary_of(tmp_path / "run")
     assert summary["skipped_images"] == {"train": 1, "test": 1}
     assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2, 3, 4]
-    for row, file in (("split 'train', row 1,", "train/class 0/01.png"), ("split 'test', row 5,", "test/class 1/02.png")):
+    skipped = {"split 'train', row 1,": "train/class 0/01.png", "split 'test', row 5,": "test/class 1/02.png"}
+    for row, file in skipped.items():
         (note,) = [note for note in summary["notes"] if row in note]
         assert file in note
         assert note in done.stdout
@@ -647,9 +631,7 @@ def test_bf16_trains_and_exports_float32(tmp_path, images):
 def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    done = quick(
-        write_recipe(tmp_path / "run.yaml", images), "run.report_to=[tensorboard]", "run.logging_steps=1"
-    )
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.report_to=[tensorboard]", "run.logging_steps=1")
     assert done.status == 0, done.stderr
     events = EventAccumulator(str(tmp_path / "run" / "cskd_hf"))
     events.Reload()
@@ -664,9 +646,8 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
 
 
 def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, images):
-    done = quick(
-        write_recipe(tmp_path / "run.yaml", images), "run.val_interval=2", "scheduler.num_epochs=3", "data.drop_last=true"
-    )
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"drop_last": True})
+    done = quick(recipe, "run.val_interval=2", "scheduler.num_epochs=3")
     assert done.status == 0, done.stderr
     lines = metrics_lines(tmp_path / "run")
     assert ["test/ece" in line for line in lines] == [False, True, True]
@@ -674,9 +655,7 @@ def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, 
 
 
 def test_accumulated_batches_are_told_and_counted(tmp_path, images):
-    done = quick(
-        write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5"
-    )
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
     assert done.status == 0, done.stderr
     assert "4 x 1 processes x 2 accumulated = 8 supervised images (16 images loaded)" in done.stdout
     assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [2, 4]
@@ -685,13 +664,11 @@ def test_accumulated_batches_are_told_and_counted(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_run_trains_and_its_weights_keep_their_names(tmp_path, images):
-    recipe = write_recipe(tmp_path / "run.yaml", images)
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 5}, scheduler={"num_epochs": 1})
     with tempfile.TemporaryDirectory() as cache:
-        done = command(
-            recipe, "run.compile=true", "scheduler.num_epochs=1", "data.batch_size=5", TORCHINDUCTOR_CACHE_DIR=cache
-        )
+        done = command(recipe, "run.compile=true", TORCHINDUCTOR_CACHE_DIR=cache)
     assert done.status == 0, done.stderr
-    assert quick(recipe, "scheduler.num_epochs=1", "data.batch_size=5", f"run.output_dir={tmp_path / 'eager'}").status == 0
+    assert quick(recipe, f"run.output_dir={tmp_path / 'eager'}").status == 0
     compiled, eager = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "eager"))
     assert compiled.keys() == eager.keys()
     for name, value in eager.items():

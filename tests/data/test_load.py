@@ -133,9 +133,11 @@ def test_a_folder_of_classes_takes_every_image_and_nothing_else(tmp_path):
     write(tmp_path, *images, *others)
     (tmp_path / "train/robin/linked.jpg").symlink_to(tmp_path / "unused/robin/c.jpg")
     (tmp_path / "train/linked class").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
+    (tmp_path / "train/robin/linked folder").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
     found = load(tmp_path)
     expected = [(Path(file).name, Path(file).parts[1]) for file in images if file.startswith("train")]
-    assert named(found.train) == sorted([*expected, ("linked.jpg", "robin"), ("c.jpg", "linked class")])
+    expected += [("linked.jpg", "robin"), ("c.jpg", "linked class"), ("c.jpg", "robin")]
+    assert named(found.train) == sorted(expected)
     assert named(found.test) == [("b.jpg", "robin")]
     assert found.train.class_names == ("European robin #1", "linked class", "robin")
 
@@ -556,6 +558,10 @@ def test_a_held_out_share_is_stratified_and_leaves_every_class_an_image(share):
         assert abs((own & held).sum() - share * own.sum()) <= 0.5 + (own.sum() == 1)
         if own.sum() == 1:
             assert not held[own].any()
+
+
+def test_even_a_large_share_leaves_every_class_an_image():
+    assert held_out(np.arange(9) // 3, 0.95).reshape(3, 3).sum(1).tolist() == [2, 2, 2]
 
 
 def test_a_held_out_share_is_the_same_at_each_call_and_left_to_no_seed():

@@ -182,6 +182,7 @@ def test_labels_may_be_a_list_an_array_or_a_tensor_of_any_integer_type(partner):
         {0: 70_000, 4: 70_001, 9: 140_000},
         {0: 65_535, 4: 65_536, 9: 131_071},
         {0: 1, 4: 2, 9: 2**16},
+        {0: 0, 4: 1, 9: 2**16 + 1},
     ],
 )
 def test_labels_are_only_names_negative_huge_or_with_gaps(names):
@@ -465,6 +466,11 @@ def test_replace_shows_the_next_readable_image_of_the_class_and_reports_the_row(
     for place, row, seed in [(0, 7, 100), (1, 0, 200), (2, 2, 101), (3, 0, 201)]:
         assert torch.equal(batch.images[place], TRANSFORM({"bytes": picture(row), "path": None}, seed))
     assert_equal(batch, load(images, [Draw((4, 2), 100), Draw((0, 9), 200)]))
+
+
+def test_replace_goes_all_the_way_round_the_class():
+    images = PairedImages(split_of(DENSE, broken=[0, 4, 5, 7, 9]), TRANSFORM, on_corrupt="replace")
+    assert load(images, [Draw((row,), 0) for row in (0, 4, 5, 7, 9)]).index.tolist() == [2] * 5
 
 
 def test_replace_keeps_every_batch_whole_and_every_pair_in_its_class():

@@ -230,7 +230,7 @@ class Bomb:
 def test_an_optimizer_file_that_would_run_code_is_refused(tmp_path):
     path = save(tmp_path, 1)
     torch.save({"optimizer": Bomb(tmp_path / "exploded"), "scaler": None}, path / "optimizer.pt")
-    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
         weights_of(path)
     assert not (tmp_path / "exploded").exists()
     torch.load(path / "optimizer.pt", weights_only=False)

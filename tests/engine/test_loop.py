@@ -143,9 +143,14 @@ def test_a_nan_pixel_stops_the_run_before_the_optimizer_steps(make_run, same_ten
     row = run.batches.sampler.draws(place, place + 1)[0].indices[0]
     run = make_run(**settings, collate=Poisoned(row))
     done, before = 0, run.state()
-    with pytest.raises(NonFiniteLossError, match="loss = nan") as caught:
+
+    def train() -> None:
+        nonlocal done, before
         for update in run.updates():
             done, before = update.step, run.state()
+
+    with pytest.raises(NonFiniteLossError, match="loss = nan") as caught:
+        train()
     assert done == place // 4 // accumulation
     assert caught.value.step == run.progress.step == done
     assert f"step {done}:" in str(caught.value)
@@ -158,9 +163,14 @@ def test_a_nan_pixel_stops_the_run_before_the_optimizer_steps(make_run, same_ten
 def test_a_learning_rate_that_diverges_stops_the_run_with_the_last_weights_kept(make_run, same_tensors):
     run = make_run(norm=False, lr=1e25)
     before, steps = run.state(), 0
-    with pytest.raises(NonFiniteLossError) as caught:
+
+    def train() -> None:
+        nonlocal before, steps
         for update in run.updates():
             before, steps = run.state(), update.step
+
+    with pytest.raises(NonFiniteLossError) as caught:
+        train()
     assert 1 <= steps < 5
     assert caught.value.step == steps
     same_tensors(run.state(), before)
@@ -224,9 +234,9 @@ def test_a_schedule_by_epochs_moves_the_rate_at_each_epoch(make_run):
 
 def test_a_schedule_by_updates_moves_the_rate_at_each_update(make_run):
     def schedule(optimizer: Any) -> Any:
-        return create_scheduler_v2(
-            optimizer, sched="cosine", num_epochs=3, step_on_epochs=False, updates_per_epoch=3
-        )[0]
+        return create_scheduler_v2(optimizer, sched="cosine", num_epochs=3, step_on_epochs=False, updates_per_epoch=3)[
+            0
+        ]
 
     run = make_run(scheduler=schedule, accumulation=2)
     rates = [update.lr for update in run.updates()]

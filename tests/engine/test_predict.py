@@ -29,8 +29,8 @@ def predict(transform):
 
 
 def corrupt(split: ImageSplit, rows: set[int]) -> ImageSplit:
-    images = [image for image in split.dataset["image"]]
-    images = [{"bytes": b"not an image", "path": None} if row in rows else image for row, image in enumerate(images)]
+    unreadable = {"bytes": b"not an image", "path": None}
+    images = [unreadable if row in rows else image for row, image in enumerate(split.dataset["image"])]
     dataset = Dataset.from_dict({"image": images}, features=split.dataset.features)
     return ImageSplit(split.name, dataset, split.labels, split.class_names, split.rows)
 
