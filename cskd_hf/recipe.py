@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cskd_hf import yaml_files
 from cskd_hf.errors import UserError, run_command
@@ -108,6 +108,15 @@ class TransformSection(Section):
     mean: tuple[float, float, float] | None = None
     """null: the pretrained weights', else the catalog's, else ImageNet's."""
     std: tuple[Positive, Positive, Positive] | None = None
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _not_both(cls, policy: str | None, read: ValidationInfo) -> str | None:
+        if policy is not None and "3a" not in policy and read.data.get("color_jitter") is not None:
+            raise ValueError(
+                "no policy beside color_jitter, which timm leaves out without a word; write one of the two"
+            )
+        return policy
 
     @field_validator("input_size")
     @classmethod

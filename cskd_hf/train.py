@@ -40,6 +40,7 @@ def train(recipe: Recipe) -> int:
     from timm.utils import distribute_bn
 
     from cskd_hf.data.batches import GlobalBatches
+    from cskd_hf.data.inspect import cheap_problems
     from cskd_hf.data.load import load_images, resolve
     from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
     from cskd_hf.data.transforms import Transform
@@ -63,6 +64,9 @@ def train(recipe: Recipe) -> int:
     recipe = resolve(recipe)
     with accelerator.main_process_first():  # the others find what it downloaded
         images = load_images(recipe.data)
+    if accelerator.is_main_process:
+        for problem in cheap_problems(images, recipe):
+            console.say(f"note: {problem}")
     skip = recipe.data.on_corrupt == "skip"
     if recipe.method.views == "same_class":
         data = recipe.data

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from command_runs import (
+    Result,
     command,
     draw_folder,
     draw_image,
@@ -28,7 +30,9 @@ from command_runs import (
     write_recipe,
 )
 from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PillowImage
 from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
 
 from cskd_hf.results.metrics import METRICS
 
@@ -42,7 +46,7 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, images) -> tuple[Path, Path, str]:
+def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
     """A whole run of the real command, with a held-out share: its recipe, its folder, what it printed."""
     recipe = write_recipe(
         tmp_path_factory.mktemp("finished") / "run.yaml",
@@ -53,7 +57,7 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, str]:
     )
     done = command(recipe)
     assert done.status == 0, done.stderr
-    return recipe, recipe.with_suffix(""), done.stdout
+    return recipe, recipe.with_suffix(""), done
 
 
 def test_a_run_leaves_every_file_of_the_run_folder(finished):
@@ -134,9 +138,9 @@ def test_there_is_one_line_of_metrics_an_epoch(finished):
 
 
 def test_output_that_is_no_terminal_gets_lines_and_no_bars(finished):
-    _, folder, stdout = finished
-    assert "\r" not in stdout
-    assert "\x1b" not in stdout
+    _, folder, (_, stdout, stderr) = finished
+    assert "\r" not in stdout + stderr
+    assert "\x1b" not in stdout + stderr
     assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
     assert "4 x 1 processes x 1 accumulated = 4 supervised images (8 images loaded)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
@@ -624,6 +628,14 @@ def test_bf16_trains_and_exports_float32(tmp_path, images):
     for name in ("model/model.safetensors", "predictions.safetensors"):
         tensors = load_file(tmp_path / "bf16" / name)
         assert {str(value.dtype) for value in tensors.values()} == {"torch.float32", "torch.int64"}
+    # And what is reported is what those weights say in float32: bf16 would be a hundredth away.
+    model = timm.create_model(f"local-dir:{tmp_path / 'bf16' / 'model'}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    files = sorted((images / "test").rglob("*.png"))
+    with torch.no_grad():
+        logits = model(torch.stack([transform(PillowImage.open(file)) for file in files]))
+    saved = load_file(tmp_path / "bf16" / "predictions.safetensors")["logits"]
+    torch.testing.assert_close(saved, logits, rtol=0, atol=1e-5)
     settings = yaml.safe_load((tmp_path / "bf16" / "recipe.yaml").read_text(encoding="utf-8"))
     assert settings["run"]["mixed_precision"] == "bf16"
 

@@ -1,11 +1,12 @@
 """Image sets by name: where they are, their columns and splits, and the statistics their pixels are scaled by.
 
-Facts only; `data/load.py` does the loading. A recipe's own `data` and `transform` keys override any of them.
+Facts only; `data/sources.py` opens them, `check.py` compares what was opened with what is written here. A recipe's own
+`data` and `transform` keys override any of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,16 +17,30 @@ class CatalogEntry:
     """One named image set.
 
     Attributes:
-        path: Hub id, or None for the set that ships with scikit-learn.
+        path: Hub id; None where the Hub has no set with the official split, or the set needs no Hub.
+        alternatives: other Hub ids with the same images, split, columns and classes: `data.dataset=ID`.
+        gated: the Hub asks to accept the set's terms and to log in.
+        data_files: files of each split in the Hub's repository, where its own list would fetch more than is asked for.
         num_classes: classes of the official set.
         num_images: images a split.
         holdout: a split of its own for the temperature, where the set has one.
         mean, std: of the RGB channels in [0, 1], as the paper normalises them.
+        official_split: whose division into training and test images this is.
+        citation: the set's paper.
+        terms: licence or terms of use.
+        prepare: the script that makes a folder or Parquet of the original archive; None where none is needed.
     """
 
     path: str | None
     num_classes: int
     num_images: dict[str, int]
+    official_split: str
+    citation: str
+    terms: str
+    prepare: str | None = None
+    alternatives: tuple[str, ...] = ()
+    gated: bool = False
+    data_files: dict[str, str] = field(default_factory=dict)
     train_split: str = "train"
     test_split: str = "test"
     holdout: str | None = None
@@ -36,32 +51,56 @@ class CatalogEntry:
 
 
 CATALOG = {
-    # scikit-learn's load_digits: 1,797 scans of handwritten digits, 8×8, from the UCI ML repository (CC BY 4.0).
-    "digits": CatalogEntry(
-        path=None,
-        num_classes=10,
-        num_images={"train": 200, "holdout": 300, "test": 1297},
-        holdout="holdout",
-        mean=(0.305, 0.305, 0.305),
-        std=(0.376, 0.376, 0.376),
-    ),
     "imagenet": CatalogEntry(
         path="ILSVRC/imagenet-1k",
+        gated=True,
+        data_files={split: f"data/{split}-*.parquet" for split in ("train", "validation", "test")},
         num_classes=1000,
         num_images={"train": 1_281_167, "validation": 50_000},
         test_split="validation",
+        official_split="ILSVRC 2012's training and validation images; the labels of its test images are not public",
+        citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015",
+        terms="non-commercial research and education; ImageNet's terms of access, to be accepted on the Hub",
+        prepare="scripts/prepare_imagenet.py",
     ),
     "cub200": CatalogEntry(
-        path="bentrevett/caltech-ucsd-birds-200-2011", num_classes=200, num_images={"train": 5_994, "test": 5_794}
+        path="bentrevett/caltech-ucsd-birds-200-2011",
+        alternatives=("Donghyun99/CUB-200-2011",),
+        num_classes=200,
+        num_images={"train": 5_994, "test": 5_794},
+        official_split="the authors' train_test_split.txt",
+        citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, Caltech CNS-TR-2011-001, 2011",
+        terms="non-commercial research and education; Caltech owns no copyright in the images",
+        prepare="scripts/prepare_cub200.py",
     ),
     "stanford_dogs": CatalogEntry(
-        path="maurice-fp/stanford-dogs", num_classes=120, num_images={"train": 12_000, "test": 8_580}
+        path="maurice-fp/stanford-dogs",
+        alternatives=("Donghyun99/Stanford-Dogs",),
+        num_classes=120,
+        num_images={"train": 12_000, "test": 8_580},
+        official_split="the authors' train_list.mat and test_list.mat: 100 training images a class",
+        citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, FGVC workshop at CVPR 2011",
+        terms="images of ImageNet, under its terms: non-commercial research and education",
+        prepare="scripts/prepare_stanford_dogs.py",
+    ),
+    "mit67": CatalogEntry(
+        path=None,
+        num_classes=67,
+        num_images={"train": 5_360, "test": 1_340},
+        official_split="the authors' TrainImages.txt and TestImages.txt: about 80 and 20 images a class",
+        citation="Quattoni and Torralba, Recognizing Indoor Scenes, CVPR 2009",
+        terms="research only; the images' copyright stays with their owners",
+        prepare="scripts/prepare_mit67.py",
     ),
     "tiny_imagenet": CatalogEntry(
         path="zh-plus/tiny-imagenet",
         num_classes=200,
         num_images={"train": 100_000, "valid": 10_000},
         test_split="valid",
+        official_split="the course's training and validation images; the labels of its test images are not public",
+        citation="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
+        terms="images of ImageNet, under its terms: non-commercial research and education",
+        prepare="scripts/prepare_tiny_imagenet.py",
     ),
     "cifar100": CatalogEntry(
         path="uoft-cs/cifar100",
@@ -71,5 +110,20 @@ CATALOG = {
         label_column="fine_label",
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
+        official_split="the authors' training and test batches: 500 and 100 images a class",
+        citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
+        terms="no licence stated; the authors ask for the citation",
+        prepare="scripts/prepare_cifar100.py",
+    ),
+    "digits": CatalogEntry(
+        path=None,
+        num_classes=10,
+        num_images={"train": 200, "holdout": 300, "test": 1297},
+        holdout="holdout",
+        mean=(0.305, 0.305, 0.305),
+        std=(0.375, 0.375, 0.375),
+        official_split="none: 20 of each class to train, 30 held out, the rest to test, in a fixed random order [ours]",
+        citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
+        terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
     ),
 }

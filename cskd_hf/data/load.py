@@ -156,7 +156,10 @@ def _images_only(table: Dataset, split: str, data: DataSection) -> Dataset:
     stored = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
     if not isinstance(feature, Image) and not stored:
         raise UserError(f"data.image_column: {data.image_column!r} of split {split!r} holds {feature}, not images")
-    images = table.select_columns([data.image_column]).cast_column(data.image_column, Image(decode=False))
+    images = table.select_columns([data.image_column])
+    if stored and feature.dtype.startswith("large_"):  # older versions of datasets know no way from there to an image
+        images = images.cast_column(data.image_column, Value(feature.dtype.removeprefix("large_")))
+    images = images.cast_column(data.image_column, Image(decode=False))
     return images if data.image_column == "image" else images.rename_column(data.image_column, "image")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from PIL import Image as PillowImage
 
 from cskd_hf.data.catalog import CATALOG
+from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import DataSection
 
@@ -24,13 +25,21 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
     """
     entry = CATALOG.get(data.dataset)
     if entry is not None:  # a folder of the same name is written ./name
-        loaded = _digits() if entry.path is None else _open_hub(entry.path, data)
+        if data.dataset == "digits":
+            loaded = _digits()
+        elif entry.path is None:
+            raise UserError(
+                f"data.dataset: the Hub has no {data.dataset} with the official split: make a folder of the original "
+                f"archive with {entry.prepare}, and write data.dataset=FOLDER"
+            )
+        else:
+            loaded = open_hub(entry.path, data, splits, entry.data_files)
     elif os.path.isdir(data.dataset):
-        loaded = _open_folder(Path(data.dataset), splits)
+        loaded = _open_folder(Path(data.dataset), data, splits)
     elif os.path.exists(data.dataset):
         raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
     else:
-        loaded = _open_hub(data.dataset, data)
+        loaded = open_hub(data.dataset, data, splits, {})
     stored = {same_split(name): name for name in loaded} | {name: name for name in loaded}
     missing = [split for split in splits if split not in stored and same_split(split) not in stored]
     if missing:
@@ -41,34 +50,17 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
     return {split: loaded[stored[split if split in stored else same_split(split)]] for split in splits}
 
 
-def same_split(split: str) -> str:
-    """One name for the three of a validation split: `datasets` itself renames some of them when it reads files."""
-    return "validation" if split in ("val", "valid") else split
-
-
-def _open_hub(path: str, data: DataSection) -> DatasetDict:
-    # Not load_dataset's business: to it 'imagefolder' and 'parquet' mean whatever lies in the working folder.
-    if path.count("/") != 1 or path.startswith(("/", ".", "~")):
-        names = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
-        raise UserError(f"data.dataset: {data.dataset!r} is none of {names}")
-    try:
-        return load_dataset(path, name=data.config_name, revision=data.revision)
-    except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad revision, …
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"data.dataset: the Hub set {path!r} could not be loaded: {type(error).__name__}: {reason}"
-        ) from error
-
-
-def _open_folder(root: Path, splits: list[str]) -> DatasetDict:
+def _open_folder(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
     try:
         if (root / "dataset_dict.json").is_file():
             return load_from_disk(str(root))
         if all((root / split / "state.json").is_file() for split in splits):
             return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
         if any(root.rglob("*.parquet")):
-            return load_dataset(str(root))
-    except Exception as error:  # see _open_hub
+            return open_files(root, splits, data.config_name, described_files(root, data.config_name))
+    except UserError:
+        raise
+    except Exception as error:  # see open_hub
         raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return _open_class_folders(root, splits)
 

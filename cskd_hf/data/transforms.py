@@ -17,6 +17,7 @@ from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms as tv
 
 from cskd_hf.data.decode import decode
+from cskd_hf.errors import UserError
 from cskd_hf.recipe import TransformSection
 
 
@@ -50,19 +51,22 @@ class Transform:
         self.is_training = is_training
         _, height, width = settings.input_size
         if is_training:
-            crop, augment, to_uint8 = create_transform(
-                (height, width),
-                is_training=True,
-                scale=settings.scale,
-                ratio=settings.ratio,
-                hflip=settings.hflip,
-                vflip=settings.vflip,
-                color_jitter=settings.color_jitter,
-                auto_augment=settings.auto_augment,
-                interpolation=settings.interpolation,
-                use_prefetcher=True,  # timm's word for: end with uint8
-                separate=True,
-            )
+            try:
+                crop, augment, to_uint8 = create_transform(
+                    (height, width),
+                    is_training=True,
+                    scale=settings.scale,
+                    ratio=settings.ratio,
+                    hflip=settings.hflip,
+                    vflip=settings.vflip,
+                    color_jitter=settings.color_jitter,
+                    auto_augment=settings.auto_augment,
+                    interpolation=settings.interpolation,
+                    use_prefetcher=True,  # timm's word for: end with uint8
+                    separate=True,
+                )
+            except AssertionError as error:  # timm's word for a policy string it cannot read
+                raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None
             if settings.crop_padding is not None:
                 mode = str_to_interp_mode("bilinear" if settings.interpolation == "random" else settings.interpolation)
                 crop.transforms[:1] = [

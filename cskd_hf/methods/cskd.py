@@ -30,8 +30,8 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     import torch.nn.functional as F
 
     log_p = F.log_softmax(output.float() / temperature, dim=-1)
-    log_q = F.log_softmax(teacher_output.detach().float() / temperature, dim=-1)
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+    q = F.softmax(teacher_output.detach().float() / temperature, dim=-1)
+    return F.kl_div(log_p, q, reduction="batchmean") * temperature**2
 
 
 class CSKD(Method):

@@ -308,9 +308,9 @@ def test_dropout_draws_anew_at_each_update(make_run):
     fixed = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
     losses = {}
     for dropout in (0.0, 0.5):
-        settings: dict[str, Any] = {"num_images": 4, "lr": 0.0, "norm": False, "method": CrossEntropy()}
+        settings: dict[str, Any] = {"num_images": 12, "lr": 0.0, "norm": False, "method": CrossEntropy()}
         run = make_run(**settings, dropout=dropout, collate=lambda _: fixed)
-        losses[dropout] = {update.terms["loss"].item() for update in run.train(3)}
+        losses[dropout] = {update.terms["loss"].item() for update in run.train(3)}  # one epoch
     assert len(losses[0.0]) == 1
     assert len(losses[0.5]) == 3
 

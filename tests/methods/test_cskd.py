@@ -274,7 +274,7 @@ def test_weight_zero_is_cross_entropy_bit_by_bit(autocast: bool) -> None:
 
 def plain_training(model: nn.Module, batches: list[Batch], temperature: float, weight: float) -> Iterator[float]:
     """The paper's algorithm as its text has it, in plain torch."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, nesterov=False)
     model.train()
     for batch in batches:
         num = len(batch.target) // 2
@@ -299,7 +299,7 @@ def plain_training(model: nn.Module, batches: list[Batch], temperature: float, w
 def objective_training(model: nn.Module, batches: list[Batch], temperature: float, weight: float) -> Iterator[float]:
     objective = Objective(CSKD(temperature=temperature, distill_loss_weight=weight), model).train()
     optimizer = create_optimizer_v2(
-        model, opt="momentum", lr=0.1, momentum=0.9, weight_decay=1e-4, filter_bias_and_bn=False
+        model, opt="momentum", lr=0.03, momentum=0.9, weight_decay=1e-4, filter_bias_and_bn=False
     )
     for batch in batches:
         loss = objective(batch)["loss"]

@@ -1,0 +1,201 @@
+"""The arguments of the prepare_*.py scripts: archives or folders, and the lists in them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from archives import Member, Tree, index_folder, index_tar, index_zip
+
+from cskd_hf.errors import UserError
+
+BLOCK = 1 << 20
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+
+
+class Input:
+    """One argument: an archive, a folder, or a single file; its SHA-256 grows along with what is read.
+
+    Attributes:
+        stamp: what tells, without reading it, that it is the same as before; its path is no part of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kind = "folder"
+        self.position = 0
+        self._sha256 = hashlib.sha256()
+        try:
+            if path.is_dir():
+                self._files = index_folder(path)
+                self.size = sum(member.size for member in self._files.members.values())
+                listing = hashlib.sha256()
+                for name, member in self._files.members.items():
+                    listing.update(f"{name}\0{member.size}\0{member.offset}\0".encode(errors="surrogateescape"))
+                self.stamp = [self.size, listing.hexdigest()]
+                return
+            with open(path, "rb") as file:
+                status, start = os.fstat(file.fileno()), file.read(512)
+        except OSError as error:
+            raise UserError(f"{error.filename or path}: {error.strerror}") from error
+        self.size, self.stamp = status.st_size, [status.st_size, str(status.st_mtime_ns)]
+        if start.startswith(b"PK\3\4"):
+            self.kind = "zip"
+        elif start.startswith(tuple(COMPRESSED)):
+            self.kind = "compressed"
+        else:
+            # Before 1988 a tar had no magic; its checksum field, octal with a space or NUL, is there in all of them.
+            octal = re.fullmatch(rb" *[0-7]+[ \0]+", start[148:156])
+            self.kind = "tar" if octal and len(start) == 512 else "file"
+
+    def open(self, spool: Path, progress: Callable[[int], object]) -> Tree:
+        """Its tree; `spool` is where a compressed one is decompressed to.
+
+        Raises:
+            UserError: it is truncated, damaged or not safe; see `index_tar`.
+        """
+        if self.kind == "folder":
+            return self._files
+        if self.kind == "file":
+            return Tree(self.path.parent, str(self.path), "folder", {self.path.name: Member(self.size)})
+        if self.kind == "zip":
+            return index_zip(self.path)
+        if self.kind == "tar":
+            return index_tar(self.path, str(self.path))
+        failure = self._decompress(spool, progress)
+        tree = index_tar(spool, str(self.path))  # says inside which member it ends
+        if failure is not None:
+            raise UserError(f"{self.path} is truncated or damaged at its end, after all its members: {failure}")
+        return tree
+
+    def _decompress(self, spool: Path, progress: Callable[[int], object]) -> Exception | None:
+        with open(self.path, "rb") as file, open(spool, "wb") as copy:
+            opener = COMPRESSED[next(magic for magic in COMPRESSED if file.peek(3).startswith(magic))]
+            with opener(io.BufferedReader(_Counted(file, self, progress), BLOCK)) as stream:
+                while True:
+                    try:
+                        # read1: what there is; read would lose what it has got when it meets the end too early.
+                        block = stream.read1(BLOCK)
+                    except (EOFError, OSError, zlib.error) as error:
+                        return error
+                    if not block:
+                        return None
+                    copy.write(block)
+
+    def advance(self, end: int | None = None) -> None:
+        """Take the bytes up to `end` (all) into the SHA-256."""
+        end = self.size if end is None else end
+        if self.kind == "folder" or self.position >= end:
+            return
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.position)
+            while self.position < end and (block := file.read(min(8 * BLOCK, end - self.position))):
+                self.feed(block)
+
+    def feed(self, block: bytes | memoryview) -> None:
+        self._sha256.update(block)
+        self.position += len(block)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest. A folder has no SHA-256: those of the splits say what was in it."""
+        if self.kind == "folder":
+            return {"folder": self.path.resolve().name, "size": self.size, "sha256": None}
+        self.advance()
+        return {"file": self.path.name, "size": self.size, "sha256": self._sha256.hexdigest()}
+
+
+class _Counted(io.RawIOBase):
+    def __init__(self, file: io.BufferedReader, owner: Input, progress: Callable[[int], object]) -> None:
+        self.file, self.owner, self.progress = file, owner, progress
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)
+        self.owner.feed(memoryview(buffer)[:count])
+        self.progress(count)
+        return count
+
+
+def expand(paths: Sequence[Path], archives: Sequence[str]) -> list[Path]:
+    """A folder of the official archives stands for them."""
+    expanded: list[Path] = []
+    for path in paths:
+        packed = path.is_dir() and any((path / name).is_file() for name in archives[:1])
+        expanded += [path / name for name in archives if (path / name).is_file()] if packed else [path]
+    return expanded
+
+
+def locate(trees: Sequence[Tree], expected: str, *files: str) -> list[tuple[Tree, str]]:
+    """Where these files lie, whatever folders they are in; the outermost one if there are several.
+
+    Raises:
+        UserError: some are nowhere; the message has what was expected and what there is instead.
+    """
+    found: dict[str, tuple[Tree, str]] = {}
+    for tree in trees:
+        for member in sorted(tree.members, key=lambda member: (member.count("/"), member)):
+            found.setdefault(member.rsplit("/", 1)[-1], (tree, member))
+    missing = [file for file in files if file not in found]
+    if missing:
+        raise unlike(trees, expected, ", ".join(missing))
+    return [found[file] for file in files]
+
+
+def unlike(trees: Sequence[Tree], expected: str, missing: str) -> UserError:
+    held = []
+    for tree in trees:
+        names = list(tree.members)
+        held.append(f"{tree.shown} holds {', '.join(names[:3]) or 'nothing'}{', …' if len(names) > 3 else ''}")
+    return UserError(f"found no {missing}; expected {expected}; {'; '.join(held)}")
+
+
+def lines(tree: Tree, member: str) -> Iterator[tuple[str, str]]:
+    """(where, text) of the lines that are not blank; both kinds of line end."""
+    text = tree.read(member).decode(errors="surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"{member}, line {number}", line.strip()
+
+
+def columns(tree: Tree, member: str, separator: str | None = None) -> Iterator[tuple[str, str, str]]:
+    """(where, first, second) of the lines of a list; further columns are left out."""
+    for where, line in lines(tree, member):
+        values = line.split(separator)
+        if len(values) < 2:
+            raise UserError(f"{where}: expected two columns, found {line!r}")
+        yield where, values[0], values[1]
+
+
+def image_folder(trees: Sequence[Tree], expected: str, wanted: Sequence[tuple[str, str]]) -> tuple[Tree, str]:
+    """The folder that holds the images a list names, as (where, "class/file.jpg").
+
+    Raises:
+        UserError: there is none, or an image is missing.
+    """
+    files = {file for _, file in wanted}
+    folders: Counter[tuple[int, str]] = Counter()
+    for number, tree in enumerate(trees):
+        for member in tree.members:
+            parts = member.rsplit("/", 2)
+            if "/".join(parts[-2:]) in files:
+                folders[number, "".join(f"{part}/" for part in parts[:-2])] += 1
+    if not folders:
+        raise unlike(trees, expected, wanted[0][1] if wanted else "image")
+    (number, folder), _ = folders.most_common(1)[0]
+    tree = trees[number]
+    missing = [(where, file) for where, file in wanted if folder + file not in tree.members]
+    if missing:
+        more = f" ({len(missing) - 1} more like it)" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0][0]} names {missing[0][1]}, which is not in {tree.shown}{more}")
+    return tree, folder
