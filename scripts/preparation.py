@@ -88,6 +88,7 @@ def prepare(
         "shard_size": arguments.shard_size,
     }
     if _check_out(out, inputs, plan):
+        shutil.rmtree(out / ".partial", ignore_errors=True)  # left by a kill at the very end
         print(f"{out} is whole already, of archives of the same size: nothing to do; remove it to prepare it again")
         return 0
     _require_disk(out, inputs)
@@ -173,9 +174,8 @@ def _check_out(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bool
         UserError: OUT is anything but absent, empty, or this set unfinished.
     """
     for each in inputs:
-        if each.path.resolve() == out.resolve() or (
-            each.kind == "folder" and each.path.resolve() in out.resolve().parents
-        ):
+        source, target = each.path.resolve(), out.resolve()
+        if source == target or (each.kind == "folder" and source in target.parents):
             raise UserError(f"{out}: OUT is the input {each.path} or lies in it; choose a folder outside")
     if not out.exists():
         return False
@@ -183,11 +183,16 @@ def _check_out(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bool
         raise UserError(f"{out}: OUT is a file; the last argument is the folder to write")
     partial, held = out / ".partial", sorted(entry.name for entry in out.iterdir())
     if {"dataset_dict.json", "manifest.json"} <= set(held):
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        same = sorted(each["size"] for each in manifest["inputs"]) == sorted(each.size for each in inputs)
-        if manifest["name"] == plan["name"] and same:
+        try:
+            manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+            name, sizes = manifest["name"], sorted(each["size"] for each in manifest["inputs"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{out} is not empty: it holds a dataset of another origin; choose another folder"
+            ) from None
+        if name == plan["name"] and sizes == sorted(each.size for each in inputs):
             return True
-        raise UserError(f"{out} is a finished {manifest['name']} of other archives; remove it or choose another folder")
+        raise UserError(f"{out} is a finished {name} of other archives; remove it or choose another folder")
     ours = set()
     if (partial / "plan.json").is_file():
         begun = json.loads((partial / "plan.json").read_text(encoding="utf-8"))["name"]

@@ -113,7 +113,6 @@ CATALOG = {
         official_split="the authors' training and test batches: 500 and 100 images a class",
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
         terms="no licence stated; the authors ask for the citation",
-        prepare="scripts/prepare_cifar100.py",
     ),
     "digits": CatalogEntry(
         path=None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import Dataset
 
 from cskd_hf.data.catalog import CATALOG
 from cskd_hf.data.decode import UnreadableImageError, decode
@@ -95,7 +96,7 @@ def look(split: ImageSplit, rows: Sequence[int], num_decoded: int, fingerprints:
     return seen
 
 
-class Blocks:
+class Blocks(Dataset[Seen]):
     """A split for a DataLoader: item i is what the i-th 64 of its images are, all of them decoded."""
 
     def __init__(self, split: ImageSplit) -> None:
