@@ -215,8 +215,8 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(
-        f"{'memory':11s}{readable_size(checkpoint + held)} on the device for weights, gradients and optimizer, before "
-        f"activations;\n{'':11s}{readable_size(predictions)} for predictions, of {readable_size(memory)} in this machine"
+        f"{'memory':11s}{readable_size(checkpoint + held)} on the device for weights, gradients and optimizer, "
+        f"before activations;\n{'':11s}{readable_size(predictions)} for predictions, of {readable_size(memory)} here"
     )
     if need > free:
         findings.problems.append(

@@ -187,6 +187,10 @@ class RunSection(Section):
     gradient_accumulation_steps: Count = 1
     clip_grad: Positive | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""
+    model_ema: bool = False
+    """Keep timm's running average of the weights (ModelEmaV3); it is what is evaluated and exported."""
+    model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
+    model_ema_warmup: bool = False
     channels_last: bool = True
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """torch.compile of the whole objective, both forwards and the loss; or its mode."""

@@ -37,7 +37,7 @@ def train(recipe: Recipe) -> int:
     from accelerate.utils import broadcast_object_list, gather_object, set_seed
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
-    from timm.utils import distribute_bn
+    from timm.utils import ModelEmaV3, distribute_bn
 
     from cskd_hf.data.batches import GlobalBatches
     from cskd_hf.data.inspect import cheap_problems
@@ -103,6 +103,10 @@ def train(recipe: Recipe) -> int:
         mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
         objective.compile(mode=mode)  # in place: the weights' names stay as they are
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    ema = None
+    if recipe.run.model_ema:  # a copy of the module on its device, made before a checkpoint is loaded into both
+        ema = ModelEmaV3(module, decay=recipe.run.model_ema_decay, use_warmup=recipe.run.model_ema_warmup)
+    trained = module if ema is None else ema.module  # what is evaluated is what is exported
 
     # run folder
     found = run_folder.start(recipe, accelerator.num_processes) if accelerator.is_main_process else None
@@ -113,7 +117,7 @@ def train(recipe: Recipe) -> int:
         return 0
     progress = Progress()
     if checkpoint is not None:
-        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler)
+        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler, None if ema is None else trained)
         console.say(f"resuming at step {progress.step}, epoch {progress.epoch}, sample {progress.position}")
     if accelerator.is_main_process:
         run_folder.cut_metrics(folder, progress.epoch)
@@ -124,7 +128,7 @@ def train(recipe: Recipe) -> int:
 
     def predict(split: str, autocast: bool) -> Predictions:
         return predict_split(
-            recipe.method.export(module),
+            recipe.method.export(trained),
             getattr(images, split),
             Transform(recipe.transform, False),
             accelerator,
@@ -144,7 +148,8 @@ def train(recipe: Recipe) -> int:
         if accelerator.is_main_process:
             state = dataclasses.replace(progress, totals=totals)
             place, keep = folder / "checkpoints", recipe.run.checkpoints_total_limit
-            save_checkpoint(place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep)
+            average = None if ema is None else trained
+            save_checkpoint(place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep, average)
 
     # training
     # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
@@ -165,6 +170,8 @@ def train(recipe: Recipe) -> int:
     )
     try:
         for update in updates:
+            if ema is not None:
+                ema.update(module, step=update.step)
             console.advance(progress)
             if update.step % recipe.run.logging_steps == 0:
                 terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
@@ -174,7 +181,8 @@ def train(recipe: Recipe) -> int:
             if update.ends_epoch:
                 # epoch
                 if accelerator.num_processes > 1:  # each process has its own running statistics
-                    distribute_bn(module, accelerator.num_processes, reduce=True)
+                    for network in (module,) if ema is None else (module, trained):
+                        distribute_bn(network, accelerator.num_processes, reduce=True)
                 line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
                 totals = update.totals.read(accelerator)
                 samples = totals.pop("samples")
@@ -227,7 +235,7 @@ def train(recipe: Recipe) -> int:
             folder,
             recipe,
             images,
-            recipe.method.export(module),
+            recipe.method.export(trained),
             predictions,
             progress,
             num_epochs=num_epochs,

@@ -172,7 +172,8 @@ def _last_in_zip(path: Path) -> str:
     with open(path, "rb") as file:
         while len(block := file.read(ZIP_HEADER.size)) == ZIP_HEADER.size and block.startswith(b"PK\3\4"):
             header = ZIP_HEADER.unpack(block)
-            last = file.read(header[-2]).decode(errors="replace") or last
+            name = file.read(header[-2])
+            last = name.decode(errors="replace") if len(name) == header[-2] else last
             position += ZIP_HEADER.size + header[7] + header[-2] + header[-1]
             file.seek(position)
     return last

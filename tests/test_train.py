@@ -685,3 +685,27 @@ def test_a_compiled_run_trains_and_its_weights_keep_their_names(tmp_path, images
     assert compiled.keys() == eager.keys()
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
+
+
+def test_the_running_average_is_what_is_evaluated_saved_and_exported(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.model_ema=true", "run.model_ema_decay=0.5")
+    assert done.status == 0, done.stderr
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
+    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert exported.keys() == average.keys()
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def test_a_running_average_goes_on_from_where_a_stopped_run_left_it(tmp_path, images):
+    """Two epochs at once, and one epoch that a forced resume makes two: the same average."""
+    recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
+    average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
+    assert quick(recipe, *average).status == 0
+    cut = f"run.output_dir={tmp_path / 'cut'}"
+    assert quick(recipe, *average, cut, "scheduler.num_epochs=1").status == 0
+    done = quick(recipe, *average, cut, "run.resume=force")
+    assert done.status == 0, done.stderr
+    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "cut"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

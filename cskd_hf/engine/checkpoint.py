@@ -18,26 +18,36 @@ from torch import nn
 
 from cskd_hf.engine.loop import Progress
 
-WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.pt", "state.json"
+WEIGHTS, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: Any, scaler: Any, progress: Progress, recipe_hash: str, keep: int
+    folder: Path,
+    module: nn.Module,
+    optimizer: Any,
+    scaler: Any,
+    progress: Progress,
+    recipe_hash: str,
+    keep: int,
+    ema: nn.Module | None = None,
 ) -> Path:
     """Write `folder/step-00001234` and remove all but the newest `keep`. Call it in one process.
 
     Args:
         module: what `method.build` returned, unwrapped.
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
+        ema: the module's running average, where one is kept.
     """
     final = folder / f"step-{progress.step:08d}"
     partial = folder / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     partial.mkdir(parents=True)
-    # Clones: safetensors refuses tensors that share memory or lie channels_last.
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    # Not `save_file`, whose files only their owner may read, whatever the umask.
-    (partial / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    for name, source in ((WEIGHTS, module), (AVERAGE, ema)):
+        if source is not None:
+            # Clones: safetensors refuses tensors that share memory or lie channels_last.
+            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in source.state_dict().items()}
+            # Not `save_file`, whose files only their owner may read, whatever the umask.
+            (partial / name).write_bytes(save(tensors, metadata={"format": "pt"}))
     torch.save(
         {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
         partial / OPTIMIZER,
@@ -45,7 +55,7 @@ def save_checkpoint(
     state: dict[str, Any] = {
         "recipe_hash": recipe_hash,
         "progress": dataclasses.asdict(progress),
-        "sha256": {name: _sha256(partial / name) for name in (WEIGHTS, OPTIMIZER)},
+        "sha256": {file.name: _sha256(file) for file in sorted(partial.iterdir())},
     }
     state["sha256"][STATE] = _state_sha256(state)
     (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -87,10 +97,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
-    """Load a checkpoint into the unwrapped module, the optimizer and the scaler; returns where the run stood."""
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: Any, scaler: Any, ema: nn.Module | None = None
+) -> Progress:
+    """Load a checkpoint into the unwrapped module, its average, the optimizer and the scaler: where the run stood."""
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     module.load_state_dict(load_file(path / WEIGHTS))
+    if ema is not None:  # a forced resume may ask for an average that was not kept: it starts from here
+        ema.load_state_dict(load_file(path / (AVERAGE if AVERAGE in state["sha256"] else WEIGHTS)))
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(training["optimizer"])

@@ -93,7 +93,7 @@ class Update:
 
     Attributes:
         epoch: the one trained in; step: updates made, this one included.
-        lr: learning rate of the step (of the first parameter group).
+        lr: learning rate of the step (the largest, where layers have their own).
         terms: each logged scalar of this process's last micro-batch, on the device; reading one waits for it.
         totals: of the epoch so far; `totals.read` is a collective.
         ends_epoch: the epoch's last update.
@@ -206,7 +206,7 @@ def training_updates(
 
             if clip_grad is not None:
                 accelerator.clip_grad_norm_(objective.parameters(), clip_grad)
-            lr = optimizer.param_groups[0]["lr"]
+            lr = max(group["lr"] for group in optimizer.param_groups)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

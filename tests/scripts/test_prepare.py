@@ -141,9 +141,7 @@ def test_one_folder_with_everything_unpacked_will_do(tmp_path):
 @pytest.mark.parametrize("layout", ["flat", "by class", "class tars"])
 def test_imagenet_may_be_unpacked(tmp_path, layout):
     original, root = imagenet(), tmp_path / "in"
-    by_name = {
-        split: dict((name, (label, image)) for name, label, image in rows) for split, rows in original.rows.items()
-    }
+    by_name = {split: {name: (label, image) for name, label, image in rows} for split, rows in original.rows.items()}
     if layout == "class tars":
         for name, content in original.files["ILSVRC2012_img_train.tar"].items():
             (root / "train").mkdir(parents=True, exist_ok=True)
@@ -167,7 +165,7 @@ def test_imagenet_may_be_unpacked(tmp_path, layout):
 def test_workers_and_shards_change_the_files_and_not_the_data(tmp_path):
     archives = usual(tmp_path / "archives", "imagenet")
     fingerprints = []
-    for workers, size in ((1, 500), (2, 0.005)):
+    for workers, size in ((1, 500), (2, 0.002)):
         out = tmp_path / f"{workers}"
         assert prepare("imagenet", *archives[::-1], out, "--workers", workers, "--shard-size", size) == 0
         assert_whole(out, imagenet())
@@ -210,26 +208,29 @@ def test_batches_of_images_are_bounded_in_number_and_bytes(tmp_path, monkeypatch
 # resuming
 
 
-def kill_in_the_middle(arguments: list[str], out: Path, least: int) -> dict[str, int]:
-    """Kill -9 once some shards are done; returns their inodes."""
+def kill_in_the_middle(arguments: list[str], out: Path) -> dict[str, int]:
+    """Kill -9 once a shard is done; returns the inode of every shard that is recorded as done."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
     rows = out / ".partial" / "rows"
     try:
-        while process.poll() is None:
-            if rows.is_dir() and sum("tmp" not in name for name in os.listdir(rows)) >= least:
-                process.send_signal(signal.SIGKILL)
-                break
+        while not (rows.is_dir() and any(not name.endswith(".tmp") for name in os.listdir(rows))):
+            assert process.poll() is None
             time.sleep(0.001)
+        process.kill()
         process.wait()
         deadline = time.monotonic() + 10
-        while workers_of(process.pid):  # they notice that their parent is gone
+        while workers_of(process.pid):
             assert time.monotonic() < deadline, "workers outlive their parent"
             time.sleep(0.01)
     finally:
         if workers_of(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    return {str(path): path.stat().st_ino for path in out.glob(".partial/*/*") if not path.name.endswith(".tmp")}
+    done = {}
+    for record in rows.glob("*[0-9]"):
+        split, number = record.name.split("-")
+        (shard,) = (out / ".partial" / split).glob(f"data-{number}-of-*.arrow")
+        done[record.name] = shard.stat().st_ino
+    return done
 
 
 def workers_of(group: int) -> bool:
@@ -241,29 +242,27 @@ def workers_of(group: int) -> bool:
 
 
 def test_imagenet_killed_goes_on_and_gives_the_same_without_writing_a_shard_twice(tmp_path):
-    original = imagenet(num_images=30, size=160)
+    original = imagenet(num_images=40, size=256)
     archives = packed(tmp_path / "archives", original, "tar")
     out = tmp_path / "out"
-    options = ["--workers", 2, "--shard-size", 0.06]
-    done = kill_in_the_middle(command("imagenet", *archives, out, *options), out, least=3)
-    total = 5 + 1
+    options = ["--workers", 2, "--shard-size", 0.5]
+    before = kill_in_the_middle(command("imagenet", *archives, out, *options), out)
     assert not (out / "dataset_dict.json").exists()
-    assert sum("/rows/" in path for path in done) >= 3
     moved = [path.rename(tmp_path / path.name) for path in archives]  # the path is no part of what was begun
     assert prepare("imagenet", *moved, out, *options) == 0
     assert_whole(out, original)
-    kept = {path.replace("/.partial", ""): inode for path, inode in done.items() if "/data-" in path}
-    recorded = [path for path in done if "/rows/" in path]
-    same = [path for path, inode in kept.items() if os.stat(path).st_ino == inode]
-    assert len(recorded) <= len(same) <= len(kept)
-    assert len(recorded) < total or same
+    assert 0 < len(before) < sum(facts["num_shards"] for facts in manifest(out)["splits"].values())
+    for record, inode in before.items():
+        split, number = record.split("-")
+        (shard,) = (out / split).glob(f"data-{number}-of-*.arrow")
+        assert shard.stat().st_ino == inode
 
 
 def test_a_preparation_begun_from_other_archives_starts_anew(tmp_path):
     original = imagenet(num_images=30, size=160)
     archives = packed(tmp_path / "archives", original, "tar")
     options = ["--workers", 1, "--shard-size", 0.06]
-    kill_in_the_middle(command("imagenet", *archives, tmp_path / "out", *options), tmp_path / "out", least=1)
+    assert kill_in_the_middle(command("imagenet", *archives, tmp_path / "out", *options), tmp_path / "out")
     changed = imagenet(num_images=31, size=160)
     again = packed(tmp_path / "others", changed, "tar")
     assert prepare("imagenet", *again, tmp_path / "out", *options) == 0
