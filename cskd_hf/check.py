@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check(recipe: Recipe, full: bool) -> int:
     """Print what is found; returns the exit status."""
     from cskd_hf.data import inspect
-    from cskd_hf.data.duplicates import compare, find_duplicates, named_splits
+    from cskd_hf.data.duplicates import ALL, compare, find_duplicates, named_splits
     from cskd_hf.data.load import load_images, resolve
 
     recipe = resolve(recipe)
@@ -56,7 +56,7 @@ def check(recipe: Recipe, full: bool) -> int:
     splits = named_splits(images)
     if full:
         seen = {name: look_at_all(name, split) for name, split in splits.items()}
-        duplicates = compare(splits, {name: one.all_fingerprints() for name, one in seen.items()}, "every image")
+        duplicates = compare(splits, {name: one.all_fingerprints() for name, one in seen.items()}, ALL)
     else:
         seen, num_bytes = inspect.look_at_samples(images)
         duplicates = find_duplicates(images, num_bytes, inspect.HASHED_BYTES["check"])
@@ -151,15 +151,15 @@ def say_images(seen: dict[str, Seen], splits: dict[str, ImageSplit], compared: s
     print()
     for name, one in seen.items():
         whole = "every image" if one.tried == len(splits[name]) else f"{one.tried} of {len(splits[name]):,} images"
-        decoded = "" if one.decoded == one.tried else f", {one.decoded} of them decoded whole"
-        print(f"{name:11s}{whole} opened{decoded}")
+        decoded = "decoded" if one.decoded == one.tried else f"opened, {one.decoded} of them decoded whole"
+        print(f"{name:11s}{whole} {decoded}")
         if one.sizes:
-            width, height = np.array(list(one.sizes.elements())).T
+            width, height = one.widths_and_heights().T
             print(
                 f"{'':11s}{shares(one.formats)}; {shares(one.modes)}; {width.min()}×{height.min()} to "
                 f"{width.max()}×{height.max()}, median {np.median(width):.0f}×{np.median(height):.0f}"
             )
-    print(f"{'twice':11s}compared by their bytes, across splits and within train: {compared}")
+    print(f"{'twice':11s}{compared}")
 
 
 def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:

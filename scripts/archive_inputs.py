@@ -72,6 +72,8 @@ class Input:
         if self.kind == "tar":
             return index_tar(self.path, str(self.path))
         failure = self._decompress(spool, progress)
+        if failure is not None and spool.stat().st_size < 512:
+            raise UserError(f"{self.path} is truncated or damaged before its first member: {failure}")
         tree = index_tar(spool, str(self.path))  # says inside which member it ends
         if failure is not None:
             raise UserError(f"{self.path} is truncated or damaged at its end, after all its members: {failure}")

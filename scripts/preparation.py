@@ -25,7 +25,7 @@ from typing import Any
 
 from archive_inputs import Input, expand
 from archives import Tree
-from shards import ROW_BYTES, Shard, put, rows_file, sync, write_shards
+from shards import ROW_BYTES, SCHEMA, Shard, put, rows_file, sync, write_shards
 from tqdm import tqdm
 
 import cskd_hf
@@ -109,8 +109,6 @@ def prepare(
 
 
 def _prepare(inputs: Sequence[Input], partial: Path, arguments: Any, name: str, read: Any, workers: int) -> None:
-    from datasets import ClassLabel, Features, Image
-
     entry = CATALOG[name]
     packed = sum(each.size for each in inputs if each.kind == "compressed")
     with tqdm(total=packed, unit="B", unit_scale=True, desc="decompressing", disable=None if packed else True) as bar:
@@ -120,8 +118,10 @@ def _prepare(inputs: Sequence[Input], partial: Path, arguments: Any, name: str, 
     counts = {split: sum(numbers) for split, numbers in known.items() if None not in numbers}
     _check_counts(name, counts, len(image_set.class_names), arguments.allow_other_counts)
 
-    features = Features({"image": Image(), "label": ClassLabel(names=image_set.class_names)})
-    write_shards(image_set.splits, partial, features.arrow_schema, inputs, workers)
+    # What `datasets` itself writes; importing it takes longer than writing a small set does.
+    features = {"image": {"_type": "Image"}, "label": {"names": image_set.class_names, "_type": "ClassLabel"}}
+    schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    write_shards(image_set.splits, partial, schema, inputs, workers)
     for each in inputs:
         if Input(each.path).stamp != each.stamp:
             raise UserError(f"{each.path} changed while it was read; run again")
@@ -131,7 +131,10 @@ def _prepare(inputs: Sequence[Input], partial: Path, arguments: Any, name: str, 
         splits[split] = {"num_images": counts[split], "num_shards": len(shards), "sha256": sha256}
     _check_counts(name, counts, len(image_set.class_names), arguments.allow_other_counts)
     for split, facts in splits.items():
-        _describe_split(partial / split, features, entry.terms, entry.citation, facts["sha256"])
+        info = {"features": features, "description": entry.terms, "citation": entry.citation}
+        info |= {"homepage": "", "license": ""}
+        put(partial / split / "dataset_info.json", json.dumps(info, indent=2).encode())
+        put(partial / split / "state.json", json.dumps(_state(partial / split, facts["sha256"]), indent=2).encode())
     manifest = {
         "name": name,
         "num_classes": len(image_set.class_names),
@@ -243,16 +246,12 @@ def _split_digest(partial: Path, split: str, num_shards: int) -> tuple[int, str]
     return size // ROW_BYTES, digest.hexdigest()
 
 
-def _describe_split(folder: Path, features: Any, description: str, citation: str, sha256: str) -> None:
-    """The two files that `load_from_disk` reads beside the shards. A dataset's fingerprint names its content."""
-    from datasets import DatasetInfo
-
-    DatasetInfo(features=features, description=description, citation=citation).write_to_directory(str(folder))
+def _state(folder: Path, sha256: str) -> dict[str, Any]:
+    """What `load_from_disk` reads beside the shards. A dataset's fingerprint is the key of its caches."""
     state: dict[str, Any] = dict.fromkeys(("_format_columns", "_format_type"))
     state |= {"_format_kwargs": {}, "_output_all_columns": False, "_split": folder.name, "_fingerprint": sha256[:16]}
     state["_data_files"] = [{"filename": path.name} for path in sorted(folder.glob("data-*.arrow"))]
-    put(folder / "state.json", json.dumps(state, indent=2).encode())
-    sync(folder / "dataset_info.json")
+    return state
 
 
 def _place(partial: Path, out: Path, splits: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ from cskd_hf.errors import UserError
 BATCH_IMAGES = 256
 BATCH_BYTES = 16 << 20
 ROW_BYTES = 40
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64())])
 
 Item = TypeVar("Item")
 
@@ -153,7 +155,7 @@ def write_shard(
             # A file name that is not UTF-8 is stored with ?: Arrow has no other strings.
             files = [name.rsplit("/", 1)[-1].encode(errors="replace").decode() for name in names]
             column = pa.StructArray.from_arrays(
-                [pa.array(contents, pa.binary()), pa.array(files, pa.string())], fields=list(schema.field("image").type)
+                [pa.array(contents, pa.binary()), pa.array(files, pa.string())], fields=list(IMAGE)
             )
             writer.write_batch(pa.record_batch([column, pa.array(labels, pa.int64())], schema=schema))
             if progress is not None:

@@ -16,6 +16,7 @@ from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.load import Images, ImageSplit
 
 SAMPLE = 200  # images a split that are looked at where looking at all takes too long
+ALL = "compared by their bytes, across splits and within train: every image"
 CANDIDATES = 5_000  # training images fetched to compare a sample with
 
 
@@ -105,7 +106,7 @@ def compare(splits: Mapping[str, ImageSplit], prints: Mapping[str, np.ndarray], 
             shared, rows, others = np.intersect1d(prints[first], prints[second], return_indices=True)
             if len(shared):
                 problems.append(
-                    f"{len(shared):,} images of {second} are also in {first}, such as "
+                    f"{images_as_told(len(shared))} in {first} and in {second}, such as "
                     f"{splits[second].describe(others[0])} = {splits[first].describe(rows[0])}"
                 )
     train, order = splits["train"], np.argsort(prints["train"], kind="stable")
@@ -114,14 +115,14 @@ def compare(splits: Mapping[str, ImageSplit], prints: Mapping[str, np.ndarray], 
     if len(other_label):
         row, other = order[other_label[0]], order[other_label[0] + 1]
         problems.append(
-            f"{len(other_label):,} images of train occur again under another label, such as {train.describe(row)} "
+            f"{images_as_told(len(other_label))} twice in train under two labels, such as {train.describe(row)} "
             f"({train.class_names[train.labels[row]]}) = {train.describe(other)} "
             f"({train.class_names[train.labels[other]]})"
         )
     if len(same) > len(other_label):
         row, other = order[np.setdiff1d(same, other_label)[0] + np.arange(2)]
         count = len(same) - len(other_label)
-        notes.append(f"{count:,} images of train occur again, such as {train.describe(row)} = {train.describe(other)}")
+        notes.append(f"{images_as_told(count)} twice in train, such as {train.describe(row)} = {train.describe(other)}")
     return Duplicates(problems, notes, how)
 
 
@@ -133,10 +134,10 @@ def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicate
     """
     splits = named_splits(images)
     if num_bytes <= limit:
-        return compare(splits, {name: fingerprint(split) for name, split in splits.items()}, "every image")
+        return compare(splits, {name: fingerprint(split) for name, split in splits.items()}, ALL)
     lengths = _lengths(images.train)
     if lengths is None:
-        return Duplicates([], [], f"none: {readable_size(num_bytes)} of single files")
+        return Duplicates([], [], f"not compared: {readable_size(num_bytes)} of single files")
     problems, compared, fetched = [], 0, 0
     by_length = np.argsort(lengths, kind="stable")
     for name in list(splits)[1:]:
@@ -152,10 +153,12 @@ def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicate
         if found:
             row, other = found[0]
             problems.append(
-                f"{len(found)} of {min(SAMPLE, len(split))} sampled images of {name} are also in train, such as "
+                f"{len(found)} of {min(SAMPLE, len(split))} sampled images of {name} in train too, such as "
                 f"{split.describe(row)} = {images.train.describe(other)}"
             )
-    return Duplicates(problems, [], f"a sample of {compared} with all of train")
+    return Duplicates(
+        problems, [], f"compared by their bytes: a sample of {compared} of the other splits with all of train"
+    )
 
 
 def _lengths(split: ImageSplit) -> np.ndarray | None:
@@ -165,6 +168,10 @@ def _lengths(split: ImageSplit) -> np.ndarray | None:
     if any(content.null_count for content in contents):
         return None
     return np.concatenate([pc.binary_length(content).to_numpy() for content in contents])[positions]
+
+
+def images_as_told(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def readable_size(num_bytes: float) -> str:

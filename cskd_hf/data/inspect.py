@@ -56,8 +56,9 @@ class Seen:
     def all_fingerprints(self) -> np.ndarray:
         return np.concatenate(self.fingerprints)
 
-    def short_sides(self) -> np.ndarray:
-        return np.array([min(size) for size in self.sizes.elements()])
+    def widths_and_heights(self) -> np.ndarray:
+        """(N, 2), in no order."""
+        return np.repeat(np.array(list(self.sizes), int).reshape(-1, 2), list(self.sizes.values()), axis=0)
 
 
 def look(split: ImageSplit, rows: Sequence[int], num_decoded: int, fingerprints: bool = False) -> Seen:
@@ -143,11 +144,11 @@ def count(images: Images, data: DataSection, findings: Findings) -> None:
         empty = np.flatnonzero(present == 0)
         if len(empty):
             examples = ", ".join(images.train.class_names[label] for label in empty[:3]) + ", …" * (len(empty) > 3)
-            line = f"{len(empty):,} of {images.num_classes:,} classes have no image in {name}: {examples}"
+            line = f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
             (findings.notes if name == "held out" else findings.problems).append(line)
     alone = int((np.bincount(images.train.labels) == 1).sum())
     if alone:
-        findings.notes.append(f"{alone:,} classes have one training image, which is paired with itself")
+        findings.notes.append(f"classes with one training image, which is paired with itself: {alone:,}")
 
 
 def against_catalog(images: Images, data: DataSection) -> list[tuple[str, int, int | None]]:
@@ -173,7 +174,7 @@ def judge(seen: Mapping[str, Seen], recipe: Recipe, findings: Findings) -> None:
     shares = {
         "are grey": lambda split: sum(split.modes[mode] for mode in GREY),
         f"are smaller than transform.input_size, {height}×{width}, and are enlarged": lambda split: int(
-            (split.short_sides() < min(height, width)).sum()
+            (split.widths_and_heights().min(1) < min(height, width)).sum()
         ),
     }
     for what, number in shares.items():

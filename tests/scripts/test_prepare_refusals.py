@@ -124,10 +124,10 @@ def test_a_truncated_tar_or_zip_is_refused_with_the_member_it_ends_in(tmp_path):
 def test_a_truncated_compressed_tar_is_refused(tmp_path, kind):
     members = members_of(ORIGINALS["cub200"]())
     content = PACKERS[kind](members)
-    for cut in range(50, len(content), 997):
+    for cut in range(5, len(content), 997):
         (tmp_path / "a").write_bytes(content[:cut])
         message = refusal("cub200", tmp_path / "a", tmp_path / "out")
-        assert "truncated" in message or ((kind == "tar.bz2" or cut < 1200) and "is not a tar archive" in message)
+        assert "is truncated" in message
     if kind == "tgz":  # a bzip2 block, 900 kB, cannot be read in part
         assert any(name in message for name in members), message
 
