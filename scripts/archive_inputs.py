@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import hashlib
-import io
 import os
 import re
 import zlib
@@ -19,7 +17,10 @@ from archives import Member, Tree, index_folder, index_tar, index_zip
 from cskd_hf.errors import UserError
 
 BLOCK = 1 << 20
-COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
+COMPRESSED: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),  # with gzip's header and checksum
+    b"BZh": bz2.BZ2Decompressor,
+}
 
 
 class Input:
@@ -80,18 +81,27 @@ class Input:
         return tree
 
     def _decompress(self, spool: Path, progress: Callable[[int], object]) -> Exception | None:
-        with open(self.path, "rb") as file, open(spool, "wb") as copy:
-            opener = COMPRESSED[next(magic for magic in COMPRESSED if file.peek(3).startswith(magic))]
-            with opener(io.BufferedReader(_Counted(file, self, progress), BLOCK)) as stream:
-                while True:
+        """Write what can be decompressed; returns what stopped it before the end."""
+        with open(self.path, "rb", buffering=0) as file, open(spool, "wb", buffering=BLOCK) as copy:
+            decoder = None
+            while block := file.read(BLOCK):
+                self.feed(block)
+                progress(len(block))
+                while block:
+                    if decoder is None or decoder.eof:  # several streams may follow each other, and zeros the last
+                        block = block.lstrip(b"\0")
+                        magic = [magic for magic in COMPRESSED if block.startswith(magic)]
+                        if not magic:
+                            break
+                        decoder = COMPRESSED[magic[0]]()
                     try:
-                        # read1: what there is; read would lose what it has got when it meets the end too early.
-                        block = stream.read1(BLOCK)
-                    except (EOFError, OSError, zlib.error) as error:
+                        copy.write(decoder.decompress(block))
+                    except (OSError, zlib.error) as error:
+                        if isinstance(error, OSError) and error.errno:  # the disk's: bz2 has no number
+                            raise
                         return error
-                    if not block:
-                        return None
-                    copy.write(block)
+                    block = decoder.unused_data
+        return None if decoder is not None and decoder.eof else EOFError("the compressed stream has no end")
 
     def advance(self, end: int | None = None) -> None:
         """Take the bytes up to `end` (all) into the SHA-256."""
@@ -113,20 +123,6 @@ class Input:
             return {"folder": self.path.resolve().name, "size": self.size, "sha256": None}
         self.advance()
         return {"file": self.path.name, "size": self.size, "sha256": self._sha256.hexdigest()}
-
-
-class _Counted(io.RawIOBase):
-    def __init__(self, file: io.BufferedReader, owner: Input, progress: Callable[[int], object]) -> None:
-        self.file, self.owner, self.progress = file, owner, progress
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self.file.readinto(buffer)
-        self.owner.feed(memoryview(buffer)[:count])
-        self.progress(count)
-        return count
 
 
 def expand(paths: Sequence[Path], archives: Sequence[str]) -> list[Path]:

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from cskd_hf.errors import UserError
 
 BATCH_IMAGES = 256
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 4 << 20
 ROW_BYTES = 40
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64())])
@@ -222,12 +222,15 @@ def write_shards(
                 jobs.append((shard, target, rows_file(partial, split, number), schema))
     with bar:
         if workers == 0:
-            with ThreadPoolExecutor(1) as pool:
-                digests = [pool.submit(each.advance) for each in inputs]
-                for job in jobs:
-                    write_shard(*job, progress=bar.update)
-                for digest in digests:
-                    digest.result()
+            with ThreadPoolExecutor(3) as threads:  # what takes time, reading, hashing and syncing, leaves Python
+                work = [threads.submit(each.advance) for each in inputs]
+                work += [threads.submit(write_shard, *job, progress=bar.update) for job in jobs]
+                try:
+                    for future in as_completed(work):
+                        future.result()
+                except BaseException:
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise
             return
         digested = {each.path: each for each in inputs}
         spawn = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""Where images come from: a Hub set, a folder in one of three shapes, or scikit-learn's digits."""
+"""Where images come from: a Hub set, a folder in one of four shapes, or scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from PIL import Image as PillowImage
+from pyarrow import csv
 
 from cskd_hf.data.catalog import CATALOG
 from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
@@ -58,11 +60,33 @@ def _open_folder(root: Path, data: DataSection, splits: list[str]) -> DatasetDic
             return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
         if any(root.rglob("*.parquet")):
             return open_files(root, splits, data.config_name, described_files(root, data.config_name))
+        if any((root / f"{split}.csv").is_file() for split in splits):
+            return _open_csv(root, data, splits)
     except UserError:
         raise
     except Exception as error:  # see open_hub
         raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return _open_class_folders(root, splits)
+
+
+def _open_csv(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
+    """`root/split.csv`: a column of image paths, absolute or relative to `root`, and one of labels."""
+    assert data.image_column is not None
+    # A class may well be called NA, null or nan: only an empty cell has no label.
+    options = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+    loaded = {}
+    for file in sorted(root.glob("*.csv")):
+        if same_split(file.stem) not in set(map(same_split, splits)):
+            loaded[file.stem] = Dataset.from_dict({})  # there, should somebody ask what there is
+            continue
+        table = csv.read_csv(file, convert_options=options)
+        if data.image_column in table.column_names and pa.types.is_string(table[data.image_column].type):
+            # An absolute path wins over the folder it is joined to.
+            paths = [None if path is None else str(root / path) for path in table[data.image_column].to_pylist()]
+            column = table.column_names.index(data.image_column)
+            table = table.set_column(column, data.image_column, pa.array(paths))
+        loaded[file.stem] = Dataset(table)
+    return DatasetDict(loaded)
 
 
 def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:

@@ -745,3 +745,51 @@ def test_the_pretrained_weights_own_statistics_come_first(recipe):
     assert resolve(recipe(model=pretrained)).transform.mean == (0.5, 0.5, 0.5)
     assert resolve(recipe(model=pretrained)).transform.std == (0.5, 0.5, 0.5)
     assert resolve(recipe(model=pretrained | {"pretrained": False})).transform.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_a_csv_of_paths_is_read_with_labels_as_they_are_written(tmp_path):
+    for file in ("a/1.png", "a/with, comma.png", "b/ü 2.png"):
+        (tmp_path / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("RGB", (4, 4), (len(file), 0, 0)).save(tmp_path / "pictures" / file)
+    absolute = tmp_path / "pictures" / "b" / "ü 2.png"
+    (tmp_path / "train.csv").write_text(
+        f'file,species,note\npictures/a/1.png,10,x\n"pictures/a/with, comma.png",2,y\n{absolute},10,\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "val.csv").write_text("file,species,note\npictures/a/1.png,2,\n", encoding="utf-8")
+    images = load(tmp_path, test_split="val", image_column="file", label_column="species")
+    assert images.train.class_names == ("2", "10")  # as numbers, not as text
+    assert images.train.labels.tolist() == [1, 0, 1]
+    assert images.test.labels.tolist() == [0]
+    red = [np.asarray(decode(image))[0, 0, 0] for image in images.train.fetch(range(3))]
+    assert red == [len("a/1.png"), len("a/with, comma.png"), len("b/ü 2.png")]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("file,label\n1.png,a\n2.png,b\n", "no column 'image'; it has file, label"),
+        ("image,species\n1.png,a\n2.png,b\n", "no column 'label'; it has image, species"),
+        ("image,label\n1.png,a\n2.png,\n", "1 of 2 rows of split 'train' have no label"),
+        ("image,label\n1.png,a\n2.png\n", "train|CSV parse error"),
+        ("", "Empty CSV"),
+    ],
+)
+def test_a_csv_that_is_not_what_it_should_be_is_a_user_error_in_one_line(tmp_path, train, message):
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "test.csv").write_text("image,label\n1.png,a\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_class_of_a_csv_may_be_called_na_or_null(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,NA\n2.png,null\n3.png,nan\n")
+    assert load(tmp_path).train.class_names == ("NA", "nan", "null")
+
+
+def test_a_csv_split_that_is_missing_is_named_with_those_there_are(tmp_path):
+    (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
+    with pytest.raises(UserError, match="no split 'test'; it has train"):
+        load(tmp_path)
