@@ -75,7 +75,10 @@ class Input:
         failure = self._decompress(spool, progress)
         if failure is not None and spool.stat().st_size < 512:
             raise UserError(f"{self.path} is truncated or damaged before its first member: {failure}")
-        tree = index_tar(spool, str(self.path))  # says inside which member it ends
+        try:
+            tree = index_tar(spool, str(self.path))
+        except UserError as error:  # says inside which member it ends
+            raise UserError(f"{error} ({failure})" if failure else str(error)) from failure
         if failure is not None:
             raise UserError(f"{self.path} is truncated or damaged at its end, after all its members: {failure}")
         return tree

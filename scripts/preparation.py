@@ -77,7 +77,7 @@ def prepare(
     parser.add_argument("--shard-size", type=float, default=500, metavar="MB", help="of one file of OUT (500)")
     if workers:
         parser.add_argument("--workers", type=int, default=workers, help=f"processes that write shards ({workers})")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # options may stand anywhere
     if arguments.shard_size <= 0 or (workers and arguments.workers < 1):
         parser.error("--shard-size and --workers are above 0")
     inputs, out = [Input(path) for path in expand(arguments.inputs, archives)], arguments.out

@@ -223,7 +223,7 @@ def write_shards(
     with bar:
         if workers == 0:
             with ThreadPoolExecutor(3) as threads:  # what takes time, reading, hashing and syncing, leaves Python
-                work = [threads.submit(each.advance) for each in inputs]
+                work: list[Future[Any]] = [threads.submit(each.advance) for each in inputs]
                 work += [threads.submit(write_shard, *job, progress=bar.update) for job in jobs]
                 try:
                     for future in as_completed(work):

@@ -6,7 +6,9 @@ Facts only; `data/sources.py` opens them, `check.py` compares what was opened wi
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -126,3 +128,13 @@ CATALOG = {
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
     ),
 }
+
+
+def entry_of(dataset: str) -> CatalogEntry | None:
+    """The facts of a named set, or of a folder that a script made of its original archive; None of any other."""
+    if dataset in CATALOG:
+        return CATALOG[dataset]
+    try:
+        return CATALOG[json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))["name"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # somebody else's manifest, or none

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
-from cskd_hf.data.catalog import CATALOG, IMAGENET_MEAN, IMAGENET_STD
+from cskd_hf.data.catalog import IMAGENET_MEAN, IMAGENET_STD, entry_of
 from cskd_hf.data.sources import open_splits, same_split
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import DataSection, Recipe
@@ -71,11 +71,11 @@ class Images:
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Fill the `data` and `transform` keys left null from the catalog; no data is touched.
+    """Fill the `data` and `transform` keys left null from the catalog; no image is touched.
 
     The pretrained weights' own statistics come before the catalog's: those are what the backbone was trained with.
     """
-    entry = CATALOG.get(recipe.data.dataset)
+    entry = entry_of(recipe.data.dataset)
     defaults = {"train_split": "train", "test_split": "test", "holdout": 0.0}
     defaults |= {"image_column": "image", "label_column": "label"}
     statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}

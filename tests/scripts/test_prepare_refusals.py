@@ -35,15 +35,23 @@ def prepare(name: str, *arguments: Any, any_counts: bool = True) -> int:
     return importlib.import_module(f"prepare_{name}").main([*map(str, arguments), *options])
 
 
-def refusal(name: str, *arguments: Any, any_counts: bool = True) -> str:
-    """The one line a preparation is refused with; it leaves nothing where there was nothing."""
+def refusal(name: str, *arguments: Any, any_counts: bool = True, begun: bool = False) -> str:
+    """The one line a preparation is refused with; it leaves nothing where there was nothing.
+
+    Args:
+        begun: images were being written; those shards that are whole are kept for the next run.
+    """
     out = Path(arguments[-1])
     before = sorted(out.rglob("*")) if out.is_dir() else out.exists()
     with pytest.raises(UserError) as caught:
         prepare(name, *arguments, any_counts=any_counts)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert (sorted(out.rglob("*")) if out.is_dir() else out.exists()) == before
+    if begun and out.exists():
+        assert [path.name for path in out.iterdir()] == [".partial"]
+        assert not [path for path in out.rglob("*") if path.suffix == ".tmp" or path.name.startswith("spool")]
+    else:
+        assert (sorted(out.rglob("*")) if out.is_dir() else out.exists()) == before
     return message
 
 
@@ -128,6 +136,7 @@ def test_a_truncated_compressed_tar_is_refused(tmp_path, kind):
         (tmp_path / "a").write_bytes(content[:cut])
         message = refusal("cub200", tmp_path / "a", tmp_path / "out")
         assert "is truncated" in message
+        assert "the compressed stream has no end" in message
     if kind == "tgz":  # a bzip2 block, 900 kB, cannot be read in part
         assert any(name in message for name in members), message
 
@@ -149,7 +158,9 @@ def test_a_gzip_that_lacks_only_its_checksum_is_truncated_too(tmp_path):
     (tmp_path / "a.tgz").write_bytes(content[:-6])
     assert "truncated or damaged at its end" in refusal("cub200", tmp_path / "a.tgz", tmp_path / "out")
     (tmp_path / "a.tgz").write_bytes(content[:-8] + bytes(8))
-    assert "truncated or damaged at its end" in refusal("cub200", tmp_path / "a.tgz", tmp_path / "out")
+    message = refusal("cub200", tmp_path / "a.tgz", tmp_path / "out")
+    assert "truncated or damaged" in message
+    assert "incorrect data check" in message
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -161,7 +172,7 @@ def test_a_damaged_image_in_a_zip_is_named(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "a.zip") as opened:
         middle = opened.getinfo(name).header_offset + 30 + len(name) + opened.getinfo(name).compress_size // 2
     (tmp_path / "a.zip").write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
-    message = refusal("tiny_imagenet", tmp_path / "a.zip", tmp_path / "out")
+    message = refusal("tiny_imagenet", tmp_path / "a.zip", tmp_path / "out", begun=True)
     assert "damaged" in message
     assert name in message
 
@@ -170,7 +181,9 @@ def test_a_broken_class_archive_inside_imagenets_is_named_with_its_member(tmp_pa
     def cut(original: Original) -> None:
         members_of(original)["n02085620.tar"] = members_of(original)["n02085620.tar"][:1200]
 
-    message = refusal("imagenet", *changed("imagenet", cut, tmp_path / "in"), tmp_path / "out", "--workers=1")
+    message = refusal(
+        "imagenet", *changed("imagenet", cut, tmp_path / "in"), "--workers=1", tmp_path / "out", begun=True
+    )
     assert "ILSVRC2012_img_train.tar: n02085620.tar is truncated: it ends inside n02085620_" in message
 
 
@@ -178,7 +191,7 @@ def test_an_image_of_no_bytes_is_named(tmp_path):
     def empty(original: Original) -> None:
         members_of(original)["Images/warehouse/Wäre_1.jpg"] = b""
 
-    message = refusal("mit67", *changed("mit67", empty, tmp_path / "in"), tmp_path / "out")
+    message = refusal("mit67", *changed("mit67", empty, tmp_path / "in"), tmp_path / "out", begun=True)
     assert "Images/warehouse/Wäre_1.jpg is empty" in message
 
 
@@ -222,7 +235,9 @@ def test_an_unsafe_member_of_a_class_archive_is_refused_too(tmp_path, kind):
     def insert(original: Original) -> None:
         members_of(original)["n02085620.tar"] = tar([(member, b""), (tarfile.TarInfo("a.JPEG"), b"a")])
 
-    message = refusal("imagenet", *changed("imagenet", insert, tmp_path / "in"), tmp_path / "out", "--workers=1")
+    message = refusal(
+        "imagenet", *changed("imagenet", insert, tmp_path / "in"), "--workers=1", tmp_path / "out", begun=True
+    )
     assert "n02085620.tar is not safe" in message
     assert said in message
 
