@@ -205,7 +205,7 @@ def imagenet(num_images: int = 4, size: int = 12) -> Original:
     train = {}
     for label, wnid in enumerate(class_names):
         images = {f"{wnid}_{n}.JPEG": odd_picture(10 * label + n) if size == 12 else picture(10 * label + n, size=size)
-                  for n in (10, 2, *range(20, 18 + num_images))}  # fmt: skip
+                  for n in (2, 10, *range(20, 18 + num_images))}  # fmt: skip
         train[f"{wnid}.tar"] = tar(images)
         rows["train"] += [(name, label, images[name]) for name in sorted(images)]
     val = {}
@@ -244,8 +244,6 @@ ORIGINALS: dict[str, Callable[[], Original]] = {
     "tiny_imagenet": tiny_imagenet,
     "imagenet": imagenet,
 }
-
-USUAL = {"cub200": "tgz", "stanford_dogs": "tar", "mit67": "tar", "tiny_imagenet": "zip", "imagenet": "tar"}
 
 
 def usual(root: Path, name: str) -> list[Path]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Features, Image, load_from_disk
-from scripts.originals import ORIGINALS, USUAL, Original, imagenet, odd_picture, packed, usual
+from PIL import Image as PillowImage
+from scripts.originals import ORIGINALS, Original, imagenet, odd_picture, packed, usual
 
 from cskd_hf.data.catalog import CATALOG
 from cskd_hf.data.decode import decode
@@ -101,13 +104,10 @@ def test_the_original_archives_become_a_dataset_with_every_image_byte_for_byte(t
 
 def test_the_odd_images_are_what_they_should_be():
     """Else the test above would compare nothing but colour JPEGs."""
-    assert odd_picture(7).startswith(b"\x89PNG")
-    assert odd_picture(8).startswith(b"GIF8")
-    import io
-
-    from PIL import Image as PillowImage
-
-    assert [PillowImage.open(io.BytesIO(odd_picture(number))).mode for number in (1, 3, 5)] == ["RGB", "L", "CMYK"]
+    opened = [PillowImage.open(io.BytesIO(odd_picture(number))) for number in (1, 3, 5, 7, 8)]
+    assert [(image.format, image.mode) for image in opened] == [
+        ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("GIF", "P")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["tar", "tgz", "tar.bz2", "zip", "folder"])
@@ -136,6 +136,18 @@ def test_one_folder_with_everything_unpacked_will_do(tmp_path):
         (root / ".hidden" / "TrainImages.txt").write_text("none/a.jpg")
         assert prepare(name, root, tmp_path / f"{name}-out") == 0
         assert_whole(tmp_path / f"{name}-out", original)
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_copies_of_lists_and_images_in_other_folders_do_not_mislead(tmp_path, kind):
+    original = ORIGINALS["cub200"]()
+    members = original.files["CUB_200_2011.tgz"]
+    images = [member for member in members if "/images/" in member]
+    copies = {member.replace("/images/", "/a copy/"): b"a thumbnail" for member in images[:5]}
+    copies |= {"CUB_200_2011/a copy/images.txt": b"1 003.Sooty_Albatross/none.jpg\n"}
+    original.files["CUB_200_2011.tgz"] = copies | members
+    assert prepare("cub200", *packed(tmp_path / "in", original, kind), tmp_path / "out") == 0
+    assert_whole(tmp_path / "out", original)
 
 
 @pytest.mark.parametrize("layout", ["flat", "by class", "class tars"])
@@ -189,19 +201,18 @@ def test_shards_are_of_about_the_size_asked_for(tmp_path):
     assert [len(part) for part in even_parts(range(1000), [110] * 1000, 11_000)] == [100] * 10
 
 
-def test_batches_of_images_are_bounded_in_number_and_bytes(tmp_path, monkeypatch):
-    import pyarrow as pa
+@pytest.mark.parametrize(("images", "size", "most"), [(3, 10**9, 3), (1000, 1200, 3), (1000, 1, 1)])
+def test_batches_of_images_are_bounded_in_number_and_bytes(tmp_path, monkeypatch, images, size, most):
     import shards
 
-    monkeypatch.setattr(shards, "BATCH_IMAGES", 4)
-    monkeypatch.setattr(shards, "BATCH_BYTES", 1200)
+    monkeypatch.setattr(shards, "BATCH_IMAGES", images)
+    monkeypatch.setattr(shards, "BATCH_BYTES", size)
     original = ORIGINALS["cub200"]()
     assert prepare("cub200", *packed(tmp_path / "in", original, "tar"), tmp_path / "out") == 0
     assert_whole(tmp_path / "out", original)
     with pa.OSFile(str(tmp_path / "out/train/data-00000-of-00001.arrow")) as file:
         batches = [batch.num_rows for batch in pa.ipc.open_stream(file)]
-    assert len(batches) > 2
-    assert max(batches) <= 4
+    assert max(batches) == most
     assert sum(batches) == len(original.rows["train"])
 
 
@@ -308,6 +319,23 @@ def test_interrupted_at_any_rename_nothing_half_written_is_taken_for_whole_and_t
     assert interrupted > 12
 
 
+def test_another_shard_size_starts_anew(tmp_path, monkeypatch):
+    original = ORIGINALS["cub200"]()
+    archives = packed(tmp_path / "in", original, "tar")
+
+    def killed(*arguments: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("preparation._split_digest", killed)
+        with pytest.raises(KilledError):
+            prepare("cub200", *archives, tmp_path / "out", "--shard-size", 0.002)
+    assert len(list((tmp_path / "out").rglob("data-*.arrow"))) > 2
+    assert prepare("cub200", *archives, tmp_path / "out") == 0
+    assert_whole(tmp_path / "out", original)
+    assert len(list((tmp_path / "out").rglob("data-*.arrow"))) == 2
+
+
 def test_a_second_run_on_a_finished_folder_says_so_and_touches_nothing(tmp_path, capsys):
     archives = usual(tmp_path / "in", "cub200")
     out = tmp_path / "out"
@@ -321,11 +349,8 @@ def test_a_second_run_on_a_finished_folder_says_so_and_touches_nothing(tmp_path,
 
 def test_help_gives_the_archives_the_terms_and_an_example():
     for name in ORIGINALS:
-        module = importlib.import_module(f"prepare_{name}")
         done = subprocess.run(command(name, "--help"), capture_output=True, text=True)
         assert done.returncode == 0
         assert f"python scripts/prepare_{name}.py" in done.stdout
         assert f"terms: {CATALOG[name].terms}" in done.stdout
         assert all(archive in done.stdout for archive in ORIGINALS[name]().files)
-        assert module.__doc__ is not None
-    assert set(USUAL) == set(ORIGINALS)

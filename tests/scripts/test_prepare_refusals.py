@@ -96,7 +96,7 @@ def test_what_is_neither_archive_nor_folder_is_refused(tmp_path):
     for content in (b"", b"<html>not found</html>", bytes(2000)):
         (tmp_path / "CUB_200_2011.tgz").write_bytes(content)
         assert "holds CUB_200_2011.tgz" in refusal("cub200", tmp_path / "CUB_200_2011.tgz", tmp_path / "out")
-    (tmp_path / "empty").mkdir()
+    unpacked(tmp_path / "empty", {".cache/images.txt": b"1 a/a.jpg"})
     assert "holds nothing" in refusal("cub200", tmp_path / "empty", tmp_path / "out")
 
 
@@ -187,11 +187,13 @@ def test_a_broken_class_archive_inside_imagenets_is_named_with_its_member(tmp_pa
     assert "ILSVRC2012_img_train.tar: n02085620.tar is truncated: it ends inside n02085620_" in message
 
 
-def test_an_image_of_no_bytes_is_named(tmp_path):
+@pytest.mark.parametrize("kind", ["tar", "tgz", "zip", "folder"])
+def test_an_image_of_no_bytes_is_named(tmp_path, kind):
     def empty(original: Original) -> None:
         members_of(original)["Images/warehouse/Wäre_1.jpg"] = b""
 
-    message = refusal("mit67", *changed("mit67", empty, tmp_path / "in"), tmp_path / "out", begun=True)
+    archives = changed("mit67", empty, tmp_path / "in", kind)
+    message = refusal("mit67", *archives, tmp_path / "out", begun=True)
     assert "Images/warehouse/Wäre_1.jpg is empty" in message
 
 
@@ -429,6 +431,8 @@ def test_out_must_be_new_or_empty_or_begun_by_the_same_script(tmp_path):
     assert "is not empty: it holds notes.txt" in refusal("cub200", *archives, out)
     unpacked(tmp_path / "mine", {"train/robin/1.jpg": b"mine", ".partial/mine": b"mine"})
     assert "is not empty: it holds .partial, train" in refusal("cub200", *archives, tmp_path / "mine")
+    unpacked(tmp_path / "hidden", {".partial/lock": b"", ".partial/mine": b"mine"})
+    assert "is not empty: it holds .partial" in refusal("cub200", *archives, tmp_path / "hidden")
     unpacked(tmp_path / "begun", {".partial/plan.json": json.dumps({"name": "cub200"}).encode(), "notes.txt": b"mine"})
     assert "is not empty: it holds notes.txt" in refusal("cub200", *archives, tmp_path / "begun")
     unpacked(tmp_path / "dogs", {".partial/plan.json": json.dumps({"name": "stanford_dogs"}).encode()})
@@ -463,7 +467,7 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
     archives = usual(tmp_path / "in", "cub200")
     (tmp_path / "out" / ".partial").mkdir(parents=True)
     with open(tmp_path / "out" / ".partial" / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         assert "another preparation is writing there" in refusal("cub200", *archives, tmp_path / "out")
     assert prepare("cub200", *archives, tmp_path / "out") == 0
 
