@@ -39,7 +39,7 @@ def main(folders: list[Path]) -> None:
         )
     print(
         "\nTest split, last epoch, one seed each: a demonstration; recipes/README.md has means over seeds."
-        "\nECE: 20 bins. After T: logits divided by T, fitted on the held-out split. images/s: supervised ones; CS-KD"
+        "\nECE: 20 bins. After T: logits divided by T, fitted on the held-out split. images/s: anchors; CS-KD"
         "\nloads two images for each.\n"
     )
     for folder in folders:

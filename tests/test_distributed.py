@@ -67,7 +67,7 @@ def whole(tmp_path_factory, images) -> Path:
     done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS)
     assert done.status == 0, done.stderr
     assert done.stdout.count("epoch   1/2") == 1  # one process speaks
-    assert "2 x 2 processes x 1 accumulated = 4 supervised images (8 images loaded)" in done.stdout
+    assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout
     return recipe.with_suffix("")
 
 

@@ -142,7 +142,7 @@ def test_output_that_is_no_terminal_gets_lines_and_no_bars(finished):
     assert "\r" not in stdout + stderr
     assert "\x1b" not in stdout + stderr
     assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
-    assert "4 x 1 processes x 1 accumulated = 4 supervised images (8 images loaded)" in stdout
+    assert "4 x 1 processes x 1 accumulated = 4 anchors (8 images)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
     for name in RATES:
         assert f"  {name} " in stdout
@@ -669,7 +669,7 @@ def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, 
 def test_accumulated_batches_are_told_and_counted(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
     assert done.status == 0, done.stderr
-    assert "4 x 1 processes x 2 accumulated = 8 supervised images (16 images loaded)" in done.stdout
+    assert "4 x 1 processes x 2 accumulated = 8 anchors (16 images)" in done.stdout
     assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [2, 4]
 
 

@@ -48,7 +48,7 @@ class Console:
         accumulation = recipe.run.gradient_accumulation_steps
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
-        loaded = "" if recipe.method.views == "single" else f" ({2 * anchors:,} images loaded)"
+        counted = "images" if recipe.method.views == "single" else f"anchors ({2 * anchors:,} images)"
         self.say(
             f"{recipe.run.output_dir}\n"
             f"  data       {recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
@@ -56,7 +56,7 @@ class Console:
             f"  model      {recipe.model.model_name}, {num_parameters:,} parameters\n"
             f"  method     {method.removeprefix('name ')}\n"
             f"  update     {recipe.data.batch_size} x {batches.num_processes} processes x {accumulation} accumulated = "
-            f"{anchors:,} supervised images{loaded}, lr {recipe.optimizer.lr:g} as written\n"
+            f"{anchors:,} {counted}, lr {recipe.optimizer.lr:g} as written\n"
             f"  precision  {recipe.run.mixed_precision}"
         )
         for note in images.notes:
