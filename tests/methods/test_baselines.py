@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import cskd_hf.models.small  # noqa: F401  (registers)
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
-from cskd_hf.methods import CSKD, Batch, CrossEntropy, MaxEntropy, Method, MutualCSKD, VirtualSoftmax
+from cskd_hf.methods import CSKD, DDGSD, Batch, CrossEntropy, MaxEntropy, Method, MutualCSKD, VirtualSoftmax
 
 NUM_CLASSES = 5
 GENERATOR = np.random.RandomState(0)
@@ -179,3 +179,41 @@ def test_mutual_cskd_makes_one_forward_where_cskd_makes_two():
         objective(batch_of(8))
         moved.append(objective.module.stem[1].num_batches_tracked.item())
     assert moved == [1, 2]
+
+
+# DDGSD
+
+
+class FixedFeatures(Fixed):
+    """Its pooled features are twice its logits."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
+        return 2 * maps if pre_logits else maps
+
+
+@pytest.mark.parametrize("settings", [(1.0, 0.0, 0.0), (3.0, 1.0, 5e-4), (2.0, 0.5, 0.1)])
+def test_ddgsd_is_cross_entropy_kl_both_ways_and_the_distance_of_the_mean_features(settings):
+    temperature, distill, feature = settings
+    method = DDGSD(temperature=temperature, distill_loss_weight=distill, feature_loss_weight=feature)
+    target = np.tile(TARGET[:3], 2)
+    images = torch.tensor(LOGITS)[:, :, None, None].requires_grad_()
+    result = method.forward_loss(FixedFeatures(), Batch(images, torch.tensor(target), torch.arange(6)))
+    first, second = LOGITS[:3].astype(np.float64), LOGITS[3:].astype(np.float64)
+    expected_kd = (kl(second, first, temperature) + kl(first, second, temperature)) / 2
+    distance = float(((2 * first.mean(axis=0) - 2 * second.mean(axis=0)) ** 2).sum())
+    assert result["kd_loss"].item() == pytest.approx(expected_kd, rel=1e-5)
+    assert result["feature_loss"].item() == pytest.approx(distance, rel=1e-5)
+    expected = cross_entropy(LOGITS, target) + distill * expected_kd + feature * distance
+    assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ddgsd_of_two_equal_views_is_cross_entropy_alone():
+    logits, target = np.tile(LOGITS[:3], (2, 1)), np.tile(TARGET[:3], 2)
+    images = torch.tensor(logits)[:, :, None, None].requires_grad_()
+    result = DDGSD().forward_loss(FixedFeatures(), Batch(images, torch.tensor(target), torch.arange(6)))
+    assert result["kd_loss"].item() == pytest.approx(0, abs=1e-6)
+    assert result["feature_loss"].item() == 0
+    assert result["loss"].item() == pytest.approx(cross_entropy(logits, target), rel=1e-5)
