@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="data.dataset=FOLDER")
     parser.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     return check(load_recipe(args.recipe, args.overrides), args.full)
 
 
@@ -86,15 +86,15 @@ _NOT_FULL = " in what was looked at; --full looks at everything"
 def say_source(recipe: Recipe) -> None:
     from huggingface_hub import constants
 
-    from cskd_hf.data.catalog import CATALOG
+    from cskd_hf.data.catalog import CATALOG, entry_of
     from cskd_hf.data.hub import cached_commit
 
     data = recipe.data
-    entry, commit = CATALOG.get(data.dataset), cached_commit(data)
-    place = f"folder {os.path.abspath(data.dataset)}" if entry is None else "ships with scikit-learn"
+    entry, commit = entry_of(data.dataset), cached_commit(data)
+    place = "ships with scikit-learn" if data.dataset == "digits" else f"folder {os.path.abspath(data.dataset)}"
     if commit is not None:
         asked = f" (revision {data.revision})" if data.revision else ""
-        place = f"Hub set {data.dataset if entry is None else entry.path}, commit {commit}{asked}"
+        place = f"Hub set {entry.path if data.dataset in CATALOG and entry else data.dataset}, commit {commit}{asked}"
     print(f"{'data':11s}{data.dataset}: {place}")
     if entry is not None:
         print(f"{'':11s}split     {entry.official_split}\n{'':11s}terms     {entry.terms}")

@@ -21,7 +21,7 @@ class ImageError(UserError):
 
 
 def run_command(command: Callable[[], int]) -> None:
-    """Run a command's `main` and turn a `UserError` into lines on stderr and exit status 2."""
+    """Run a command's `main`; a `UserError` becomes lines on stderr and status 2, an interrupt one line and 130."""
     try:
         sys.exit(command())
     except UserError as error:
@@ -31,3 +31,6 @@ def run_command(command: Callable[[], int]) -> None:
             message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
             print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="data.key=value", help="a run's own data, unless said otherwise"
     )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
 
     from accelerate import Accelerator
 

@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema, for editors")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.schema:
         print(json.dumps(Recipe.model_json_schema(), indent=2))
     elif args.recipe is None:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="optimizer.lr=0.05")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     recipe = load_recipe(args.recipe, args.overrides)
     return train(recipe)
 

@@ -72,7 +72,7 @@ def prepare(
         description=doc, epilog=f"terms: {entry.terms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a recipe then says data.dataset=OUT")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a recipe then says data.dataset=./OUT")
     parser.add_argument("--allow-other-counts", action="store_true", help="accept a part of the set: other numbers of images or classes than the official ones")  # fmt: skip  # noqa: E501
     parser.add_argument("--shard-size", type=float, default=500, metavar="MB", help="of one file of OUT (500)")
     if workers:
@@ -99,12 +99,14 @@ def prepare(
             _place(partial, out, list(entry.num_images))
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
         raise UserError(f"{out}: the disk is full; make room and run again: what is done is kept") from error
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     for split, facts in manifest["splits"].items():
         print(f"{split}: {facts['num_images']:,} images, sha256 {facts['sha256']}")
-    print(f"{manifest['num_classes']} classes; in a recipe: data.dataset={out}")
+    print(
+        f"{manifest['num_classes']} classes; in a recipe: data.dataset={os.path.join('.', out)}"
+    )  # a bare name may be the catalog's
     return 0
 
 
@@ -165,7 +167,8 @@ def _require_disk(out: Path, inputs: Sequence[Input]) -> None:
     """As much as the archives take, a compressed one twice; what an earlier run wrote counts as free."""
     there = next(parent for parent in [out.absolute(), *out.absolute().parents] if parent.exists())
     needed = int(1.02 * sum(each.size * (2 if each.kind == "compressed" else 1) for each in inputs))
-    free = shutil.disk_usage(there).free + sum(file.stat().st_size for file in out.rglob("*.arrow"))
+    earlier = (file for pattern in ("*.arrow", "*.tmp", "spool-*") for file in out.rglob(pattern))
+    free = shutil.disk_usage(there).free + sum(file.stat().st_size for file in earlier)
     if free < needed:
         raise UserError(f"{out}: about {needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free")
 
@@ -219,6 +222,8 @@ def _workspace(out: Path, plan: dict[str, Any]) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{out}: another preparation is writing there") from None
+        if (out / "dataset_dict.json").is_file():  # it ended between our look at OUT and our lock
+            raise UserError(f"{out}: another preparation has just finished it; run again to see that it is whole")
         begun = partial / "plan.json"
         if not begun.is_file() or json.loads(begun.read_text(encoding="utf-8")) != plan:
             for entry in [*out.iterdir(), *partial.iterdir()]:

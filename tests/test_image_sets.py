@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from scripts.originals import ORIGINALS, odd_picture, usual
 
 from cskd_hf.data.catalog import CATALOG, entry_of
+from cskd_hf.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = {"imagenet": "resnet50"}
@@ -68,11 +69,7 @@ def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
         Dataset.from_dict(rows, features=features).to_parquet(str(file))
     done = quick(
         ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
-        f"data.dataset={tmp_path / 'hub'}",
-        f"data.train_split={entry.train_split}",
-        f"data.test_split={entry.test_split}",
-        f"data.image_column={entry.image_column}",
-        f"data.label_column={entry.label_column}",
+        f"data.dataset={tmp_path / 'hub'}",  # the recipe says the rest
         "data.batch_size=5",
         "data.holdout=0.0",
         f"run.output_dir={tmp_path / 'run'}",
@@ -81,6 +78,8 @@ def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
     assert done.status == 0, done.stderr
     assert metrics_lines(tmp_path / "run")[-1]["step"] == 2
     assert summary_of(tmp_path / "run")["dataset"]["images"] == {"train": 9, "test": 4}
+    transform = load_recipe(tmp_path / "run" / "recipe.yaml").transform
+    assert (transform.mean, transform.std) == (entry.mean, entry.std)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"cub200"', '{"name": "another"}', '{"name": ["cub200"]}', "{"])
@@ -94,6 +93,52 @@ def test_a_prepared_folder_is_the_set_its_manifest_names(tmp_path):
     assert entry_of(str(tmp_path)) is CATALOG["tiny_imagenet"]
     assert entry_of("imagenet") is CATALOG["imagenet"]
     assert entry_of("nowhere") is None
+    assert entry_of("uoft-cs/cifar100") is CATALOG["cifar100"]
+    assert entry_of("Donghyun99/CUB-200-2011") is CATALOG["cub200"]
+
+
+def test_check_compares_a_prepared_folder_with_the_official_set_and_training_takes_a_part_of_it(
+    tmp_path, monkeypatch, capsys
+):
+    from cskd_hf import check
+
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    out = tmp_path / "prepared"
+    archives = map(str, usual(tmp_path / "archives", "cub200"))
+    assert importlib.import_module("prepare_cub200").main([*archives, str(out), "--allow-other-counts"]) == 0
+    capsys.readouterr()
+    options = [f"data.dataset={out}", *SMALL]
+    assert check.main([str(ROOT / "recipes" / "cub200_resnet18.yaml"), "--full", *options]) == 1
+    told = capsys.readouterr().out
+    assert "has 200 classes, but the data has" in told
+    assert "the official split" in told
+    assert "5,994" in told
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_row_without_an_image_is_an_unreadable_image(tmp_path, on_corrupt):
+    features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
+    for split in ("train", "test"):
+        rows = [{"bytes": odd_picture(number), "path": None} for number in range(8)]
+        rows[5] = None
+        table = Dataset.from_dict({"image": rows, "label": [n % 2 for n in range(8)]}, features=features)
+        (tmp_path / "null").mkdir(exist_ok=True)
+        table.to_parquet(str(tmp_path / "null" / f"{split}.parquet"))
+    done = quick(
+        ROOT / "recipes" / "cub200_resnet18.yaml",
+        f"data.dataset={tmp_path / 'null'}",
+        f"data.on_corrupt={on_corrupt}",
+        "data.batch_size=4",
+        f"run.output_dir={tmp_path / 'run'}",
+        *SMALL,
+    )
+    if on_corrupt == "error":
+        assert done.status == 2
+        assert "row 5: the row has neither bytes nor a path" in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.status == 0, done.stderr
+        assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 1, "test": 1}
 
 
 @pytest.mark.parametrize("shape", ["folder", "parquet", "saved", "csv"])

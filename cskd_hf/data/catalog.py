@@ -21,6 +21,7 @@ class CatalogEntry:
     Attributes:
         path: Hub id; None where the Hub has no set with the official split, or the set needs no Hub.
         alternatives: other Hub ids with the same images, split, columns and classes: `data.dataset=ID`.
+        revision: the commit that `data.revision: null` means; None follows the Hub's main.
         gated: the Hub asks to accept the set's terms and to log in.
         data_files: files of each split in the Hub's repository, where its own list would fetch more than is asked for.
         num_classes: classes of the official set.
@@ -30,7 +31,7 @@ class CatalogEntry:
         official_split: whose division into training and test images this is.
         citation: the set's paper.
         terms: licence or terms of use.
-        prepare: the script that makes a folder or Parquet of the original archive; None where none is needed.
+        prepare: the script that makes a folder of the original archive; None where none is needed.
     """
 
     path: str | None
@@ -41,6 +42,7 @@ class CatalogEntry:
     terms: str
     prepare: str | None = None
     alternatives: tuple[str, ...] = ()
+    revision: str | None = None
     gated: bool = False
     data_files: dict[str, str] = field(default_factory=dict)
     train_split: str = "train"
@@ -131,9 +133,12 @@ CATALOG = {
 
 
 def entry_of(dataset: str) -> CatalogEntry | None:
-    """The facts of a named set, or of a folder that a script made of its original archive; None of any other."""
+    """The facts of a set by its name or Hub id, or of a folder that a script made of its original archive, or None."""
     if dataset in CATALOG:
         return CATALOG[dataset]
+    for entry in CATALOG.values():
+        if dataset in (entry.path, *entry.alternatives):
+            return entry
     try:
         return CATALOG[json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))["name"]]
     except (OSError, ValueError, KeyError, TypeError):

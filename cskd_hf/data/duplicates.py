@@ -34,9 +34,11 @@ def sample(split: ImageSplit, count: int = SAMPLE) -> np.ndarray:
 def content_of(image: Mapping[str, Any]) -> bytes:
     if image["bytes"] is not None:
         return image["bytes"]
+    if image["path"] is None:
+        raise UnreadableImageError("the row has neither bytes nor a path")
     try:
         return Path(image["path"]).read_bytes()
-    except (OSError, TypeError) as error:
+    except OSError as error:
         raise UnreadableImageError(f"unreadable image ({error})") from None
 
 
@@ -143,7 +145,10 @@ def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicate
     for name in list(splits)[1:]:
         split, found = splits[name], []
         for row in sample(split).tolist():
-            content = content_of(split.fetch([row])[0])
+            try:
+                content = content_of(split.fetch([row])[0])
+            except UnreadableImageError:
+                continue  # told by whoever looks at the images
             start, stop = np.searchsorted(lengths, [len(content), len(content) + 1], sorter=by_length)
             if fetched + stop - start > CANDIDATES:
                 continue

@@ -7,6 +7,7 @@ The full one reads and decodes every image. `python -m cskd_hf.check` prints bot
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cskd_hf.data.catalog import CATALOG
+from cskd_hf.data.catalog import entry_of
 from cskd_hf.data.decode import UnreadableImageError, decode
 from cskd_hf.data.duplicates import content_of, digest, find_duplicates, named_splits, numbers, sample
 from cskd_hf.data.hub import same_split
@@ -128,9 +129,10 @@ class Findings:
 
 def count(images: Images, data: DataSection, findings: Findings) -> None:
     """Rows and classes against the catalog's, and classes without images."""
-    entry = CATALOG.get(data.dataset)
+    entry = entry_of(data.dataset)
     if entry is not None and images.num_classes != entry.num_classes:
-        findings.fatal.append(
+        # A folder may be a part of the set on purpose; a name or a Hub id means the whole.
+        (findings.problems if os.path.isdir(data.dataset) else findings.fatal).append(
             f"{data.dataset} has {entry.num_classes:,} classes, but the data has {images.num_classes:,}: is "
             f"data.label_column {data.label_column!r} the right one?"
         )
@@ -156,7 +158,7 @@ def against_catalog(images: Images, data: DataSection) -> list[tuple[str, int, i
     num_rows = Counter[str]()
     for split in named_splits(images).values():
         num_rows[split.name] += len(split)
-    entry = CATALOG.get(data.dataset)
+    entry = entry_of(data.dataset)
     official = {} if entry is None else {same_split(name): count for name, count in entry.num_images.items()}
     return [(name, rows, official.get(same_split(name))) for name, rows in num_rows.items()]
 

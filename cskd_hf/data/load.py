@@ -43,7 +43,8 @@ class ImageSplit:
 
     def fetch(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """The encoded images of these rows, in one read."""
-        return self.dataset[list(indices)]["image"]
+        # A row may hold no image at all: what decodes it says so.
+        return [image or {"bytes": None, "path": None} for image in self.dataset[list(indices)]["image"]]
 
     def describe(self, index: int, image: Mapping[str, Any] | None = None) -> str:
         """Where a row comes from, for people: split, row as stored, file."""
@@ -77,7 +78,7 @@ def resolve(recipe: Recipe) -> Recipe:
     """
     entry = entry_of(recipe.data.dataset)
     defaults = {"train_split": "train", "test_split": "test", "holdout": 0.0}
-    defaults |= {"image_column": "image", "label_column": "label"}
+    defaults |= {"image_column": "image", "label_column": "label", "revision": None}
     statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if entry is not None:
         defaults |= {key: getattr(entry, key) for key in defaults if getattr(entry, key) is not None}

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as PillowImage
 from pyarrow import csv
 
-from cskd_hf.data.catalog import CATALOG
+from cskd_hf.data.catalog import CATALOG, entry_of
 from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import DataSection
@@ -41,7 +41,8 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
     elif os.path.exists(data.dataset):
         raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
     else:
-        loaded = open_hub(data.dataset, data, splits, {})
+        known = entry_of(data.dataset)
+        loaded = open_hub(data.dataset, data, splits, {} if known is None else known.data_files)
     stored = {same_split(name): name for name in loaded} | {name: name for name in loaded}
     missing = [split for split in splits if split not in stored and same_split(split) not in stored]
     if missing:
