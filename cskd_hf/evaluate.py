@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from accelerate import Accelerator
 
-    from cskd_hf.data.load import load_images, resolve
+    from cskd_hf.data.load import load_split, resolve
     from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.predict import predict_split
     from cskd_hf.models.trained import load_trained
@@ -46,16 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "dataset" not in settings["data"]:
         raise UserError("name the images: data.dataset=NAME_OR_FOLDER")
     recipe = resolve(parse_recipe(settings, source=args.model))
-    images = load_images(recipe.data)
-    if trained.class_names is not None and images.test.class_names != trained.class_names:
-        raise UserError(
-            f"data.dataset: the {images.num_classes} classes of {recipe.data.dataset} are not, or not in the order of, "
-            f"the weights' {len(trained.class_names)}: {', '.join(trained.class_names[:5])}, …"
-        )
+    split = load_split(recipe.data, trained.class_names)
     accelerator = Accelerator()
     seen = predict_split(
         trained.model.to(accelerator.device),
-        images.test,
+        split,
         Transform(trained.transform, is_training=False),
         accelerator,
         batch_size=recipe.data.batch_size,
@@ -79,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trained.temperature is not None:
         scaled = apply_temperature(seen.logits, trained.temperature)
         result["metrics_scaled"] = evaluate_predictions(scaled, seen.target, seen.features)
-    print(f"{args.model} on split {images.test.name!r} of {recipe.data.dataset}: {len(seen.target):,} images")
+    print(f"{args.model} on split {split.name!r} of {recipe.data.dataset}: {len(seen.target):,} images")
     for name, value in result["metrics"].items():
+        if value is None:
+            continue  # recall of a single image
         after = f"{result['metrics_scaled'][name]:13.4g}" if result["metrics_scaled"] else ""
         print(f"  {name:18s} {value:12.4g}{after}   {DEFINITIONS[name]}")
     if trained.temperature is not None:

@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--top-k", type=int, default=5, help="classes to name (5)")
     args = parser.parse_intermixed_args(argv)
+    if args.top_k < 1:
+        parser.error("--top-k is at least 1")
 
     import torch
 

@@ -236,7 +236,7 @@ _NOT_IN_HASH = {
 
 
 def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The settings that decide what a run computes; two runs with equal identities train the same network."""
+    """The settings that decide what a run computes: with the number of processes, the network that it trains."""
     settings = recipe.to_dict()
     for section, keys in _NOT_IN_HASH.items():
         for key in keys:

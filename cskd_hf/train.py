@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from cskd_hf.errors import run_command
+from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
 
 
@@ -46,7 +46,7 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.checkpoint import load_checkpoint, save_checkpoint
     from cskd_hf.engine.loop import NonFiniteLossError, Progress, make_loader, training_updates
-    from cskd_hf.engine.objective import Objective
+    from cskd_hf.engine.objective import Objective, try_out
     from cskd_hf.engine.predict import Predictions, predict_split
     from cskd_hf.models.factory import count_parameters, create_backbone
     from cskd_hf.results import metrics, run_folder
@@ -91,10 +91,17 @@ def train(recipe: Recipe) -> int:
     objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
     if recipe.run.channels_last:
         objective.to(memory_format=torch.channels_last)
+    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes)
 
     # optimizer
     settings = recipe.optimizer.model_dump(exclude_none=True)
-    optimizer = create_optimizer_v2(module, **settings)
+    try:
+        optimizer = create_optimizer_v2(module, **settings)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"optimizer: timm cannot make {recipe.optimizer.opt!r} with these settings: {error}; "
+            "timm.optim.list_optimizers() names what it has"
+        ) from error
     settings = recipe.scheduler.model_dump(exclude_none=True)
     scheduler, num_epochs = create_scheduler_v2(
         optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)
@@ -139,6 +146,7 @@ def train(recipe: Recipe) -> int:
             channels_last=recipe.run.channels_last,
             skip_corrupt=skip,
             autocast=autocast,
+            with_features=not autocast,
         )
 
     def save(totals: dict[str, float]) -> None:
@@ -207,7 +215,8 @@ def train(recipe: Recipe) -> int:
     except NonFiniteLossError as error:
         console.close()
         rows = [images.train.describe(int(row)) for row in error.batch.index]
-        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": error.terms}
+        told = {name: str(value) for name, value in error.terms.items()}  # JSON has no word for NaN
+        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": told}
         path = folder / f"nonfinite-rank{accelerator.process_index}.json"
         path.write_text(json.dumps(report | {"batch": rows}, indent=2), encoding="utf-8")
         print(

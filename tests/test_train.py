@@ -709,3 +709,43 @@ def test_a_running_average_goes_on_from_where_a_stopped_run_left_it(tmp_path, im
     assert done.status == 0, done.stderr
     whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "cut"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["optimizer.opt=adamzz"], "optimizer"),
+        (["model.model_name=resnet18.foo_in1k"], "model"),
+        (["model.model_name=vit_tiny_patch16_224"], "transform.input_size"),
+        (["model.global_pool=foo"], "model"),
+        (["model.global_pool=''"], "transform.input_size"),
+        (["model.model_name=resnet18", "transform.input_size=[3, 32, 32]", "data.batch_size=7"], "data.batch_size"),
+    ],
+)
+def test_what_cannot_train_says_so_in_one_line_before_anything_is_written(tmp_path, images, overrides, key):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), *overrides)
+    assert done.status == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {key}"), line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_split_of_one_image_ends_in_a_result_without_recall(tmp_path):
+    data = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (1, 0)})
+    done = quick(write_recipe(tmp_path / "run.yaml", data))
+    assert done.status == 0, done.stderr
+    assert summary_of(tmp_path / "run")["metrics"]["last"]["recall_at_1"] is None
+
+
+def test_evaluate_measures_any_split_of_classes_that_the_weights_know(tmp_path, finished):
+    from cskd_hf import evaluate
+
+    _, folder, _ = finished
+    val = draw_folder(tmp_path / "elsewhere", {"val": (0, 3, 2)})  # no class 0, and no training split
+    out = tmp_path / "result.json"
+    argv = [f"local-dir:{folder / 'model'}", f"data.dataset={val}", "data.test_split=val", "--json", str(out)]
+    assert evaluate.main([*argv, "data.workers=0"]) == 0
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["images"] == 5
+    assert evaluate.main([str(folder), "data.test_split=train", "data.workers=0"]) == 0

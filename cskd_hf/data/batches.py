@@ -50,6 +50,12 @@ class GlobalBatches:
         self.sampler.set_epoch(epoch)
         self.position = position
 
+    @property
+    def smallest(self) -> int:
+        """Samples of the smallest batch that any process loads in an epoch; one that has nothing repeats a key."""
+        last = self.num_samples % self.global_batch_size or self.global_batch_size
+        return max(last // self.num_processes, 1)
+
     def counts(self, position: int) -> tuple[int, int]:
         """How many samples the global batch at `position` has, and how many of them are this process's."""
         total = min(self.global_batch_size, self.num_samples - position)

@@ -35,10 +35,12 @@ def decode(image: Mapping[str, Any]) -> Image.Image:
             upright = ImageOps.exif_transpose(opened)
         if upright.mode.startswith("I;16") or upright.mode == "I":
             return Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        if upright.mode == "F":
+            raise UnreadableImageError("unreadable image (floating-point pixels, of no known range)")
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # else Pillow warns at every such image
         return upright.convert("RGB")
-    except MemoryError:  # the machine's fault, not the image's
+    except (MemoryError, UnreadableImageError):  # the machine's fault, or said already
         raise
     except UnidentifiedImageError:  # Pillow's own message shows the buffer's address
         raise UnreadableImageError("unreadable image (not in any format that Pillow reads)") from None

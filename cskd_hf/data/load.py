@@ -113,6 +113,8 @@ def load_images(data: DataSection) -> Images:
 
     tables = open_splits(data, wanted)
     labels, class_names = _labels(tables, data)
+    if len(class_names) < 2:
+        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {_some(class_names)}")
     splits = {
         name: ImageSplit(name, _images_only(table, name, data), labels[name], class_names, np.arange(len(table)))
         for name, table in tables.items()
@@ -135,6 +137,26 @@ def load_images(data: DataSection) -> Images:
         alone = [class_names[label] for label in np.flatnonzero(present == 1)]
         notes.append(f"{len(alone)} classes have one training image, paired with itself: {_some(alone)}")
     return Images(train, holdout, test, tuple(notes))
+
+
+def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSplit:
+    """`data.test_split` alone, whatever its part in training was, with labels as `class_names` orders them.
+
+    Raises:
+        UserError: as `load_images`; or the split has a class that is not among `class_names`.
+    """
+    assert data.test_split is not None
+    name = data.test_split
+    table = open_splits(data, [name])[name]
+    labels, own_names = _labels({name: table}, data)
+    known = own_names if class_names is None else tuple(class_names)
+    number_of = {known_name: number for number, known_name in enumerate(known)}
+    translation = np.array([number_of.get(own_name, -1) for own_name in own_names])
+    numbers = translation[labels[name]]
+    if (numbers < 0).any():
+        strange = [own_names[label] for label in np.unique(labels[name][numbers < 0])]
+        raise UserError(f"data: split {name!r} has classes that the weights do not know: {_some(strange)}")
+    return ImageSplit(name, _images_only(table, name, data), numbers, known, np.arange(len(table)))
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:
@@ -212,9 +234,6 @@ def _labels(tables: Mapping[str, Dataset], data: DataSection) -> tuple[dict[str,
         names = next(iter(raw.values()))[1]  # the data's own order, empty classes included
     else:
         names = sorted({name for _, own_names in raw.values() for name in own_names})
-    if len(names) < 2:
-        raise UserError(f"data.label_column: {column!r} has fewer than two classes: {_some(names)}")
-
     number_of = {name: number for number, name in enumerate(names)}
     labels: dict[str, np.ndarray] = {}
     for split, (numbers, own_names) in raw.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Batch, Method
 
 
@@ -52,3 +54,35 @@ class Objective(nn.Module):
             batch = batch._replace(images=normalize(batch.images, self.mean, self.std, self.channels_last))
         result = self.method.forward_loss(self.module, batch)
         return {**result, "output": result["output"].detach()}
+
+
+def try_out(objective: Objective, input_size: Sequence[int], num_samples: int, num_classes: int) -> None:
+    """One training forward of a copy on blank images, so that what cannot run says so before anything is written.
+
+    Args:
+        input_size: (C, H, W) of the recipe.
+        num_samples: of the smallest batch that a process will meet.
+
+    Raises:
+        UserError: the model does not take such images, gives no (N, K) logits, or cannot normalise so few of them.
+    """
+    num_images = num_samples * (1 if objective.method.views == "single" else 2)
+    blank = torch.zeros(num_images, *input_size, dtype=torch.uint8)
+    nothing = torch.zeros(num_images, dtype=torch.int64)
+    size = f"{input_size[1]}×{input_size[2]}"
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(objective).train()(Batch(blank, nothing, nothing))["output"]
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        if "more than 1 value per channel" in str(error):
+            raise UserError(
+                f"data.batch_size: an epoch's last batch leaves {num_samples} to a process, too few for this model's "
+                f"BatchNorm at {size}; write data.drop_last=true, another data.batch_size or a larger input"
+            ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"transform.input_size: the model does not run on images of {size}: {reason}; change it, or model.img_size "
+            "where the model takes one, or model.global_pool"
+        ) from error
+    if output.ndim != 2 or output.shape[1] != num_classes:
+        raise UserError(f"model.global_pool: the output has shape {tuple(output.shape)}, no row of logits an image")

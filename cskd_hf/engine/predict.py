@@ -41,11 +41,13 @@ def predict_split(
     channels_last: bool,
     skip_corrupt: bool,
     autocast: bool,
+    with_features: bool = True,
 ) -> Predictions:
     """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
 
     Args:
         model: a timm model, unwrapped; its mode is put back.
+        with_features: false leaves them (N, 0): curves need none, and each process would be sent them all.
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
     Raises:
@@ -77,7 +79,8 @@ def predict_split(
         images = normalize(batch.images.to(device, non_blocking=True), mean_, std_, channels_last)
         with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
             maps = model.forward_features(images)
-            features.append(model.forward_head(maps, pre_logits=True).float())
+            pooled = model.forward_head(maps, pre_logits=True).float()
+            features.append(pooled if with_features else pooled[:, :0])
             logits.append(model.forward_head(maps).float())
         target.append(batch.target.to(device))
         row.append(batch.index.to(device))

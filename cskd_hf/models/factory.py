@@ -35,10 +35,11 @@ def create_backbone(settings: ModelSection, num_classes: int) -> nn.Module:
         if not refused:
             raise
         raise UserError(f"model.{refused[0]}: {name} does not take it; leave it out") from None
-    except (OSError, RuntimeError) as error:
-        if not settings.pretrained:
-            raise
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # timm refuses by any of them
         reason = " ".join(str(error).split())
+        if not settings.pretrained:
+            told = "".join(f", {key} {value!r}" for key, value in keywords.items())
+            raise UserError(f"model: timm cannot make {name}{told}: {reason or type(error).__name__}") from error
         raise UserError(
             f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill "
             "the Hub's cache beforehand or write model.pretrained=false"

@@ -187,7 +187,7 @@ METRICS: dict[str, Metric] = {
         "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
     ),
     "recall_at_1": Metric(
-        lambda _, target, features: None if features is None else recall_at_1(features, target),
+        lambda _, target, features: None if features is None or len(target) < 2 else recall_at_1(features, target),
         "nearest other image has the same class, L2 on pooled features, not normalised; percent",
     ),
 }
@@ -196,7 +196,7 @@ DEFINITIONS: dict[str, str] = {name: metric.definition for name, metric in METRI
 
 
 def evaluate_predictions(logits: Tensor, target: Tensor, features: Tensor | None) -> dict[str, float | None]:
-    """Every metric of `METRICS`, in its order; `recall_at_1` is None without features.
+    """Every metric of `METRICS`, in its order; `recall_at_1` is None without features or a second image.
 
     Raises:
         ValueError: the input is empty, shapes disagree, a target is not a class, or a row has no softmax.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
                     write_report(folder)  # the one thing written after the summary
                 return folder, None, True
             (folder / "summary.json").unlink()
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    if checkpoint is not None and (folder / "environment.json").is_file():
+        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["num_processes"]
+        if before != num_processes:
+            print(
+                f"warning: {folder} was trained on {before} processes and goes on with {num_processes}: an update now "
+                f"has {num_processes}/{before} as many images, and the learning rate is as before",
+                file=sys.stderr,
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         dump_recipe(recipe, held)
@@ -74,7 +84,6 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
         _write_json(folder / "environment.json", environment)
     except OSError as error:
         raise UserError(f"run.output_dir: {folder} cannot be written: {error}") from None
-    checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None and list_checkpoints(folder / "checkpoints"):
         raise UserError(
             f"{folder / 'checkpoints'}: every checkpoint is damaged; remove them to start from the beginning"
