@@ -594,7 +594,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch_to_be_look
     assert "Lower optimizer.lr" in done.stderr
     report = json.loads((tmp_path / "run" / "nonfinite-rank0.json").read_text(encoding="utf-8"))
     assert report["step"] >= 1
-    assert not np.isfinite(report["terms"]["loss"])
+    assert not np.isfinite(float(report["terms"]["loss"]))
     assert len(report["batch"]) >= 6  # anchors and partners
     assert all("split 'train', row " in row and ".png" in row for row in report["batch"])
     assert not (tmp_path / "run" / "summary.json").exists()
