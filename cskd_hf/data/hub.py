@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 
 from cskd_hf.data.catalog import CATALOG
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 
 # What a repository says about itself; the rest of its files are data.
 _DESCRIPTIONS = ("README.md", "dataset_infos.json")

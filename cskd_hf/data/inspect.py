@@ -22,7 +22,8 @@ from cskd_hf.data.duplicates import content_of, digest, find_duplicates, named_s
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.load import Images, ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection, Recipe
+from cskd_hf.recipe import Recipe
+from cskd_hf.recipe_sections import DataSection
 
 DECODED = 50  # of the sampled images, those that the cheap part decodes whole
 HASHED_BYTES = {"training": 1e9, "check": 5e9}  # larger data is compared by a sample

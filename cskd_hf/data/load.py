@@ -17,7 +17,8 @@ from datasets import ClassLabel, Dataset, Image, Value
 from cskd_hf.data.catalog import IMAGENET_MEAN, IMAGENET_STD, entry_of
 from cskd_hf.data.sources import open_splits, same_split
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection, Recipe
+from cskd_hf.recipe import Recipe
+from cskd_hf.recipe_sections import DataSection
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pyarrow import csv
 from cskd_hf.data.catalog import CATALOG, entry_of
 from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 
 
 def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:

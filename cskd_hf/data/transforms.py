@@ -18,7 +18,7 @@ from torchvision import transforms as tv
 
 from cskd_hf.data.decode import decode
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import TransformSection
+from cskd_hf.recipe_sections import TransformSection
 
 
 @contextmanager

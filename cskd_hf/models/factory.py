@@ -9,7 +9,7 @@ from torch import nn
 
 import cskd_hf.models.small  # noqa: F401  (registers the paper's networks with timm)
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import ModelSection
+from cskd_hf.recipe_sections import ModelSection
 
 
 def create_backbone(settings: ModelSection, num_classes: int) -> nn.Module:

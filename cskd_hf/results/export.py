@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from cskd_hf.models import small
-from cskd_hf.recipe import ModelSection, TransformSection
+from cskd_hf.recipe_sections import ModelSection, TransformSection
 
 # The 224-px ResNet-10 is a ResNet-18 that timm itself can be told to build: nobody needs this package to load it.
 _STOCK_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}

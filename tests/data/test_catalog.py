@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from cskd_hf.data.catalog import CATALOG, CatalogEntry
 from cskd_hf.data.load import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -217,7 +217,7 @@ import json, sys
 from cskd_hf.data.hub import cached_commit
 from cskd_hf.data.load import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 for line in sys.stdin:
     data = DataSection.model_validate(json.loads(line))
     try:

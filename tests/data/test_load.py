@@ -18,7 +18,8 @@ from cskd_hf.data.catalog import CATALOG, IMAGENET_MEAN, IMAGENET_STD
 from cskd_hf.data.decode import decode
 from cskd_hf.data.load import Images, ImageSplit, held_out, load_images, resolve
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection, Recipe
+from cskd_hf.recipe import Recipe
+from cskd_hf.recipe_sections import DataSection
 
 GARBAGE = b"no image at all"
 
@@ -487,7 +488,7 @@ def test_reading_the_labels_of_a_large_table_makes_no_object_per_row(tmp_path, c
 OFFLINE = """
 from cskd_hf.data.load import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 for dataset in ("nobody/nothing", "cifar100"):
     try:
         load_images(DataSection(dataset=dataset, train_split="train", test_split="test",

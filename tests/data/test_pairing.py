@@ -19,7 +19,7 @@ from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler, PairedIma
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.methods.base import Batch
-from cskd_hf.recipe import TransformSection
+from cskd_hf.recipe_sections import TransformSection
 
 # Three classes of 3, 1 and 6 images, not in order.
 LABELS = [4, 0, 4, 9, 4, 4, 0, 4, 0, 4]

@@ -13,7 +13,7 @@ from torchvision import transforms as tv
 
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.transforms import Transform
-from cskd_hf.recipe import TransformSection
+from cskd_hf.recipe_sections import TransformSection
 
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 SMALL = NOISE[:32, :32]

@@ -23,7 +23,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.loop import Progress, Update, make_loader, training_updates
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods import CSKD, Method
-from cskd_hf.recipe import TransformSection
+from cskd_hf.recipe_sections import TransformSection
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TRANSFORM = TransformSection(input_size=(3, 8, 8), crop_padding=1, crop_pct=1.0, mean=MEAN, std=STD)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.recipe import ModelSection, TransformSection
+from cskd_hf.recipe_sections import ModelSection, TransformSection
 from cskd_hf.results.export import export_model, loading_code, needs_cskd_hf
 
 NAMES = ("cat", "dog", "eel")

@@ -21,7 +21,7 @@ from scripts.originals import ORIGINALS, Original, imagenet, odd_picture, packed
 from cskd_hf.data.catalog import CATALOG
 from cskd_hf.data.decode import decode
 from cskd_hf.data.load import load_images
-from cskd_hf.recipe import DataSection
+from cskd_hf.recipe_sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 
