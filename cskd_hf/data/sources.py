@@ -107,11 +107,13 @@ def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
         extension for extension, name in PillowImage.registered_extensions().items() if name in PillowImage.OPEN
     }
     files: dict[str, list[tuple[str, str]]] = {split: [] for split in splits}
+    imageless: list[str] = []
     for split in splits:
         for name in sorted(os.listdir(root / split)):
             folder = root / split / name
             if name.startswith(".") or not folder.is_dir():
                 continue
+            before, others = len(files[split]), 0
             for parent, below, names in os.walk(folder, followlinks=True):
                 below[:] = sorted(name for name in below if not name.startswith("."))
                 files[split] += [
@@ -119,11 +121,19 @@ def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
                     for file in sorted(names)
                     if not file.startswith(".") and os.path.splitext(file)[1].lower() in extensions
                 ]
+                others += sum(not file.startswith(".") for file in names)
+            if others and len(files[split]) == before:
+                imageless.append(f"none of the {others} files in {folder}")
         for path, _ in files[split]:
             if not path.isascii() and path != path.encode(errors="replace").decode():
                 raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
         if not files[split]:
             raise UserError(f"data.dataset: {root / split} has no images; they lie in {root / split}/class/*.jpg")
+    if imageless:  # a class would vanish without a word
+        raise UserError(
+            f"data.dataset: {imageless[0]} has the extension of an image that Pillow reads; rename or convert them, or "
+            "remove the folder"
+        )
     class_names = sorted({name for rows in files.values() for _, name in rows})
     features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
     number = {name: label for label, name in enumerate(class_names)}

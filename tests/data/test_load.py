@@ -794,3 +794,14 @@ def test_a_csv_split_that_is_missing_is_named_with_those_there_are(tmp_path):
     (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
     with pytest.raises(UserError, match="no split 'test'; it has train"):
         load(tmp_path)
+
+
+def test_a_class_folder_without_a_file_that_is_named_like_an_image_is_an_error_and_an_empty_one_is_not(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
+    (tmp_path / "train" / "c").mkdir()
+    assert load(tmp_path).train.class_names == ("a", "b")
+    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image for somebody else")
+    (tmp_path / "train" / "c" / "0001").write_bytes(b"an image without an extension")
+    with pytest.raises(UserError, match=r"none of the 2 files in .*/train/c has the extension of an image") as caught:
+        load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
