@@ -131,6 +131,7 @@ def look_at_all(name: str, split: ImageSplit) -> Seen:
 
     from cskd_hf.data.inspect import Blocks, Seen
 
+    # Only Linux can say which cores this process may use; in a container they are fewer than the machine's.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     blocks = Blocks(split)
     total = Seen()
