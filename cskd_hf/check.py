@@ -171,11 +171,12 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
 
     from cskd_hf.data.duplicates import readable_size
     from cskd_hf.data.pairing import ClassPairSampler
+    from cskd_hf.methods.base import Experiment
     from cskd_hf.models.factory import count_parameters, create_backbone
 
     data, run = recipe.data, recipe.run
     print()
-    if recipe.method.views == "same_class":
+    if recipe.method.views in ("same_class", "same_class_plain"):
         try:
             ClassPairSampler(images.train.labels, run.seed, data.partner, data.singleton)
         except UserError as error:
@@ -185,7 +186,16 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
             settings = recipe.model.model_copy(update={"pretrained": False})
             model = create_backbone(settings, images.num_classes)
             num_features: int = model.num_features  # type: ignore[assignment]
-            module = recipe.method.build(model)
+            assert recipe.transform.mean is not None
+            assert recipe.transform.std is not None
+            experiment = Experiment(
+                len(images.train),
+                recipe.scheduler.total_epochs,
+                images.train.class_names,
+                recipe.transform.mean,
+                recipe.transform.std,
+            )
+            module = recipe.method.build(model, experiment)
     except UserError as error:
         findings.fatal.append(str(error))
         return

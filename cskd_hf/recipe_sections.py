@@ -151,6 +151,11 @@ class SchedulerSection(Section):
     step_on_epochs: bool = True
     """false: move the rate at every update."""
 
+    @property
+    def total_epochs(self) -> int:
+        """Epochs trained: timm's `num_epochs`, to which it adds the cool-down and a warm-up that comes before."""
+        return self.num_epochs + self.cooldown_epochs + (self.warmup_epochs if self.warmup_prefix else 0)
+
 
 class RunSection(Section):
     """Where, how exactly, and what is kept."""

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from cskd_hf.errors import UserError, run_command
+from cskd_hf.errors import run_command
 from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
 
 
@@ -35,7 +35,6 @@ def train(recipe: Recipe) -> int:
     import torch
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list, gather_object, set_seed
-    from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.utils import ModelEmaV3, distribute_bn
 
@@ -44,11 +43,14 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.load import load_images, resolve
     from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
     from cskd_hf.data.transforms import Transform
-    from cskd_hf.engine.checkpoint import load_checkpoint, save_checkpoint
+    from cskd_hf.engine.checkpoint import load_average, load_checkpoint, save_checkpoint
     from cskd_hf.engine.loop import NonFiniteLossError, Progress, make_loader, training_updates
     from cskd_hf.engine.objective import Objective, try_out
+    from cskd_hf.engine.optimizer import create_optimizer
     from cskd_hf.engine.predict import Predictions, predict_split
+    from cskd_hf.methods.base import NUM_VIEWS, Experiment
     from cskd_hf.models.factory import count_parameters, create_backbone
+    from cskd_hf.models.memory import gather_memories
     from cskd_hf.results import metrics, run_folder
     from cskd_hf.results.console import Console
 
@@ -68,16 +70,17 @@ def train(recipe: Recipe) -> int:
         for problem in cheap_problems(images, recipe):
             console.say(f"note: {problem}")
     skip = recipe.data.on_corrupt == "skip"
-    if recipe.method.views == "same_class":
+    views = recipe.method.views
+    if views in ("same_class", "same_class_plain"):
         data = recipe.data
         sampler: ImageSampler = ClassPairSampler(images.train.labels, recipe.run.seed, data.partner, data.singleton)
     else:
-        views = 2 if recipe.method.views == "same_image" else 1
-        sampler = ImageSampler(len(images.train), recipe.run.seed, views=views)
+        sampler = ImageSampler(len(images.train), recipe.run.seed, NUM_VIEWS[views])
     batches = GlobalBatches(
         sampler, recipe.data.batch_size, accelerator.num_processes, accelerator.process_index, recipe.data.drop_last
     )
-    train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error")
+    plain = Transform(recipe.transform, False) if views == "same_class_plain" else None
+    train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error", plain)
     loader = make_loader(train_images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 
     # model
@@ -86,34 +89,26 @@ def train(recipe: Recipe) -> int:
     recipe = recipe.replace(
         model={"num_classes": images.num_classes}, run={"mixed_precision": accelerator.mixed_precision}
     )
-    mean, std = recipe.transform.mean or (), recipe.transform.std or ()
-    module = recipe.method.build(model)
+    mean, std = recipe.transform.mean, recipe.transform.std
+    assert mean is not None
+    assert std is not None
+    experiment = Experiment(len(images.train), recipe.scheduler.total_epochs, images.train.class_names, mean, std)
+    module = recipe.method.build(model, experiment)
     objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
     if recipe.run.channels_last:
         objective.to(memory_format=torch.channels_last)
     try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes)
 
     # optimizer
-    settings = recipe.optimizer.model_dump(exclude_none=True)
-    try:
-        optimizer = create_optimizer_v2(module, **settings)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"optimizer: timm cannot make {recipe.optimizer.opt!r} with these settings: {error}; "
-            "timm.optim.list_optimizers() names what it has"
-        ) from error
+    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module)
     settings = recipe.scheduler.model_dump(exclude_none=True)
-    scheduler, num_epochs = create_scheduler_v2(
+    scheduler, _ = create_scheduler_v2(
         optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)
     )
     if recipe.run.compile:
         mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
         objective.compile(mode=mode)  # in place: the weights' names stay as they are
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    ema = None
-    if recipe.run.model_ema:  # a copy of the module on its device, made before a checkpoint is loaded into both
-        ema = ModelEmaV3(module, decay=recipe.run.model_ema_decay, use_warmup=recipe.run.model_ema_warmup)
-    trained = module if ema is None else ema.module  # what is evaluated is what is exported
 
     # run folder
     found = run_folder.start(recipe, accelerator.num_processes) if accelerator.is_main_process else None
@@ -124,18 +119,25 @@ def train(recipe: Recipe) -> int:
         return 0
     progress = Progress()
     if checkpoint is not None:
-        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler, None if ema is None else trained)
+        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler)
         console.say(f"resuming at step {progress.step}, epoch {progress.epoch}, sample {progress.position}")
+    trained = network = recipe.method.export(module)  # what is evaluated is what is exported
+    ema = None
+    if recipe.run.model_ema:
+        ema = ModelEmaV3(network, decay=recipe.run.model_ema_decay, use_warmup=recipe.run.model_ema_warmup)
+        trained = ema.module
+        if checkpoint is not None:
+            load_average(checkpoint, trained)
     if accelerator.is_main_process:
         run_folder.cut_metrics(folder, progress.epoch)
     if recipe.run.report_to:
         flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
         accelerator.init_trackers("cskd_hf", config=flat)
-    console.start(recipe, images, count_parameters(model), batches, progress, num_epochs)
+    console.start(recipe, images, count_parameters(model), batches, progress, recipe.scheduler.total_epochs)
 
     def predict(split: str, autocast: bool) -> Predictions:
         return predict_split(
-            recipe.method.export(trained),
+            trained,
             getattr(images, split),
             Transform(recipe.transform, False),
             accelerator,
@@ -153,11 +155,14 @@ def train(recipe: Recipe) -> int:
         if accelerator.num_processes > 1:
             for other in gather_object([progress.skipped]):
                 progress.skipped.update(other)
+        remembered = gather_memories(module)
         if accelerator.is_main_process:
             state = dataclasses.replace(progress, totals=totals)
             place, keep = folder / "checkpoints", recipe.run.checkpoints_total_limit
             average = None if ema is None else trained
-            save_checkpoint(place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep, average)
+            save_checkpoint(
+                place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep, average, remembered
+            )
 
     # training
     # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
@@ -171,7 +176,7 @@ def train(recipe: Recipe) -> int:
         batches,
         accelerator,
         progress,
-        num_epochs=num_epochs,
+        num_epochs=recipe.scheduler.total_epochs,
         gradient_accumulation_steps=recipe.run.gradient_accumulation_steps,
         clip_grad=recipe.run.clip_grad,
         seed=recipe.run.seed,
@@ -179,7 +184,7 @@ def train(recipe: Recipe) -> int:
     try:
         for update in updates:
             if ema is not None:
-                ema.update(module, step=update.step)
+                ema.update(network, step=update.step)
             console.advance(progress)
             if update.step % recipe.run.logging_steps == 0:
                 terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
@@ -189,14 +194,14 @@ def train(recipe: Recipe) -> int:
             if update.ends_epoch:
                 # epoch
                 if accelerator.num_processes > 1:  # each process has its own running statistics
-                    for network in (module,) if ema is None else (module, trained):
-                        distribute_bn(network, accelerator.num_processes, reduce=True)
+                    for part in (module,) if ema is None else (module, trained):
+                        distribute_bn(part, accelerator.num_processes, reduce=True)
                 line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
                 totals = update.totals.read(accelerator)
                 samples = totals.pop("samples")
                 line |= {f"train/{name}": value / samples for name, value in totals.items()}
                 line |= watch.lap(progress)
-                if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == num_epochs:
+                if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == recipe.scheduler.total_epochs:
                     seen = predict(watched, autocast=True)
                     if seen.logits.isfinite().all():
                         line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
@@ -208,7 +213,7 @@ def train(recipe: Recipe) -> int:
                     run_folder.append_metrics(folder, line)
                 if recipe.run.report_to:
                     accelerator.log({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=update.step)
-                console.epoch(line, num_epochs)
+                console.epoch(line, recipe.scheduler.total_epochs)
                 save({})
             elif recipe.run.checkpoint_steps and update.step % recipe.run.checkpoint_steps == 0:
                 save(update.totals.read(accelerator))
@@ -244,10 +249,10 @@ def train(recipe: Recipe) -> int:
             folder,
             recipe,
             images,
-            recipe.method.export(trained),
+            trained,
             predictions,
             progress,
-            num_epochs=num_epochs,
+            num_epochs=recipe.scheduler.total_epochs,
             num_processes=accelerator.num_processes,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
         )

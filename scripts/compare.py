@@ -46,7 +46,7 @@ def main(folders: list[Path]) -> None:
         print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.png")
     print("\nLoad the weights:\n")
     summary = json.loads((folders[0] / "summary.json").read_text(encoding="utf-8"))
-    print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summary["model"]["model_name"]))
+    print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summary["model"]["needs_cskd_hf"]))
 
 
 if __name__ == "__main__":

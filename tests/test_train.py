@@ -196,7 +196,7 @@ if with_transformers:
     found = pipeline("image-classification", model=folder)(Image.open(files[0]).convert("RGB"))
     labels["pipeline"] = [found[0]["label"], found[0]["score"]]
 assert not [name for name in sys.modules if name.startswith("cskd_hf")]
-import cskd_hf.models.small
+import cskd_hf.models
 load("preact")
 save_file({name: value.contiguous() for name, value in logits.items()}, target)
 print(json.dumps(labels))

@@ -12,7 +12,7 @@ and pixels do not depend on the number of workers, processes or restarts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.load import ImageSplit
-from cskd_hf.data.transforms import Transform
+from cskd_hf.data.transforms import Transform, seeded
 from cskd_hf.errors import ImageError, UserError
 from cskd_hf.methods.base import Batch
 
@@ -183,6 +183,7 @@ class PairedImages(Dataset[Sample]):
         transform: (encoded image, seed) → (3, H, W) uint8.
         on_corrupt: "error" stops at an unreadable image and names it; "replace" shows the next readable image of its
             class (by row, so the same one in every process); "drop" leaves the sample out of the batch (for tests).
+        plain: a transform without randomness; where given, each sample ends with its first image through this one.
     """
 
     def __init__(
@@ -190,8 +191,9 @@ class PairedImages(Dataset[Sample]):
         split: ImageSplit,
         transform: Transform,
         on_corrupt: Literal["error", "replace", "drop"] = "error",
+        plain: Transform | None = None,
     ) -> None:
-        self.split, self.transform, self.on_corrupt = split, transform, on_corrupt
+        self.split, self.transform, self.on_corrupt, self.plain = split, transform, on_corrupt, plain
 
     def __len__(self) -> int:
         return len(self.split)
@@ -223,6 +225,10 @@ class PairedImages(Dataset[Sample]):
                     indices.append(other)
         if len(views) < len(draw.indices):  # "drop"
             views, indices = [], []
+        elif self.plain is not None:
+            shown = images[0] if indices[0] == draw.indices[0] else self.split.fetch(indices[:1])[0]
+            views.append(self.plain(shown, draw.seed))
+            indices.append(indices[0])
         target = int(self.split.labels[draw.indices[0]])
         return Sample(tuple(views), target, tuple(indices), tuple(skipped))
 
@@ -255,3 +261,60 @@ class PairingCollator:
             index=torch.tensor(index, dtype=torch.int64),
             skipped=skipped,
         )
+
+
+class MapStyleDataset(Protocol):
+    """Anybody's images: row → (image, label, whatever else)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, ...]: ...
+
+
+class PairedDataset(Dataset[Sample]):
+    """Somebody's own labelled images as a function of keys, for a training loop of theirs.
+
+        pairs = PairedDataset(ImageFolder(root, transform))
+        sampler = ClassPairSampler(labels)
+        loader = DataLoader(pairs, batch_size=128, sampler=sampler, collate_fn=PairingCollator())
+
+    The images keep their own augmentation. While one is loaded, the generators of Python, NumPy and torch, which
+    torchvision's and timm's transforms draw from, are seeded from its key: its pixels do not depend on workers,
+    processes or restarts. A transform with a generator of its own is not reached.
+
+    Args:
+        dataset: row → (image, label): a tensor (C, H, W), all of one shape, normalised as the model wants it where it
+            is float; an integer, the row's entry in the sampler's labels.
+
+    Raises:
+        UserError: at a key that is no `Draw`, an image that is no tensor, or a pair whose labels differ.
+    """
+
+    def __init__(self, dataset: MapStyleDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        if not isinstance(draw, Draw):
+            raise UserError(
+                f"key {draw!r}: PairedDataset is read through DataLoader(…, sampler=ClassPairSampler(labels))"
+            )
+        views, targets = [], []
+        for number, index in enumerate(draw.indices):
+            with seeded(draw.seed + number):
+                view, target, *_ = self.dataset[index]
+            if not isinstance(view, torch.Tensor):
+                raise UserError(
+                    f"row {index}: read an image of type {type(view).__name__}; end its transform with a tensor"
+                )
+            views.append(view)
+            targets.append(int(target))
+        if len(set(targets)) > 1:
+            # Labels in another order, or timm's ImageDataset, which shows the next row in place of an unreadable image.
+            raise ImageError(
+                f"rows {draw.indices}: paired as one class, loaded with labels {targets}; give ClassPairSampler the "
+                "dataset's own labels, row by row, and mend or remove unreadable images"
+            )
+        return Sample(tuple(views), targets[0], draw.indices, ())

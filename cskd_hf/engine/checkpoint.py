@@ -9,16 +9,19 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from cskd_hf.engine.loop import Progress
+from cskd_hf.models.memory import scatter_memories
 
-WEIGHTS, AVERAGE, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"
+WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.safetensors"
+OPTIMIZER, STATE = "optimizer.pt", "state.json"
 
 
 def save_checkpoint(
@@ -30,22 +33,25 @@ def save_checkpoint(
     recipe_hash: str,
     keep: int,
     ema: nn.Module | None = None,
+    memories: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-00001234` and remove all but the newest `keep`. Call it in one process.
 
     Args:
         module: what `method.build` returned, unwrapped.
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
-        ema: the module's running average, where one is kept.
+        ema: the running average of what the module exports, where one is kept.
+        memories: what `gather_memories` gave, in every process; this one holds it.
     """
     final = folder / f"step-{progress.step:08d}"
     partial = folder / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     partial.mkdir(parents=True)
-    for name, source in ((WEIGHTS, module), (AVERAGE, ema)):
-        if source is not None:
+    held = {WEIGHTS: module.state_dict(), AVERAGE: {} if ema is None else ema.state_dict(), MEMORIES: memories or {}}
+    for name, source in held.items():
+        if source:
             # Clones: safetensors refuses tensors that share memory or lie channels_last.
-            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in source.state_dict().items()}
+            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in source.items()}
             # Not `save_file`, whose files only their owner may read, whatever the umask.
             (partial / name).write_bytes(save(tensors, metadata={"format": "pt"}))
     torch.save(
@@ -97,14 +103,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(
-    path: Path, module: nn.Module, optimizer: Any, scaler: Any, ema: nn.Module | None = None
-) -> Progress:
-    """Load a checkpoint into the unwrapped module, its average, the optimizer and the scaler: where the run stood."""
+def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
+    """Load a checkpoint into the unwrapped module and its memories, the optimizer, the scaler: where the run stood."""
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     module.load_state_dict(load_file(path / WEIGHTS))
-    if ema is not None:  # a forced resume may ask for an average that was not kept: it starts from here
-        ema.load_state_dict(load_file(path / (AVERAGE if AVERAGE in state["sha256"] else WEIGHTS)))
+    if MEMORIES in state["sha256"]:
+        scatter_memories(module, load_file(path / MEMORIES))
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(training["optimizer"])
@@ -116,6 +120,12 @@ def load_checkpoint(
     progress = Progress(**state["progress"])
     progress.skipped = {int(row): reason for row, reason in progress.skipped.items()}
     return progress
+
+
+def load_average(path: Path, ema: nn.Module) -> None:
+    """Load a checkpoint's average; one that kept none, before a forced resume that asks for it, changes nothing."""
+    if (path / AVERAGE).is_file():
+        ema.load_state_dict(load_file(path / AVERAGE))
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch, Method
+from cskd_hf.methods.base import NUM_VIEWS, Batch, Method
+from cskd_hf.models.memory import memories
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
@@ -47,6 +48,12 @@ class Objective(nn.Module):
         # Not saved with the weights: the recipe knows them.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        # A shard is its process's own: DDP, which sends the first one's buffers to all, shall leave it alone.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"module.{name}.{key}" if name else f"module.{key}"
+            for name, memory in memories(module).items()
+            for key, _ in memory.named_buffers()
+        ]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What `Method.forward_loss` returns; 'output' is cut from the graph, so that nobody keeps it alive."""
@@ -66,7 +73,7 @@ def try_out(objective: Objective, input_size: Sequence[int], num_samples: int, n
     Raises:
         UserError: the model does not take such images, gives no (N, K) logits, or cannot normalise so few of them.
     """
-    num_images = num_samples * (1 if objective.method.views == "single" else 2)
+    num_images = num_samples * NUM_VIEWS[objective.method.views]
     blank = torch.zeros(num_images, *input_size, dtype=torch.uint8)
     nothing = torch.zeros(num_images, dtype=torch.int64)
     size = f"{input_size[1]}×{input_size[2]}"

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Views = Literal["single", "same_class", "same_image"]
+Views = Literal["single", "same_class", "same_class_plain", "same_image"]
+NUM_VIEWS = {"single": 1, "same_class": 2, "same_class_plain": 3, "same_image": 2}
 
 
 class Batch(NamedTuple):
@@ -23,6 +24,16 @@ class Batch(NamedTuple):
     target: Tensor  # (N,) int64
     index: Tensor  # type: ignore[assignment]  # (N,) int64: which image of the set; hides tuple.index
     skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
+
+
+class Experiment(NamedTuple):
+    """What of the experiment a method may need to build its module."""
+
+    num_images: int  # of the training split
+    num_epochs: int
+    class_names: tuple[str, ...]  # K, in the order of the labels
+    mean: tuple[float, float, float]  # with std, what the images a method meets are normalised by
+    std: tuple[float, float, float]
 
 
 class Method(BaseModel):
@@ -37,12 +48,16 @@ class Method(BaseModel):
     )
 
     views: ClassVar[Views]
-    """What one sample holds: one image, two images of a class, or one image twice."""
+    """What one sample holds: one image, two images of a class (and the first again, un-augmented), one image twice."""
 
     name: Any
 
-    def build(self, model: nn.Module) -> nn.Module:
-        """The module to train: the model itself, or the model with heads, a teacher, a memory."""
+    def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
+        """The module to train: the model itself, or the model with heads, a teacher, a memory.
+
+        Raises:
+            UserError: the method and this model, or this experiment, do not go together.
+        """
         return model
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -59,5 +74,5 @@ class Method(BaseModel):
         raise NotImplementedError
 
     def export(self, module: nn.Module) -> nn.Module:
-        """The plain timm model inside `module`: what is evaluated, saved and published."""
+        """The timm model inside `module`, itself and not a copy: what is evaluated, averaged, saved and published."""
         return module

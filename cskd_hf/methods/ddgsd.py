@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 
 def mean_discrepancy(features: Tensor, other_features: Tensor) -> Tensor:
-    """‖mean f − mean f′‖² of two batches (B, D): their squared maximum mean discrepancy under a linear kernel."""
-    return (features.float().mean(dim=0) - other_features.float().mean(dim=0)).square().sum()
+    """‖mean f − mean f′‖² of two batches (B, D), their squared maximum mean discrepancy under a linear kernel.
+
+    The means go over every process's images, so that a batch counts as one however it is dealt out.
+    """
+    from cskd_hf.models.collectives import global_mean
+
+    return global_mean(features.float() - other_features.float()).square().sum()
 
 
 class DDGSD(Method):

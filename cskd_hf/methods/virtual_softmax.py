@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.methods.base import Batch, Experiment, Method, Views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +36,7 @@ class VirtualSoftmax(Method):
 
     name: Literal["virtual_softmax"] = "virtual_softmax"
 
-    def build(self, model: nn.Module) -> nn.Module:
+    def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
         """The model with its classifier's bias held at zero: its names, and so its export, stay timm's.
 
         Raises:
@@ -45,13 +44,9 @@ class VirtualSoftmax(Method):
         """
         from torch import nn
 
-        timm_model: Any = model
-        classifier = timm_model.get_classifier()
-        if not isinstance(classifier, nn.Linear):
-            raise UserError(
-                "method.name: virtual_softmax needs a linear classifier, and this model's is a "
-                f"{type(classifier).__name__}; choose another model or method"
-            )
+        from cskd_hf.models.layers import linear_classifier
+
+        classifier = linear_classifier(model, self.name)
         if classifier.bias is not None:
             nn.init.zeros_(classifier.bias)
             classifier.bias.requires_grad_(False)

@@ -7,7 +7,6 @@ import difflib
 import timm
 from torch import nn
 
-import cskd_hf.models.small  # noqa: F401  (registers the paper's networks with timm)
 from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import ModelSection
 

@@ -10,7 +10,6 @@ from typing import Any
 import timm
 from timm.data import resolve_model_data_config
 
-import cskd_hf.models.small  # noqa: F401  (the paper's networks, should these be one of them)
 from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import TransformSection
 

@@ -41,7 +41,7 @@ def model_readme(summary: dict[str, Any], recipe: Recipe, folder: Path) -> str:
 with {method}: {summary["epochs"]} epochs, seed {summary["seed"]}.
 
 ```python
-{loading_code(f"local-dir:{(folder / 'model').as_posix()}", recipe.model.model_name)}```
+{loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary["model"]["needs_cskd_hf"])}```
 
 {calibrated}
 

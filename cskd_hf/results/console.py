@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.load import Images
 from cskd_hf.engine.loop import Progress
+from cskd_hf.methods.base import NUM_VIEWS
 from cskd_hf.recipe import Recipe
 from cskd_hf.results.export import loading_code
 from cskd_hf.results.metrics import DEFINITIONS
@@ -48,7 +49,8 @@ class Console:
         accumulation = recipe.run.gradient_accumulation_steps
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
-        counted = "images" if recipe.method.views == "single" else f"anchors ({2 * anchors:,} images)"
+        views = NUM_VIEWS[recipe.method.views]
+        counted = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
         self.say(
             f"{recipe.run.output_dir}\n"
             f"  data       {recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
@@ -120,4 +122,4 @@ class Console:
         for note in summary["notes"]:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")
-        self.say(loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary["model"]["model_name"]))
+        self.say(loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary["model"]["needs_cskd_hf"]))

@@ -19,26 +19,30 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from cskd_hf.models import small
+from cskd_hf.models.cosine import has_cosine_head
 from cskd_hf.recipe_sections import ModelSection, TransformSection
 
 # The 224-px ResNet-10 is a ResNet-18 that timm itself can be told to build: nobody needs this package to load it.
 _STOCK_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
 
 
-def needs_cskd_hf(model_name: str) -> bool:
-    """Whether timm alone does not know the architecture, so that `import cskd_hf.models.small` must come first."""
-    return model_name in small.default_cfgs and model_name not in _STOCK_EQUIVALENTS
+def needs_cskd_hf(model_name: str, model: Any) -> bool:
+    """Whether timm alone does not know the architecture, so that `import cskd_hf.models` must come first."""
+    return (model_name in small.default_cfgs and model_name not in _STOCK_EQUIVALENTS) or has_cosine_head(model)
 
 
 def model_config(
     model: Any, settings: ModelSection, transform: TransformSection, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """timm's config.json: how to rebuild the network (a timm model) and how to prepare an image for it."""
-    architecture, _, tag = settings.model_name.partition(".")
+    architecture = settings.model_name.partition(".")[0]
     keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
     # Training's own: they do not shape the weights, and who fine-tunes chooses them anew.
     model_args = {k: v for k, v in keywords.items() if k not in ("drop_rate", "drop_path_rate", "zero_init_last")}
     architecture, stock_args = _STOCK_EQUIVALENTS.get(architecture, (architecture, {}))
+    model_args |= stock_args
+    if has_cosine_head(model):
+        architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
     default = model.pretrained_cfg
     pretrained_cfg = {
         "tag": "cskd",
@@ -62,10 +66,10 @@ def model_config(
         "label_names": list(class_names),
         "pretrained_cfg": pretrained_cfg,
     }
-    if model_args | stock_args:
-        config["model_args"] = model_args | stock_args
+    if model_args:
+        config["model_args"] = model_args
     if settings.pretrained:
-        config["finetuned_from"] = f"{architecture}.{tag}" if tag else architecture
+        config["finetuned_from"] = settings.model_name
     return config
 
 
@@ -113,7 +117,7 @@ def export_model(
     os.rename(partial, folder)
 
 
-def loading_code(location: str, model_name: str) -> str:
+def loading_code(location: str, needs_cskd_hf: bool) -> str:
     """The lines a user types to load the weights."""
-    first = "import cskd_hf.models.small  # registers the architecture with timm\n" if needs_cskd_hf(model_name) else ""
+    first = "import cskd_hf.models  # registers the architecture with timm\n" if needs_cskd_hf else ""
     return f'{first}import timm\n\nmodel = timm.create_model("{location}", pretrained=True).eval()\n'

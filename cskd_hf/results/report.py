@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from cskd_hf.results.export import loading_code
 from cskd_hf.results.metrics import DEFINITIONS
 
 
@@ -91,10 +92,7 @@ def _best_holdout(lines: list[dict[str, Any]]) -> str:
 
 
 def _usage(run_dir: Path, summary: dict[str, Any]) -> str:
-    code = f'import timm\n\nmodel = timm.create_model("local-dir:{run_dir.as_posix()}/model", pretrained=True).eval()'
-    if summary["model"]["needs_cskd_hf"]:
-        code = f"import cskd_hf.models.small  # registers {summary['model']['model_name']} with timm\n" + code
-    return _code(code)
+    return _code(loading_code(f"local-dir:{run_dir.as_posix()}/model", summary["model"]["needs_cskd_hf"]).rstrip())
 
 
 def _figure(path: Path) -> str:

@@ -188,7 +188,7 @@ def finish(
         "model": {
             "model_name": recipe.model.model_name,
             "num_parameters": count_parameters(model),
-            "needs_cskd_hf": needs_cskd_hf(recipe.model.model_name),
+            "needs_cskd_hf": needs_cskd_hf(recipe.model.model_name, model),
         },
         "method": recipe.to_dict()["method"],
         "metrics": {

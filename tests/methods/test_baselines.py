@@ -8,12 +8,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import cskd_hf.models.small  # noqa: F401  (registers)
+import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
-from cskd_hf.methods import CSKD, DDGSD, Batch, CrossEntropy, MaxEntropy, Method, MutualCSKD, VirtualSoftmax
+from cskd_hf.methods import CSKD, DDGSD, Batch, CrossEntropy, Experiment, MaxEntropy, Method, MutualCSKD, VirtualSoftmax
 
 NUM_CLASSES = 5
+EXPERIMENT = Experiment(6, 5, tuple("abcde"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 GENERATOR = np.random.RandomState(0)
 LOGITS = GENERATOR.randn(6, NUM_CLASSES).astype(np.float32) * 3
 TARGET = np.array([0, 1, 2, 3, 4, 0])
@@ -85,7 +86,7 @@ def test_maximum_entropy_stays_finite_where_a_probability_is_zero():
 
 
 def test_virtual_softmax_is_cross_entropy_with_one_more_logit_of_both_lengths():
-    model = VirtualSoftmax().build(network()).eval()
+    model = VirtualSoftmax().build(network(), EXPERIMENT).eval()
     batch = batch_of(6)
     result = VirtualSoftmax().forward_loss(model, batch)
     with torch.no_grad():
@@ -99,7 +100,7 @@ def test_virtual_softmax_is_cross_entropy_with_one_more_logit_of_both_lengths():
 
 
 def test_the_virtual_logit_is_the_largest_that_any_direction_of_the_own_weight_gives():
-    model = VirtualSoftmax().build(network()).eval()
+    model = VirtualSoftmax().build(network(), EXPERIMENT).eval()
     batch = batch_of(10)
     with torch.no_grad():
         output = model(batch.images)
@@ -114,7 +115,7 @@ def test_the_virtual_logit_is_the_largest_that_any_direction_of_the_own_weight_g
 
 
 def test_virtual_softmax_trains_no_bias_and_exports_it_as_zero_under_timms_name():
-    model = VirtualSoftmax().build(network())
+    model = VirtualSoftmax().build(network(), EXPERIMENT)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     VirtualSoftmax().forward_loss(model, batch_of(6))["loss"].backward()
     optimizer.step()
@@ -125,13 +126,13 @@ def test_virtual_softmax_trains_no_bias_and_exports_it_as_zero_under_timms_name(
 
 def test_virtual_softmax_refuses_a_classifier_that_is_not_linear():
     with pytest.raises(UserError, match="needs a linear classifier"):
-        VirtualSoftmax().build(timm.create_model("test_resnet", num_classes=0))
+        VirtualSoftmax().build(timm.create_model("test_resnet", num_classes=0), EXPERIMENT)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "test_vit", "test_convnext", "densenet121_32px"])
 def test_virtual_softmax_works_on_any_timm_backbone_with_a_linear_classifier(name):
     size = {"test_vit": 160, "test_convnext": 64}.get(name, 32)
-    model = VirtualSoftmax().build(network(name))
+    model = VirtualSoftmax().build(network(name), EXPERIMENT)
     result = VirtualSoftmax().forward_loss(model, batch_of(2, size))
     result["loss"].backward()
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -13,14 +13,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import cskd_hf.models.small  # noqa: F401  (registers)
+import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.engine.objective import Objective
-from cskd_hf.methods import METHODS, Batch, Method
+from cskd_hf.methods import METHODS, Batch, Experiment, Method
 from cskd_hf.methods.base import Views
 
 NUM_CLASSES = 4
 NUM = 4
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+EXPERIMENT = Experiment(40, 5, ("a", "b", "c", "d"), MEAN, STD)
 
 each_method = pytest.mark.parametrize("name", METHODS)
 
@@ -44,8 +45,8 @@ def batch_for(method: type[Method], num: int = NUM) -> Batch:
 
 
 def objective_of(name: str) -> Objective:
-    method = METHODS[name]()
-    return Objective(method, method.build(backbone()), MEAN, STD, channels_last=True).train()
+    method = METHODS[name](**({"teacher": TEACHER} if "teacher" in METHODS[name].model_fields else {}))
+    return Objective(method, method.build(backbone(), EXPERIMENT), MEAN, STD, channels_last=True).train()
 
 
 # every method

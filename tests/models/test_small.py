@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-import cskd_hf.models.small  # noqa: F401  (registers)
+import cskd_hf.models  # noqa: F401  (registers)
 
 SMALL = ["preact_resnet18_32px", "preact_resnet10_32px", "densenet121_32px"]
 ALL = [*SMALL, "resnet10"]

@@ -135,8 +135,8 @@ def test_a_second_export_replaces_the_first_and_leaves_nothing_beside_it(tmp_pat
     ("name", "needs"), [("preact_resnet18_32px", True), ("densenet121_32px", True), ("resnet10", False), ("vit", False)]
 )
 def test_the_loading_code_imports_this_package_only_where_timm_alone_would_fail(name, needs):
-    assert needs_cskd_hf(name) == needs
-    code = loading_code("hf-hub:me/mine", name)
-    assert code.startswith("import cskd_hf.models.small") == needs
+    assert needs_cskd_hf(name, timm.create_model("test_resnet")) == needs
+    code = loading_code("hf-hub:me/mine", needs)
+    assert code.startswith("import cskd_hf.models ") == needs
     assert code.endswith('model = timm.create_model("hf-hub:me/mine", pretrained=True).eval()\n')
     compile(code, "loading code", "exec")

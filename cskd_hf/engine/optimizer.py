@@ -1,0 +1,43 @@
+"""The optimizer: timm's, over the network's parameters and over what a method adds to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from torch import nn
+
+from cskd_hf.errors import UserError
+from cskd_hf.recipe_sections import OptimizerSection
+
+
+def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module) -> Any:
+    """`timm.optim.create_optimizer_v2` for what a method trains.
+
+    timm asks the network itself which parameters go without weight decay and how deep each lies, by the network's own
+    names. So it is asked about the network alone, and a method's heads join as groups of their own, at the full rate.
+
+    Args:
+        model: the timm model inside.
+        module: what the method built around it.
+
+    Raises:
+        UserError: timm has no such optimizer, or it does not take these settings.
+    """
+    try:
+        optimizer = create_optimizer_v2(model, **settings.model_dump(exclude_none=True))
+        own = {id(parameter) for parameter in model.parameters()}
+        added = nn.ParameterList(
+            parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in own
+        )
+        if len(added) and settings.filter_bias_and_bn:
+            for group in param_groups_weight_decay(added, settings.weight_decay):
+                optimizer.add_param_group(group)
+        elif len(added):
+            optimizer.add_param_group({"params": list(added), "weight_decay": settings.weight_decay})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
+            "timm.optim.list_optimizers() names what it has"
+        ) from error
+    return optimizer

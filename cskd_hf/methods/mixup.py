@@ -1,0 +1,95 @@
+"""Mixup: training on weighted sums of images and of their labels; alone, and with CS-KD.
+
+Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond Empirical Risk Minimization*, ICLR 2018,
+https://arxiv.org/abs/1710.09412. The mixing is timm's, CutMix included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.methods.cskd import class_wise_kd_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Mixup(Method):
+    """Cross-entropy of λx + (1 − λ)x̃ against λy + (1 − λ)ỹ, λ ~ Beta(α, α), one λ a batch and process.
+
+    x̃ is the batch in reverse order: on several processes each mixes its own share, so which images are mixed depends on
+    the number of processes, as everywhere in timm. The logged training error counts against y alone.
+    """
+
+    views: ClassVar[Views] = "single"
+
+    name: Literal["mixup"] = "mixup"
+    mixup_alpha: float = Field(default=0.4, ge=0)
+    """α; 0 for no Mixup. [ours]"""
+    cutmix_alpha: float = Field(default=0.0, ge=0)
+    """α of CutMix (Yun et al., ICCV 2019); where both are above 0, each batch takes one of them by a fair coin."""
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        import torch.nn.functional as F
+
+        images, soft_target = self.mix(module, batch.images, batch.target)
+        output = module(images)
+        loss = F.cross_entropy(output.float(), soft_target)
+        return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}
+
+    def mix(self, module: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixed images (N, C, H, W) and soft targets (N, K), drawn from torch's generator; the arguments stay whole."""
+        import torch
+        import torch.nn.functional as F
+        from timm.data import Mixup as TimmMixup
+
+        from cskd_hf.data.transforms import seeded
+
+        num_classes: int = module.num_classes
+        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
+            return images, F.one_hot(target, num_classes).float()
+        mixup = TimmMixup(self.mixup_alpha, self.cutmix_alpha, label_smoothing=0.0, num_classes=num_classes)
+        count = len(images)
+        images = images.clone()  # timm mixes in place
+        if count % 2:  # and an even number: an odd batch lends a copy of its last image
+            images, target = torch.cat((images, images[-1:])), torch.cat((target, target[-1:]))
+        with seeded(int(torch.randint(2**31, ()))):  # timm draws from NumPy's generator, which no step seeds
+            images, soft_target = mixup(images, target)
+        return images[:count], soft_target[:count]
+
+
+class MixupCSKD(Mixup):
+    """Mixup's cross-entropy + λ_cls · T² · L_cls(x, x′) on the un-mixed pairs.
+
+    Three forwards, all in train mode: the mixed images and x with gradient, x′ without [ours: the paper says that the
+    two are combined, not how].
+    """
+
+    views: ClassVar[Views] = "same_class"
+
+    name: Literal["mixup_cskd"] = "mixup_cskd"  # type: ignore[assignment]
+    temperature: float = Field(default=4.0, gt=0)
+    """T of the distillation, as in CS-KD."""
+    distill_loss_weight: float = Field(default=1.0, ge=0)
+    """λ_cls, as in CS-KD."""
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        import torch
+        import torch.nn.functional as F
+
+        images, partner_images = batch.images.chunk(2)
+        target = batch.target.chunk(2)[0]
+        mixed, soft_target = self.mix(module, images, target)
+
+        mixed_output = module(mixed)
+        output = module(images)
+        with torch.no_grad():
+            partner_output = module(partner_images)
+
+        task_loss = F.cross_entropy(mixed_output.float(), soft_target)
+        kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
+        loss = task_loss + self.distill_loss_weight * kd_loss
+        return {"loss": loss, "output": mixed_output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}

@@ -1,0 +1,54 @@
+"""Tf-KD_reg: distillation from a virtual teacher that is right with a set probability and has no opinion else.
+
+Yuan, Tay, Li, Wang, Feng, *Revisiting Knowledge Distillation via Label Smoothing Regularization*, CVPR 2020,
+https://arxiv.org/abs/1909.11723.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.methods.cskd import class_wise_kd_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def virtual_teacher(output: Tensor, target: Tensor, correct_probability: float) -> Tensor:
+    """Log-probabilities (B, K) like `output`: a for the true class, (1 − a) / (K − 1) for each other."""
+    import math
+
+    others = (1 - correct_probability) / (output.shape[-1] - 1)
+    logits = output.new_full(output.shape, math.log(others))
+    return logits.scatter_(-1, target[:, None], math.log(correct_probability))
+
+
+class TfKDReg(Method):
+    """(1 − α) · L_CE + α · T² · KL(p_d at T ‖ P(x; θ, T)), p_d the virtual teacher.
+
+    At T = 1 it is label smoothing but for constants. T² as in every distillation here [ours: it keeps α's meaning when
+    T changes].
+    """
+
+    views: ClassVar[Views] = "single"
+
+    name: Literal["tfkd_reg"] = "tfkd_reg"
+    correct_probability: float = Field(default=0.99, gt=0, lt=1)
+    """a, the virtual teacher's probability of the true class. [ours; the paper asks for at least 0.9]"""
+    temperature: float = Field(default=20.0, gt=0)
+    """T, of teacher and student; the cross-entropy stays at 1. [ours]"""
+    distill_loss_weight: float = Field(default=0.1, ge=0, le=1)
+    """α, the virtual teacher's share in the loss, the label's being 1 − α. [ours]"""
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        import torch.nn.functional as F
+
+        output = module(batch.images)
+        task_loss = F.cross_entropy(output.float(), batch.target)
+        teacher = virtual_teacher(output.detach().float(), batch.target, self.correct_probability)
+        kd_loss = class_wise_kd_loss(output, teacher, self.temperature)
+        loss = (1 - self.distill_loss_weight) * task_loss + self.distill_loss_weight * kd_loss
+        return {"loss": loss, "output": output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}
