@@ -93,6 +93,12 @@ def _unknown_key(keys: list[str], value: Any, recipe: type[BaseModel], settings:
         return f"no such section; allowed: {', '.join(allowed)}{_did_you_mean(keys[0], allowed)}"
     section, key = keys
     allowed = list(_fields(section, recipe, settings))
+    mixing = [name for name, method in METHODS.items() if "mixup_alpha" in method.model_fields]
+    if key.startswith(("mixup", "cutmix")) and _read(settings, ["method", "name"]) not in mixing:
+        return (
+            f"read {_show(value)}, but mixing images is a method of its own, and this one learns from one label an "
+            f"image; write 'method={{name: {mixing[0]}, mixup_alpha: 0.4}}', or {' or '.join(mixing[1:])}"
+        )
     if section == "method":
         name = settings["method"]["name"]
         owners = [other for other, method in METHODS.items() if key in method.model_fields]

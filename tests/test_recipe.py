@@ -811,3 +811,13 @@ def test_images_and_initialisation_are_the_papers(name: str) -> None:
     assert (transform.mean, transform.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (model.pretrained, model.zero_init_last, model.drop_rate) == (False, False, None)
     assert recipe.method.name == "cskd"
+
+
+@pytest.mark.parametrize("override", ["transform.mixup=0.2", "data.cutmix_alpha=1.0", "method.mixup_alpha=0.4"])
+def test_mixing_images_under_a_method_of_hard_labels_is_told_which_methods_mix(override):
+    with pytest.raises(UserError) as error:
+        load_recipe("recipes/digits_resnet10.yaml", [override])
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"command line: {override.partition('=')[0]}: read ")
+    assert "'method={name: mixup, mixup_alpha: 0.4}', or mixup_cskd" in line
+    load_recipe("recipes/digits_resnet10.yaml", ["method={name: mixup, mixup_alpha: 0.4}"])
