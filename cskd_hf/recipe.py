@@ -64,7 +64,10 @@ class Recipe(Section):
 # Settings that change neither the weights nor the numbers of a run.
 _NOT_IN_HASH = {
     "data": ("workers",),
-    "run": ("output_dir", "resume", "report_to", "logging_steps", "checkpoint_steps", "checkpoints_total_limit"),
+    "run": (
+        *("output_dir", "resume", "report_to", "logging_steps", "checkpoint_steps", "checkpoints_total_limit"),
+        *("num_processes", "ddp_timeout", "max_hours"),
+    ),
 }
 
 
@@ -78,8 +81,17 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hexadecimal digits of the SHA-256 of `identity`."""
-    return hashlib.sha256(json.dumps(identity(recipe), sort_keys=True).encode()).hexdigest()[:16]
+    """16 hexadecimal digits of the SHA-256 of what of `identity` is not a default.
+
+    So a setting that is added one day, with a default that changes nothing, leaves the hashes of old runs alone.
+    """
+    everything, chosen = identity(recipe), recipe.model_dump(mode="json", exclude_defaults=True)
+    told = {
+        section: {key: value for key, value in keys.items() if key in chosen.get(section, {})}
+        for section, keys in everything.items()
+    }
+    told["method"]["name"] = recipe.method.name
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

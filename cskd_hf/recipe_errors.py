@@ -84,6 +84,8 @@ def _message(
         expected = f"a section with a name, which is one of {', '.join(METHODS)}"
     elif kind == "tuple_type":
         expected = "a list"
+    if value is _MISSING:  # a default that another key rules out
+        return f"missing; write {expected}"
     return f"read {_show(value)}; allowed: {expected}"
 
 

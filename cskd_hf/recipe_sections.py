@@ -123,7 +123,10 @@ class OptimizerSection(Section):
 
     opt: str = "momentum"
     """timm's `sgd` is Nesterov's; plain SGD with momentum is called `momentum`."""
-    lr: Positive
+    lr_base: Positive | None = None
+    """Instead of `lr`, timm's linear rule: lr_base × global batch / 256, that batch being batch_size × processes ×
+    gradient_accumulation_steps supervised images. (timm takes the square root for Adam and its kin; this does not.)"""
+    lr: Positive | None = Field(default=None, validate_default=True)
     """Of the global batch as it is run; nothing scales it."""
     weight_decay: NonNegative = 0.0
     momentum: NonNegative = 0.9
@@ -132,6 +135,20 @@ class OptimizerSection(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     betas: tuple[NonNegative, NonNegative] | None = None
     eps: Positive | None = None
+
+    @field_validator("lr")
+    @classmethod
+    def _one_rate(cls, lr: float | None, read: ValidationInfo) -> float | None:
+        if "lr_base" in read.data and (lr is None) == (read.data["lr_base"] is None):
+            raise ValueError("lr, or lr_base, which the global batch scales")
+        return lr
+
+    def scaled_lr(self, global_batch_size: int) -> tuple[float, str]:
+        """The rate of a run, and how it came about."""
+        if self.lr is not None:
+            return self.lr, "as written"
+        assert self.lr_base is not None
+        return self.lr_base * global_batch_size / 256, f"= lr_base {self.lr_base:g} x {global_batch_size:,} / 256"
 
 
 class SchedulerSection(Section):
@@ -165,6 +182,14 @@ class RunSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """null: what `accelerate launch` was told."""
+    num_processes: Count | None = None
+    """Processes the recipe is meant for; another number found is refused. null: whatever is found."""
+    ddp_timeout: Count = 1800
+    """Seconds that a process waits for the others before it gives up."""
+    sync_bn: bool = False
+    """BatchNorm over the images of all processes, on CUDA (timm's converter, torch's SyncBatchNorm)."""
+    max_hours: Positive | None = None
+    """Write a checkpoint and stop, with status 143, so long after the start; the same command goes on."""
     gradient_accumulation_steps: Count = 1
     clip_grad: Positive | None = None
     """Largest global L2 norm of the gradient; null: no clipping."""

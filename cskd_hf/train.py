@@ -100,7 +100,8 @@ def train(recipe: Recipe) -> int:
     try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes)
 
     # optimizer
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module)
+    lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * recipe.run.gradient_accumulation_steps)
+    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module, lr)
     settings = recipe.scheduler.model_dump(exclude_none=True)
     scheduler, _ = create_scheduler_v2(
         optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)

@@ -50,7 +50,7 @@ scheduler:
 """
 COMMANDS = {"recipe": cskd_hf.recipe.main, "train": cskd_hf.train.main}
 SECTIONS = "data, transform, model, method, optimizer, scheduler, run"
-OPTIMIZER_KEYS = "opt, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, betas, eps"
+OPTIMIZER_KEYS = "opt, lr_base, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, betas, eps"
 NOT_AN_OVERRIDE = "not an override; write section.key=value, for example optimizer.lr=0.05"
 
 
@@ -132,10 +132,20 @@ MISTAKES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
         [],
         ["r.yaml:9: optimizer.lr: read a mapping; allowed: a valid number"],
     ),
-    "missing key": (
+    "no rate": (
         changed("  lr: 0.1\n", "  opt: lamb\n"),
         [],
-        ["r.yaml:8: optimizer.lr: missing; it has no default"],
+        ["r.yaml:8: optimizer.lr: missing; write lr, or lr_base, which the global batch scales"],
+    ),
+    "two rates": (
+        changed("  lr: 0.1\n", "  lr: 0.1\n  lr_base: 0.1\n"),
+        [],
+        ["r.yaml:9: optimizer.lr: read 0.1; allowed: lr, or lr_base, which the global batch scales"],
+    ),
+    "missing key": (
+        changed("  num_epochs: 2\n", "  sched: cosine\n"),
+        [],
+        ["r.yaml:10: scheduler.num_epochs: missing; it has no default"],
     ),
     "missing section": (
         changed("scheduler:\n  num_epochs: 2\n", ""),
@@ -297,7 +307,7 @@ MISTAKES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
     "override without a value": (
         GOOD,
         ["optimizer.lr="],
-        ["command line: optimizer.lr: read null; allowed: a valid number"],
+        ["command line: optimizer.lr: read null; allowed: lr, or lr_base, which the global batch scales"],
     ),
     "override with a space before the equals sign": (
         GOOD,
@@ -558,6 +568,9 @@ OF_NO_CONSEQUENCE = {
         "logging_steps": 3,
         "checkpoint_steps": 5,
         "checkpoints_total_limit": 9,
+        "num_processes": 3,
+        "ddp_timeout": 60,
+        "max_hours": 1.5,
     },
 }
 
@@ -771,7 +784,7 @@ def test_the_optimizer_is_the_papers(name: str) -> None:
     recipe = load_recipe(name)
     with torch.device("meta"):
         model = create_backbone(recipe.model, 7)
-    optimizer = create_optimizer_v2(model, **recipe.optimizer.model_dump(exclude_none=True))
+    optimizer = create_optimizer_v2(model, **recipe.optimizer.model_dump(exclude_none=True, exclude={"lr_base"}))
     assert isinstance(optimizer, torch.optim.SGD)
     decayed = set()
     for group in optimizer.param_groups:
@@ -788,7 +801,9 @@ def test_the_optimizer_is_the_papers(name: str) -> None:
 def test_the_learning_rate_of_every_epoch_is_the_papers(name: str) -> None:
     recipe = load_recipe(name)
     expected = [rate for epochs, rate in PAPER[name][0] for _ in range(epochs)]
-    optimizer = create_optimizer_v2(nn.Linear(1, 1), **recipe.optimizer.model_dump(exclude_none=True))
+    optimizer = create_optimizer_v2(
+        nn.Linear(1, 1), **recipe.optimizer.model_dump(exclude_none=True, exclude={"lr_base"})
+    )
     keywords = recipe.scheduler.model_dump(exclude_none=True)
     scheduler, num_epochs = create_scheduler_v2(optimizer, **keywords, updates_per_epoch=3)
     rates = []

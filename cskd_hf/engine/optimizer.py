@@ -11,7 +11,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import OptimizerSection
 
 
-def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module) -> Any:
+def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float) -> Any:
     """`timm.optim.create_optimizer_v2` for what a method trains.
 
     timm asks the network itself which parameters go without weight decay and how deep each lies, by the network's own
@@ -20,12 +20,14 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
     Args:
         model: the timm model inside.
         module: what the method built around it.
+        lr: of the global batch.
 
     Raises:
         UserError: timm has no such optimizer, or it does not take these settings.
     """
     try:
-        optimizer = create_optimizer_v2(model, **settings.model_dump(exclude_none=True))
+        keywords = settings.model_dump(exclude_none=True, exclude={"lr_base"})
+        optimizer = create_optimizer_v2(model, **keywords | {"lr": lr})
         own = {id(parameter) for parameter in model.parameters()}
         added = nn.ParameterList(
             parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in own

@@ -49,6 +49,7 @@ class Console:
         accumulation = recipe.run.gradient_accumulation_steps
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
+        lr, rule = recipe.optimizer.scaled_lr(anchors)
         views = NUM_VIEWS[recipe.method.views]
         counted = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
         self.say(
@@ -58,7 +59,7 @@ class Console:
             f"  model      {recipe.model.model_name}, {num_parameters:,} parameters\n"
             f"  method     {method.removeprefix('name ')}\n"
             f"  update     {recipe.data.batch_size} x {batches.num_processes} processes x {accumulation} accumulated = "
-            f"{anchors:,} {counted}, lr {recipe.optimizer.lr:g} as written\n"
+            f"{anchors:,} {counted}, lr {lr:g} {rule}\n"
             f"  precision  {recipe.run.mixed_precision}"
         )
         for note in images.notes:
