@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from accelerate.utils import send_to_device
+from command_runs import draw_folder
+from timm.data import ImageDataset, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import FakeData, ImageFolder
+
+from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler, PairedDataset, PairingCollator
+from cskd_hf.errors import UserError
+from cskd_hf.methods.base import Batch
+
+LABELS = [0, 1, 0, 1, 1, 0, 1]
+
+
+class Rows(Dataset[tuple[Tensor, int]]):
+    """A row's number, augmented out of one of the generators."""
+
+    def __init__(self, generator: str) -> None:
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return len(LABELS)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        draws = {"random": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(()).item()}
+        return torch.full((3, 2, 2), index + draws[self.generator]()), LABELS[index]
+
+
+GENERATORS = pytest.mark.parametrize("generator", ["random", "numpy", "torch"])
+
+
+@GENERATORS
+def test_pixels_are_a_function_of_the_row_and_of_the_keys_seed(generator):
+    pairs = PairedDataset(Rows(generator))
+    assert len(pairs) == 7
+    sample = pairs[Draw((1, 4), seed=11)]
+    assert (sample.target, sample.indices) == (1, (1, 4))
+    assert [int(view[0, 0, 0]) for view in sample.views] == [1, 4]
+    random.random(), np.random.rand(), torch.rand(3)
+    again, other = pairs[Draw((1, 4), seed=11)], pairs[Draw((1, 4), seed=12)]
+    for view, same, different in zip(sample.views, again.views, other.views, strict=True):
+        assert torch.equal(view, same)
+        assert not torch.equal(view, different)
+
+
+@GENERATORS
+def test_an_image_that_is_its_own_partner_is_augmented_twice_and_an_anchor_as_without_a_partner(generator):
+    pairs = PairedDataset(Rows(generator))
+    first, second = pairs[Draw((2, 2), seed=5)].views
+    assert not torch.equal(first, second)
+    assert torch.equal(pairs[Draw((2,), seed=5)].views[0], first)
+
+
+@GENERATORS
+def test_loading_leaves_the_generators_alone(generator):
+    pairs = PairedDataset(Rows(generator))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    pairs[Draw((0, 2), seed=3)]
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def batches(dataset: Rows, workers: int, batch_size: int, epoch: int = 0) -> list[Batch]:
+    sampler = ClassPairSampler(LABELS, seed=4)
+    sampler.set_epoch(epoch)
+    pairs = PairedDataset(dataset)
+    return list(DataLoader(pairs, batch_size, sampler=sampler, num_workers=workers, collate_fn=PairingCollator()))
+
+
+def test_a_plain_loader_gives_the_same_batches_with_workers_and_without():
+    for epoch in range(2):
+        alone, helped = (batches(Rows("torch"), workers, 3, epoch) for workers in (0, 2))
+        assert [len(batch.target) for batch in alone] == [6, 6, 2]
+        for one, other in zip(alone, helped, strict=True):
+            assert all(torch.equal(mine, others) for mine, others in zip(one[:3], other[:3], strict=True))
+
+
+def test_a_batch_of_floats_is_laid_out_anchors_first():
+    (batch,) = batches(Rows("torch"), workers=0, batch_size=7)
+    draws = list(ClassPairSampler(LABELS, seed=4))
+    rows = [draw.indices[view] for view in (0, 1) for draw in draws]
+    assert batch.images.dtype == torch.float32
+    assert batch.images[:, 0, 0, 0].int().tolist() == batch.index.tolist() == rows
+    assert batch.target.tolist() == [LABELS[row] for row in rows]
+    assert batch.skipped == ()
+
+
+def test_keys_of_one_view_load_single_images():
+    loader = DataLoader(PairedDataset(Rows("torch")), 7, sampler=ImageSampler(7), collate_fn=PairingCollator())
+    (batch,) = loader
+    assert sorted(batch.index.tolist()) == list(range(7))
+
+
+def test_a_batch_pickles_and_goes_to_a_device_as_a_batch():
+    (batch,) = batches(Rows("torch"), workers=0, batch_size=7)
+    thawed = pickle.loads(pickle.dumps(batch))
+    assert torch.equal(thawed.images, batch.images)
+    moved = send_to_device(batch, "meta")
+    for copy in (thawed, moved):
+        assert type(copy) is Batch
+    assert {moved.images.device.type, moved.target.device.type, moved.index.device.type} == {"meta"}
+
+
+# Other people's datasets
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return draw_folder(tmp_path, {"train": (3, 2)}) / "train"
+
+
+@pytest.mark.parametrize("ends_with", ["float", "uint8"])
+def test_torchvisions_and_timms_datasets_give_the_same_pairs(folder, ends_with):
+    if ends_with == "float":
+        transform = create_transform(16, is_training=True, color_jitter=0.4)
+    else:
+        from torchvision.transforms import v2
+
+        transform = v2.Compose([v2.PILToTensor(), v2.RandomResizedCrop(16), v2.RandomHorizontalFlip()])
+    labels = [0, 0, 0, 1, 1]
+    loaded = []
+    for dataset in (ImageFolder(str(folder), transform), ImageDataset(str(folder), transform=transform)):
+        loader = DataLoader(PairedDataset(dataset), 5, sampler=ClassPairSampler(labels), collate_fn=PairingCollator())
+        loaded += list(loader)
+    first, second = loaded
+    assert first.images.shape == (10, 3, 16, 16)
+    assert first.images.dtype == (torch.float32 if ends_with == "float" else torch.uint8)
+    assert torch.equal(first.images, second.images)
+    assert first.target.tolist() == [labels[row] for row in first.index.tolist()] == second.target.tolist()
+    assert len(first.images.flatten(1).unique(dim=0)) > 5  # partners are augmented too
+
+
+def test_a_row_that_timm_replaced_by_one_of_another_class_is_an_error(folder):
+    (folder / "class 0" / "02.png").write_bytes(b"not an image")
+    pairs = PairedDataset(ImageDataset(str(folder), transform=create_transform(16)))
+    assert pairs[Draw((0, 1), 0)].target == 0
+    with pytest.raises(UserError, match=r"rows \(0, 2\): paired as one class, loaded with labels \[0, 1\].*unreadable"):
+        pairs[Draw((0, 2), 0)]
+
+
+def test_labels_in_another_order_than_the_datasets_are_an_error():
+    sampler = ClassPairSampler(LABELS[::-1][1:] + LABELS[-1:], partner="not_self")
+    loader = DataLoader(PairedDataset(Rows("torch")), 7, sampler=sampler, collate_fn=PairingCollator())
+    with pytest.raises(UserError, match=r"paired as one class, loaded with labels .*the dataset's own labels"):
+        list(loader)
+
+
+def test_an_image_that_is_no_tensor_is_an_error_that_says_what_to_write():
+    pairs = PairedDataset(FakeData(size=3, image_size=(3, 8, 8)))
+    with pytest.raises(UserError, match="row 2: read an image of type Image; end its transform with a tensor"):
+        pairs[Draw((2, 1), 0)]
+
+
+def test_a_loader_without_the_sampler_is_an_error_that_says_what_to_write():
+    loader = DataLoader(PairedDataset(Rows("torch")), 2, collate_fn=PairingCollator())
+    with pytest.raises(UserError, match=r"key 0: .*sampler=ClassPairSampler\(labels\)"):
+        next(iter(loader))
