@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from cskd_hf.errors import run_command
 from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
@@ -34,7 +34,7 @@ def train(recipe: Recipe) -> int:
     # Heavy imports wait until the recipe is known to be good: a mistake in it shall show at once.
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import broadcast_object_list, gather_object, set_seed
+    from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
     from timm.scheduler import create_scheduler_v2
     from timm.utils import ModelEmaV3, distribute_bn
 
@@ -44,10 +44,13 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
     from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.checkpoint import load_average, load_checkpoint, save_checkpoint
-    from cskd_hf.engine.loop import NonFiniteLossError, Progress, make_loader, training_updates
+    from cskd_hf.engine.failures import check_weights, tell
+    from cskd_hf.engine.loop import Progress, make_loader, training_updates
     from cskd_hf.engine.objective import Objective, try_out
     from cskd_hf.engine.optimizer import create_optimizer
-    from cskd_hf.engine.predict import Predictions, predict_split
+    from cskd_hf.engine.predict import EvaluationStoppedError, Predictions, predict_split
+    from cskd_hf.engine.processes import check_agreement, check_processes, fingerprint, synchronise_batch_norm
+    from cskd_hf.engine.stopping import StopRequest
     from cskd_hf.methods.base import NUM_VIEWS, Experiment
     from cskd_hf.models.factory import count_parameters, create_backbone
     from cskd_hf.models.memory import gather_memories
@@ -55,11 +58,14 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.results.console import Console
 
     # processes
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.ddp_timeout))
     accelerator = Accelerator(
         mixed_precision=recipe.run.mixed_precision,
         log_with=list(recipe.run.report_to) or None,
         project_dir=recipe.run.output_dir,
+        kwargs_handlers=[timeout],
     )
+    check_processes(accelerator, recipe)
     console = Console(accelerator.is_main_process)
 
     # images
@@ -83,6 +89,10 @@ def train(recipe: Recipe) -> int:
     train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error", plain)
     loader = make_loader(train_images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 
+    facts = {"recipe": recipe_hash(recipe), "training images": fingerprint(images.train)}
+    facts |= {"test images": fingerprint(images.test)}
+    check_agreement(accelerator, facts)
+
     # model
     set_seed(recipe.run.seed)
     model = create_backbone(recipe.model, images.num_classes)
@@ -94,6 +104,8 @@ def train(recipe: Recipe) -> int:
     assert std is not None
     experiment = Experiment(len(images.train), recipe.scheduler.total_epochs, images.train.class_names, mean, std)
     module = recipe.method.build(model, experiment)
+    if recipe.run.sync_bn:
+        module = synchronise_batch_norm(module, accelerator)
     objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
     if recipe.run.channels_last:
         objective.to(memory_format=torch.channels_last)
@@ -130,11 +142,14 @@ def train(recipe: Recipe) -> int:
         if checkpoint is not None:
             load_average(checkpoint, trained)
     if accelerator.is_main_process:
-        run_folder.cut_metrics(folder, progress.epoch)
+        run_folder.cut_metrics(folder, progress.epoch - bool(progress.line))
     if recipe.run.report_to:
         flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
         accelerator.init_trackers("cskd_hf", config=flat)
     console.start(recipe, images, count_parameters(model), batches, progress, recipe.scheduler.total_epochs)
+
+    # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
+    watched = "test" if images.holdout is None else "holdout"
 
     def predict(split: str, autocast: bool) -> Predictions:
         return predict_split(
@@ -150,9 +165,11 @@ def train(recipe: Recipe) -> int:
             skip_corrupt=skip,
             autocast=autocast,
             with_features=not autocast,
+            stop=stop.agreed,
         )
 
     def save(totals: dict[str, float]) -> None:
+        check_weights(network, progress.step)
         if accelerator.num_processes > 1:
             for other in gather_object([progress.skipped]):
                 progress.skipped.update(other)
@@ -164,10 +181,27 @@ def train(recipe: Recipe) -> int:
             save_checkpoint(
                 place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep, average, remembered
             )
+        accelerator.wait_for_everyone()  # who left now would take the one that writes along
 
-    # training
-    # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
-    watched = "test" if images.holdout is None else "holdout"
+    def end_epoch() -> None:
+        """Evaluate, and put the line of the epoch that `progress.line` has begun into metrics.jsonl."""
+        line, last = progress.line, recipe.scheduler.total_epochs
+        if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == last:
+            seen = predict(watched, autocast=True)
+            if seen.logits.isfinite().all():
+                line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
+                line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
+                line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
+            else:  # half precision may overflow where training, with its own batch statistics, does not
+                console.say(f"note: epoch {progress.epoch}: logits of the {watched} split are not finite")
+        if accelerator.is_main_process:
+            run_folder.append_metrics(folder, line)
+        if recipe.run.report_to:
+            accelerator.log({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=progress.step)
+        console.epoch(line, last)
+        progress.line = {}
+        save({})
+
     watch = run_folder.Stopwatch(progress)
     updates = training_updates(
         objective,
@@ -182,59 +216,49 @@ def train(recipe: Recipe) -> int:
         clip_grad=recipe.run.clip_grad,
         seed=recipe.run.seed,
     )
-    try:
-        for update in updates:
-            if ema is not None:
-                ema.update(network, step=update.step)
-            console.advance(progress)
-            if update.step % recipe.run.logging_steps == 0:
-                terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
-                console.show(terms, progress)
-                if recipe.run.report_to:
-                    accelerator.log({f"update/{k}": v for k, v in terms.items()} | {"lr": update.lr}, step=update.step)
-            if update.ends_epoch:
-                # epoch
-                if accelerator.num_processes > 1:  # each process has its own running statistics
-                    for part in (module,) if ema is None else (module, trained):
-                        distribute_bn(part, accelerator.num_processes, reduce=True)
-                line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
-                totals = update.totals.read(accelerator)
-                samples = totals.pop("samples")
-                line |= {f"train/{name}": value / samples for name, value in totals.items()}
-                line |= watch.lap(progress)
-                if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == recipe.scheduler.total_epochs:
-                    seen = predict(watched, autocast=True)
-                    if seen.logits.isfinite().all():
-                        line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
-                        line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
-                        line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
-                    else:  # half precision may overflow where training, with its own batch statistics, does not
-                        console.say(f"note: epoch {update.epoch + 1}: logits of the {watched} split are not finite")
-                if accelerator.is_main_process:
-                    run_folder.append_metrics(folder, line)
-                if recipe.run.report_to:
-                    accelerator.log({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=update.step)
-                console.epoch(line, recipe.scheduler.total_epochs)
-                save({})
-            elif recipe.run.checkpoint_steps and update.step % recipe.run.checkpoint_steps == 0:
-                save(update.totals.read(accelerator))
-    except NonFiniteLossError as error:
-        console.close()
-        rows = [images.train.describe(int(row)) for row in error.batch.index]
-        told = {name: str(value) for name, value in error.terms.items()}  # JSON has no word for NaN
-        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": told}
-        path = folder / f"nonfinite-rank{accelerator.process_index}.json"
-        path.write_text(json.dumps(report | {"batch": rows}, indent=2), encoding="utf-8")
-        print(
-            f"error: the loss is not finite at {error}; the optimizer did not step. {path} lists the batch. "
-            "Lower optimizer.lr, set run.clip_grad, or run in float32",
-            file=sys.stderr,
-        )
-        return 1
+    with StopRequest(accelerator, recipe.run.max_hours) as stop:
+        try:
+            if progress.line:  # stopped while it evaluated
+                end_epoch()
+            # training
+            for update in updates:
+                if ema is not None:
+                    ema.update(network, step=update.step)
+                console.advance(progress)
+                if update.step % recipe.run.logging_steps == 0:
+                    terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
+                    console.show(terms, progress)
+                    if recipe.run.report_to:
+                        told = {f"update/{name}": value for name, value in terms.items()}
+                        accelerator.log(told | {"lr": update.lr}, step=update.step)
+                if update.ends_epoch:
+                    if accelerator.num_processes > 1:  # each process has its own running statistics
+                        for part in (module,) if ema is None else (module, trained):
+                            distribute_bn(part, accelerator.num_processes, reduce=True)
+                    totals = update.totals.read(accelerator)
+                    samples = totals.pop("samples")
+                    progress.line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
+                    progress.line |= {f"train/{name}": value / samples for name, value in totals.items()}
+                    progress.line |= watch.lap(progress)
+                    end_epoch()
+                elif recipe.run.checkpoint_steps and update.step % recipe.run.checkpoint_steps == 0:
+                    save(update.totals.read(accelerator))
+                if stop.agreed(ask_now=update.ends_epoch):
+                    if not update.ends_epoch:
+                        save(update.totals.read(accelerator))
+                    console.stopped(stop.reason, progress)
+                    return stop.status
+            # results
+            predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
+        except EvaluationStoppedError:
+            save({})
+            console.stopped(stop.reason, progress)
+            return stop.status
+        except (OSError, RuntimeError) as error:
+            console.close()
+            return tell(error, folder, images.train, progress, accelerator.process_index)
     console.close()
 
-    # results
-    predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
     for split, seen in predictions.items():
         broken = int((~seen.logits.isfinite().all(dim=1)).sum())
         if broken:

@@ -24,6 +24,10 @@ WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.s
 OPTIMIZER, STATE = "optimizer.pt", "state.json"
 
 
+class CheckpointError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
+
+
 def save_checkpoint(
     folder: Path,
     module: nn.Module,
@@ -42,9 +46,36 @@ def save_checkpoint(
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
         ema: the running average of what the module exports, where one is kept.
         memories: what `gather_memories` gave, in every process; this one holds it.
+
+    Raises:
+        CheckpointError: a full disk, a folder that may not be written; nothing is left of the attempt.
     """
     final = folder / f"step-{progress.step:08d}"
     partial = folder / f".partial-{final.name}"
+    try:
+        return _save(final, partial, module, optimizer, scaler, progress, recipe_hash, keep, ema, memories)
+    except (OSError, RuntimeError) as error:
+        # torch.save tells of a full disk by a RuntimeError of its own.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}") from error
+
+
+def _save(
+    final: Path,
+    partial: Path,
+    module: nn.Module,
+    optimizer: Any,
+    scaler: Any,
+    progress: Progress,
+    recipe_hash: str,
+    keep: int,
+    ema: nn.Module | None,
+    memories: Mapping[str, Tensor] | None,
+) -> Path:
+    folder = final.parent
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     partial.mkdir(parents=True)
     held = {WEIGHTS: module.state_dict(), AVERAGE: {} if ema is None else ema.state_dict(), MEMORIES: memories or {}}

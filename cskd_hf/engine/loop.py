@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import PairedImages, PairingCollator
+from cskd_hf.engine.stopping import outlive_signals
 from cskd_hf.methods.base import Batch
 
 
@@ -40,6 +41,7 @@ class Progress:
         seconds, wait_seconds: spent training, and in it waiting for data.
         samples: supervised images since the start, over all processes.
         skipped: unreadable training images met so far, row → what was wrong.
+        line: metrics.jsonl's of the epoch that has just ended, while its evaluation is not done.
     """
 
     epoch: int = 0
@@ -50,6 +52,7 @@ class Progress:
     wait_seconds: float = 0.0
     samples: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
+    line: dict[str, float] = field(default_factory=dict)
 
 
 def make_loader(images: PairedImages, batches: GlobalBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
@@ -63,6 +66,7 @@ def make_loader(images: PairedImages, batches: GlobalBatches, workers: int, pin_
         pin_memory=pin_memory,
         # The loader draws a seed for its workers, which nothing here uses: not from the stream that dropout draws from.
         generator=torch.Generator(),
+        worker_init_fn=outlive_signals,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,12 @@ from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.objective import normalize
+from cskd_hf.engine.stopping import outlive_signals
 from cskd_hf.errors import UserError
+
+
+class EvaluationStoppedError(Exception):
+    """Somebody asked the run to stop while it evaluated."""
 
 
 class Predictions(NamedTuple):
@@ -42,15 +47,18 @@ def predict_split(
     skip_corrupt: bool,
     autocast: bool,
     with_features: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
     """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
 
     Args:
         model: a timm model, unwrapped; its mode is put back.
         with_features: false leaves them (N, 0): curves need none, and each process would be sent them all.
+        stop: asked between batches, by every process equally often, whether to leave off.
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
     Raises:
+        EvaluationStoppedError: `stop` said so, in every process.
         UserError: an unreadable image, unless `skip_corrupt`; no readable one.
     """
     device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
@@ -66,13 +74,22 @@ def predict_split(
         num_workers=min(workers, len(batches)),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
+        worker_init_fn=outlive_signals,
     )
     mean_, std_ = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
     was_training = model.training
     model.eval()
     logits, features, target, row = [], [], [], []
     skipped: dict[int, str] = {}
-    for batch in loader:
+    arriving = iter(loader)
+    # As many rounds in every process, the ones with a shorter share included.
+    for _ in range(-(-each // batch_size)):
+        if stop():
+            model.train(was_training)
+            raise EvaluationStoppedError
+        batch = next(arriving, None)
+        if batch is None:
+            continue
         skipped.update(batch.skipped)
         if not len(batch.target):
             continue

@@ -11,6 +11,8 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.errors import UserError
@@ -76,3 +78,14 @@ def check_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
         if len(held) > 1:
             told = "; ".join(f"{value}: {', '.join(who)}" for value, who in held.items())
             raise UserError(f"the processes differ in {name}: {told}; give every machine the same files and command")
+
+
+def synchronise_batch_norm(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """BatchNorm over the images of all processes; timm's converter, which keeps the activations of its own norms.
+
+    Raises:
+        UserError: torch has no such BatchNorm for CPUs.
+    """
+    if accelerator.device.type != "cuda":
+        raise UserError("run.sync_bn: torch synchronises BatchNorm on CUDA only; write run.sync_bn=false")
+    return convert_sync_batchnorm(module)

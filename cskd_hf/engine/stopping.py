@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from types import FrameType
 from typing import Any
@@ -98,9 +97,3 @@ def outlive_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
-
-
-def say_stopped(stop: StopRequest, place: str) -> None:
-    """One line on stderr, from the process that speaks."""
-    if stop.accelerator.is_main_process:
-        print(f"stopped by {stop.reason} at {place}; the same command goes on from there", file=sys.stderr)

@@ -99,6 +99,13 @@ class Console:
         ]
         self.say("  ".join(parts))
 
+    def stopped(self, reason: str, progress: Progress) -> None:
+        """One line on stderr: who asked, where the run stands, how it goes on."""
+        self.close()
+        if self.speaks:
+            where = f"step {progress.step}, epoch {progress.epoch}, sample {progress.position}"
+            print(f"stopped by {reason} at {where}; the same command goes on from there", file=sys.stderr)
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()

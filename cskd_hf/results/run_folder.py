@@ -26,7 +26,7 @@ from cskd_hf.engine.predict import Predictions
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe import Recipe, dump_recipe, identity, parse_recipe, recipe_hash
-from cskd_hf.results import calibration, figures
+from cskd_hf.results import calibration, figures, run_lock
 from cskd_hf.results.card import model_readme
 from cskd_hf.results.environment import describe_environment
 from cskd_hf.results.export import export_model, needs_cskd_hf
@@ -49,7 +49,7 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
         raise UserError(f"run.output_dir: {folder} is a file; name a folder")
     held = folder / "recipe.yaml"
     if not held.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(file.name != run_lock.NAME for file in folder.iterdir()):
             raise UserError(f"run.output_dir: {folder} is not empty and holds no run; name another folder")
     elif resume == "never":
         raise UserError(
@@ -62,12 +62,16 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
                 f"run.output_dir: {folder} holds a run of another recipe; name another folder, or write "
                 "run.resume=force to go on with this one\n" + "\n".join(different)
             )
-        if (folder / "summary.json").is_file():
-            if not different:
-                if not (folder / "report.html").is_file():
-                    write_report(folder)  # the one thing written after the summary
-                return folder, None, True
-            (folder / "summary.json").unlink()
+        if (folder / "summary.json").is_file() and not different:
+            if not (folder / "report.html").is_file():
+                write_report(folder)  # the one thing written after the summary
+            return folder, None, True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_lock.lock(folder)
+    except OSError as error:
+        raise UserError(f"run.output_dir: {folder} cannot be written: {error}") from None
+    (folder / "summary.json").unlink(missing_ok=True)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is not None and (folder / "environment.json").is_file():
         before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["num_processes"]
@@ -78,7 +82,6 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
                 file=sys.stderr,
             )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         dump_recipe(recipe, held)
         environment = describe_environment(num_processes, recipe.run.mixed_precision or "no")
         _write_json(folder / "environment.json", environment)

@@ -1,0 +1,64 @@
+"""What stops a run in its middle, told in one line that names the last good checkpoint."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from cskd_hf.data.load import ImageSplit
+from cskd_hf.engine.checkpoint import CheckpointError, list_checkpoints
+from cskd_hf.engine.loop import NonFiniteLossError, Progress
+
+
+class NonFiniteWeightsError(RuntimeError):
+    """A weight is NaN or infinite: a gradient was, under a finite loss."""
+
+
+def check_weights(module: nn.Module, step: int) -> None:
+    """Called before a checkpoint is written, so that none holds weights that are not finite; waits for the device.
+
+    Raises:
+        NonFiniteWeightsError: naming the first parameter and the step.
+    """
+    for name, parameter in module.named_parameters():
+        if not parameter.detach().isfinite().all():
+            raise NonFiniteWeightsError(f"step {step}: {name}")
+
+
+def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, rank: int) -> int:
+    """Print what happened and return the exit status; an error that is none of these is raised again."""
+    saved = list_checkpoints(folder / "checkpoints")
+    resume = f"the last complete checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    if isinstance(error, NonFiniteLossError):
+        told = {name: str(value) for name, value in error.terms.items()}  # JSON has no word for NaN
+        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": told}
+        report["batch"] = [train.describe(int(row)) for row in error.batch.index]
+        path = folder / f"nonfinite-rank{rank}.json"
+        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        line = (
+            f"the loss is not finite at {error}; the optimizer did not step. {path} lists the batch. Lower "
+            f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
+        )
+    elif isinstance(error, NonFiniteWeightsError):
+        line = (
+            f"weights are not finite at {error}, though every loss was; no checkpoint of them was written. Lower "
+            f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
+        )
+    elif isinstance(error, CheckpointError):
+        line = f"{error}; make room and run the same command again; {resume}"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        line = f"{error}; make room and run the same command again; {resume}"
+    elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        reason = " ".join(str(error).split())
+        line = (
+            f"a loader process was killed ({reason}); out of memory? Lower data.workers and run the same command "
+            f"again; {resume}"
+        )
+    else:
+        raise error
+    print(f"error: {line}", file=sys.stderr)
+    return 1
