@@ -464,7 +464,8 @@ def test_the_imagenet_recipe_runs_on_parquet_of_imagenets_columns_and_splits(tmp
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 4, "test": 8}
     assert summary["model"]["num_parameters"] == 25_557_032 - 996 * 2049
     assert summary["metrics"]["temperature"] > 0
-    assert summary["method"] == {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0}
+    expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
+    assert summary["method"] == expected
 
 
 def test_the_cub_recipe_runs_on_parquet_of_cubs_columns_and_splits_without_a_temperature(tmp_path):

@@ -37,9 +37,7 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
 class CSKD(Method):
     """L_CE(x, y; θ) + λ_cls · T² · L_cls(x, x′; θ, T), where x′ is another training image of x's class.
 
-    Two separate forwards, both in train mode, x with gradient and then x′ without: BatchNorm normalises the halves
-    apart and its running statistics move twice a step. One concatenated forward would be another algorithm.
-    x′ gets no cross-entropy.
+    Two separate forwards, both in train mode, x with gradient and then x′ without; x′ gets no cross-entropy.
     """
 
     views: ClassVar[Views] = "same_class"
@@ -50,16 +48,29 @@ class CSKD(Method):
     distill_loss_weight: float = Field(default=1.0, ge=0)
     """λ_cls. The paper tries 1, 2, 3 and 4; its code has 1 for CIFAR-100 and 3 for CUB-200."""
 
+    batch_norm: Literal["separate", "joint", "anchors_only"] = "separate"
+    """`separate` (the paper's code): x and x′ are normalised apart, and the running statistics move twice a step.
+    `anchors_only`: the same, but they move with x alone. `joint`: one forward of both, normalised together, x′ still a
+    constant teacher: another algorithm, with 2B images in the graph. The same for networks without BatchNorm."""
+
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        from contextlib import nullcontext
+
         import torch
         import torch.nn.functional as F
+
+        from cskd_hf.models.layers import running_statistics_kept
 
         images, partner_images = batch.images.chunk(2)
         target = batch.target.chunk(2)[0]
 
-        output = module(images)
-        with torch.no_grad():  # θ̃: today's weights, as a constant
-            partner_output = module(partner_images)
+        if self.batch_norm == "joint":
+            output, partner_output = module(batch.images).chunk(2)
+        else:
+            output = module(images)
+            kept = running_statistics_kept(module) if self.batch_norm == "anchors_only" else nullcontext()
+            with torch.no_grad(), kept:  # θ̃: today's weights, as a constant
+                partner_output = module(partner_images)
 
         task_loss = F.cross_entropy(output.float(), target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)

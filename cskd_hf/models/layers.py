@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cskd_hf.errors import UserError
 
@@ -30,3 +33,16 @@ def linear_classifier(model: Any, method_name: str) -> nn.Linear:
             f"{type(classifier).__name__}; choose another model or method"
         )
     return classifier
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Training forwards that normalise with the batch's statistics and leave the running ones alone."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
