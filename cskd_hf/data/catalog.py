@@ -118,6 +118,20 @@ CATALOG = {
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
         terms="no licence stated; the authors ask for the citation",
     ),
+    "fashion_mnist_1k": CatalogEntry(
+        path=None,
+        num_classes=10,
+        num_images={"train": 1_000, "holdout": 1_000, "test": 10_000},
+        holdout="holdout",
+        mean=(0.287, 0.287, 0.287),
+        std=(0.355, 0.355, 0.355),
+        official_split="the authors' 10,000 test images; of their 60,000 training images the first 100 of each class "
+        "to train, the next 100 held out [ours]",
+        citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
+        "Algorithms, arXiv:1708.07747, 2017",
+        terms="MIT; copyright 2017 Zalando SE",
+        prepare="scripts/prepare_fashion_mnist_1k.py",
+    ),
     "digits": CatalogEntry(
         path=None,
         num_classes=10,

@@ -73,6 +73,7 @@ def test_counts_are_those_of_the_paper():
         "mit67": (67, (5_360, 1_340)),
         "tiny_imagenet": (200, (100_000, 10_000)),
         "cifar100": (100, (50_000, 10_000)),
+        "fashion_mnist_1k": (10, (1_000, 1_000, 10_000)),
         "digits": (10, (200, 300, 1297)),
     }
 

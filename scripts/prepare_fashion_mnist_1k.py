@@ -1,0 +1,113 @@
+"""Fashion-MNIST, 100 training images a class → a folder that `data.dataset` names.
+
+    python scripts/prepare_fashion_mnist_1k.py /usr/share/datasets/fashion-mnist OUT
+
+That folder is what Debian's package dataset-fashion-mnist installs, 31 MB: apt-get install dataset-fashion-mnist; not
+being root, apt-get download dataset-fashion-mnist, then dpkg -x dataset-fashion-mnist_*.deb FOLDER. Any folder with the
+authors' files will do: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
+t10k-labels-idx1-ubyte.gz.
+
+Split test is the authors' 10,000 test images. Of their 60,000 training images, in the order of the file, the first 100
+of each class are split train, the next 100 of each class split holdout, for the temperature [ours]; the rest is left
+out. Images are stored as PGM: a PNG's bytes, and with them a split's SHA-256, would depend on the encoder's version.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from archive_inputs import locate
+from archives import Tree
+from preparation import ImageSet, prepare
+from shards import even_parts
+
+from cskd_hf.errors import UserError, run_command
+
+FILES = [f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+PACKAGE = "apt-get install dataset-fashion-mnist puts it in /usr/share/datasets/fashion-mnist"
+EXPECTED = f"a folder with {FILES[0]} and the authors' three other files ({PACKAGE})"
+PER_CLASS = 100  # in train, and as many in holdout
+# The files have numbers only; these are the names in the authors' README.
+CLASS_NAMES = "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+
+Scan = tuple[int, str, bytes]  # label, file name, content
+
+
+class Scans(NamedTuple):
+    """A shard whose images lie in memory."""
+
+    path: Path
+    scans: Sequence[Scan]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.scans)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(content) for _, _, content in self.scans)
+
+    def images(self) -> Iterator[Scan]:
+        return iter(self.scans)
+
+
+def read_idx(tree: Tree, member: str, num_dims: int) -> np.ndarray:
+    """The array of bytes in a gzipped IDX file: 0, 0, 8, the number of dimensions, these, the data."""
+    try:
+        content = gzip.decompress(tree.read(member))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{tree.shown} is damaged: {member}: {error}") from error
+    start = 4 + 4 * num_dims
+    shape = np.frombuffer(content, ">u4", offset=4, count=num_dims).tolist() if len(content) >= start else []
+    if content[:4] != bytes([0, 0, 8, num_dims]) or len(content) != start + math.prod(shape):
+        raise UserError(f"{tree.shown}: {member} is no IDX file of bytes in {num_dims} dimensions, or not a whole one")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[Scan]]:
+    """(where, labels, images) of one of the authors' two parts."""
+    names = [name for name in FILES if name.startswith(part)]
+    (tree, pixels_file), (labels_tree, labels_file) = locate(trees, EXPECTED, *names)
+    pixels, labels = read_idx(tree, pixels_file, 3), read_idx(labels_tree, labels_file, 1)
+    if len(pixels) != len(labels):
+        raise UserError(f"{pixels_file} has {len(pixels):,} images, {labels_file} {len(labels):,} labels")
+    if len(labels) and labels.max() >= len(CLASS_NAMES):
+        raise UserError(f"{labels_file}: labels are 0 to {len(CLASS_NAMES) - 1}, found {labels.max()}")
+    header = b"P5 %d %d 255\n" % pixels.shape[:0:-1]
+    rows = enumerate(zip(labels.tolist(), pixels, strict=True))
+    return tree.path, labels, [(label, f"{part}-{row:05d}.pgm", header + scan.tobytes()) for row, (label, scan) in rows]
+
+
+def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
+    train, test = read_part(trees, "train"), read_part(trees, "t10k")
+
+    def shards(path: Path, scans: Sequence[Scan]) -> list[Scans]:
+        return [Scans(path, part) for part in even_parts(scans, [len(content) for *_, content in scans], shard_bytes)]
+
+    path, labels, scans = train
+    by_class = [np.flatnonzero(labels == label) for label in range(len(CLASS_NAMES))]
+    splits = {}
+    for split, start in (("train", 0), ("holdout", PER_CLASS)):
+        rows = np.sort(np.concatenate([found[start : start + PER_CLASS] for found in by_class]))
+        splits[split] = shards(path, [scans[row] for row in rows])
+    splits["test"] = shards(test[0], test[2])
+    return ImageSet(list(CLASS_NAMES), splits)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return prepare(argv, "fashion_mnist_1k", __doc__, [], read)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{error}; expected {EXPECTED}") from error
+        raise
+
+
+if __name__ == "__main__":
+    run_command(main)
