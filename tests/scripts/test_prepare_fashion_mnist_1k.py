@@ -103,12 +103,10 @@ def test_the_folder_knows_what_it_is_and_trains_by_the_recipe(tmp_path):
     assert manifest["classes"][0] == "T-shirt/top"
     assert entry_of(str(tmp_path / "out")) is CATALOG[NAME]
     done = quick(
-        ROOT / "recipes" / f"{NAME}_resnet10.yaml",
+        ROOT / "recipes" / f"{NAME}_test_resnet.yaml",
         f"data.dataset={tmp_path / 'out'}",
         "data.batch_size=500",
         "data.workers=0",
-        "model={model_name: test_resnet}",
-        "transform.input_size=[3, 48, 48]",
         "scheduler.num_epochs=1",
         f"run.output_dir={tmp_path / 'run'}",
     )
