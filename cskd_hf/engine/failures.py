@@ -48,9 +48,9 @@ def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, 
             f"weights are not finite at {error}, though every loss was; no checkpoint of them was written. Lower "
             f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
         )
-    elif isinstance(error, CheckpointError):
-        line = f"{error}; make room and run the same command again; {resume}"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    elif isinstance(error, CheckpointError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    ):
         line = f"{error}; make room and run the same command again; {resume}"
     elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         reason = " ".join(str(error).split())

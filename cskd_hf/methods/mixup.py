@@ -33,9 +33,11 @@ class Mixup(Method):
     """α of CutMix (Yun et al., ICCV 2019); where both are above 0, each batch takes one of them by a fair coin."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        import torch
         import torch.nn.functional as F
 
-        images, soft_target = self.mix(module, batch.images, batch.target)
+        # Not compiled: inductor draws from a generator of its own, and cannot trace NumPy's.
+        images, soft_target = torch.compiler.disable(self.mix)(module, batch.images, batch.target)
         output = module(images)
         loss = F.cross_entropy(output.float(), soft_target)
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}
@@ -82,7 +84,7 @@ class MixupCSKD(Mixup):
 
         images, partner_images = batch.images.chunk(2)
         target = batch.target.chunk(2)[0]
-        mixed, soft_target = self.mix(module, images, target)
+        mixed, soft_target = torch.compiler.disable(self.mix)(module, images, target)
 
         mixed_output = module(mixed)
         output = module(images)

@@ -62,7 +62,9 @@ def has_cosine_head(model: Any) -> bool:
 
 
 def _create(backbone: str, **kwargs: Any) -> Any:
-    return with_cosine_head(timm.create_model(backbone, **kwargs))
+    model: Any = timm.create_model(backbone, **kwargs)
+    # timm's word for features alone is num_classes=0, which leaves no classifier to replace.
+    return with_cosine_head(model) if isinstance(model.get_classifier(), nn.Linear) else model
 
 
 default_cfgs = generate_default_cfgs({"cosine_classifier": {"num_classes": 1000, "input_size": (3, 224, 224)}})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 
 from cskd_hf.errors import UserError
@@ -49,7 +50,7 @@ def load_trained(source: str) -> TrainedModel:
     try:
         config = json.loads(_config_file(location).read_text(encoding="utf-8"))
         model = timm.create_model(location, pretrained=True).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{source}: no weights that timm loads: {' '.join(str(error).split())}") from error
     prepared = resolve_model_data_config(model)
     transform = TransformSection(

@@ -6,8 +6,10 @@ The same numbers give the same bytes, and each PNG carries its own alternative t
 
 from __future__ import annotations
 
+import io
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -182,7 +184,17 @@ def _curve(
         axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, drawstyle=drawstyle)
 
 
+def render(figure: Figure, description: str, format: Literal["png", "pdf"] = "png") -> bytes:
+    """The file of a figure; what it shows, for those who cannot see it, is part of it."""
+    # Without these the bytes change with neither matplotlib's version string nor the clock.
+    without = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
+    described = {"png": "Description", "pdf": "Subject"}
+    metadata = {**dict.fromkeys(without[format]), described[format]: description}
+    file = io.BytesIO()
+    figure.savefig(file, format=format, metadata=metadata)
+    return file.getvalue()
+
+
 def _save(figure: Figure, path: Path, description: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without "Software" the bytes do not change with matplotlib's version string.
-    figure.savefig(path, format="png", metadata={"Software": None, "Description": description})
+    path.write_bytes(render(figure, description))

@@ -5,23 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pytest
-import timm
 import torch
+from method_cases import MEAN, NUM_CLASSES, STD, ZERO, batch_for, method_of, objective_of, supervised
 from torch import Tensor, nn
 
-import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.engine.objective import Objective
-from cskd_hf.methods import METHODS, Batch, Experiment, Method
-from cskd_hf.methods.base import Views
+from cskd_hf.methods import METHODS, Batch, CrossEntropy, Method
+from cskd_hf.methods.base import NUM_VIEWS, Views
 
-NUM_CLASSES = 4
 NUM = 4
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-EXPERIMENT = Experiment(40, 5, ("a", "b", "c", "d"), MEAN, STD)
 
 each_method = pytest.mark.parametrize("name", METHODS)
 
@@ -31,79 +27,28 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def backbone() -> nn.Module:
-    return timm.create_model("preact_resnet10_32px", num_classes=NUM_CLASSES)
-
-
-def batch_for(method: type[Method], num: int = NUM) -> Batch:
-    """Bytes as the loader hands them over: `num` images, or `num` pairs as [anchors | partners]."""
-    target = torch.arange(num) % NUM_CLASSES
-    index = torch.arange(num)
-    if method.views != "single":
-        target, index = target.repeat(2), index.repeat(2)
-    return Batch(torch.randint(256, (len(target), 3, 16, 16), dtype=torch.uint8), target, index)
-
-
-def objective_of(name: str) -> Objective:
-    method = METHODS[name](**({"teacher": TEACHER} if "teacher" in METHODS[name].model_fields else {}))
-    return Objective(method, method.build(backbone(), EXPERIMENT), MEAN, STD, channels_last=True).train()
-
-
-# every method
-
-
-@each_method
-def test_a_step_gives_a_finite_loss_the_supervised_logits_and_scalars_to_log(name: str) -> None:
-    result = objective_of(name)(batch_for(METHODS[name]))
-    assert result.keys() >= {"loss", "output", "target"}
-    assert result["loss"].requires_grad
-    assert result["output"].shape == (len(result["target"]), NUM_CLASSES)
-    assert torch.equal(result["target"][:NUM], torch.arange(NUM) % NUM_CLASSES)
-    for term in result.keys() - {"output", "target"}:
-        assert result[term].shape == (), term
-        assert result[term].isfinite(), term
-
-
-@each_method
-def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
-    objective = objective_of(name)
-    objective(batch_for(METHODS[name]))["loss"].backward()
-    trainable = {key: p for key, p in objective.named_parameters() if p.requires_grad}
-    assert [key for key, p in trainable.items() if p.grad is None or not p.grad.isfinite().all()] == []
-    exported = {id(p) for p in objective.method.export(objective.module).parameters() if p.requires_grad}
-    reached = {id(p) for p in trainable.values() if p.grad is not None and p.grad.any()}
-    assert exported <= reached
+# every method; on the paper's backbones in test_backbones.py
 
 
 @each_method
 def test_the_loss_is_float32_under_autocast(name: str) -> None:
-    objective = objective_of(name)
+    method = method_of(name)
+    objective = objective_of(method)
     with torch.autocast("cpu", torch.bfloat16):
-        result = objective(batch_for(METHODS[name]))
+        result = objective(batch_for(method))
     result["loss"].backward()
     assert result["loss"].dtype == torch.float32
     assert result["loss"].isfinite()
 
 
 @each_method
-def test_what_is_exported_is_plain_timms(name: str) -> None:
-    objective = objective_of(name)
-    exported = objective.method.export(objective.module)
-    plain = backbone()
-    shapes = {key: tensor.shape for key, tensor in plain.state_dict().items()}
-    assert {key: tensor.shape for key, tensor in exported.state_dict().items()} == shapes
-    plain.load_state_dict(exported.state_dict())
-    images = torch.randn(2, 3, 16, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(exported.eval()(images), plain.eval()(images))
-
-
-@each_method
 def test_a_few_steps_on_one_batch_lower_its_loss(name: str) -> None:
-    objective, batch = objective_of(name), batch_for(METHODS[name])
-    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.01)
+    method = method_of(name)
+    objective, batch = objective_of(method), batch_for(method)
+    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.05)
     losses = []
     for _ in range(4):
+        torch.manual_seed(1)  # Mixup mixes the same every time
         loss = objective(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -113,15 +58,59 @@ def test_a_few_steps_on_one_batch_lower_its_loss(name: str) -> None:
 
 
 @each_method
+def test_neither_the_batch_nor_the_weights_are_changed_by_a_forward(name: str) -> None:
+    method = method_of(name)
+    objective, batch = objective_of(method), batch_for(method)
+    kept = [part.clone() for part in batch[:3]]
+    weights = {key: value.clone() for key, value in objective.named_parameters()}
+    objective(batch)
+    assert all(torch.equal(part, before) for part, before in zip(batch[:3], kept, strict=True))
+    assert [key for key, value in objective.named_parameters() if not torch.equal(value, weights[key])] == []
+
+
+@each_method
+def test_the_same_seed_gives_the_same_step_bit_for_bit(name: str) -> None:
+    method = method_of(name)
+    losses, gradients = [], []
+    for _ in range(2):
+        torch.manual_seed(7)  # of BYOT's branches, and of what Mixup mixes
+        objective = objective_of(method)
+        loss = objective(batch_for(method))["loss"]
+        loss.backward()
+        losses.append(loss)
+        gradients.append([p.grad for p in objective.parameters() if p.requires_grad])
+    assert torch.equal(*losses)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_every_method_but_two_has_coefficients_that_leave_cross_entropy_alone() -> None:
+    assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos"}
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_the_loss_of_weights_zero_is_cross_entropy_of_the_supervised_images(name: str) -> None:
+    method = method_of(name, **ZERO[name])
+    batch = batch_for(method)
+    result = objective_of(method)(batch)
+    plain = objective_of(CrossEntropy())(supervised(method, batch))
+    assert torch.equal(result["target"], plain["target"])
+    torch.testing.assert_close(result["loss"], plain["loss"], rtol=0, atol=1e-6)
+
+
+@each_method
 def test_a_method_is_frozen_named_as_listed_and_holds_no_tensors(name: str) -> None:
-    method = METHODS[name]()
+    method = method_of(name)
     assert method.name == name
-    assert method.views in ("single", "same_class", "same_image")
+    assert method.views in get_args(Views)
     assert not [key for key, value in method if isinstance(value, (Tensor, nn.Module))]
     with pytest.raises(ValueError, match="frozen"):
         method.name = "other"
     with pytest.raises(ValueError, match="lamda"):
-        METHODS[name](lamda=1.0)  # type: ignore[call-arg]
+        method_of(name, lamda=1.0)
+
+
+def test_every_kind_of_sample_says_how_many_images_it_holds() -> None:
+    assert NUM_VIEWS.keys() == set(get_args(Views))
 
 
 @each_method
@@ -131,6 +120,14 @@ def test_a_methods_file_names_its_paper_and_each_field_says_what_it_is(name: str
     assert re.search(r"\*[^*]+\*,.*(19|20)\d\d,\s+https://", text, flags=re.DOTALL)  # *title*, venue year, link
     undescribed = [key for key, field in METHODS[name].model_fields.items() if key != "name" and not field.description]
     assert undescribed == []
+
+
+@each_method
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_coefficients_without_sense_are_refused(name: str, wrong: float) -> None:
+    for key in [key for key, field in METHODS[name].model_fields.items() if field.annotation is float]:
+        with pytest.raises(ValueError, match=key):
+            method_of(name, **{key: wrong})
 
 
 # the objective

@@ -1,0 +1,92 @@
+"""Every method through the training loop: stopped within an epoch, it goes on to the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from method_cases import method_of, small_network
+from torch import nn
+
+from cskd_hf.engine.checkpoint import list_checkpoints
+from cskd_hf.methods import METHODS
+
+CLASSES = ("a", "b", "c")  # of the images that tiny runs train on
+
+
+def network() -> nn.Module:
+    return small_network(len(CLASSES))
+
+
+def settings_of(name: str, **settings: Any) -> dict[str, Any]:
+    return {"method": method_of(name, CLASSES, **settings), "network": network}
+
+
+# 22 images in batches of 4: six updates an epoch, the last one of two images.
+@pytest.mark.parametrize("stop", [6, 8])  # at an epoch's end, within the second epoch
+@pytest.mark.parametrize("name", METHODS)
+def test_eleven_updates_equal_some_a_restart_and_the_others(tmp_path, make_run, same_tensors, name, stop):
+    whole = make_run(**settings_of(name))
+    whole.train(11)
+
+    first = make_run(**settings_of(name))
+    first.train(stop)
+    first.save(tmp_path)
+    (checkpoint,) = list_checkpoints(tmp_path)
+    assert (checkpoint / "memories.safetensors").is_file() == (name == "pskd")
+
+    second = make_run(**settings_of(name), weights=1)  # other weights, heads and so on, all to be replaced
+    second.load(checkpoint)
+    same_tensors(second.state(), first.state())
+    assert second.progress.position == (0 if stop == 6 else 8)
+    second.train(11 - stop)
+    same_tensors(second.state(), whole.state())
+
+
+def test_the_state_that_is_compared_holds_scale_memory_branches_and_teacher(make_run):
+    held = {name: set(make_run(**settings_of(name)).state()) for name in ("adacos", "pskd", "byot", "distillation")}
+    assert "fc.scale" in held["adacos"]
+    assert {"memory.predictions", "memory.visits"} <= held["pskd"]
+    assert any(key.startswith("branches.") for key in held["byot"])
+    assert any(key.startswith("teacher.") for key in held["distillation"])
+
+
+def test_every_image_of_an_epoch_is_remembered_once_with_the_prediction_of_its_own_batch(make_run):
+    run = make_run(**settings_of("pskd"), dropout=0.0, lr=0.0, momentum=0.0)
+    run.train(6)
+    memory = run.module.memory
+    predictions, visits = memory.recall(torch.arange(22))
+    assert visits.tolist() == [1] * 22
+    torch.testing.assert_close(predictions.sum(dim=1), torch.ones(22), rtol=0, atol=2e-3)
+    # Those of the epoch's second batch, forwarded again: BatchNorm normalises by the batch alone.
+    run.batches.start_epoch(0, 4)
+    batch = next(iter(run.loader))
+    mean, std = run.objective.mean, run.objective.std
+    with torch.no_grad():
+        output = run.module.train()((batch.images / 255 - mean) / std)
+    torch.testing.assert_close(predictions[batch.index], output.softmax(dim=-1), rtol=0, atol=1e-3)
+    run.train(12)
+    assert memory.recall(torch.arange(22))[1].tolist() == [3] * 22
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_accumulated_batches_equal_one_of_twice_the_size(make_run, name):
+    """Where no batch statistic is part of the loss; see `approximate` for those where one is."""
+    approximate = {"adacos", "ddgsd", "mixup", "mixup_cskd"}
+
+    def plain() -> nn.Module:
+        return small_network(len(CLASSES), norm=lambda channels: nn.GroupNorm(1, channels))
+
+    settings = {**settings_of(name), "network": plain, "num_images": 24, "dropout": 0.0}
+    once, twice = make_run(batch_size=4, **settings), make_run(batch_size=2, accumulation=2, **settings)
+    once.train(6)
+    twice.train(6)
+    differ = [
+        key
+        for key, value in once.state().items()
+        if not torch.allclose(
+            twice.state()[key].double(), value.double(), rtol=0, atol=2e-5 if "memory" not in key else 1e-3
+        )
+    ]
+    assert bool(differ) == (name in approximate), differ

@@ -1,0 +1,131 @@
+"""The optimizer's groups: the network's are those that timm makes of it alone, whatever a method puts around it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from method_cases import EXPERIMENT, METHODS, NUM_CLASSES, method_of, small_network
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.errors import UserError
+from cskd_hf.methods import Method
+from cskd_hf.recipe_sections import OptimizerSection
+
+LR = 0.3
+# With names of their own that go without weight decay, with LayerNorm and layer scale, with BatchNorm.
+MODELS = ("test_vit", "test_convnext", "test_resnet")
+
+
+def settings_of(**settings: Any) -> OptimizerSection:
+    return OptimizerSection(**{"lr": 1.0, "weight_decay": 0.05, **settings})
+
+
+def optimizer_of(name: str, settings: OptimizerSection, model: nn.Module) -> tuple[Any, nn.Module, Method]:
+    method = method_of(name)
+    module = method.build(model, EXPERIMENT)
+    return create_optimizer(settings, method.export(module), module, LR), module, method
+
+
+def described(optimizer: Any, module: nn.Module) -> dict[str, tuple[float, float, float]]:
+    """Each parameter's weight decay, rate and share of the rate, by its name in `module`; once each."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    found: dict[str, tuple[float, float, float]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert name not in found, f"{name} is there twice"
+            found[name] = group["weight_decay"], group["lr"], group.get("lr_scale", 1.0)
+    return found
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.7])
+@pytest.mark.parametrize("filter_bias_and_bn", [True, False])
+@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_networks_groups_are_timms_and_each_trainable_parameter_is_there_once(
+    name, model_name, filter_bias_and_bn, layer_decay
+):
+    model = timm.create_model(model_name, num_classes=NUM_CLASSES)
+    plain = copy.deepcopy(model)
+    settings = settings_of(filter_bias_and_bn=filter_bias_and_bn, layer_decay=layer_decay)
+    optimizer, module, method = optimizer_of(name, settings, model)
+    found = described(optimizer, module)
+    assert found.keys() == {key for key, p in module.named_parameters() if p.requires_grad}
+
+    alone = create_optimizer_v2(
+        plain,
+        opt="momentum",
+        lr=LR,
+        weight_decay=0.05,
+        momentum=0.9,
+        filter_bias_and_bn=filter_bias_and_bn,
+        layer_decay=layer_decay,
+    )
+    expected = described(alone, plain)
+    network = method.export(module)
+    inside = {id(p): key for key, p in network.named_parameters()}
+    names = {key: inside.get(id(p)) for key, p in module.named_parameters()}
+    for key, own in names.items():
+        if own is not None and key in found:
+            assert found[key] == expected[own], key
+        elif key in found:  # a head of the method's: the full rate, and timm's rule for its decay
+            one_dimensional = dict(module.named_parameters())[key].ndim <= 1
+            assert found[key] == (0.0 if one_dimensional and filter_bias_and_bn else 0.05, LR, 1.0), key
+
+
+def test_without_the_filter_a_vits_own_list_still_goes_without_decay():
+    """The rule that the groups above are compared with is timm's, and a wrapper would have hidden the names."""
+    model = timm.create_model("test_vit", num_classes=NUM_CLASSES)
+    optimizer, module, _ = optimizer_of("byot", settings_of(filter_bias_and_bn=False), model)
+    found = described(optimizer, module)
+    assert found["model.pos_embed"][0] == 0.0
+    assert found["model.blocks.0.attn.qkv.bias"][0] == 0.05
+
+
+def test_deeper_layers_keep_their_share_of_the_rate_beside_a_methods_heads():
+    model = timm.create_model("test_convnext", num_classes=NUM_CLASSES)
+    optimizer, module, _ = optimizer_of("byot", settings_of(layer_decay=0.5), model)
+    found = described(optimizer, module)
+    assert found["model.stem.0.weight"][2] < found["model.stages.3.blocks.0.conv_dw.weight"][2] < 1.0
+    assert found["branches.0.classifier.weight"][2] == 1.0
+    scheduler, _ = create_scheduler_v2(optimizer, sched="multistep", decay_milestones=[2], decay_rate=0.1, num_epochs=5)
+    scheduler.step(2)
+    after = described(optimizer, module)
+    for key, (_, _, share) in found.items():
+        assert after[key][1] == pytest.approx(0.1 * LR * share), key
+
+
+def test_what_is_frozen_is_left_out():
+    teacher, module, _ = optimizer_of("distillation", settings_of(), small_network())
+    assert not [key for key in described(teacher, module) if key.startswith("teacher.")]
+    virtual, module, _ = optimizer_of("virtual_softmax", settings_of(filter_bias_and_bn=False), small_network())
+    assert "fc.bias" not in described(virtual, module)
+    scale, module, _ = optimizer_of("adacos", settings_of(), small_network())
+    assert "fc.scale" not in described(scale, module)
+
+
+@pytest.mark.parametrize("opt", ["momentum", "adamw", "lamb", "lookahead_adamw", "muon"])
+def test_heads_learn_under_every_kind_of_optimizer(opt):
+    optimizer, module, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
+    before = {key: p.detach().clone() for key, p in module.named_parameters()}
+    for _ in range(2):
+        output, _, _, outputs = module(torch.randn(4, 3, 16, 16))
+        (output.square().sum() + sum(aux.square().sum() for aux in outputs)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    still = [key for key, p in module.named_parameters() if torch.equal(p, before[key])]
+    assert still == []
+
+
+def test_an_optimizer_that_timm_does_not_have_is_told_in_one_line():
+    with pytest.raises(
+        UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
+    ):
+        optimizer_of("byot", settings_of(opt="adammm"), small_network())

@@ -1,0 +1,174 @@
+"""The cosine classifier, and the architecture under which timm loads it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from command_runs import environment
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+
+from cskd_hf.models.cosine import CosineLinear, has_cosine_head, with_cosine_head
+from cskd_hf.models.factory import create_backbone
+from cskd_hf.models.trained import load_trained
+from cskd_hf.recipe_sections import ModelSection, TransformSection
+from cskd_hf.results.export import export_model, loading_code, needs_cskd_hf
+
+TRANSFORM = TransformSection(input_size=(3, 48, 48), crop_pct=1.0, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+NAMES = ("cat", "dog", "eel")
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet10": {"zero_init_last": False},
+    "test_vit": {"img_size": 48, "global_pool": "avg"},
+    "preact_resnet10_32px": {"drop_rate": 0.1},
+}
+
+
+@pytest.mark.parametrize(("num_classes", "scale"), [(2, math.log(2)), (3, math.log(2)), (200, math.log(199))])
+def test_the_scale_begins_at_the_square_root_of_two_times_the_logarithm_of_the_other_classes(num_classes, scale):
+    layer = CosineLinear(7, num_classes)
+    assert layer.scale.item() == pytest.approx(math.sqrt(2) * scale)
+    assert layer.bias is None
+    assert set(layer.state_dict()) == {"weight", "scale"}
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_the_weights_of_the_linear_classifier_are_kept():
+    model = timm.create_model("test_resnet", num_classes=3)
+    weight = model.get_classifier().weight
+    assert not has_cosine_head(model)
+    assert with_cosine_head(model) is model
+    assert has_cosine_head(model)
+    assert model.get_classifier().weight is weight
+
+
+def test_a_head_is_made_on_the_device_of_its_network():
+    with torch.device("meta"):
+        model = timm.create_model("test_resnet", num_classes=3)
+    with_cosine_head(model)
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory) -> dict[str, tuple[Path, Any]]:
+    """Cosine networks and where they were exported to."""
+    found = {}
+    for name, keywords in BACKBONES.items():
+        settings = ModelSection(model_name=name, **keywords)
+        torch.manual_seed(0)
+        model: Any = with_cosine_head(create_backbone(settings, 3))
+        model.get_classifier().scale.fill_(7.5)
+        folder = tmp_path_factory.mktemp(name) / "model"
+        export_model(model.eval(), folder, settings, TRANSFORM, NAMES, "", {"temperature": 1.5})
+        found[name] = folder, model
+    return found
+
+
+LOADER = """
+import json, sys
+folders, out = json.loads(sys.argv[1])
+import timm, torch
+from safetensors.torch import save_file
+try:
+    timm.create_model(f"local-dir:{folders['resnet10']}", pretrained=True)
+except RuntimeError as error:
+    assert "Unknown model (cosine_classifier)" in str(error)
+else:
+    raise AssertionError("timm alone knew the architecture")
+import cskd_hf.models
+logits = {}
+for name, folder in folders.items():
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        logits[name] = model(torch.linspace(-2, 2, 2 * 3 * 48 * 48).view(2, 3, 48, 48))
+save_file(logits, out)
+assert not [name for name in sys.modules if name.startswith(("cskd_hf.methods", "cskd_hf.engine", "accelerate"))]
+"""
+
+
+def test_timm_loads_every_backbone_in_a_fresh_process_once_the_models_are_imported_and_not_before(exports, tmp_path):
+    folders = {name: str(folder) for name, (folder, _) in exports.items()}
+    out = tmp_path / "logits.safetensors"
+    command = [sys.executable, "-c", LOADER, json.dumps([folders, str(out)])]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    images = torch.linspace(-2, 2, 2 * 3 * 48 * 48).view(2, 3, 48, 48)
+    for name, (_, model) in exports.items():
+        with torch.no_grad():
+            expected = model(images)
+        assert expected.abs().max() <= 7.5 * (1 + 1e-6)
+        assert torch.equal(load_file(out)[name], expected), name
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_config_names_the_backbone_and_says_how_to_prepare_an_image(exports, name):
+    folder, _ = exports[name]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["architecture"] == "cosine_classifier"
+    expected = {
+        "resnet10": {"backbone": "resnet18", "layers": [1, 1, 1, 1]},
+        "test_vit": {"backbone": "test_vit", "img_size": 48, "global_pool": "avg"},
+        "preact_resnet10_32px": {"backbone": "preact_resnet10_32px"},
+    }
+    assert config["model_args"] == expected[name]
+    prepared = resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    assert tuple(prepared["input_size"]) == (3, 48, 48)
+    assert (tuple(prepared["mean"]), tuple(prepared["std"])) == (TRANSFORM.mean, TRANSFORM.std)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_trained_cosine_network_is_loaded_with_its_names_and_temperature(exports, name):
+    folder, model = exports[name]
+    trained = load_trained(f"local-dir:{folder}")
+    assert trained.class_names == NAMES
+    assert trained.temperature == 1.5
+    assert has_cosine_head(trained.model)
+    assert trained.model.get_classifier().scale.item() == 7.5
+    assert trained.model.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_who_fine_tunes_gets_a_new_classifier_on_the_trained_features(exports, name):
+    folder, model = exports[name]
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5).eval()
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        assert loaded(images).shape == (2, 5)
+        assert torch.equal(loaded.forward_features(images), model.forward_features(images))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_who_wants_features_alone_gets_them(exports, name):
+    folder, model = exports[name]
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+        assert torch.equal(loaded(images), expected)
+
+
+def test_the_loading_code_imports_this_package_whatever_the_backbone():
+    plain = timm.create_model("test_resnet", num_classes=3)
+    cosine = with_cosine_head(copy.deepcopy(plain))
+    assert needs_cskd_hf("test_resnet", cosine)
+    assert not needs_cskd_hf("test_resnet", plain)
+    assert needs_cskd_hf("resnet10", cosine)
+    assert loading_code("local-dir:x", True).startswith("import cskd_hf.models ")
+
+
+def test_weights_without_a_scale_are_refused(exports, tmp_path):
+    folder, _ = exports["resnet10"]
+    weights = load_file(folder / "model.safetensors")
+    del weights["fc.scale"]
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(Exception, match=r"fc\.scale"):
+        load_trained(f"local-dir:{tmp_path}")
