@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cskd_hf import yaml_files
 from cskd_hf.errors import UserError
-from cskd_hf.paper import Block
+from cskd_hf.paper import EVIDENCE_COLUMNS, Block
 from cskd_hf.recipe import Recipe, load_recipe
 
 
@@ -45,6 +45,9 @@ ROWS = {
         taught=True,
     ),
 }
+
+
+TEACHER = "densenet121"  # the paper's, trained with CS-KD
 
 
 class RunKey(NamedTuple):
@@ -83,13 +86,11 @@ class Setup(NamedTuple):
         root: the folder of run folders.
         data: dataset → the folder its images lie in, instead of the catalog's place.
         overrides: `section.key=value`.
-        teacher_model: the network that teaches: the paper's.
     """
 
     root: Path
     data: Mapping[str, str]
     overrides: tuple[str, ...] = ()
-    teacher_model: str = "densenet121"
 
 
 def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) -> dict[RunKey, Run]:
@@ -108,7 +109,7 @@ def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) 
         for method in block.methods
         for seed in (((0,) if dataset == "imagenet" else (0, 1, 2)) if seeds is None else seeds)
     ]
-    teachers = [teacher for key in asked if (teacher := teacher_of(key, setup)) is not None]
+    teachers = [teacher for key in asked if (teacher := teacher_of(key)) is not None]
     keys = list(dict.fromkeys([*teachers, *asked]))
     shipped: dict[str, Recipe] = {}
     as_run: dict[RunKey, Recipe] = {}  # of the first seed: reading YAML is slow
@@ -123,7 +124,7 @@ def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) 
 
     runs = {}
     for key in keys:
-        name, folder, teacher = f"{key.dataset}_{key.model}", run_folder(setup.root, key), teacher_of(key, setup)
+        name, folder, teacher = f"{key.dataset}_{key.model}", run_folder(setup.root, key), teacher_of(key)
         recipe = as_run[key._replace(seed=0)].replace(run={"seed": key.seed, "output_dir": folder.as_posix()})
         if teacher is not None:
             recipe = recipe.replace(method={"teacher": run_folder(setup.root, teacher).as_posix()})
@@ -138,9 +139,11 @@ def run_folder(root: Path, key: RunKey) -> Path:
     return root / f"{key.dataset}_{key.model}-{key.method.replace('+', '_')}-seed{key.seed}"
 
 
-def teacher_of(key: RunKey, setup: Setup) -> RunKey | None:
+def teacher_of(key: RunKey) -> RunKey | None:
     if key.method in ROWS and ROWS[key.method].taught:
-        return key._replace(model=setup.teacher_model, method="cskd")
+        # The paper's teacher has no recipe on the small sets: there a network's own CS-KD run teaches it.
+        own = (key.dataset, key.model) in EVIDENCE_COLUMNS
+        return key._replace(model=key.model if own else TEACHER, method="cskd")
     return None
 
 
@@ -155,7 +158,7 @@ def _overrides(key: RunKey, shipped: Recipe, setup: Setup) -> tuple[str, ...]:
     lines = []
     if key.method != "cskd":
         row = ROWS[key.method] if key.method in ROWS else Row({"name": key.method})
-        cskd, teacher = shipped.to_dict()["method"], teacher_of(key, setup)
+        cskd, teacher = shipped.to_dict()["method"], teacher_of(key)
         section = dict(row.fixed) | {field: cskd[source] for field, source in row.from_cskd.items()}
         if teacher is not None:
             section["teacher"] = run_folder(setup.root, teacher).as_posix()

@@ -19,6 +19,10 @@ PAPER_RESULTS = Path(__file__).resolve().parent / "results" / "paper_results.yam
 
 # Methods that the paper calls otherwise; a plus sign in a run folder's name is an underscore.
 PAPER_NAMES = {"distillation": "kd", "distillation_cskd": "kd+cskd", "mixup_cskd": "mixup+cskd"}
+# A table of our own, on images that anybody can have without asking: every method, no figures of the paper.
+EVIDENCE = "evidence"
+EVIDENCE_COLUMNS = (("digits", "resnet10"), ("fashion_mnist_1k", "test_resnet"))
+EVIDENCE_METRICS = ("top1_error", "ece", "recall_at_1")
 ALIASES = {**PAPER_NAMES, "kd_cskd": "kd+cskd"}
 
 
@@ -42,7 +46,7 @@ class Block:
 
 
 def paper_tables() -> dict[str, list[Block]]:
-    """Every table of the paper, in its order of rows and columns."""
+    """Every table of the paper, in its order of rows and columns, and `evidence`."""
     tables: dict[str, list[Block]] = {}
     for table, content in yaml_files.read(PAPER_RESULTS)[0].items():
         blocks = tables[table] = []
@@ -61,6 +65,10 @@ def paper_tables() -> dict[str, list[Block]]:
             methods = tuple(dict.fromkeys(method for method, _, _ in paper))
             columns = tuple(dict.fromkeys((dataset, model) for _, dataset, model in paper))
             blocks.append(Block(table, content["caption"], metric, methods, columns, paper))
+    rows = ("label_smoothing", *(PAPER_NAMES.get(method, method) for method in METHODS))
+    tables[EVIDENCE] = [
+        Block(EVIDENCE, "Every method on small sets", metric, rows, EVIDENCE_COLUMNS, {}) for metric in EVIDENCE_METRICS
+    ]
     return tables
 
 
@@ -70,7 +78,7 @@ def select(
     """The grids of some tables, cut to some rows and columns; nothing named keeps all.
 
     Args:
-        tables: 'table1' …, or 'all'.
+        tables: 'table1' …, 'evidence', or 'all' of the paper's.
         methods: the paper's rows and any of `METHODS`; one that none of these tables has gets a row, without figures
             of the paper, in each of them.
 
@@ -79,7 +87,8 @@ def select(
     """
     known = paper_tables()
     check_names("table", tables, [*known, "all"])
-    blocks = [block for table in known if table in tables or "all" in tables for block in known[table]]
+    asked = [table for table in known if table in tables or ("all" in tables and table != EVIDENCE)]
+    blocks = [block for table in asked for block in known[table]]
     columns_there = [column for block in blocks for column in block.columns]
     check_names("--datasets", datasets, list(dict.fromkeys(dataset for dataset, _ in columns_there)))
     check_names("--models", models, list(dict.fromkeys(model for _, model in columns_there)))
@@ -101,8 +110,8 @@ def select(
         if columns and rows:
             left.append(replace(block, methods=rows, columns=columns))
     if not left:
-        asked = ", ".join([*datasets, *models, *wanted])
-        raise UserError(f"{' '.join(tables)}: no cell is of {asked} at once; name fewer of them")
+        named = ", ".join([*datasets, *models, *wanted])
+        raise UserError(f"{' '.join(tables)}: no cell is of {named} at once; name fewer of them")
     return left
 
 

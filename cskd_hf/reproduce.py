@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return smoke(args.runs, args.output)
     tables, overrides = _sort_words(args)
     if not tables:
-        raise UserError("table: none named; allowed: table1 to table6, all, or figures RUN …, or --smoke")
+        raise UserError("table: none named; allowed: table1 to table6, all, evidence, or figures RUN …, or --smoke")
     root = Path("runs") if args.runs is None else args.runs
     setup = Setup(root, _folders(args.data), tuple(overrides))
     blocks = select(tables, args.datasets, args.models, args.methods)
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="TABLE | section.key=value",
-        help="table1 to table6, or all; settings for every run: data.workers=8",
+        help="table1 to table6, all, or evidence; settings for every run: data.workers=8",
     )
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns: cub200 mit67 …")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="networks: resnet18 densenet121 …")

@@ -48,7 +48,7 @@ def smoke(root: Path | None, output: Path | None) -> int:
         Block("smoke", "Every method on the embedded digits", metric, methods, (("digits", "resnet10"),), {})
         for metric in ("top1_error", "top5_error", "ece", "recall_at_1")
     ]
-    setup = Setup(root, {}, OVERRIDES, teacher_model="resnet10")
+    setup = Setup(root, {}, OVERRIDES)
     twice = [Block("smoke", "", "top1_error", TWICE, blocks[0].columns, {})]
     runs = runs_of(blocks, [0], setup) | runs_of(twice, [0, 1], setup)
 

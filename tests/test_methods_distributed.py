@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import two_processes
-from command_runs import ROOT
+from command_runs import ROOT, draw_folder, quick, summary_of, write_recipe
 from safetensors.torch import load_file
 from test_distributed import torchrun
 from torch import Tensor
@@ -23,13 +24,23 @@ MIXED = {"mixup", "mixup_cskd"}
 def out(tmp_path_factory) -> Path:
     """What two processes left, all methods in one launch."""
     folder = tmp_path_factory.mktemp("two")
+    images = draw_folder(folder / "images", {"train": (5, 5, 5), "test": (2, 2, 2)})
+    stopped = write_recipe(folder / "run.yaml", images, method={"name": "pskd"}, run={"checkpoint_steps": 1})
+    assert quick(stopped).status == 0
+    (folder / "run" / "summary.json").unlink()
+    shutil.rmtree(last(folder / "run"))  # of the eighth update; the one before is of the second epoch's third
+    shutil.copytree(folder / "run", folder / "run by one")
     one = two_processes.make_run("pskd")
     one.train(two_processes.STOP)
     one.save(folder / "by one")
     (checkpoint,) = list_checkpoints(folder / "by one")
-    done = torchrun(ROOT / "tests" / "two_processes.py", folder, checkpoint)
+    done = torchrun(ROOT / "tests" / "two_processes.py", folder, checkpoint, folder / "run")
     assert done.status == 0, done.stderr
     return folder
+
+
+def last(run: Path) -> Path:
+    return list_checkpoints(run / "checkpoints")[-1]
 
 
 def left(out: Path, what: str, rank: int = 0) -> dict[str, Tensor]:
@@ -127,3 +138,13 @@ def test_a_checkpoint_of_two_processes_goes_on_on_one(out):
     held = load_file(checkpoint / "memories.safetensors")
     assert held["memory.visits"].tolist().count(1) == two_processes.STOP * two_processes.GLOBAL_BATCH
     assert_close(two_processes.resumed(checkpoint), two_processes.trained("pskd", two_processes.NUM_IMAGES["even"]))
+
+
+def test_the_real_command_keeps_every_row_of_the_memory_when_another_number_of_processes_goes_on(out):
+    before, after = (load_file(last(out / name) / "memories.safetensors") for name in ("run by one", "run"))
+    assert summary_of(out / "run")["throughput"]["num_processes"] == 2
+    assert sorted(before["memory.visits"].tolist()) == [1] * 3 + [2] * 12
+    assert after["memory.visits"].tolist() == [2] * 15
+    seen = before["memory.visits"] == 2  # not met again
+    assert torch.equal(after["memory.predictions"][seen], before["memory.predictions"][seen])
+    assert not torch.isclose(after["memory.predictions"][~seen], before["memory.predictions"][~seen]).all(dim=1).any()

@@ -1,8 +1,9 @@
 """What test_methods_distributed.py looks at: every method trained by this process among however many there are.
 
-    torchrun --nproc_per_node=2 two_processes.py OUT CHECKPOINT
+    torchrun --nproc_per_node=2 two_processes.py OUT CHECKPOINT RUN
 
-Writes OUT/<what>-<rank>.safetensors. CHECKPOINT is of PS-KD, made by one process.
+Writes OUT/<what>-<rank>.safetensors. CHECKPOINT is of PS-KD, made by one process; RUN is a run folder of PS-KD, left by
+one process within an epoch, which the real command takes to its end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from tiny_runs import Run
 from torch import Tensor, nn
 
+from cskd_hf import train
 from cskd_hf.methods import METHODS
 from cskd_hf.models.collectives import gather_rows, global_mean, processes
 from cskd_hf.models.memory import PredictionMemory
@@ -109,7 +111,7 @@ def resumed(checkpoint: Path) -> dict[str, Tensor]:
     return run.state()
 
 
-def main(out: Path, checkpoint: Path) -> None:
+def main(out: Path, checkpoint: Path, folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     rank = accelerator.process_index
 
@@ -128,8 +130,10 @@ def main(out: Path, checkpoint: Path) -> None:
     run.train(STOP)
     run.save(out / "checkpoints")
     keep("resumed", resumed(checkpoint))
-    accelerator.end_training()
+    # Batches of two on each, for four on one: another recipe, so it must be told to.
+    forced = ["data.batch_size=2", "run.resume=force", f"run.output_dir={folder}"]
+    sys.exit(train.main([str(folder / "recipe.yaml"), *forced]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

@@ -26,7 +26,13 @@ def test_a_compiled_step_is_the_eager_one(name):
     eager = objective_of(method)
     compiled = copy.deepcopy(eager)
     names = set(compiled.state_dict())
-    compiled.compile(backend="eager")
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled.compile(backend=keep)
     for seed in (0, 1):  # the second meets what the first has left: a scale, a memory
         batch = batch_for(method, seed=seed)
         results = []
@@ -47,22 +53,7 @@ def test_a_compiled_step_is_the_eager_one(name):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["mixup", "mixup_cskd"])
-def test_what_mixup_draws_is_not_compiled(name):
-    """Inductor replaces torch's generator by one of its own: a compiled run would mix what no eager run mixes."""
-    method = method_of(name)
-    objective = objective_of(method)
-    graphs: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    objective.compile(backend=keep)
-    objective(batch_for(method))
-    drawn = [node for graph in graphs for node in graph.graph.nodes if "rand" in str(node.target)]
-    assert graphs
-    assert drawn == []
+    # Inductor replaces torch's generator by one of its own: a compiled run would mix what no eager run mixes.
+    traced = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    assert len(traced) > 20
+    assert not [target for target in traced if "rand" in target]
