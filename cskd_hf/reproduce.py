@@ -18,7 +18,7 @@ from pathlib import Path
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.experiments import Run, RunKey, Setup, runs_of
 from cskd_hf.launch import command_of, launcher_prefix, require_program, run_missing
-from cskd_hf.paper import Block, check_names, select
+from cskd_hf.paper import EVIDENCE, Block, check_names, select
 from cskd_hf.results.collect import Found, find_run
 
 
@@ -127,7 +127,7 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
         if not equals or not folder:
             raise UserError(f"--data: read {word!r}; write NAME=FOLDER, for example cub200=./cub200")
         folders[name] = folder
-    known = {dataset for block in select(["all"]) for dataset, _ in block.columns}
+    known = {dataset for block in select(["all", EVIDENCE]) for dataset, _ in block.columns}
     check_names("--data", folders, sorted(known))
     return folders
 

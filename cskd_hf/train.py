@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from cskd_hf.errors import run_command
 from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
+from cskd_hf.results import run_lock
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="optimizer.lr=0.05")
     args = parser.parse_intermixed_args(argv)
     recipe = load_recipe(args.recipe, args.overrides)
-    return train(recipe)
+    try:
+        return train(recipe)
+    finally:
+        run_lock.release_all()
 
 
 def train(recipe: Recipe) -> int:

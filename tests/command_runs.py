@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -199,3 +200,45 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
     return progress
+
+
+def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Popen[str]:
+    """torchrun on this machine's CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    return subprocess.Popen(
+        [*command, *map(str, args)],
+        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        text=True,
+        **options,
+    )
+
+
+def torchrun(*args: object, processes: int = 2) -> Result:
+    with launch(*args, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        stdout, stderr = process.communicate()
+    return Result(process.returncode, stdout, stderr)
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cskd_hf.train", str(recipe), *overrides],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    end = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

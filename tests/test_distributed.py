@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,13 @@ import timm
 import torch
 from command_runs import (
     TIMING,
-    Result,
     draw_folder,
-    environment,
     kill_within_an_epoch,
+    launch,
     metrics_lines,
     quick,
     summary_of,
+    torchrun,
     write_recipe,
 )
 from PIL import Image
@@ -29,26 +27,6 @@ from timm.data import create_transform, resolve_model_data_config
 
 # 13 images to train on: global batches of 4 leave one, and a process with nothing.
 IMAGES = {"train": (5, 5, 3), "test": (3, 3, 1)}
-
-
-def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Popen[str]:
-    """torchrun on this machine's CPU."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    return subprocess.Popen(
-        [*command, *map(str, args)],
-        env=environment() | {"ACCELERATE_USE_CPU": "true"},
-        text=True,
-        **options,
-    )
-
-
-def torchrun(*args: object, processes: int = 2) -> Result:
-    with launch(*args, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        stdout, stderr = process.communicate()
-    return Result(process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_runs import ROOT
-from test_distributed import torchrun
+from command_runs import ROOT, torchrun
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 

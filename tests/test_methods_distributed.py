@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes
-from command_runs import ROOT, draw_folder, quick, summary_of, write_recipe
+from command_runs import ROOT, draw_folder, quick, summary_of, torchrun, write_recipe
 from safetensors.torch import load_file
-from test_distributed import torchrun
 from torch import Tensor
 
 from cskd_hf.engine.checkpoint import list_checkpoints

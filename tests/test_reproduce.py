@@ -142,6 +142,18 @@ def test_teachers_come_first_and_once_and_of_the_students_seed():
     assert {teacher: None for key, teacher in students.items()}.keys() == set(teachers)
 
 
+def test_the_small_sets_teachers_are_the_networks_own_runs_with_cskd(tmp_path, capsys):
+    arguments = ["evidence", "--commands", "--methods", "kd", "--seeds", "4", "--runs", str(tmp_path)]
+    assert main([*arguments, "--data", "fashion_mnist_1k=./fashion"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["digits_resnet10-{}-seed4", "fashion_mnist_1k_test_resnet-{}-seed4"]
+    folders = [f"{tmp_path}/{name.format(method)}" for method in ("cskd", "kd") for name in names]
+    assert [line[-1] for line in lines] == [f"run.output_dir={folder}" for folder in folders]
+    for student, teacher in zip(lines[2:], folders[:2], strict=True):
+        assert f"method={{name: distillation, teacher: {teacher}}}" in student
+    assert ["data.dataset=./fashion" in line for line in lines] == [False, True, False, True]
+
+
 def test_seeds_are_as_many_as_the_papers_where_none_are_named():
     runs = runs_of(select(["table1", "table5"], methods=["cskd"]), None, Setup(Path("R"), {}))
     assert {key.seed for key in runs if key.dataset != "imagenet"} == {0, 1, 2}
@@ -165,7 +177,9 @@ def test_a_folder_is_told_by_what_it_holds(tmp_path):
     assert find_run(run).describe(run) == "not started"
     run.folder.mkdir()
     assert find_run(run).describe(run) == "not started"
-    run.folder.rmdir()
+    (run.folder / "lock.json").touch()  # a moment ago
+    assert find_run(run).describe(run) == "not started"
+    shutil.rmtree(run.folder)
     write_unfinished(run, 37)
     with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"epoch": 37, "tra')  # a kill cut it

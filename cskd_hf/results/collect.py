@@ -14,6 +14,7 @@ from cskd_hf import yaml_files
 from cskd_hf.errors import UserError
 from cskd_hf.experiments import Run
 from cskd_hf.recipe import Recipe, identity, parse_recipe, recipe_hash
+from cskd_hf.results import run_lock
 
 
 class _Read(BaseModel):
@@ -93,7 +94,8 @@ def find_run(run: Run) -> Found:
     if not folder.exists():
         return Found("not started")
     if not (folder / "recipe.yaml").is_file():
-        if folder.is_dir() and not any(folder.iterdir()):
+        # A run that starts locks its folder first.
+        if folder.is_dir() and all(file.name == run_lock.NAME for file in folder.iterdir()):
             return Found("not started")
         return Found("unreadable", problem="no recipe.yaml, so no run; training refuses such a folder")
     try:

@@ -16,9 +16,11 @@ NAME = "lock.json"
 HEARTBEAT = 15.0  # seconds between signs of life
 PATIENCE = 45.0  # seconds without one until the lock of another machine counts as left behind
 
+_held: dict[Path, tuple[int, threading.Event]] = {}
+
 
 def lock(folder: Path) -> None:
-    """Hold a run folder until this process ends.
+    """Hold a run folder until `release_all`, or until this process ends.
 
     The file names machine and process. A lock whose process is gone is taken over: at once on the same machine; from
     another machine after watching for three heartbeats that do not come.
@@ -40,15 +42,20 @@ def lock(folder: Path) -> None:
             json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}, file)
         break
     stop = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, stop), daemon=True)
-    thread.start()
-    atexit.register(_release, path, os.getpid(), stop)
+    threading.Thread(target=_beat, args=(path, stop), daemon=True).start()
+    _held[path] = (os.getpid(), stop)
 
 
-def _release(path: Path, pid: int, stop: threading.Event) -> None:
-    if os.getpid() == pid:  # a forked child inherits this
-        stop.set()
-        path.unlink(missing_ok=True)
+def release_all() -> None:
+    """Give back what this process holds; also called when it ends by itself."""
+    for path, (pid, stop) in list(_held.items()):
+        del _held[path]
+        if os.getpid() == pid:  # a forked child inherits the list, not the lock
+            stop.set()
+            path.unlink(missing_ok=True)
+
+
+atexit.register(release_all)
 
 
 def _beat(path: Path, stop: threading.Event) -> None:
@@ -78,7 +85,7 @@ def _wait_for_stale(path: Path) -> None:
     if holder is not None and holder["host"] == socket.gethostname():
         if _started(int(str(holder["pid"]))) != holder["started"]:
             return  # the process is gone, or its number belongs to another by now
-        raise _held(path, f"process {holder['pid']} on this machine")
+        raise _refusal(path, f"process {holder['pid']} on this machine")
     by = "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
     print(f"{path} was left by {by}; waiting {PATIENCE:.0f} s for a sign of life", flush=True)
     before = _changed(path)
@@ -89,10 +96,10 @@ def _wait_for_stale(path: Path) -> None:
         if now is None:
             return
         if now != before:
-            raise _held(path, by)
+            raise _refusal(path, by)
 
 
-def _held(path: Path, by: str) -> UserError:
+def _refusal(path: Path, by: str) -> UserError:
     return UserError(
         f"run.output_dir: {path.parent} is being trained in by {by}; wait for it, or name another folder "
         f"(if you know that it is not, remove {path})"

@@ -69,22 +69,22 @@ def name_of(word: str) -> str:
     return NAMES.get(word, word)
 
 
-def one_model(grid: Grid) -> str | None:
-    models = {model for _, model in grid.block.columns}
-    return models.pop() if len(models) == 1 else None
+def in_common(grid: Grid) -> str | None:
+    """The network that all columns share, else the image set, else None."""
+    datasets, models = ({column[part] for column in grid.block.columns} for part in (0, 1))
+    return next((names.pop() for names in (models, datasets) if len(names) == 1), None)
 
 
 def _heading(grid: Grid) -> str:
     better = "higher" if grid.block.metric in HIGHER_IS_BETTER else "lower"
-    model = one_model(grid)
-    subject = name_of(model if model is not None else grid.block.columns[0][0])
-    return f"{subject}: {name_of(grid.block.metric)}, {better} is better"
+    common = in_common(grid)
+    return f"{f'{name_of(common)}: ' if common else ''}{name_of(grid.block.metric)}, {better} is better"
 
 
 def column_names(grid: Grid) -> list[str]:
-    """What tells the columns apart: image sets, or the networks on one."""
-    alike = one_model(grid) is not None
-    return [name_of(dataset if alike else model) for dataset, model in grid.block.columns]
+    """What tells the columns apart: image sets, the networks on one, or both."""
+    common = in_common(grid)
+    return [", ".join(name_of(word) for word in column if word != common) for column in grid.block.columns]
 
 
 def _number(figure: Figure | None, count: bool = True) -> str:

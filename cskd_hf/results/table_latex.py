@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cskd_hf.results.table_formats import column_names, name_of, one_model
+from cskd_hf.results.table_formats import column_names, in_common, name_of
 from cskd_hf.results.tables import Figure, Grid
 
 METHODS = {
@@ -38,8 +38,9 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     alike = len(counts) <= 1
     over = f"$n={counts[0]}$" if counts and alike else "$n$"
     spread = "" if counts == [1] else r"mean $\pm$ sample standard deviation ($n-1$) "
-    model = one_model(grid)
-    subject = f"{name_of(grid.block.metric)} of {name_of(model)}" if model is not None else name_of(grid.block.metric)
+    common = in_common(grid)
+    subject = ", ".join(name_of(word) for word in (common, grid.block.metric) if word is not None)
+    label = "-".join(word for word in (grid.block.table, common, grid.block.metric) if word is not None)
     caption = f"{_escape(subject)} in percent, last epoch, {spread}over {over} seed{'' if counts == [1] else 's'}"
     caption += "" if alike else ", $n$ in parentheses"
     caption += r"; in italics the paper's figures" if any(cell.paper for cell in grid.flat()) else ""
@@ -48,8 +49,7 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
         r"\begin{table}",
         r"  \centering",
         f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:{grid.block.table}-{(model or grid.block.columns[0][0]).replace('_', '-')}-"
-        f"{grid.block.metric.replace('_', '-')}}}",
+        f"  \\label{{tab:{label.replace('_', '-')}}}",
         f"  \\begin{{tabular}}{{l{'c' * len(grid.block.columns)}}}",
         r"    \toprule",
         "    " + " & ".join(["Method", *map(_escape, column_names(grid))]) + r" \\",

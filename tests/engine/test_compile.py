@@ -19,10 +19,14 @@ def _forget_what_was_compiled():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", METHODS)
-def test_a_compiled_step_is_the_eager_one(name):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(name, {"cutmix_alpha": 1.0} if "cutmix_alpha" in method.model_fields else {}) for name, method in METHODS.items()]
+    + [("cskd", {"batch_norm": "anchors_only"})],
+)
+def test_a_compiled_step_is_the_eager_one(name, settings):
     """As torch traces it, with its graph breaks; the code that inductor would make of it is left out."""
-    method = method_of(name, **({"cutmix_alpha": 1.0} if "cutmix_alpha" in METHODS[name].model_fields else {}))
+    method = method_of(name, **settings)
     eager = objective_of(method)
     compiled = copy.deepcopy(eager)
     names = set(compiled.state_dict())

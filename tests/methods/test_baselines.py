@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from method_cases import Fixed, cross_entropy, kl, log_softmax
 from torch import Tensor, nn
 
 import cskd_hf.models  # noqa: F401  (registers)
@@ -18,28 +19,6 @@ EXPERIMENT = Experiment(6, 5, tuple("abcde"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 GENERATOR = np.random.RandomState(0)
 LOGITS = GENERATOR.randn(6, NUM_CLASSES).astype(np.float32) * 3
 TARGET = np.array([0, 1, 2, 3, 4, 0])
-
-
-class Fixed(nn.Module):
-    """A network whose logits are its images: rows of one pixel a class."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
-    return float(np.mean([-row[label] for row, label in zip(log_softmax(logits), target, strict=True)]))
-
-
-def kl(teacher: np.ndarray, student: np.ndarray, temperature: float) -> float:
-    """T² · Σ_k q_k (log q_k − log p_k), averaged over rows."""
-    log_q, log_p = log_softmax(teacher / temperature), log_softmax(student / temperature)
-    return float((np.exp(log_q) * (log_q - log_p)).sum(axis=1).mean() * temperature**2)
 
 
 def result_of(method: Method, logits: np.ndarray, target: np.ndarray) -> dict[str, Tensor]:
@@ -185,23 +164,13 @@ def test_mutual_cskd_makes_one_forward_where_cskd_makes_two():
 # DDGSD
 
 
-class FixedFeatures(Fixed):
-    """Its pooled features are twice its logits."""
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
-        return 2 * maps if pre_logits else maps
-
-
 @pytest.mark.parametrize("settings", [(1.0, 0.0, 0.0), (3.0, 1.0, 5e-4), (2.0, 0.5, 0.1)])
 def test_ddgsd_is_cross_entropy_kl_both_ways_and_the_distance_of_the_mean_features(settings):
     temperature, distill, feature = settings
     method = DDGSD(temperature=temperature, distill_loss_weight=distill, feature_loss_weight=feature)
     target = np.tile(TARGET[:3], 2)
     images = torch.tensor(LOGITS)[:, :, None, None].requires_grad_()
-    result = method.forward_loss(FixedFeatures(), Batch(images, torch.tensor(target), torch.arange(6)))
+    result = method.forward_loss(Fixed(), Batch(images, torch.tensor(target), torch.arange(6)))
     first, second = LOGITS[:3].astype(np.float64), LOGITS[3:].astype(np.float64)
     expected_kd = (kl(second, first, temperature) + kl(first, second, temperature)) / 2
     distance = float(((2 * first.mean(axis=0) - 2 * second.mean(axis=0)) ** 2).sum())
@@ -214,7 +183,7 @@ def test_ddgsd_is_cross_entropy_kl_both_ways_and_the_distance_of_the_mean_featur
 def test_ddgsd_of_two_equal_views_is_cross_entropy_alone():
     logits, target = np.tile(LOGITS[:3], (2, 1)), np.tile(TARGET[:3], 2)
     images = torch.tensor(logits)[:, :, None, None].requires_grad_()
-    result = DDGSD().forward_loss(FixedFeatures(), Batch(images, torch.tensor(target), torch.arange(6)))
+    result = DDGSD().forward_loss(Fixed(), Batch(images, torch.tensor(target), torch.arange(6)))
     assert result["kd_loss"].item() == pytest.approx(0, abs=1e-6)
     assert result["feature_loss"].item() == 0
     assert result["loss"].item() == pytest.approx(cross_entropy(logits, target), rel=1e-5)

@@ -180,6 +180,27 @@ def test_the_latex_is_a_table_with_as_many_cells_in_each_row(tmp_path):
     assert not re.search(r"(?<!\\)[_%#]", re.sub(r"\\label\{.*\}", "", text))
 
 
+@pytest.mark.parametrize(
+    ("table", "chosen", "heading", "header"),
+    [
+        ("table1", {"models": ["resnet18"], "datasets": ["cub200", "mit67"]}, "ResNet-18: ", ["CUB-200-2011", "MIT67"]),
+        ("table1", {"models": ["resnet18"], "datasets": ["cub200"]}, "ResNet-18: ", ["CUB-200-2011"]),
+        ("table5", {"models": ["resnet50", "resnet101"]}, "ImageNet: ", ["ResNet-50", "ResNet-101"]),
+        ("evidence", {}, "", ["digits, ResNet-10", "fashion_mnist_1k, test_resnet"]),
+    ],
+)
+def test_a_columns_head_says_what_the_heading_does_not(table, chosen, heading, header):
+    block = select([table], methods=["cskd"], **chosen)[0]
+    grid = fill(block, {}, {})
+    lines = markdown([grid]).splitlines()
+    assert f"### {heading}Top-1 error, lower is better" in lines
+    row = next(line for line in lines if line.startswith("| method"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == header
+    text = latex([grid])
+    assert "    Method & " + " & ".join(head.replace("_", r"\_") for head in header) + r" \\" in text.splitlines()
+    assert rf"\caption{{{heading.replace(':', ',')}Top-1 error in percent" in text
+
+
 def test_latex_says_n_of_each_cell_where_they_differ(tmp_path):
     (grid,) = grids_of(tmp_path, {"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2, 40.4]})
     text = latex([grid])

@@ -1,0 +1,138 @@
+"""What breaks a run in its middle is told in one line, and loses nothing that was saved."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_runs import (
+    ROOT,
+    children,
+    command,
+    draw_folder,
+    environment,
+    quick,
+    start,
+    torchrun,
+    wait_for_a_checkpoint,
+    write_recipe,
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("images") / "set", {"train": (10, 10, 10), "test": (3, 3, 3)})
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoints_before_whole(tmp_path, images):
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    assert quick(recipe, "run.max_hours=1e-9").status == 143
+    (before,) = (tmp_path / "run" / "checkpoints").iterdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "cskd_hf.train", str(recipe)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        # The weights take 1.5 MB.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the checkpoint of step 8 could not be written: ")
+    assert line.endswith(f"run the same command again; the last complete checkpoint is {before}")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [before.name]
+    assert quick(recipe).status == 0
+
+
+def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_checkpoint(tmp_path, images):
+    settings = ("run.checkpoint_steps=1", "data.batch_size=1", "scheduler.num_epochs=20", "data.workers=1")
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    process = start(recipe, *settings)
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    workers = [pid for pid in children(process.pid) if "resource_tracker" not in command_line(pid)]
+    assert workers
+    for pid in workers:
+        os.kill(int(pid), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1, stderr
+    assert stderr.splitlines()[-1].startswith("error: a loader process was killed (DataLoader worker (pid")
+    assert "the last complete checkpoint is" in stderr.splitlines()[-1]
+
+
+def command_line(pid: str) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, images):
+    # A decay that overflows the weights in one step, under a loss that was finite.
+    done = quick(
+        write_recipe(tmp_path / "run.yaml", images),
+        "optimizer.lr=1e10",
+        "optimizer.weight_decay=1e38",
+        "run.checkpoint_steps=1",
+    )
+    assert done.status == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: weights are not finite at step 1: ")
+    assert line.endswith("there is no checkpoint yet")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
+    assert done.status == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: run.num_processes: read 2, but 1 found; start 2 with torchrun")
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(tmp_path, images):
+    done = command(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
+    assert done.status == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: srun started 4 processes (SLURM_NTASKS), but each of them would train alone")
+    assert not (tmp_path / "run").exists()
+
+
+DIFFERENT = """
+import os, sys
+from cskd_hf import train
+from cskd_hf.errors import run_command
+run_command(lambda: train.main([*sys.argv[1:], f"run.seed={os.environ['RANK']}"]))
+"""
+
+
+def test_processes_with_different_recipes_are_refused(tmp_path, images):
+    (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
+    done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images))
+    assert done.status != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    (line,) = lines
+    assert line.startswith("error: the processes differ in recipe: ")
+    assert "process 0 on" in line
+    assert "process 1 on" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lr", [{"lr": 0.02}, {"lr": None, "lr_base": 1.28}], ids=["lr", "lr_base"])
+def test_the_rate_is_printed_with_how_it_came_about(tmp_path, images, lr):
+    recipe = write_recipe(tmp_path / "run.yaml", images, optimizer=lr)
+    done = quick(recipe, "run.max_hours=1e-9", "run.gradient_accumulation_steps=2")
+    rule = "lr 0.02 as written" if lr["lr"] else "lr 0.04 = lr_base 1.28 x 8 / 256"
+    assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images), {rule}\n" in done.stdout
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kills_at_random_moments_change_nothing(tmp_path, monkeypatch, processes):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    torture = importlib.import_module("torture")
+    table, different = torture.torture(tmp_path, 3 if processes == 1 else 2, processes, seed=processes)
+    assert len(table) == (3 if processes == 1 else 2)
+    assert different
+    assert set(map(tuple, different.values())) == {()}

@@ -1,0 +1,156 @@
+"""Signals and time limits: a checkpoint, a status that says so, and the same command goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_runs import (
+    children,
+    draw_folder,
+    environment,
+    launch,
+    metrics_lines,
+    quick,
+    start,
+    summary_of,
+    torchrun,
+    wait_for_a_checkpoint,
+    write_recipe,
+)
+
+EVERY_STEP = ("run.checkpoint_steps=1", "scheduler.num_epochs=2")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("images") / "set", {"train": (10, 10, 10), "test": (3, 3, 3)})
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, images) -> Path:
+    """A run that nobody stops."""
+    recipe = write_recipe(tmp_path_factory.mktemp("alone") / "run.yaml", images)
+    assert quick(recipe, *EVERY_STEP).status == 0
+    return recipe.with_suffix("")
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    return json.loads((max((folder / "checkpoints").glob("step-*")) / "state.json").read_text(encoding="utf-8"))
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    for name in ("model/model.safetensors", "predictions.safetensors"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    assert metrics_lines(folder) == metrics_lines(other)
+    left_out = ("name", "throughput")
+    one, two = ({k: v for k, v in summary_of(f).items() if k not in left_out} for f in (folder, other))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)],
+    ids=lambda part: str(part),
+)
+def test_a_signal_stops_at_the_next_step_and_the_same_command_goes_on(tmp_path, images, alone, number, status):
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"workers": 1})
+    process = start(recipe, *EVERY_STEP)
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    # To the workers too, as a terminal or a scheduler does: they shall not die of it before the training process stops.
+    for pid in [*map(int, children(process.pid)), process.pid]:
+        os.kill(pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == status, stderr
+    stood = newest(tmp_path / "run")["progress"]
+    where = f"step {stood['step']}, epoch {stood['epoch']}, sample {stood['position']}"
+    assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; the same command goes on from there"
+    assert not (tmp_path / "run" / "summary.json").exists()
+    done = quick(recipe, *EVERY_STEP)
+    assert f"resuming at {where}" in done.stdout
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_a_signal_while_evaluating_stops_there_and_the_evaluation_is_done_first_thing(tmp_path):
+    images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (750, 750)})
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 1}, scheduler={"num_epochs": 1})
+    process = start(recipe, *EVERY_STEP[:1])
+    folder = tmp_path / "run"
+    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8, then 1,500 batches are evaluated
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    stood = newest(folder)["progress"]
+    assert (stood["step"], stood["epoch"]) == (8, 1)
+    assert stood["line"]["epoch"] == 0  # trained, and not yet evaluated
+    assert not (folder / "metrics.jsonl").exists() or not metrics_lines(folder)
+    assert quick(recipe, *EVERY_STEP[:1]).status == 0
+    (line,) = metrics_lines(folder)
+    assert line["step"] == 8
+    assert "test/top1_error" in line
+    other = tmp_path / "other"
+    assert quick(recipe, *EVERY_STEP[:1], f"run.output_dir={other}").status == 0
+    assert_same_run(folder, other)
+
+
+def test_a_time_limit_stops_every_step_and_loses_none(tmp_path, images, alone):
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    starts = 0
+    while not (tmp_path / "run" / "summary.json").exists():
+        done = quick(recipe, *EVERY_STEP, "run.max_hours=1e-9" if starts < 12 else "run.max_hours=1")
+        starts += 1
+        if starts <= 12:
+            assert done.status == 143, done.stderr
+            assert "stopped by run.max_hours at step" in done.stderr
+        assert starts < 30
+    assert starts == 13
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_a_second_signal_kills_at_once(tmp_path):
+    code = """
+import os, signal, time
+from accelerate import Accelerator
+from cskd_hf.engine import stopping
+stopping.SECOND_AFTER = 0.5
+with stopping.StopRequest(Accelerator(cpu=True)) as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # passed on by a launcher
+    assert stop.agreed() and stop.reason == "SIGTERM" and stop.status == 143
+    print("asked", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        time.sleep(0.7)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_two_processes_stop_at_the_same_step_and_go_on_to_the_weights_of_two_left_alone(tmp_path, images):
+    settings = (*EVERY_STEP, "data.batch_size=1", "scheduler.num_epochs=3")
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    process.send_signal(signal.SIGTERM)  # to torchrun, which hands it on
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert stderr.count("stopped by SIGTERM at step ") == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert torchrun("-m", "cskd_hf.train", recipe, *settings).status == 0
+    other = tmp_path / "other"
+    assert torchrun("-m", "cskd_hf.train", recipe, *settings, f"run.output_dir={other}").status == 0
+    assert_same_run(tmp_path / "run", other)
