@@ -113,7 +113,7 @@ def train(recipe: Recipe) -> int:
     objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
     if recipe.run.channels_last:
         objective.to(memory_format=torch.channels_last)
-    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes)
+    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
 
     # optimizer
     lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * recipe.run.gradient_accumulation_steps)

@@ -92,7 +92,7 @@ def means() -> dict[str, Tensor]:
     data = torch.arange(8.0).view(4, 2) ** 2
     own = data if world == 1 else (data[:3] if rank == 0 else data[3:])
     weight = torch.tensor([1.5, -2.0], requires_grad=True)
-    mean = global_mean(own * weight)
+    mean = global_mean(own * weight, torch.arange(len(own)))
     # As the training loop does it: weighted by the share of the rows, averaged over the processes.
     (mean.square().sum() * len(own) * world / 4).backward()
     gradient = weight.grad

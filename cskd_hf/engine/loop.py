@@ -194,6 +194,8 @@ def training_updates(
                 progress.wait_seconds += time.perf_counter() - waiting
                 progress.skipped.update(batch.skipped)
                 images, target, index = (part.to(accelerator.device, non_blocking=True) for part in batch[:3])
+                if own == 0:  # a process without a share repeats a key: it counts for nothing, nobody remembers it
+                    index = torch.full_like(index, -1)
                 is_last = micro == len(counts) - 1
                 with nullcontext() if is_last else accelerator.no_sync(objective):
                     result = objective(Batch(images, target, index))

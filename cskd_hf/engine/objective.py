@@ -63,8 +63,12 @@ class Objective(nn.Module):
         return {**result, "output": result["output"].detach()}
 
 
-def try_out(objective: Objective, input_size: Sequence[int], num_samples: int, num_classes: int) -> None:
+def try_out(
+    objective: Objective, input_size: Sequence[int], num_samples: int, num_classes: int, device: torch.device
+) -> None:
     """One training forward of a copy on blank images, so that what cannot run says so before anything is written.
+
+    A collective, where the method has any: on the device that the processes speak through.
 
     Args:
         input_size: (C, H, W) of the recipe.
@@ -74,12 +78,12 @@ def try_out(objective: Objective, input_size: Sequence[int], num_samples: int, n
         UserError: the model does not take such images, gives no (N, K) logits, or cannot normalise so few of them.
     """
     num_images = num_samples * NUM_VIEWS[objective.method.views]
-    blank = torch.zeros(num_images, *input_size, dtype=torch.uint8)
-    nothing = torch.zeros(num_images, dtype=torch.int64)
+    blank = torch.zeros(num_images, *input_size, dtype=torch.uint8, device=device)
+    nothing = torch.zeros(num_images, dtype=torch.int64, device=device)
     size = f"{input_size[1]}×{input_size[2]}"
     try:
         with torch.no_grad():
-            output = copy.deepcopy(objective).train()(Batch(blank, nothing, nothing))["output"]
+            output = copy.deepcopy(objective).to(device).train()(Batch(blank, nothing, nothing))["output"]
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         if "more than 1 value per channel" in str(error):
             raise UserError(

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
 
     images: Tensor  # (N, C, H, W): uint8 from the loader, float and normalised in a method's hands
     target: Tensor  # (N,) int64
-    index: Tensor  # type: ignore[assignment]  # (N,) int64: which image of the set; hides tuple.index
+    # (N,) int64: which image of the set, -1 for one that is repeated and weighs nothing; hides tuple.index
+    index: Tensor  # type: ignore[assignment]
     skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
 
 

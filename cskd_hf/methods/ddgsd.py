@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def mean_discrepancy(features: Tensor, other_features: Tensor) -> Tensor:
+def mean_discrepancy(features: Tensor, other_features: Tensor, index: Tensor) -> Tensor:
     """‖mean f − mean f′‖² of two batches (B, D), their squared maximum mean discrepancy under a linear kernel.
 
     The means go over every process's images, so that a batch counts as one however it is dealt out.
     """
     from cskd_hf.models.collectives import global_mean
 
-    return global_mean(features.float() - other_features.float()).square().sum()
+    return global_mean(features.float() - other_features.float(), index).square().sum()
 
 
 class DDGSD(Method):
@@ -54,7 +54,8 @@ class DDGSD(Method):
         first, second = output.chunk(2)
         task_loss = F.cross_entropy(output.float(), batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((second, first)), self.temperature)
-        feature_loss = mean_discrepancy(*features.chunk(2))
+        features, other_features = features.chunk(2)
+        feature_loss = mean_discrepancy(features, other_features, batch.index.chunk(2)[0])
         loss = task_loss + self.distill_loss_weight * kd_loss + self.feature_loss_weight * feature_loss
         return {
             "loss": loss,

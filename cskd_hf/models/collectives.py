@@ -45,13 +45,20 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(padded, sizes, strict=True)])
 
 
-def global_mean(rows: Tensor) -> Tensor:
+def gather_counted(rows: Tensor, index: Tensor) -> Tensor:
+    """`gather_rows` without those of a process that has no share of a batch: it repeats a key, under the index -1."""
+    return rows.detach() if processes()[0] == 1 else gather_rows(rows[index >= 0])
+
+
+def global_mean(rows: Tensor, index: Tensor) -> Tensor:
     """Mean over dimension 0 and over all processes, in value; its gradient is that of this process's own mean.
 
     Averaged over the processes, as DDP does, weighted by their rows, as the training loop does, that gradient is the
     one of the global mean.
+
+    Args:
+        rows: (B, D).
+        index: (B,), a batch's: rows of an image -1 do not count.
     """
     own = rows.mean(dim=0)
-    if processes()[0] == 1:
-        return own
-    return own + (gather_rows(rows).mean(dim=0) - own).detach()
+    return own + (gather_counted(rows, index).mean(dim=0) - own).detach()

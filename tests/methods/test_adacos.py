@@ -44,7 +44,7 @@ def cosines(num: int, num_classes: int, own: float | None = None, seed: int = 0)
 @pytest.mark.parametrize(("num", "num_classes"), [(8, 5), (7, 100), (1, 5), (6, 2), (1, 2)])
 def test_the_scale_is_the_papers(num: int, num_classes: int, scale: float, own: float | None) -> None:
     cosine, target = cosines(num, num_classes, own)
-    found = adaptive_scale(cosine, target, torch.tensor(scale))
+    found = adaptive_scale(cosine, target, torch.tensor(scale), torch.arange(len(target)))
     assert found.shape == ()
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(expected_scale(cosine.numpy(), target.numpy(), scale), rel=1e-5, abs=1e-5)
@@ -52,14 +52,16 @@ def test_the_scale_is_the_papers(num: int, num_classes: int, scale: float, own: 
 
 def test_the_scale_is_a_constant() -> None:
     cosine, target = cosines(4, 5)
-    assert not adaptive_scale(cosine.requires_grad_(), target, torch.tensor(3.0)).requires_grad
+    assert not adaptive_scale(
+        cosine.requires_grad_(), target, torch.tensor(3.0), torch.arange(len(target))
+    ).requires_grad
 
 
 @pytest.mark.parametrize("own", [1.0, -1.0])
 def test_rounding_beyond_one_gives_no_nan(own: float) -> None:
     cosine = torch.full((3, 4), 0.1)
     cosine[:, 0] = own * (1 + 1e-6)
-    assert adaptive_scale(cosine, torch.zeros(3, dtype=torch.int64), torch.tensor(3.0)).isfinite()
+    assert adaptive_scale(cosine, torch.zeros(3, dtype=torch.int64), torch.tensor(3.0), torch.arange(3)).isfinite()
 
 
 def cosine_of(model: Any, images: torch.Tensor) -> np.ndarray:
