@@ -147,3 +147,41 @@ def test_the_real_command_keeps_every_row_of_the_memory_when_another_number_of_p
     seen = before["memory.visits"] == 2  # not met again
     assert torch.equal(after["memory.predictions"][seen], before["memory.predictions"][seen])
     assert not torch.isclose(after["memory.predictions"][~seen], before["memory.predictions"][~seen]).all(dim=1).any()
+
+
+THREE = """
+import sys
+sys.path.insert(0, TESTS)
+from pathlib import Path
+import two_processes
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from tiny_runs import Run
+from method_cases import method_of
+
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == int(sys.argv[2])
+for name in sys.argv[3:]:
+    run = Run(
+        method=method_of(name, two_processes.CLASSES), network=two_processes.network, num_images=20,
+        batch_size=6 // accelerator.num_processes, lr=0.05, num_epochs=2,
+    )
+    run.train(8)  # 6, 6, 6 and 2 images an epoch: the third process has none of the last
+    state = {key: value.contiguous() for key, value in run.state().items()}
+    save_file(state, Path(sys.argv[1]) / f"{accelerator.num_processes}-{name}-{accelerator.process_index}.safetensors")
+"""
+
+
+def test_a_process_without_a_share_of_a_batch_counts_for_nothing(tmp_path):
+    names = ("adacos", "ddgsd", "pskd")
+    tests = str(ROOT / "tests")
+    (tmp_path / "three.py").write_text(THREE.replace("TESTS", repr(tests)), encoding="utf-8")
+    for processes in (1, 3):
+        done = torchrun(tmp_path / "three.py", tmp_path, processes, *names, processes=processes)
+        assert done.status == 0, done.stderr
+    for name in names:
+        one = load_file(tmp_path / f"1-{name}-0.safetensors")
+        for rank in range(3):
+            three = load_file(tmp_path / f"3-{name}-{rank}.safetensors")
+            three.pop("memory.predictions", None)  # a shard
+            assert_close(three, {key: one[key] for key in three})
