@@ -128,7 +128,7 @@ def test_the_rate_is_printed_with_how_it_came_about(tmp_path, images, lr):
     assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images), {rule}\n" in done.stdout
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_change_nothing(tmp_path, monkeypatch, processes):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     torture = importlib.import_module("torture")

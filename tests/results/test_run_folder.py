@@ -28,7 +28,7 @@ def test_a_new_folder_gets_the_recipe_and_the_environment(tmp_path):
     recipe = a_recipe(tmp_path / "deep" / "run")
     assert start(recipe, 4) == (tmp_path / "deep" / "run", None, False)
     folder = tmp_path / "deep" / "run"
-    assert sorted(os.listdir(folder)) == ["environment.json", "recipe.yaml"]
+    assert sorted(os.listdir(folder)) == ["environment.json", "lock.json", "recipe.yaml"]
     assert json.loads((folder / "environment.json").read_text())["num_processes"] == 4
     assert start(recipe, 1) == (folder, None, False)  # the same again, before any checkpoint
 
