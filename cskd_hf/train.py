@@ -258,7 +258,7 @@ def train(recipe: Recipe) -> int:
             save({})
             console.stopped(stop.reason, progress)
             return stop.status
-        except (OSError, RuntimeError) as error:
+        except (EOFError, OSError, RuntimeError) as error:
             console.close()
             return tell(error, folder, images.train, progress, accelerator.process_index)
     console.close()

@@ -223,7 +223,8 @@ MISTAKES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
         changed("temperature", "temprature"),
         [],
         [
-            "r.yaml:7: method.temprature: unknown key, read 4.0; allowed: name, temperature, distill_loss_weight; "
+            "r.yaml:7: method.temprature: unknown key, read 4.0; allowed: name, temperature, distill_loss_weight, "
+            "batch_norm; "
             "did you mean temperature?"
         ],
     ),
@@ -500,6 +501,7 @@ def test_an_override_of_a_section_replaces_it_whole(folder: Path) -> None:
         "name": "cskd",
         "temperature": 2.0,
         "distill_loss_weight": 1.0,
+        "batch_norm": "separate",
     }
 
 

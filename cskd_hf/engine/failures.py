@@ -52,7 +52,9 @@ def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, 
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
     ):
         line = f"{error}; make room and run the same command again; {resume}"
-    elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+    elif isinstance(error, (ConnectionError, EOFError)) or (
+        isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+    ):  # whichever of them the training process meets first
         reason = " ".join(str(error).split())
         line = (
             f"a loader process was killed ({reason}); out of memory? Lower data.workers and run the same command "
