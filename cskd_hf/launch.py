@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
 
 from cskd_hf.errors import UserError
 from cskd_hf.experiments import Run, RunKey
@@ -47,14 +50,22 @@ def command_of(run: Run, prefix: Sequence[str]) -> list[str]:
     return [*prefix, "-m", "cskd_hf.train", f"recipes/{run.recipe}.yaml", *run.overrides]
 
 
-def run_missing(runs: Mapping[RunKey, Run], prefix: Sequence[str]) -> dict[RunKey, str]:
+def run_missing(
+    runs: Mapping[RunKey, Run],
+    prefix: Sequence[str],
+    train: Callable[[Sequence[str]], tuple[int, str]] | None = None,
+) -> dict[RunKey, str]:
     """Train every run that is not finished; what fails does not stop the others.
 
-    The runs' own output goes to stderr as it comes.
+    The runs' own output goes to stderr.
+
+    Args:
+        train: runs a command; gives its exit status and its last words. None: in a process started anew.
 
     Returns:
         Why each run that is still missing is missing, on one line.
     """
+    train = _train if train is None else train
     failures: dict[RunKey, str] = {}
     for number, (key, run) in enumerate(runs.items(), start=1):
         found = find_run(run)  # now, not at the start: others may train beside this command
@@ -67,7 +78,7 @@ def run_missing(runs: Mapping[RunKey, Run], prefix: Sequence[str]) -> dict[RunKe
             failures[key] = f"its teacher {runs[run.teacher].folder} is missing"
         else:
             print(f"{said}: {shlex.join(command_of(run, prefix))}", file=sys.stderr, flush=True)
-            status, last_words = _train(command_of(run, prefix))
+            status, last_words = train(command_of(run, prefix))
             if status:
                 failures[key] = f"exit status {status}: {last_words}"
             elif find_run(run).status != "finished":
@@ -79,7 +90,7 @@ def run_missing(runs: Mapping[RunKey, Run], prefix: Sequence[str]) -> dict[RunKe
 
 def _train(command: Sequence[str]) -> tuple[int, str]:
     """Exit status, and the error line, else the last line, of what it said."""
-    last, error = "it said nothing", None
+    said: list[str] = []
     process = subprocess.Popen(
         command,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},  # into a pipe Python would keep its lines for minutes
@@ -94,12 +105,58 @@ def _train(command: Sequence[str]) -> tuple[int, str]:
         for line in process.stdout:
             sys.stderr.write(line)
             sys.stderr.flush()
-            if line.startswith("error: ") and error is None:
-                error = line.removeprefix("error: ").strip()
-            last = line.strip() or last
-        return process.wait(), last if error is None else error
+            said.append(line)
+        return process.wait(), _last_words(said)
     except BaseException:
         # A terminal's Ctrl-C has reached it too; a signal to this process alone has not.
         process.terminate()
         process.wait()
         raise
+
+
+def _last_words(said: Sequence[str]) -> str:
+    errors = [line.removeprefix("error: ").strip() for line in said if line.startswith("error: ")]
+    spoken = [line.strip() for line in said if line.strip()]
+    return errors[0] if errors else spoken[-1] if spoken else "it said nothing"
+
+
+# What costs a training seconds before its first step, most of its time where it is only tried out.
+_SLOW_IMPORTS = [
+    *("accelerate", "datasets", "matplotlib.figure", "sklearn.datasets", "timm", "torch", "torchvision"),
+    *("cskd_hf.data.load", "cskd_hf.engine.loop", "cskd_hf.methods", "cskd_hf.results.run_folder"),
+]
+
+
+def start_forked(arguments: Sequence[str], log: str) -> ForkServerProcess:
+    """Start what `python -m cskd_hf.train ARGUMENTS` does in a process forked from one that has imported everything.
+
+    Args:
+        log: the file that takes its stdout and stderr.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_SLOW_IMPORTS)
+    process = context.Process(target=_forked, args=(list(arguments), log))
+    process.start()
+    return process
+
+
+def _forked(arguments: list[str], log: str) -> None:
+    from cskd_hf import train
+    from cskd_hf.errors import run_command
+
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    multiprocessing.set_start_method(None, force=True)  # else the loader's workers start as this process did
+    run_command(lambda: train.main(arguments))
+
+
+def train_forked(command: Sequence[str]) -> tuple[int, str]:
+    """`run_missing`'s `train` for runs of seconds; their output comes when each has ended."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as log:
+        process = start_forked(command[list(command).index("cskd_hf.train") + 1 :], log.name)
+        process.join()
+        said = log.readlines()
+    sys.stderr.writelines(said)
+    assert process.exitcode is not None
+    return process.exitcode, _last_words(said)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from cskd_hf.experiments import Setup, runs_of
-from cskd_hf.launch import launcher_prefix, run_missing
+from cskd_hf.launch import launcher_prefix, run_missing, train_forked
 from cskd_hf.methods import METHODS
 from cskd_hf.paper import PAPER_NAMES, Block
 from cskd_hf.results.collect import find_run
@@ -53,7 +53,7 @@ def smoke(root: Path | None, output: Path | None) -> int:
     runs = runs_of(blocks, [0], setup) | runs_of(twice, [0, 1], setup)
 
     print_plan(runs, root)
-    failures = run_missing(runs, launcher_prefix(None))
+    failures = run_missing(runs, launcher_prefix(None), train_forked)
     found = {key: find_run(run) for key, run in runs.items()}
     output = root / "tables" if output is None else output
     show(blocks, runs, found, OVERRIDES, output)

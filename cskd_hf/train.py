@@ -53,6 +53,7 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.engine.objective import Objective, try_out
     from cskd_hf.engine.optimizer import create_optimizer
     from cskd_hf.engine.predict import EvaluationStoppedError, Predictions, predict_split
+    from cskd_hf.engine.peers import Peers
     from cskd_hf.engine.processes import check_agreement, check_processes, fingerprint, synchronise_batch_norm
     from cskd_hf.engine.stopping import StopRequest
     from cskd_hf.methods.base import NUM_VIEWS, Experiment
@@ -70,6 +71,7 @@ def train(recipe: Recipe) -> int:
         kwargs_handlers=[timeout],
     )
     check_processes(accelerator, recipe)
+    peers = Peers(accelerator)
     console = Console(accelerator.is_main_process)
 
     # images
@@ -95,7 +97,7 @@ def train(recipe: Recipe) -> int:
 
     facts = {"recipe": recipe_hash(recipe), "training images": fingerprint(images.train)}
     facts |= {"test images": fingerprint(images.test)}
-    check_agreement(accelerator, facts)
+    check_agreement(peers, facts)
 
     # model
     set_seed(recipe.run.seed)
@@ -151,6 +153,10 @@ def train(recipe: Recipe) -> int:
         flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
         accelerator.init_trackers("cskd_hf", config=flat)
     console.start(recipe, images, count_parameters(model), batches, progress, recipe.scheduler.total_epochs)
+    if accelerator.num_processes > 1:
+        batches.start_epoch(progress.epoch, progress.position)
+        for name, keys in zip(peers.names, gather_object([batches.first_keys()]), strict=True):
+            console.say(f"  {name}: first {'keys' if NUM_VIEWS[views] > 1 else 'images'} {keys}")
 
     # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
     watched = "test" if images.holdout is None else "holdout"
@@ -260,7 +266,7 @@ def train(recipe: Recipe) -> int:
             return stop.status
         except (EOFError, OSError, RuntimeError) as error:
             console.close()
-            return tell(error, folder, images.train, progress, accelerator.process_index)
+            return tell(error, folder, images.train, progress, peers)
     console.close()
 
     for split, seen in predictions.items():

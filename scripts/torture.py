@@ -3,15 +3,16 @@
     python scripts/torture.py --kills 50
     python scripts/torture.py --kills 20 --processes 2 --output torture.md
 
-The command is the real one, in a process (or torchrun with two) of its own, on the embedded digits with timm's smallest
-ResNet, a checkpoint every other step. A moment is drawn, from a seed, between the start of the command and a little
-after it would end: so it hits imports, training, evaluation, checkpoints and the writing of the results alike. When a
-run is done, before all kills are, another begins.
+The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One process
+is forked from one that has done the imports, which leave nothing to be found; two are torchrun's. A moment is drawn, from
+a seed, between the start of the command and a little after it would end: so it hits training, evaluation, checkpoints and
+the writing of the results alike. When a run is done, before all kills are, another begins.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -24,7 +25,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from cskd_hf.launch import start_forked
 
 SETTINGS = (
     "model.model_name=test_resnet",
@@ -59,11 +62,12 @@ class Kill:
 def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Kill], dict[int, list[str]]]:
     """Kill so many times; returns the kills, and for each finished run the files that differ from a run left alone."""
     draw = random.Random(seed)
+    start(place / "first", processes, None)  # which pays for the imports that the later ones are forked from
     began = time.monotonic()
-    alone = finish(place / "alone", processes)
+    status, said = start(place / "alone", processes, None)
     whole = time.monotonic() - began
-    if alone.returncode != 0:
-        raise SystemExit(f"error: a run left alone failed:\n{alone.stderr}")
+    if status != 0:
+        raise SystemExit(f"error: a run left alone failed:\n{said}")
 
     table: list[Kill] = []
     different: dict[int, list[str]] = {}
@@ -72,12 +76,12 @@ def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Ki
         folder = place / f"run{run}"
         last = len(table) >= kills
         moment = None if last else draw.uniform(0, 1.05 * whole)
-        ended, said = start(folder, processes, moment)
+        status, said = start(folder, processes, moment)
         if pending is not None:  # this start shows what became of the kill before
             table[-1] = Kill(*pending, resumed_at(said))
             pending = None
-        if ended:
-            if (folder / "summary.json").is_file():
+        if status is not None:
+            if status == 0 and (folder / "summary.json").is_file():
                 different[run] = compare(folder, place / "alone")
                 run += not last
                 continue
@@ -88,42 +92,40 @@ def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Ki
     return table, different
 
 
-def command(folder: Path, processes: int) -> list[str]:
-    launcher = ["-m"]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", "-m"]
-    recipe = ["cskd_hf.train", "recipes/digits_resnet10.yaml", *SETTINGS, f"run.output_dir={folder}"]
-    return [sys.executable, *launcher, *recipe]
+def arguments(folder: Path) -> list[str]:
+    return ["recipes/digits_resnet10.yaml", *SETTINGS, f"run.output_dir={folder}"]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def torchrun(folder: Path, processes: int, log: IO[str]) -> subprocess.Popen[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [f"--nproc_per_node={processes}", f"--master_port={port}", "-m", "cskd_hf.train"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, *arguments(folder)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
 
 
-def finish(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, processes), env=environment(), capture_output=True, text=True)
-
-
-def start(folder: Path, processes: int, moment: float | None) -> tuple[bool, str]:
-    """Start the command, kill it `moment` seconds later; whether it ended before that, and what it said."""
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command(folder, processes), env=environment(), stdout=said, stderr=said, text=True)
-        try:
-            process.wait(moment)
-            ended = True
-        except subprocess.TimeoutExpired:
-            for pid in family(process.pid):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            process.wait()
-            ended = False
-        said.seek(0)
-        return ended, said.read()
+def start(folder: Path, processes: int, moment: float | None) -> tuple[int | None, str]:
+    """Start the command, kill it `moment` seconds later; its exit status, None where it was killed, and its words."""
+    with tempfile.NamedTemporaryFile("w+") as log:
+        if processes == 1:
+            forked = start_forked(arguments(folder), log.name)
+            forked.join(moment)
+            pid, status = forked.pid, forked.exitcode
+        else:
+            process = torchrun(folder, processes, log)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment)
+            pid, status = process.pid, process.returncode
+        if status is None:
+            assert pid is not None
+            for member in family(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
+            forked.join() if processes == 1 else process.wait()
+        log.seek(0)
+        return status, log.read()
 
 
 def family(pid: int) -> list[int]:

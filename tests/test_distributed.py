@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -25,6 +26,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
+from cskd_hf.data.load import load_images
+from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.recipe import load_recipe
+
 # 13 images to train on: global batches of 4 leave one, and a process with nothing.
 IMAGES = {"train": (5, 5, 3), "test": (3, 3, 1)}
 
@@ -46,6 +51,8 @@ def whole(tmp_path_factory, images) -> Path:
     assert done.status == 0, done.stderr
     assert done.stdout.count("epoch   1/2") == 1  # one process speaks
     assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout
+    first_keys = re.findall(r"^  process (\d) on \S+ \(pid \d+\): first keys (.+)$", done.stdout, re.MULTILINE)
+    (recipe.with_suffix("") / "first_keys.json").write_text(json.dumps(first_keys))
     return recipe.with_suffix("")
 
 
@@ -53,6 +60,14 @@ def test_two_processes_were_really_there(whole):
     described = json.loads((whole / "environment.json").read_text(encoding="utf-8"))
     assert described["num_processes"] == 2
     assert summary_of(whole)["throughput"]["num_processes"] == 2
+
+
+def test_each_process_says_which_pairs_it_begins_with(whole, images):
+    recipe = load_recipe(str(whole / "recipe.yaml"))
+    draws = list(ClassPairSampler(load_images(recipe.data).train.labels, recipe.run.seed))[:4]
+    told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws]
+    expected = [["0", ", ".join(told[:2])], ["1", ", ".join(told[2:])]]
+    assert json.loads((whole / "first_keys.json").read_text()) == expected
 
 
 def test_what_two_processes_evaluated_is_what_they_saved(whole, images):

@@ -50,6 +50,12 @@ class GlobalBatches:
         self.sampler.set_epoch(epoch)
         self.position = position
 
+    def first_keys(self, count: int = 4) -> str:
+        """The keys that this process loads next, for people: images of a key joined by +, "12+407, 33+8, …"."""
+        draws = next(iter(self), [])
+        told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:count]]
+        return ", ".join(told) + (", …" if len(draws) > count else "")
+
     @property
     def smallest(self) -> int:
         """Samples of the smallest batch that any process loads in an epoch; one that has nothing repeats a key."""

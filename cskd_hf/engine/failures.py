@@ -7,11 +7,13 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.engine.checkpoint import CheckpointError, list_checkpoints
 from cskd_hf.engine.loop import NonFiniteLossError, Progress
+from cskd_hf.engine.peers import Peers, is_broken_collective
 
 
 class NonFiniteWeightsError(RuntimeError):
@@ -24,20 +26,23 @@ def check_weights(module: nn.Module, step: int) -> None:
     Raises:
         NonFiniteWeightsError: naming the first parameter and the step.
     """
-    for name, parameter in module.named_parameters():
-        if not parameter.detach().isfinite().all():
-            raise NonFiniteWeightsError(f"step {step}: {name}")
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one wait for all
+    if not all(finite):
+        raise NonFiniteWeightsError(f"step {step}: {names[finite.index(False)]}")
 
 
-def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, rank: int) -> int:
+def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, peers: Peers) -> int:
     """Print what happened and return the exit status; an error that is none of these is raised again."""
     saved = list_checkpoints(folder / "checkpoints")
     resume = f"the last complete checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    if not folder.is_dir():  # another machine's
+        resume = f"checkpoints are in {folder} of {peers.names[0]}"
     if isinstance(error, NonFiniteLossError):
         told = {name: str(value) for name, value in error.terms.items()}  # JSON has no word for NaN
         report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": told}
         report["batch"] = [train.describe(int(row)) for row in error.batch.index]
-        path = folder / f"nonfinite-rank{rank}.json"
+        path = folder / f"nonfinite-rank{peers.rank}.json"
         path.write_text(json.dumps(report, indent=2), encoding="utf-8")
         line = (
             f"the loss is not finite at {error}; the optimizer did not step. {path} lists the batch. Lower "
@@ -47,6 +52,16 @@ def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, 
         line = (
             f"weights are not finite at {error}, though every loss was; no checkpoint of them was written. Lower "
             f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
+        )
+    elif is_broken_collective(error):
+        gone = peers.missing()
+        present = [rank for rank in range(len(peers.names)) if rank not in gone]
+        if gone and present and peers.rank != present[0]:
+            return 1  # one tells for all
+        who = " and ".join(peers.names[rank] for rank in gone) or f"a connection ({' '.join(str(error).split())})"
+        line = (
+            f"lost {who} at step {progress.step}: killed, out of memory, cut off, or stopped by an error of its own, "
+            f"which it then told; every process stops. The same command goes on; {resume}"
         )
     elif isinstance(error, CheckpointError) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

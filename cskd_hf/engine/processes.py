@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from cskd_hf.data.load import ImageSplit
+from cskd_hf.engine.peers import Peers
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import Recipe
 
@@ -59,7 +59,7 @@ def fingerprint(split: ImageSplit) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
+def check_agreement(peers: Peers, facts: Mapping[str, Any]) -> None:
     """Refuse processes that would train on different things; a collective.
 
     Args:
@@ -68,13 +68,11 @@ def check_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: in every process, naming the fact, the values and where they were found.
     """
-    if accelerator.num_processes == 1:
-        return
-    gathered = gather_object([(accelerator.process_index, socket.gethostname(), dict(facts))])
+    gathered = gather_object([dict(facts)])
     for name in facts:
         held: dict[str, list[str]] = {}
-        for rank, host, theirs in gathered:
-            held.setdefault(str(theirs[name]), []).append(f"process {rank} on {host}")
+        for process, theirs in zip(peers.names, gathered, strict=True):
+            held.setdefault(str(theirs[name]), []).append(process)
         if len(held) > 1:
             told = "; ".join(f"{value}: {', '.join(who)}" for value, who in held.items())
             raise UserError(f"the processes differ in {name}: {told}; give every machine the same files and command")

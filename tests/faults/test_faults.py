@@ -6,6 +6,7 @@ import importlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from command_runs import (
     command,
     draw_folder,
     environment,
+    launch,
     quick,
     start,
     torchrun,
@@ -63,6 +65,26 @@ def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_ch
     assert process.returncode == 1, stderr
     assert stderr.splitlines()[-1].startswith("error: a loader process was killed (")
     assert "the last complete checkpoint is" in stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_process_that_dies_is_named_by_those_that_live_and_the_run_goes_on(tmp_path, images, rank):
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 2})
+    settings = ("run.checkpoint_steps=5", "scheduler.num_epochs=100", "run.ddp_timeout=30")
+    process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    (victim,) = (pid for pid in children(process.pid) if f"\0RANK={rank}\0" in environment_of(pid))
+    os.kill(int(victim), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = (line for line in stderr.splitlines() if line.startswith("error: "))
+    assert line.startswith(f"error: lost process {rank} on {socket.gethostname()} (pid {victim}) at step ")
+    assert "the last complete checkpoint is" in line
+    assert "resuming at step" in quick(recipe, *settings, "run.max_hours=1e-9", "run.resume=force").stdout
+
+
+def environment_of(pid: str) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
 
 
 def command_line(pid: str) -> str:
@@ -132,7 +154,7 @@ def test_the_rate_is_printed_with_how_it_came_about(tmp_path, images, lr):
 def test_kills_at_random_moments_change_nothing(tmp_path, monkeypatch, processes):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     torture = importlib.import_module("torture")
-    table, different = torture.torture(tmp_path, 3 if processes == 1 else 2, processes, seed=processes)
-    assert len(table) == (3 if processes == 1 else 2)
+    table, different = torture.torture(tmp_path, 5, processes, seed=processes)
+    assert len(table) == 5
     assert different
     assert set(map(tuple, different.values())) == {()}
