@@ -52,8 +52,8 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.engine.loop import Progress, make_loader, training_updates
     from cskd_hf.engine.objective import Objective, try_out
     from cskd_hf.engine.optimizer import create_optimizer
-    from cskd_hf.engine.predict import EvaluationStoppedError, Predictions, predict_split
     from cskd_hf.engine.peers import Peers
+    from cskd_hf.engine.predict import EvaluationStoppedError, Predictions, predict_split
     from cskd_hf.engine.processes import check_agreement, check_processes, fingerprint, synchronise_batch_norm
     from cskd_hf.engine.stopping import StopRequest
     from cskd_hf.methods.base import NUM_VIEWS, Experiment

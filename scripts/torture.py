@@ -3,10 +3,10 @@
     python scripts/torture.py --kills 50
     python scripts/torture.py --kills 20 --processes 2 --output torture.md
 
-The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One process
-is forked from one that has done the imports, which leave nothing to be found; two are torchrun's. A moment is drawn, from
-a seed, between the start of the command and a little after it would end: so it hits training, evaluation, checkpoints and
-the writing of the results alike. When a run is done, before all kills are, another begins.
+The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One
+process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's. A moment is
+drawn, from a seed, between the start of the command and a little after it would end: so it hits training, evaluation,
+checkpoints and the writing of the results alike. When a run is done, before all kills are, another begins.
 """
 
 from __future__ import annotations

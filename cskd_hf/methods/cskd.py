@@ -6,6 +6,7 @@ https://arxiv.org/abs/2003.13964.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -34,6 +35,34 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     return F.kl_div(log_p, q, reduction="batchmean") * temperature**2
 
 
+BatchNorm = Literal["separate", "joint", "anchors_only"]
+
+
+def forward_views(module: nn.Module, views: Sequence[Tensor], batch_norm: BatchNorm) -> tuple[Tensor, ...]:
+    """A network's logits for the views of a batch, in train mode: the first learns, the others teach.
+
+    Args:
+        views: (B, C, H, W) each: x, x′, and what else there is. Under no gradient but the first, as far as `batch_norm`
+            lets it; the loss takes the others as constants.
+        batch_norm: see `CSKD.batch_norm`.
+
+    Returns:
+        (B, K) logits of each view.
+    """
+    from contextlib import nullcontext
+
+    import torch
+
+    from cskd_hf.models.layers import running_statistics_kept
+
+    if batch_norm == "joint":
+        return module(torch.cat(list(views))).chunk(len(views))
+    output = module(views[0])
+    kept = running_statistics_kept(module) if batch_norm == "anchors_only" else nullcontext()
+    with torch.no_grad(), kept:  # θ̃: today's weights, as a constant
+        return output, *(module(images) for images in views[1:])
+
+
 class CSKD(Method):
     """L_CE(x, y; θ) + λ_cls · T² · L_cls(x, x′; θ, T), where x′ is another training image of x's class.
 
@@ -48,29 +77,16 @@ class CSKD(Method):
     distill_loss_weight: float = Field(default=1.0, ge=0)
     """λ_cls. The paper tries 1, 2, 3 and 4; its code has 1 for CIFAR-100 and 3 for CUB-200."""
 
-    batch_norm: Literal["separate", "joint", "anchors_only"] = "separate"
+    batch_norm: BatchNorm = "separate"
     """`separate` (the paper's code): x and x′ are normalised apart, and the running statistics move twice a step.
     `anchors_only`: the same, but they move with x alone. `joint`: one forward of both, normalised together, x′ still a
     constant teacher: another algorithm, with 2B images in the graph. The same for networks without BatchNorm."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        from contextlib import nullcontext
-
-        import torch
         import torch.nn.functional as F
 
-        from cskd_hf.models.layers import running_statistics_kept
-
-        images, partner_images = batch.images.chunk(2)
         target = batch.target.chunk(2)[0]
-
-        if self.batch_norm == "joint":
-            output, partner_output = module(batch.images).chunk(2)
-        else:
-            output = module(images)
-            kept = running_statistics_kept(module) if self.batch_norm == "anchors_only" else nullcontext()
-            with torch.no_grad(), kept:  # θ̃: today's weights, as a constant
-                partner_output = module(partner_images)
+        output, partner_output = forward_views(module, batch.images.chunk(2), self.batch_norm)
 
         task_loss = F.cross_entropy(output.float(), target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)

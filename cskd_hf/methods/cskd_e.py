@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from cskd_hf.methods.base import Batch, Method, Views
-from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.methods.cskd import BatchNorm, class_wise_kd_loss, forward_views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,18 +33,14 @@ class CSKDE(Method):
     """λ_cls, as in CS-KD."""
     sample_loss_weight: float = Field(default=1.0, ge=0)
     """λ_E. [ours: the paper does not give it]"""
+    batch_norm: BatchNorm = "separate"
+    """As in CS-KD, the un-augmented x being one more teacher."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch
         import torch.nn.functional as F
 
-        images, partner_images, plain_images = batch.images.chunk(3)
         target = batch.target.chunk(3)[0]
-
-        output = module(images)
-        with torch.no_grad():  # θ̃: today's weights, as a constant
-            partner_output = module(partner_images)
-            plain_output = module(plain_images)
+        output, partner_output, plain_output = forward_views(module, batch.images.chunk(3), self.batch_norm)
 
         task_loss = F.cross_entropy(output.float(), target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)

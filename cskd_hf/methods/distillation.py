@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from cskd_hf.methods.base import Batch, Experiment, Method, Views
-from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.methods.cskd import BatchNorm, class_wise_kd_loss, forward_views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,16 +73,14 @@ class DistillationCSKD(Distillation):
     """T_cls, CS-KD's `temperature`."""
     class_wise_loss_weight: float = Field(default=1.0, ge=0)
     """λ_cls, CS-KD's `distill_loss_weight`."""
+    batch_norm: BatchNorm = "separate"
+    """Of the student, as in CS-KD; the teacher keeps its statistics."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch
-
         images, partner_images = batch.images.chunk(2)
         target = batch.target.chunk(2)[0]
 
-        output = module(images)
-        with torch.no_grad():
-            partner_output = module(partner_images)
+        output, partner_output = forward_views(module, (images, partner_images), self.batch_norm)
 
         terms = self.terms(module, images, output, target)
         class_wise_loss = class_wise_kd_loss(output, partner_output, self.class_wise_temperature)

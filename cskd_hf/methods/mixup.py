@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from cskd_hf.methods.base import Batch, Method, Views
-from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.methods.cskd import BatchNorm, class_wise_kd_loss, forward_views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,6 +77,8 @@ class MixupCSKD(Mixup):
     """T of the distillation, as in CS-KD."""
     distill_loss_weight: float = Field(default=1.0, ge=0)
     """λ_cls, as in CS-KD."""
+    batch_norm: BatchNorm = "separate"
+    """Of the un-mixed pairs, as in CS-KD; the mixed images are always normalised apart from them."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch
@@ -87,9 +89,7 @@ class MixupCSKD(Mixup):
         mixed, soft_target = torch.compiler.disable(self.mix)(module, images, target)
 
         mixed_output = module(mixed)
-        output = module(images)
-        with torch.no_grad():
-            partner_output = module(partner_images)
+        output, partner_output = forward_views(module, (images, partner_images), self.batch_norm)
 
         task_loss = F.cross_entropy(mixed_output.float(), soft_target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)

@@ -83,6 +83,25 @@ def test_the_three_are_one_for_networks_without_batchnorm():
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cskd_e", "mixup_cskd", "distillation_cskd"])
+def test_every_method_with_forwards_of_teachers_has_the_three(name):
+    """With the same mixed images and, where there is one, the same teacher."""
+    moved, losses = {}, {}
+    for kind in ("separate", "anchors_only", "joint"):
+        method = method_of(name, batch_norm=kind)
+        objective = objective_of(method)
+        batch = batch_for(method)
+        torch.manual_seed(0)
+        losses[kind] = objective(batch)["loss"].item()
+        student = method.export(objective.module)
+        moved[kind] = student.stem[1].num_batches_tracked.item()
+    teachers = 2 if name == "cskd_e" else 1
+    learning = 2 if name == "mixup_cskd" else 1
+    assert moved == {"separate": learning + teachers, "anchors_only": learning, "joint": learning}
+    assert losses["separate"] == losses["anchors_only"]
+    assert abs(losses["separate"] - losses["joint"]) > 1e-4
+
+
 def test_statistics_are_tracked_again_after_a_forward_that_failed():
     network = small_network()
     untracked = nn.BatchNorm2d(3, track_running_stats=False)
