@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cskd_hf.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from cskd_hf.models.trained import TrainedModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,31 +24,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.top_k < 1:
         parser.error("--top-k is at least 1")
 
-    import torch
-
     from cskd_hf.data.decode import UnreadableImageError
-    from cskd_hf.data.transforms import Transform
-    from cskd_hf.engine.objective import normalize
     from cskd_hf.models.trained import load_trained
 
     trained = load_trained(args.model)
-    transform = Transform(trained.transform, is_training=False)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
     if trained.temperature is None:
         print("not calibrated: no temperature was fitted to these weights")
     for path in args.images:
         try:
-            image = transform({"bytes": None, "path": path}, seed=0)
+            likeliest = predict_image(trained, path, args.top_k)
         except UnreadableImageError as error:
             raise UserError(f"{path}: {error}") from None
-        with torch.inference_mode():
-            logits = trained.model(normalize(image[None], mean, std, channels_last=False))[0]
-        probability = torch.softmax(logits / (trained.temperature or 1.0), dim=-1)
-        top = probability.topk(min(args.top_k, len(probability)))
         print(path)
-        for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            print(f"  {100 * value:6.2f} %  {trained.class_names[label] if trained.class_names else label}")
+        for name, probability in likeliest:
+            print(f"  {100 * probability:6.2f} %  {name}")
     return 0
+
+
+def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tuple[str, float]]:
+    """The likeliest classes of an image file, and their calibrated probabilities.
+
+    Returns:
+        (name, probability), the likeliest first; a number for a name where the weights name no classes.
+
+    Raises:
+        UnreadableImageError: the file is not a whole image.
+    """
+    import torch
+
+    from cskd_hf.data.transforms import Transform
+    from cskd_hf.engine.objective import normalize
+
+    image = Transform(trained.transform, is_training=False)({"bytes": None, "path": path}, seed=0)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
+    with torch.inference_mode():
+        logits = trained.model(normalize(image[None], mean, std, channels_last=False))[0]
+    probability = torch.softmax(logits / (trained.temperature or 1.0), dim=-1)
+    top = probability.topk(min(top_k, len(probability)))
+    names = trained.class_names or tuple(map(str, range(len(probability))))
+    return [(names[label], value) for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""A headless Chromium, spoken to in its own DevTools protocol over two pipes: nothing to install but the browser."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import itertools
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Browser:
+    """One page; a context manager that ends the browser.
+
+    Attributes:
+        requests: every address that the page has asked for.
+    """
+
+    def __enter__(self) -> Browser:
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        read_commands, self._commands = os.pipe()
+        self._replies, write_replies = os.pipe()
+        # Chromium reads its commands from descriptor 3 and answers on 4, which may be these pipes' own numbers.
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_commands, write_replies)]
+        options = ["--headless", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"]
+        options.append(f"--user-data-dir={self._profile.name}")
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$0" "$@" 3<&{theirs[0]} 4>&{theirs[1]}', str(CHROMIUM), *options, "about:blank"],
+            pass_fds=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for end in (read_commands, write_replies, *theirs):
+            os.close(end)
+        self._numbers, self._unread, self._session = itertools.count(1), b"", ""
+        self.requests: list[str] = []
+        pages = self.call("Target.getTargets")["targetInfos"]
+        target = next(page["targetId"] for page in pages if page["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "DOM", "Runtime", "Network"):
+            self.call(f"{domain}.enable")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._commands)
+        os.close(self._replies)
+        self._profile.cleanup()
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol, and its result."""
+        number = next(self._numbers)
+        command = {"id": number, "method": method, "params": params}
+        if self._session:
+            command["sessionId"] = self._session
+        os.write(self._commands, json.dumps(command).encode() + b"\0")
+        end = time.monotonic() + 60
+        while True:
+            message = self._next_message(end)
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
+            if message.get("id") == number:
+                assert "error" not in message, f"{method}: {message['error']}"
+                return message["result"]
+
+    def _next_message(self, end: float) -> dict[str, Any]:
+        while b"\0" not in self._unread:
+            ready, _, _ = select.select([self._replies], [], [], max(0.0, end - time.monotonic()))
+            assert ready, "the browser does not answer"
+            received = os.read(self._replies, 1 << 20)
+            assert received, "the browser has ended"
+            self._unread += received
+        message, _, self._unread = self._unread.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, address: str, width: int = 1280, height: int = 800) -> None:
+        """Go there with a window of so many pixels; below 600 a phone's."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.call("Page.navigate", url=address)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression that has one in JSON; an element of the page has not."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
+        return result["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 30) -> Any:
+        """The first value of an expression that is not empty."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < end, f"still empty after {seconds} s: {expression}"
+            time.sleep(0.05)
+        return value
+
+    def upload(self, selector: str, path: Path) -> None:
+        """Choose a file in a file input, as a person does in its dialogue."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        found = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        assert found, f"nothing on the page is {selector}"
+        self.call("DOM.setFileInputFiles", nodeId=found, files=[str(path)])
+
+    def screenshot(self, path: Path) -> None:
+        """The whole page as a PNG."""
+        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(picture["data"]))
