@@ -211,3 +211,21 @@ class RunSection(Section):
     logging_steps: Count = 50
     """Updates between readings of the loss for the progress bar and the trackers; each is a wait for the device."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    hub_model_id: str | None = None
+    """owner/name on the Hub, to which the weights are published when training ends; null: nowhere."""
+    hub_private_repo: bool = True
+    """A repository made for them is private."""
+
+    @field_validator("hub_model_id")
+    @classmethod
+    def _repository(cls, name: str | None) -> str | None:
+        if name is not None:
+            from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+            try:
+                validate_repo_id(name)
+            except HFValidationError as error:
+                raise ValueError(f"owner/name ({' '.join(str(error).split())})") from None
+            if name.count("/") != 1:
+                raise ValueError("owner/name, owner being a user or an organization of the Hub")
+        return name

@@ -59,8 +59,10 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.methods.base import NUM_VIEWS, Experiment
     from cskd_hf.models.factory import count_parameters, create_backbone
     from cskd_hf.models.memory import gather_memories
+    from cskd_hf.publish import publish_run
     from cskd_hf.results import metrics, run_folder
     from cskd_hf.results.console import Console
+    from cskd_hf.results.upload import check_target
 
     # processes
     timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.ddp_timeout))
@@ -71,6 +73,8 @@ def train(recipe: Recipe) -> int:
         kwargs_handlers=[timeout],
     )
     check_processes(accelerator, recipe)
+    if recipe.run.hub_model_id:
+        check_target(recipe.run.hub_model_id)  # a missing token shows before hours of work
     peers = Peers(accelerator)
     console = Console(accelerator.is_main_process)
 
@@ -293,6 +297,8 @@ def train(recipe: Recipe) -> int:
         )
         console.result(folder)
     accelerator.end_training()
+    if recipe.run.hub_model_id and accelerator.is_main_process:
+        return publish_run(folder, recipe.run.hub_model_id, private=recipe.run.hub_private_repo, say=console.say)
     return 0
 
 

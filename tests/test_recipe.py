@@ -573,6 +573,8 @@ OF_NO_CONSEQUENCE = {
         "num_processes": 3,
         "ddp_timeout": 60,
         "max_hours": 1.5,
+        "hub_model_id": "somebody/something",
+        "hub_private_repo": False,
     },
 }
 

@@ -1,0 +1,43 @@
+"""Finished runs to publish, trained once a test process by the real command, in folders with telling names."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from command_runs import draw_folder, quick, write_recipe
+
+
+@functools.cache
+def home() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="secret user ")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@functools.cache
+def images() -> Path:
+    """Four classes; the folder's name has a space."""
+    return draw_folder(home() / "my images", {"train": [10, 10, 10, 10], "test": [5, 5, 5, 5]})
+
+
+@functools.cache
+def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet") -> Path:
+    """Do not change it: others publish it too."""
+    path = home() / f"{model_name}-{holdout}-seed{seed}.yaml"
+    settings: dict[str, Any] = {"data": {"holdout": holdout}, "model": {"model_name": model_name}}
+    if model_name.endswith("32px"):
+        settings["transform"] = {"input_size": [3, 16, 16]}
+    done = quick(write_recipe(path, images(), **settings), f"run.seed={seed}")
+    assert done.status == 0, done.stderr
+    return path.with_suffix("")
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A copy that a test may publish or spoil."""
+    shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("checkpoints"))
+    return folder / run.name

@@ -1,0 +1,183 @@
+"""A run, published to a Hub on loopback and loaded from there by processes that know nothing of this package."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from command_runs import Result, draw_folder, environment, quick, write_recipe
+from hub_client import PYTHON
+from hub_server import READER, WRITER, Hub
+
+# What a user of the weights runs, who has timm and transformers and not this package.
+LOAD = """
+import json, sys
+sys.modules["cskd_hf"] = None  # an import of it raises
+from pathlib import Path
+import timm, torch, transformers
+from PIL import Image
+
+name, run, pictures = sys.argv[1], sys.argv[2], sys.argv[3:]
+published = timm.create_model(f"hf-hub:{name}", pretrained=True).eval()
+of_the_run = timm.create_model(f"local-dir:{run}/model", pretrained=True).eval()
+prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(published), is_training=False)
+images = torch.stack([prepare(Image.open(picture).convert("RGB")) for picture in pictures])
+with torch.no_grad():
+    logits, expected = published(images), of_the_run(images)
+labels = json.loads(Path(run, "model", "config.json").read_text())["label_names"]
+pipe = transformers.pipeline("image-classification", model=name)
+answers = [pipe(picture, top_k=len(labels)) for picture in pictures]
+print(json.dumps({
+    "identical": torch.equal(logits, expected),
+    "timm": [[labels[row.argmax()], row.softmax(0).max().item()] for row in logits],
+    "pipeline": [[answer[0]["label"], answer[0]["score"]] for answer in answers],
+    "labels": [sorted(entry["label"] for entry in answers[0]), sorted(labels)],
+}))
+"""
+
+
+class Site(NamedTuple):
+    hub: Hub
+    run: Path
+    pictures: list[Path]
+    home: Path
+
+    def python(self, *args: object, token: str | None = WRITER) -> Result:
+        variables = {key: value for key, value in environment().items() if not key.startswith("HF_")} | {
+            "HF_ENDPOINT": self.hub.endpoint,
+            "HF_HOME": str(self.home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        done = subprocess.run(
+            [PYTHON, *map(str, args)],
+            env=variables | ({"HF_TOKEN": token} if token is not None else {}),
+            cwd=tempfile.gettempdir(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def publish(self, *args: object, token: str | None = WRITER) -> Result:
+        return self.python("-m", "cskd_hf.publish", self.run, "org/name", *args, token=token)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("publish")
+    images = draw_folder(folder / "images", {"train": [8, 8, 8], "val": [4, 4, 4]})
+    recipe = write_recipe(folder / "run.yaml", images, data={"test_split": "val", "holdout": 0.25})
+    trained = quick(recipe)
+    assert trained.status == 0, trained.stderr
+    pictures = sorted((images / "val").glob("*/*.png"))[::2]
+    with Hub() as hub:
+        yield Site(hub, folder / "run", pictures, folder / "home")
+
+
+def error_line(result: Result) -> str:
+    lines = result.stderr.strip().splitlines()
+    assert result.status == 2, result.stderr
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    return lines[-1]
+
+
+def test_a_published_run_is_loaded_by_timm_and_transformers_without_this_package(site: Site) -> None:
+    site.hub.fail("GET /api/models/org/name$", status=503)
+    published = site.publish()
+    assert published.status == 0, published.stderr
+    assert "the Hub answered 503; try 2 of 6" in published.stdout
+    repo = site.hub.repos["org/name"]
+    assert repo.private
+    assert len(repo.commits) == 2  # the Hub's own first, and ours
+    assert f"{site.hub.endpoint}/org/name/commit/{repo.branches['main']}" in published.stdout
+    assert not re.search(rf"\b{WRITER}\b", published.stdout + published.stderr)
+
+    files = repo.files()
+    assert {"config.json", "model.safetensors", "README.md", "recipe.yaml", "metrics.json"} <= set(files)
+    assert files["model.safetensors"] == (site.run / "model" / "model.safetensors").read_bytes()
+    for name, content in files.items():
+        assert not name.endswith((".bin", ".pt", ".pth", ".pkl"))
+        assert str(site.run.parent).encode() not in content, f"{name} names a folder of the machine that trained it"
+
+    loaded = site.python("-I", "-c", LOAD, "org/name", site.run, *site.pictures)
+    assert loaded.status == 0, loaded.stderr
+    seen = json.loads(loaded.stdout.splitlines()[-1])
+    assert seen["identical"]
+    assert seen["labels"][0] == seen["labels"][1] == ["class 0", "class 1", "class 2"]
+    for timm, pipeline in zip(seen["timm"], seen["pipeline"], strict=True):
+        assert timm[0] == pipeline[0]
+        assert timm[1] == pytest.approx(pipeline[1], abs=1e-5)
+
+
+def test_a_missing_token_and_an_illegal_name_are_refused_before_anything_is_built(site: Site) -> None:
+    asked = len(site.hub.requests)
+    assert "no token for the Hub" in error_line(site.publish(token=None))
+    refused = site.python("-m", "cskd_hf.publish", site.run, "org/na me")
+    assert "'org/na me' is no name for a repository" in error_line(refused)
+    assert len(site.hub.requests) == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("token", "fault", "said"),
+    [
+        (READER, None, "the token may not write to org/name"),
+        (WRITER, {"route": "GET /storage/", "corrupt": True, "times": 9}, "is not what was sent: "),
+    ],
+)
+def test_the_command_that_a_failure_names_finishes_it(
+    site: Site, token: str, fault: dict[str, Any] | None, said: str
+) -> None:
+    site.hub.repos.clear()
+    site.hub.faults.clear()
+    if fault is not None:
+        site.hub.fail(**fault)
+    failed = site.publish(token=token)
+    line = error_line(failed)
+    assert said in line
+    named = re.search(r"to finish: (python -m cskd_hf\.publish .+)$", line)
+    assert named is not None
+    site.hub.faults.clear()
+    finished = site.python(*shlex.split(named[1])[1:])
+    assert finished.status == 0, finished.stderr
+    assert len(site.hub.repos["org/name"].commits) == 2
+    for said_of in (failed, finished):
+        assert not re.search(rf"\b({WRITER}|{READER})\b", said_of.stdout + said_of.stderr)
+
+
+@pytest.mark.slow
+def test_calibrated_weights_of_the_same_run_go_beside_the_raw_ones(site: Site) -> None:
+    site.hub.repos.clear()
+    site.hub.faults.clear()
+    assert site.publish().status == 0
+    raw = site.hub.repos["org/name"].files()
+    line = error_line(site.publish("--fold-temperature"))
+    assert "org/name holds other weights: model.safetensors" in line
+    beside = site.publish("--fold-temperature", "--revision", "calibrated")
+    assert beside.status == 0, beside.stderr
+    assert site.hub.repos["org/name"].files() == raw
+    assert site.hub.repos["org/name"].files("calibrated")["model.safetensors"] != raw["model.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_training_publishes_when_it_ends_and_asks_for_a_token_before_it_begins(site: Site) -> None:
+    site.hub.repos.clear()
+    site.hub.faults.clear()
+    train = ("-m", "cskd_hf.train", site.run.with_suffix(".yaml"), "run.hub_model_id=org/trained")
+    folder = site.run.parent / "published"
+    assert "no token for the Hub" in error_line(site.python(*train, f"run.output_dir={folder}", token=None))
+    assert not folder.exists()
+    done = site.python(*train, f"run.output_dir={folder}")
+    assert done.status == 0, done.stderr
+    weights = site.hub.repos["org/trained"].files()["model.safetensors"]
+    assert weights == (site.run / "model" / "model.safetensors").read_bytes()
+    assert site.hub.repos["org/trained"].private
