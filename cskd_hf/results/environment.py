@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -51,7 +52,7 @@ def describe_environment(num_processes: int, mixed_precision: str) -> dict[str, 
         },
         "num_processes": num_processes,
         "mixed_precision": mixed_precision,
-        "command": " ".join(["python -m cskd_hf.train", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "cskd_hf.train", *sys.argv[1:]]),
     }
 
 

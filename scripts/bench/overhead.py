@@ -1,6 +1,6 @@
 """What safety costs: checkpoints and signals beside a step, a resumed start beside a fresh one, memory over 20 epochs.
 
-    python scripts/bench_overhead.py [--repeats 5] [--images 50000]
+    python scripts/bench/overhead.py [--repeats 5] [--images 50000]
 
 Steps: CS-KD of ResNet-18 on 32 pairs of 64-px images (small: a longer step makes every share smaller); between the
 steps, the question whether to stop, asked on one process and, by torchrun, on two; and a whole checkpoint, as a run
@@ -170,9 +170,10 @@ def write_recipe(place: Path, images: int) -> Path:
     import io
 
     import numpy as np
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, disable_progress_bars
     from PIL import Image as PillowImage
 
+    disable_progress_bars()
     buffer = io.BytesIO()
     PillowImage.fromarray(np.random.RandomState(0).randint(0, 255, (32, 32, 3), dtype=np.uint8)).save(buffer, "PNG")
     features = Features({"image": Image(decode=False), "label": ClassLabel(num_classes=100)})
