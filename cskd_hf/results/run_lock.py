@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -52,7 +53,8 @@ def release_all() -> None:
         del _held[path]
         if os.getpid() == pid:  # a forked child inherits the list, not the lock
             stop.set()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk is gone; what is left there counts as stale
+                path.unlink(missing_ok=True)
 
 
 atexit.register(release_all)

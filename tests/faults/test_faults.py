@@ -52,6 +52,37 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_whole(tmp_path, image
     assert quick(recipe).status == 0
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.output_dir=/proc/run")  # not even by root
+    assert done.status == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: run.output_dir: /proc/run cannot be written: ")
+
+
+def test_a_disk_that_turns_read_only_leaves_the_checkpoints_before_whole(tmp_path, images):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a disk: {mounted.stderr.strip()}")
+    try:
+        settings = (f"run.output_dir={disk / 'run'}", "run.checkpoint_steps=1", "scheduler.num_epochs=200")
+        recipe = write_recipe(tmp_path / "run.yaml", images)
+        process = start(recipe, *settings)
+        wait_for_a_checkpoint(process, disk / "run")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        line = stderr.splitlines()[-1]
+        assert line.startswith("error: the checkpoint of step ")
+        assert "Read-only file system" in line
+        assert "the last complete checkpoint is" in line
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert "resuming at step" in quick(recipe, *settings, "run.max_hours=1e-9").stdout
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_checkpoint(tmp_path, images):
     settings = ("run.checkpoint_steps=1", "data.batch_size=1", "scheduler.num_epochs=20", "data.workers=1")
     recipe = write_recipe(tmp_path / "run.yaml", images)

@@ -1,0 +1,33 @@
+"""Half precision stops and goes on like single precision; Accelerate scales no loss on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_runs import draw_folder, metrics_lines, quick, summary_of, write_recipe
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("images") / "set", {"train": (5, 5, 5), "test": (2, 2, 2)})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_stopped_after_every_step_ends_with_the_bits_of_one_left_alone(tmp_path, images, precision):
+    settings = (f"run.mixed_precision={precision}", "run.gradient_accumulation_steps=2", "run.model_ema=true")
+    alone, stopped = (write_recipe(tmp_path / f"{name}.yaml", images) for name in ("alone", "stopped"))
+    assert quick(alone, *settings).status == 0
+    folder, stops = stopped.with_suffix(""), 0
+    while not (folder / "summary.json").exists():
+        done = quick(stopped, *settings, "run.max_hours=1e-9" if stops < 4 else "run.max_hours=1")
+        assert done.status in (0, 143), done.stderr
+        stops += done.status == 143
+    assert stops == 4
+    weights, other = (load_file(recipe.with_suffix("") / "model" / "model.safetensors") for recipe in (alone, stopped))
+    assert all(value.dtype is torch.float32 for name, value in weights.items() if "num_batches" not in name)
+    assert [name for name in weights if not weights[name].equal(other[name])] == []
+    assert metrics_lines(folder) == metrics_lines(alone.with_suffix(""))
+    assert summary_of(folder)["metrics"] == summary_of(alone.with_suffix(""))["metrics"]
