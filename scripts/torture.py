@@ -4,9 +4,10 @@
     python scripts/torture.py --kills 20 --processes 2 --output torture.md
 
 The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One
-process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's. A moment is
-drawn, from a seed, between the start of the command and a little after it would end: so it hits training, evaluation,
-checkpoints and the writing of the results alike. When a run is done, before all kills are, another begins.
+process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's, and their time
+is counted from when they have said what they are about to run. A moment is drawn, from a seed, between the start and a
+little after the run would end: so it hits training, evaluation, checkpoints and the writing of the results alike. When a
+run is done, before all kills are, another begins.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SETTINGS = (
     "data.workers=1",
     "data.batch_size=16",
 )
+SPOKEN = "  precision  "  # in the last of the lines before the first step
 TIMING = ("images_per_second", "data_wait_share", "seconds")
 
 
@@ -48,7 +50,7 @@ class Kill:
 
     Attributes:
         run: which run of how many it hit.
-        moment: seconds after the start of the command.
+        moment: seconds after the start.
         found: what lay in the run folder.
         resumed: where the next start of the command went on.
     """
@@ -63,9 +65,7 @@ def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Ki
     """Kill so many times; returns the kills, and for each finished run the files that differ from a run left alone."""
     draw = random.Random(seed)
     start(place / "first", processes, None)  # which pays for the imports that the later ones are forked from
-    began = time.monotonic()
-    status, said = start(place / "alone", processes, None)
-    whole = time.monotonic() - began
+    status, said, whole = start(place / "alone", processes, None)
     if status != 0:
         raise SystemExit(f"error: a run left alone failed:\n{said}")
 
@@ -76,7 +76,7 @@ def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Ki
         folder = place / f"run{run}"
         last = len(table) >= kills
         moment = None if last else draw.uniform(0, 1.05 * whole)
-        status, said = start(folder, processes, moment)
+        status, said, _ = start(folder, processes, moment)
         if pending is not None:  # this start shows what became of the kill before
             table[-1] = Kill(*pending, resumed_at(said))
             pending = None
@@ -106,26 +106,34 @@ def torchrun(folder: Path, processes: int, log: IO[str]) -> subprocess.Popen[str
     return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
 
 
-def start(folder: Path, processes: int, moment: float | None) -> tuple[int | None, str]:
-    """Start the command, kill it `moment` seconds later; its exit status, None where it was killed, and its words."""
+def start(folder: Path, processes: int, moment: float | None) -> tuple[int | None, str, float]:
+    """Start the command, kill it `moment` seconds later.
+
+    Returns:
+        Its exit status, None where it was killed, its words, and how many seconds it took.
+    """
     with tempfile.NamedTemporaryFile("w+") as log:
+        began = time.monotonic()
         if processes == 1:
             forked = start_forked(arguments(folder), log.name)
             forked.join(moment)
             pid, status = forked.pid, forked.exitcode
         else:
             process = torchrun(folder, processes, log)
+            while process.poll() is None and SPOKEN not in Path(log.name).read_text():
+                time.sleep(0.02)
+            began = time.monotonic()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
             pid, status = process.pid, process.returncode
+        took = time.monotonic() - began
         if status is None:
             assert pid is not None
             for member in family(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(member, signal.SIGKILL)
             forked.join() if processes == 1 else process.wait()
-        log.seek(0)
-        return status, log.read()
+        return status, Path(log.name).read_text(), took
 
 
 def family(pid: int) -> list[int]:
@@ -158,7 +166,7 @@ def resumed_at(said: str) -> str:
             return line.removeprefix("resuming at ")
         if line.endswith("is finished; its result:"):
             return "finished already"
-    return "the beginning" if "update " in said else "killed again before that"
+    return "the beginning" if SPOKEN in said else "killed again before that"
 
 
 def compare(folder: Path, alone: Path) -> list[str]:
