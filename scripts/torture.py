@@ -4,10 +4,10 @@
     python scripts/torture.py --kills 20 --processes 2 --output torture.md
 
 The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One
-process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's, and their time
-is counted from when they have said what they are about to run. A moment is drawn, from a seed, between the start and a
-little after the run would end: so it hits training, evaluation, checkpoints and the writing of the results alike. When a
-run is done, before all kills are, another begins.
+process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's, and their
+time is counted from when they have said what they are about to run. A moment is drawn, from a seed, between the start
+and a little after the run would end: so it hits training, evaluation, checkpoints and the writing of the results
+alike. When a run is done, before all kills are, another begins.
 """
 
 from __future__ import annotations
