@@ -1,6 +1,7 @@
 """Is the data what it should be, before hours of training?
 
     python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] [--full]
+    python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] --speed
 
 Reads the data as training would. Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wrong or
 the data cannot be opened.
@@ -30,9 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="data.dataset=FOLDER")
-    parser.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
+    what.add_argument("--speed", action="store_true", help="measure instead: loader and step apart, and which limits")
     args = parser.parse_intermixed_args(argv)
-    return check(load_recipe(args.recipe, args.overrides), args.full)
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.speed:
+        from cskd_hf.speed import check_speed
+
+        return check_speed(recipe)
+    return check(recipe, args.full)
 
 
 def check(recipe: Recipe, full: bool) -> int:

@@ -48,8 +48,10 @@ class DataSection(Section):
     """null: the catalog's, else `label`."""
     batch_size: Count = 128
     """B, the supervised images a step on each process. CS-KD loads 2B."""
-    workers: Annotated[int, Field(ge=0)] = 4
-    """Loader processes on each process; 0 loads in the training process."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loaders on each process; 0 loads in the training process; auto: its share of the node's cores, at most 16."""
+    worker_type: Literal["process", "thread"] = "process"
+    """Loaders are processes, or threads of the training process: the same batches, one memory, nothing to start."""
     drop_last: bool = False
     """Drop the short last batch of an epoch; the paper keeps it."""
     partner: Literal["any", "not_self"] = "any"
@@ -135,6 +137,8 @@ class OptimizerSection(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     betas: tuple[NonNegative, NonNegative] | None = None
     eps: Positive | None = None
+    fused: bool | None = None
+    """One kernel for the whole update; null: where `opt` is torch's own SGD, Adam or AdamW, which have one."""
 
     @field_validator("lr")
     @classmethod
@@ -198,6 +202,8 @@ class RunSection(Section):
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
     model_ema_warmup: bool = False
     channels_last: bool = True
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward instead of keeping them: less memory, a third more time, the same step."""
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """torch.compile of the whole objective, both forwards and the loss; or its mode."""
     val_interval: Count = 1

@@ -97,7 +97,8 @@ def train(recipe: Recipe) -> int:
     )
     plain = Transform(recipe.transform, False) if views == "same_class_plain" else None
     train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error", plain)
-    loader = make_loader(train_images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
+    pinned = accelerator.device.type == "cuda"
+    loader = make_loader(train_images, batches, recipe.data.workers, pinned, recipe.data.worker_type)
 
     facts = {"recipe": recipe_hash(recipe), "training images": fingerprint(images.train)}
     facts |= {"test images": fingerprint(images.test)}
@@ -105,7 +106,7 @@ def train(recipe: Recipe) -> int:
 
     # model
     set_seed(recipe.run.seed)
-    model = create_backbone(recipe.model, images.num_classes)
+    model = create_backbone(recipe.model, images.num_classes, recipe.run.grad_checkpointing)
     recipe = recipe.replace(
         model={"num_classes": images.num_classes}, run={"mixed_precision": accelerator.mixed_precision}
     )
@@ -173,6 +174,7 @@ def train(recipe: Recipe) -> int:
             accelerator,
             batch_size=recipe.data.batch_size,
             workers=recipe.data.workers,
+            worker_type=recipe.data.worker_type,
             mean=mean,
             std=std,
             channels_last=recipe.run.channels_last,
@@ -228,6 +230,7 @@ def train(recipe: Recipe) -> int:
         num_epochs=recipe.scheduler.total_epochs,
         gradient_accumulation_steps=recipe.run.gradient_accumulation_steps,
         clip_grad=recipe.run.clip_grad,
+        grad_checkpointing=recipe.run.grad_checkpointing,
         seed=recipe.run.seed,
     )
     with StopRequest(accelerator, recipe.run.max_hours) as stop:

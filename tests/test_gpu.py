@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from command_runs import command, draw_folder, metrics_lines, summary_of, write_recipe
 from safetensors.torch import load_file
+
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.engine.loop import Progress, training_updates
+from cskd_hf.engine.objective import Objective
+from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.methods import CSKD, Batch, CrossEntropy
+from cskd_hf.recipe_sections import OptimizerSection
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -24,24 +38,76 @@ def test_a_run_on_the_gpu_ends_in_finite_metrics_and_float32_weights(tmp_path, p
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
 
 
-def test_no_step_waits_for_the_device():
-    """Sync debug mode raises at every blocking copy inside forward, backward and optimizer."""
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("settings", [{}, {"batch_norm": "anchors_only"}])
+def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, settings):
+    """Sync debug mode raises at every blocking copy and stream wait, from the loader's batch to the update.
+
+    The loop's one wait is for an event after the forward, on numbers that are on their way to pinned memory; the mode
+    does not count events. What it does count, inside autograd's threads too, is any `item`, `cpu` or blocking copy.
+    """
     import timm
 
-    from cskd_hf.engine.objective import Objective
-    from cskd_hf.methods import CSKD, Batch
+    AcceleratorState._reset_state()  # its precision is set once a process
+    accelerator = Accelerator(mixed_precision=precision)
+    try:
+        model = timm.create_model("test_resnet", num_classes=3)
+        objective: Any = Objective(CSKD(**settings), model, (0.5,) * 3, (0.25,) * 3, channels_last=True)
+        objective.to(memory_format=torch.channels_last)
+        optimizer = create_optimizer(OptimizerSection(lr=0.1), model, model, 0.01)
+        if compiled:
+            objective.compile()
+        objective, optimizer = accelerator.prepare(objective, optimizer)
+        target = torch.tensor([0, 1, 2, 0]).repeat(2)
+        images = torch.randint(0, 255, (8, 3, 48, 48), dtype=torch.uint8)
+        batch = Batch(images.pin_memory(), target.pin_memory(), target.pin_memory())
+        batches = GlobalBatches(ClassPairSampler(np.arange(400) % 3, 0), 4)
+        loader: Any = itertools.repeat(batch)
+        progress = Progress()
+        updates = training_updates(
+            objective, optimizer, None, loader, batches, accelerator, progress, num_epochs=1, clip_grad=1.0
+        )
+        for _ in range(3):  # the first may wait: they compile and choose kernels
+            next(updates)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(5):
+                next(updates)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert progress.step == 8
+    finally:
+        AcceleratorState._reset_state()
 
-    model = timm.create_model("test_resnet", num_classes=3).cuda()
-    objective = Objective(CSKD(), model, (0.5,) * 3, (0.25,) * 3, channels_last=True).cuda()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    target = torch.tensor([0, 1, 2, 0], device="cuda").repeat(2)
-    batch = Batch(torch.randint(0, 255, (8, 3, 48, 48), dtype=torch.uint8, device="cuda"), target, target)
-    objective(batch)["loss"].backward()  # the first call may wait to choose its kernels
+
+def test_the_mode_that_the_test_above_relies_on_sees_a_wait():
+    value = torch.ones((), device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(3):
-            objective(batch)["loss"].backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            value.item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("model_name", ["resnet18", "resnet50"])
+def test_a_step_of_cskd_needs_the_memory_of_cross_entropy(model_name):
+    """The partner's forward keeps nothing, so the peak is that of cross-entropy and the partner's pixels."""
+    import timm
+
+    peak = {}
+    for method, views in ((CrossEntropy(), 1), (CSKD(), 2)):
+        torch.manual_seed(0)
+        model = timm.create_model(model_name, num_classes=200)
+        objective = Objective(method, model, (0.5,) * 3, (0.25,) * 3, channels_last=True)
+        objective.to("cuda", memory_format=torch.channels_last)
+        images = torch.randint(0, 255, (32 * views, 3, 128, 128), dtype=torch.uint8, device="cuda")
+        target = torch.arange(32, device="cuda").repeat(views)
+        for _ in range(2):
+            objective(Batch(images, target, target))["loss"].backward()
+            objective.zero_grad(set_to_none=True)
+        torch.cuda.reset_peak_memory_stats()
+        objective(Batch(images, target, target))["loss"].backward()
+        peak[method.name] = torch.cuda.max_memory_allocated()
+    assert peak["cskd"] <= 1.05 * peak["cross_entropy"]

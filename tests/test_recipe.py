@@ -100,7 +100,7 @@ MISTAKES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
     "truth for a count": (
         GOOD,
         ["data.workers=true"],
-        ["command line: data.workers: read true; allowed: a valid integer"],
+        ["command line: data.workers: read true; allowed: a valid integer, or auto"],
     ),
     "fraction for a count": (
         changed("num_epochs: 2", "num_epochs: 2.5"),

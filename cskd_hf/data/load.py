@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
 from cskd_hf.data.catalog import IMAGENET_MEAN, IMAGENET_STD, entry_of
+from cskd_hf.data.resizing import note_of_copy
 from cskd_hf.data.sources import open_splits, same_split
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import Recipe
@@ -129,7 +130,7 @@ def load_images(data: DataSection) -> Images:
             raise UserError(f"data.holdout: {data.holdout} of {len(train)} images holds none out; write more, or 0")
         train, holdout = train.take(np.flatnonzero(~held)), train.take(np.flatnonzero(held))
 
-    notes = []
+    notes = [note for note in [note_of_copy(data.dataset)] if note is not None]
     present = np.bincount(train.labels, minlength=len(class_names))
     if (present == 0).any():
         empty = [class_names[label] for label in np.flatnonzero(present == 0)]

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.load import ImageSplit
@@ -44,14 +45,15 @@ class Sample(NamedTuple):
 
 
 class PairedImages(Dataset[Sample]):
-    """A split as a function of keys; one fetch from Arrow a batch, anchors and partners together.
+    """A split as a function of keys; a batch is one fetch from Arrow, decoded into one buffer.
 
     Args:
         split: rows of encoded images and their labels.
-        transform: (encoded image, seed) → (3, H, W) uint8.
+        transform: what an image goes through, with its seed.
         on_corrupt: "error" stops at an unreadable image and names it; "replace" shows the next readable image of its
             class (by row, so the same one in every process); "drop" leaves the sample out of the batch (for tests).
-        plain: a transform without randomness; where given, each sample ends with its first image through this one.
+        plain: a transform without randomness, of the same size; where given, each sample ends with its first image
+            through this one.
     """
 
     def __init__(
@@ -67,18 +69,43 @@ class PairedImages(Dataset[Sample]):
         return len(self.split)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        return self.__getitems__([draw])[0]
+        """One key alone, with the pixels it has in a batch."""
+        batch = self.__getitems__([draw])
+        target = int(self.split.labels[draw.indices[0]])
+        return Sample(tuple(batch.images), target, tuple(batch.index.tolist()), batch.skipped)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[Sample]:
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """The batch of these keys, all of one number of images; this is what a DataLoader calls."""
+        num_views = len(draws[0].indices) + (self.plain is not None)
+        buffer = _buffer((num_views, len(draws), *self.transform.size, 3))
         images = iter(self.split.fetch([index for draw in draws for index in draw.indices]))
-        return [self._load(draw, [next(images) for _ in draw.indices]) for draw in draws]
+        indices, skipped = np.zeros((num_views, len(draws)), dtype=np.int64), []
+        kept = []
+        for place, draw in enumerate(draws):
+            shown, unreadable = self._load(draw, [next(images) for _ in draw.indices], buffer[:, place])
+            skipped += unreadable
+            if shown:
+                indices[:, place] = shown
+                kept.append(place)
+        if len(kept) < len(draws):  # "drop"
+            buffer, indices = buffer[:, kept], indices[:, kept]
+        target = torch.from_numpy(self.split.labels[[draws[place].indices[0] for place in kept]])
+        return Batch(
+            images=buffer.flatten(0, 1).permute(0, 3, 1, 2),  # channels_last: a view
+            target=target.repeat(num_views),
+            index=torch.from_numpy(indices.reshape(-1)),
+            skipped=tuple(skipped),
+        )
 
-    def _load(self, draw: Draw, images: list[Any]) -> Sample:
-        views, indices, skipped = [], [], []
+    def _load(
+        self, draw: Draw, images: list[Mapping[str, Any]], views: torch.Tensor
+    ) -> tuple[list[int], list[tuple[int, str]]]:
+        """Show one key in `views`, (V, H, W, 3): which images these are, none where it is dropped; unreadable ones."""
+        indices, skipped = [], []
         for number, (index, image) in enumerate(zip(draw.indices, images, strict=True)):
             try:
                 # The first view's seed is the key's own, so an anchor has the same pixels with and without a partner.
-                views.append(self.transform(image, draw.seed + number))
+                self.transform.write(image, draw.seed + number, views[number])
                 indices.append(index)
             except UnreadableImageError as error:
                 if self.on_corrupt == "error":
@@ -88,35 +115,44 @@ class PairedImages(Dataset[Sample]):
                     ) from None
                 skipped.append((index, str(error)))
                 if self.on_corrupt == "replace":
-                    view, other = self._another(index, draw.seed + number)
-                    views.append(view)
-                    indices.append(other)
-        if len(views) < len(draw.indices):  # "drop"
-            views, indices = [], []
-        elif self.plain is not None:
+                    indices.append(self._another(index, draw.seed + number, views[number]))
+        if len(indices) < len(draw.indices):  # "drop"
+            return [], skipped
+        if self.plain is not None:
             shown = images[0] if indices[0] == draw.indices[0] else self.split.fetch(indices[:1])[0]
-            views.append(self.plain(shown, draw.seed))
+            self.plain.write(shown, draw.seed, views[-1])
             indices.append(indices[0])
-        target = int(self.split.labels[draw.indices[0]])
-        return Sample(tuple(views), target, tuple(indices), tuple(skipped))
+        return indices, skipped
 
-    def _another(self, index: int, seed: int) -> tuple[torch.Tensor, int]:
-        """The next readable image of the class of `index`, by row."""
+    def _another(self, index: int, seed: int, view: torch.Tensor) -> int:
+        """Show the next readable image of the class of `index`, by row, and say which it is."""
         own_class = np.flatnonzero(self.split.labels == self.split.labels[index])
         at = int(np.searchsorted(own_class, index))
         for other in np.roll(own_class, -at - 1)[:-1].tolist():
             try:
-                return self.transform(self.split.fetch([other])[0], seed), other
+                self.transform.write(self.split.fetch([other])[0], seed, view)
             except UnreadableImageError:
                 continue  # reported when its own turn as anchor comes
+            return int(other)
         name = self.split.class_names[int(self.split.labels[index])]
         raise ImageError(f"split {self.split.name!r}: class {name!r} has no readable image; mend or remove it")
 
 
-class PairingCollator:
-    """Samples → `Batch`, laid out `[anchors | partners]` along dimension 0."""
+def _buffer(shape: tuple[int, ...]) -> torch.Tensor:
+    """uint8, not filled; in a loader's process in shared memory, which would else be the second copy of the batch."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape, strides)
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+
+class PairingCollator:
+    """Samples → `Batch`, laid out `[anchors | partners]` along dimension 0; a `Batch` stays as it is."""
+
+    def __call__(self, samples: Sequence[Sample] | Batch) -> Batch:
+        if isinstance(samples, Batch):  # PairedImages loads them whole
+            return samples
         skipped = tuple(report for sample in samples for report in sample.skipped)
         samples = [sample for sample in samples if sample.views]  # "drop" leaves none
         num_views = len(samples[0].views) if samples else 0

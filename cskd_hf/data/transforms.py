@@ -1,6 +1,7 @@
-"""Augmentation as a pure function of (image, seed): encoded bytes in, (3, H, W) uint8 out.
+"""Augmentation as a pure function of (image, seed): encoded bytes in, uint8 pixels of the model's input size out.
 
-The transforms are timm's own, made by `timm.data.create_transform`; normalisation is left to the device.
+Crop and flips are this package's own, straight into the batch. Where a recipe asks for more, such as colour jitter or
+RandAugment, the transforms are timm's, made by `timm.data.create_transform`. Normalisation is left to the device.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import numpy as np
 import torch
 from timm.data import create_transform
 from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
 from torchvision import transforms as tv
 
-from cskd_hf.data.decode import decode
+from cskd_hf.data import crops
+from cskd_hf.data.decode import Box, Picture, decode, open_picture
 from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import TransformSection
 
@@ -45,52 +48,92 @@ class Transform:
     Args:
         settings: the recipe's `transform`.
         is_training: random crop and flips, or resize and centre crop.
+
+    Attributes:
+        size: (height, width) of what comes out.
+        uses_global_generators: it seeds the process's own generators for each image: not for several threads at once.
     """
 
     def __init__(self, settings: TransformSection, is_training: bool) -> None:
-        self.is_training = is_training
-        _, height, width = settings.input_size
-        if is_training:
-            try:
-                crop, augment, to_uint8 = create_transform(
-                    (height, width),
-                    is_training=True,
-                    scale=settings.scale,
-                    ratio=settings.ratio,
-                    hflip=settings.hflip,
-                    vflip=settings.vflip,
-                    color_jitter=settings.color_jitter,
-                    auto_augment=settings.auto_augment,
-                    interpolation=settings.interpolation,
-                    use_prefetcher=True,  # timm's word for: end with uint8
-                    separate=True,
-                )
-            except AssertionError as error:  # timm's word for a policy string it cannot read
-                raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None
-            if settings.crop_padding is not None:
-                mode = str_to_interp_mode("bilinear" if settings.interpolation == "random" else settings.interpolation)
-                crop.transforms[:1] = [
-                    tv.Resize((height, width), mode),
-                    tv.RandomCrop((height, width), padding=settings.crop_padding),
-                ]
-            self._transform = tv.Compose([crop, augment, to_uint8])
-        else:
-            self._transform = create_transform(
-                (height, width),
-                is_training=False,
-                interpolation="bilinear" if settings.interpolation == "random" else settings.interpolation,
-                crop_pct=settings.crop_pct,
-                use_prefetcher=True,
-            )
+        self.settings, self.is_training = settings, is_training
+        self.size = settings.input_size[1:]
+        self.uses_global_generators = is_training and bool(settings.color_jitter or settings.auto_augment)
+        if self.uses_global_generators:
+            self._transform = _timms(settings)
 
-    def __call__(self, image: Mapping[str, Any], seed: int) -> torch.Tensor:
+    def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
         """(3, H, W) uint8; equal for equal arguments, whatever was drawn before.
 
         Raises:
             UnreadableImageError: the image cannot be decoded.
         """
-        rgb = decode(image)
-        if not self.is_training:
-            return torch.as_tensor(self._transform(rgb))
-        with seeded(seed):
-            return torch.as_tensor(self._transform(rgb))
+        out = torch.empty(*self.size, 3, dtype=torch.uint8)
+        self.write(image, seed, out)
+        return out.permute(2, 0, 1).contiguous()
+
+    def write(self, image: Mapping[str, Any], seed: int, out: Tensor) -> None:
+        """The same into a place of a batch.
+
+        Args:
+            out: (H, W, 3) uint8, contiguous.
+
+        Raises:
+            UnreadableImageError: the image cannot be decoded; `out` may then hold anything.
+        """
+        if self.uses_global_generators:
+            rgb = decode(image)
+            with seeded(seed):
+                out.copy_(torch.as_tensor(self._transform(rgb)).permute(1, 2, 0))
+        elif self.is_training:
+            self._write_random(open_picture(image), random.Random(seed), out)
+        else:
+            self._write_centre(open_picture(image), out)
+
+    def _write_random(self, picture: Picture, draws: random.Random, out: Tensor) -> None:
+        settings = self.settings
+        flips = [dim for dim, chance in ((3, settings.hflip), (2, settings.vflip)) if draws.random() < chance]
+        bicubic = settings.interpolation == "bicubic"
+        if settings.crop_padding is not None:
+            whole = crops.resize(picture.region(Box(0, 0, picture.height, picture.width)), self.size, bicubic)
+            shown = crops.shifted(whole, draws, settings.crop_padding)
+        else:
+            if settings.interpolation == "random":
+                bicubic = draws.random() < 0.5
+            box = crops.random_resized_crop(draws, picture.height, picture.width, settings.scale, settings.ratio)
+            shown = crops.resize(picture.region(box), self.size, bicubic)
+        out[None].permute(0, 3, 1, 2).copy_(shown.flip(flips) if flips else shown)
+
+    def _write_centre(self, picture: Picture, out: Tensor) -> None:
+        resized = crops.resized_for_test(picture.height, picture.width, self.size, self.settings.crop_pct)
+        whole = picture.region(Box(0, 0, picture.height, picture.width))
+        shown = crops.resize(whole, resized, self.settings.interpolation == "bicubic")
+        top, left, height, width = crops.centre(*resized, self.size)
+        out[None].permute(0, 3, 1, 2).copy_(shown[:, :, top : top + height, left : left + width])
+
+
+def _timms(settings: TransformSection) -> tv.Compose:
+    """timm's training transforms, ending with uint8."""
+    _, height, width = settings.input_size
+    try:
+        crop, augment, to_uint8 = create_transform(
+            (height, width),
+            is_training=True,
+            scale=settings.scale,
+            ratio=settings.ratio,
+            hflip=settings.hflip,
+            vflip=settings.vflip,
+            color_jitter=settings.color_jitter,
+            auto_augment=settings.auto_augment,
+            interpolation=settings.interpolation,
+            use_prefetcher=True,  # timm's word for: end with uint8
+            separate=True,
+        )
+    except AssertionError as error:  # timm's word for a policy string it cannot read
+        raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None
+    if settings.crop_padding is not None:
+        mode = str_to_interp_mode("bilinear" if settings.interpolation == "random" else settings.interpolation)
+        crop.transforms[:1] = [
+            tv.Resize((height, width), mode),
+            tv.RandomCrop((height, width), padding=settings.crop_padding),
+        ]
+    return tv.Compose([crop, augment, to_uint8])

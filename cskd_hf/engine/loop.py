@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.pairing import PairedImages, PairingCollator
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.workers import ThreadLoader, batch_loader, count_workers
+from cskd_hf.engine.objective import statistics_kept
 from cskd_hf.engine.stopping import outlive_signals
 from cskd_hf.methods.base import Batch
 
@@ -55,18 +57,16 @@ class Progress:
     line: dict[str, float] = field(default_factory=dict)
 
 
-def make_loader(images: PairedImages, batches: GlobalBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def make_loader(
+    images: PairedImages,
+    batches: GlobalBatches,
+    workers: int | Literal["auto"],
+    pin_memory: bool,
+    worker_type: Literal["process", "thread"] = "process",
+) -> DataLoader[Any] | ThreadLoader:
     """A loader over this process's share; start it anywhere with `batches.start_epoch`."""
-    return DataLoader(
-        images,
-        batch_sampler=batches,
-        collate_fn=PairingCollator(),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        # The loader draws a seed for its workers, which nothing here uses: not from the stream that dropout draws from.
-        generator=torch.Generator(),
-        worker_init_fn=outlive_signals,
+    return batch_loader(
+        images, batches, count_workers(workers), worker_type, pin_memory, persistent=True, worker_init=outlive_signals
     )
 
 
@@ -133,7 +133,7 @@ def training_updates(
     objective: torch.nn.Module,
     optimizer: Any,
     scheduler: Any,
-    loader: DataLoader[Any],
+    loader: DataLoader[Any] | ThreadLoader,
     batches: GlobalBatches,
     accelerator: Accelerator,
     progress: Progress,
@@ -141,6 +141,7 @@ def training_updates(
     num_epochs: int,
     gradient_accumulation_steps: int = 1,
     clip_grad: float | None = None,
+    grad_checkpointing: bool = False,
     seed: int = 0,
 ) -> Iterator[Update]:
     """Train from where `progress` stands to the end of `num_epochs`, one yield an optimizer step.
@@ -154,6 +155,7 @@ def training_updates(
         loader: over `batches`.
         num_epochs: including warm-up and cool-down.
         clip_grad: largest global L2 norm.
+        grad_checkpointing: the backward recomputes activations; running statistics must not move again.
         seed: of dropout and everything else random on the device, together with step and process.
 
     Raises:
@@ -202,7 +204,8 @@ def training_updates(
                     terms = {k: v.detach() for k, v in result.items() if k not in ("output", "target")}
                     arriving_terms = _HostCopy(torch.stack(list(terms.values())))
                     # DDP averages over processes; each sample of the group shall weigh the same wherever it is.
-                    accelerator.backward(result["loss"] * (own * world / group_samples))
+                    with statistics_kept(objective) if grad_checkpointing else nullcontext():
+                        accelerator.backward(result["loss"] * (own * world / group_samples))
                 hits = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
                 totals.add({**terms, "top1_error": 100 * (1 - hits), "samples": torch.ones_like(hits)}, own)
                 # A wait for the forward only: the device is busy with the backward, which is already queued.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from cskd_hf.data.load import ImageSplit
-from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
+from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.transforms import Transform
+from cskd_hf.data.workers import batch_loader, count_workers
 from cskd_hf.engine.objective import normalize
 from cskd_hf.engine.stopping import outlive_signals
 from cskd_hf.errors import UserError
@@ -40,13 +40,14 @@ def predict_split(
     accelerator: Accelerator,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | Literal["auto"],
     mean: Sequence[float],
     std: Sequence[float],
     channels_last: bool,
     skip_corrupt: bool,
     autocast: bool,
     with_features: bool = True,
+    worker_type: Literal["process", "thread"] = "process",
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
     """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
@@ -54,6 +55,7 @@ def predict_split(
     Args:
         model: a timm model, unwrapped; its mode is put back.
         with_features: false leaves them (N, 0): curves need none, and each process would be sent them all.
+        workers, worker_type: as `data.workers` and `data.worker_type`.
         stop: asked between batches, by every process equally often, whether to leave off.
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
@@ -67,14 +69,14 @@ def predict_split(
     batches = [
         [Draw((row,), 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)
     ]
-    loader: DataLoader[Any] = DataLoader(
+    loader = batch_loader(
         PairedImages(split, transform, on_corrupt="drop" if skip_corrupt else "error"),
-        batch_sampler=batches,
-        collate_fn=PairingCollator(),
-        num_workers=min(workers, len(batches)),
+        batches,
+        min(count_workers(workers), len(batches)),
+        worker_type,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-        worker_init_fn=outlive_signals,
+        persistent=False,
+        worker_init=outlive_signals,
     )
     mean_, std_ = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
     was_training = model.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
 from torch import nn
@@ -11,13 +12,28 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import ModelSection
 
 
-def create_backbone(settings: ModelSection, num_classes: int) -> nn.Module:
+def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing: bool = False) -> nn.Module:
     """The model of a recipe, with a classifier for the data's classes.
 
+    Args:
+        grad_checkpointing: recompute activations in the backward; see `cskd_hf.engine.objective.statistics_kept`.
+
     Raises:
-        UserError: no such architecture, a keyword it does not take, another number of classes than the data has, or
-            pretrained weights that cannot be fetched.
+        UserError: no such architecture, a keyword it does not take, another number of classes than the data has,
+            pretrained weights that cannot be fetched, or a network that cannot recompute its activations.
     """
+    model = _create(settings, num_classes)
+    if grad_checkpointing:
+        try:
+            model.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError, NotImplementedError):  # timm refuses by any of them
+            raise UserError(
+                f"run.grad_checkpointing: timm's {settings.model_name} cannot recompute its activations; leave it out"
+            ) from None
+    return model
+
+
+def _create(settings: ModelSection, num_classes: int) -> Any:
     name = settings.model_name
     if settings.num_classes is not None and settings.num_classes != num_classes:
         raise UserError(f"model.num_classes: read {settings.num_classes}, but the data has {num_classes}; leave it out")

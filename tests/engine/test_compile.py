@@ -6,7 +6,9 @@ import copy
 
 import pytest
 import torch
-from method_cases import batch_for, method_of, objective_of
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from method_cases import backbone, batch_for, method_of, objective_of
 
 from cskd_hf.methods import METHODS
 
@@ -18,11 +20,61 @@ def _forget_what_was_compiled():
     torch.compiler.reset()
 
 
+def graphs_of(objective: torch.nn.Module) -> list[torch.fx.GraphModule]:
+    """Compile in place, as `run.compile` does; the graphs join the list as they are traced, and run as they are."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    objective.compile(backend=keep)
+    return graphs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("model_name", "batch_norm"),
+    [("resnet18", "separate"), ("resnet18", "joint"), ("resnet18", "anchors_only"), ("test_vit", "separate")],
+)
+def test_both_forwards_in_one_graph_give_every_bit_of_the_eager_step(model_name, batch_norm):
+    method = method_of("cskd", batch_norm=batch_norm)
+    network = backbone(model_name, **({"img_size": 32} if "vit" in model_name else {}))
+    eager, compiled = objective_of(method, network), objective_of(method, copy.deepcopy(network))
+    graphs = graphs_of(compiled)
+    for seed in (0, 1):
+        results = [objective(batch_for(method, size=32, seed=seed)) for objective in (eager, compiled)]
+        for result in results:
+            result["loss"].backward()
+        assert all(torch.equal(results[1][key], value) for key, value in results[0].items())
+    assert len(graphs) == 1
+    for one, two in zip(eager.parameters(), compiled.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+    for one, two in zip(eager.buffers(), compiled.buffers(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_what_accelerate_wraps_around_a_step_breaks_no_graph(precision):
+    method = method_of("cskd")
+    objective = objective_of(method)
+    graphs = graphs_of(objective)
+    AcceleratorState._reset_state()  # its precision is set once a process
+    try:
+        prepared = Accelerator(cpu=True, mixed_precision=precision).prepare(objective)
+        for seed in (0, 1):
+            prepared(batch_for(method, seed=seed))["loss"].backward()
+    finally:
+        AcceleratorState._reset_state()
+    assert len(graphs) == 1
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [(name, {"cutmix_alpha": 1.0} if "cutmix_alpha" in method.model_fields else {}) for name, method in METHODS.items()]
-    + [("cskd", {"batch_norm": "anchors_only"})],
+    + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")],
 )
 def test_a_compiled_step_is_the_eager_one(name, settings):
     """As torch traces it, with its graph breaks; the code that inductor would make of it is left out."""
@@ -30,13 +82,7 @@ def test_a_compiled_step_is_the_eager_one(name, settings):
     eager = objective_of(method)
     compiled = copy.deepcopy(eager)
     names = set(compiled.state_dict())
-    graphs: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    compiled.compile(backend=keep)
+    graphs = graphs_of(compiled)
     for seed in (0, 1):  # the second meets what the first has left: a scale, a memory
         batch = batch_for(method, seed=seed)
         results = []
@@ -57,6 +103,9 @@ def test_a_compiled_step_is_the_eager_one(name, settings):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+    # From bytes to the loss, however many forwards: but what mixes draws its shares outside, between its graphs.
+    if "mixup_alpha" not in type(method).model_fields:
+        assert len(graphs) == 1
     # Inductor replaces torch's generator by one of its own: a compiled run would mix what no eager run mixes.
     traced = [str(node.target) for graph in graphs for node in graph.graph.nodes]
     assert len(traced) > 20

@@ -128,3 +128,39 @@ def test_an_optimizer_that_timm_does_not_have_is_told_in_one_line():
         UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
     ):
         optimizer_of("byot", settings_of(opt="adammm"), small_network())
+
+
+# one kernel
+
+
+@pytest.mark.parametrize(
+    ("opt", "fused"), [("momentum", True), ("sgd", True), ("adamw", True), ("lamb", None), ("muon", None)]
+)
+def test_torchs_own_optimizers_update_all_weights_by_one_kernel_unless_told_otherwise(opt, fused):
+    optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
+    assert {group.get("fused") for group in optimizer.param_groups} == {fused}  # the heads' groups too
+    optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt, fused=False), small_network())
+    assert not any(group.get("fused") for group in optimizer.param_groups)
+
+
+def test_a_kernel_that_an_optimizer_does_not_have_is_refused():
+    with pytest.raises(UserError, match=r"^optimizer: timm cannot make 'lamb' with these settings: .*'fused'"):
+        optimizer_of("cskd", settings_of(opt="lamb", fused=True), small_network())
+
+
+@pytest.mark.parametrize("opt", ["momentum", "sgd", "adamw"])
+def test_one_kernel_makes_the_same_updates(opt):
+    network = small_network()
+    trained = {}
+    for fused in (True, False):
+        model = copy.deepcopy(network)
+        optimizer, _, _ = optimizer_of("cskd", settings_of(opt=opt, fused=fused), model)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        trained[fused] = model.state_dict()
+    assert not torch.equal(trained[True]["fc.weight"], network.state_dict()["fc.weight"])
+    for key, value in trained[False].items():
+        torch.testing.assert_close(trained[True][key], value, rtol=1e-5, atol=1e-5)

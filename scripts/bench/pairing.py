@@ -1,23 +1,24 @@
 """Time and memory of an epoch of class pairs at ImageNet's size, beside the usual list of lists.
 
-    python scripts/bench_pairing.py [--images 1281167] [--classes 1000] [--repeats 7]
+    python scripts/bench/pairing.py [--images 1281167] [--classes 1000] [--repeats 7] [--output FOLDER]
 
 The reference is what most code does, written plainly here: for each class a Python list of its images, for each image a
-random choice from its class's list. Both draw with replacement, the image itself included. Runs alternate; times are
-medians with the range, memory is the peak that building an epoch allocates, as tracemalloc counts it.
+random choice from its class's list. Both draw with replacement, the image itself included. Runs alternate. Memory is
+what is allocated at the peak, and what is kept when it is done, as tracemalloc counts it.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from reporting import ratios, report, spread, table
 
 from cskd_hf.data.pairing import ClassPairSampler
 
@@ -42,12 +43,14 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak_mib(call: Callable[[], object]) -> float:
+def mebibytes(call: Callable[[], object]) -> tuple[float, float]:
+    """At the peak, and kept."""
     tracemalloc.start()
-    call()
-    peak = tracemalloc.get_traced_memory()[1]
+    kept = call()
+    now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak / 2**20
+    del kept
+    return peak / 2**20, now / 2**20
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
     labels = np.random.RandomState(0).randint(0, args.classes, args.images)
@@ -74,21 +78,20 @@ def main() -> None:
     for _ in range(args.repeats):
         for name, call in calls.items():
             times[name].append(seconds(call))
-    memory = {name: peak_mib(call) for name, call in calls.items()}
+    memory = {name: mebibytes(call) for name, call in calls.items()}
 
-    print(f"{args.images:,} images, {args.classes:,} classes, n = {args.repeats}, alternating")
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}\n")
-    print("| what | seconds, median (min to max) | MiB allocated at the peak |")
-    print("|---|---|---|")
-    for name, measured in times.items():
-        spread = f"{min(measured):.3f} to {max(measured):.3f}"
-        print(f"| {name} | {statistics.median(measured):.3f} ({spread}) | {memory[name]:.0f} |")
-    ratios = [a / b for a, b in zip(times["list of lists: epoch"], times["ours: epoch"], strict=True)]
-    memory_ratio = memory["list of lists: epoch"] / memory["ours: epoch"]
-    print(
-        f"\nan epoch: list of lists / ours = {statistics.median(ratios):.0f}x ({min(ratios):.0f} to {max(ratios):.0f}) "
-        f"in time, {memory_ratio:.0f}x in memory"
+    rows = [[name, spread(times[name], 3), *(f"{part:.0f}" for part in memory[name])] for name in calls]
+    faster = ratios(times["list of lists: epoch"], times["ours: epoch"])
+    told = f"{args.images:,} images, {args.classes:,} classes, n = {args.repeats}."
+    ratio = (
+        f"An epoch, list of lists / ours: {statistics.median(faster):.0f}× ({min(faster):.0f} to {max(faster):.0f}) in "
+        f"time, {memory['list of lists: epoch'][0] / memory['ours: epoch'][0]:.0f}× in memory at the peak."
     )
+    head = ["what", "seconds", "MiB at the peak", "MiB kept"]
+    figures = {
+        name: {"seconds": times[name], "peak_mib": memory[name][0], "kept_mib": memory[name][1]} for name in calls
+    }
+    report("Pairing at ImageNet's size", "pairing", [told, table(head, rows), ratio], figures, args.output)
 
 
 if __name__ == "__main__":

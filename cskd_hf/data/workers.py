@@ -1,0 +1,142 @@
+"""Who loads the batches: processes, or threads of this one; the batches are the same, and come in the same order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader
+
+from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
+from cskd_hf.errors import UserError
+from cskd_hf.methods.base import Batch
+
+# More than this many have not been seen to feed a device better, and each takes memory.
+MOST_WORKERS = 16
+AHEAD = 2  # batches a worker has ready or in the making, as torch's `prefetch_factor`
+
+
+class KeyBatches(Protocol):
+    """Batches of keys, anew at each iteration."""
+
+    def __iter__(self) -> Iterator[list[Draw]]: ...
+
+    def __len__(self) -> int: ...
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the share of them that its control group is allowed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        pass
+    return cores
+
+
+def count_workers(workers: int | Literal["auto"]) -> int:
+    """`data.workers` as a number; auto is this process's share of the node's cores."""
+    if workers != "auto":
+        return workers
+    here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(MOST_WORKERS, max(1, available_cores() // here))
+
+
+def batch_loader(
+    images: PairedImages,
+    batches: KeyBatches | Sequence[list[Draw]],
+    workers: int,
+    worker_type: Literal["process", "thread"],
+    pin_memory: bool,
+    persistent: bool,
+    worker_init: Any,
+) -> DataLoader[Any] | ThreadLoader:
+    """A loader whose iteration gives the batches of `batches`, which may start elsewhere each time.
+
+    Args:
+        workers: 0 loads in this thread.
+        pin_memory: for copies to the device that wait for nothing.
+        persistent: processes outlive an epoch.
+        worker_init: called in each process with its number.
+
+    Raises:
+        UserError: threads, where the transforms seed the process's own generators.
+    """
+    if worker_type == "thread" and workers > 0:
+        if images.transform.uses_global_generators:
+            raise UserError(
+                "data.worker_type: transform.color_jitter and transform.auto_augment draw from the process's own "
+                "generators, which threads share; write data.worker_type=process"
+            )
+        return ThreadLoader(images, batches, workers, pin_memory)
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=PairingCollator(),
+        num_workers=workers,
+        persistent_workers=persistent and workers > 0,
+        prefetch_factor=AHEAD if workers > 0 else None,
+        pin_memory=pin_memory,
+        # The loader draws a seed for its workers, which nothing here uses: not from the stream that dropout draws from.
+        generator=torch.Generator(),
+        worker_init_fn=worker_init,
+    )
+
+
+class ThreadLoader:
+    """Batches from threads of this process: no copy between processes, nothing to start, one memory.
+
+    Decoding and resizing leave Python, so threads run at once; what is left of Python is a few per cent of the time.
+
+    Args:
+        images: batch of keys → `Batch`.
+        workers: threads.
+        pin_memory: copy each batch to pinned memory, in its thread.
+    """
+
+    def __init__(
+        self, images: PairedImages, batches: KeyBatches | Sequence[list[Draw]], workers: int, pin_memory: bool
+    ) -> None:
+        self.images, self.batches, self.workers, self.pin_memory = images, batches, workers, pin_memory
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches in order; whoever leaves off early leaves no thread at work.
+
+        Raises:
+            UserError: what loading the batch raised, at its turn.
+        """
+        keys = iter(self.batches)
+        coming: deque[Future[Batch]] = deque()
+        threads = ThreadPoolExecutor(self.workers, "loader", initializer=_stay_on_one_core)
+        try:
+            for draws in keys:
+                coming.append(threads.submit(self._load, draws))
+                if len(coming) > AHEAD * self.workers:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, draws: list[Draw]) -> Batch:
+        batch = self.images.__getitems__(draws)
+        return batch._replace(images=batch.images.pin_memory()) if self.pin_memory else batch
+
+
+def _stay_on_one_core() -> None:
+    """Loader threads share the cores among themselves; OpenMP would start more for each.
+
+    Its number of threads is each thread's own, so that the training thread keeps its.
+    """
+    torch.get_num_threads()  # torch sets this thread's number at its first use, which shall come before ours
+    threadpool_limits(1, user_api="openmp")

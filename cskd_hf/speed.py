@@ -1,0 +1,176 @@
+"""How fast a recipe trains here: its loader alone, its step alone, both together.
+
+    python -m cskd_hf.check RECIPE --speed
+
+Data, loader, model and step are those of training, on the device at hand; some eight seconds each, after a warm-up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from cskd_hf.errors import UserError
+from cskd_hf.recipe import Recipe
+
+if TYPE_CHECKING:
+    from cskd_hf.results.speed_page import Speed
+
+# A CPU is as fast on few images as on many, and shall come to several steps in eight seconds.
+_CPU_BATCH = 16
+
+
+def check_speed(recipe: Recipe, seconds: float = 8.0) -> int:
+    """Measure and print one screen; returns the exit status.
+
+    Args:
+        seconds: for each of the three measurements.
+
+    Raises:
+        UserError: what would stop training too; more than one process; too little memory on the device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--speed: measures one process; start it without a launcher")
+    # Heavy imports wait until the recipe is known to be good.
+    import torch
+    from accelerate import Accelerator
+
+    from cskd_hf.data.load import load_images, resolve
+    from cskd_hf.results.speed_page import advise, describe, estimate
+
+    accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
+    recipe = resolve(recipe)
+    images = load_images(recipe.data)
+    try:
+        speed = measure(recipe, images, accelerator, seconds)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"data.batch_size: {recipe.data.batch_size} does not fit on the device; lower it, or write "
+            "run.grad_checkpointing=true"
+        ) from None
+    device = accelerator.device.type
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads"
+    held = None if images.holdout is None else len(images.holdout)
+    lines = [*describe(recipe, speed, name, accelerator.mixed_precision), "", *advise(speed), ""]
+    print("\n".join([*lines, *estimate(recipe, speed, len(images.train), held, len(images.test))]))
+    return 0
+
+
+def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Speed:
+    """Build what training builds from a resolved recipe, and time it."""
+    import torch
+    from accelerate.utils import set_seed
+
+    from cskd_hf.data.batches import GlobalBatches
+    from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
+    from cskd_hf.data.transforms import Transform
+    from cskd_hf.data.workers import available_cores, count_workers
+    from cskd_hf.engine.loop import Progress, make_loader, training_updates
+    from cskd_hf.engine.objective import Objective, try_out
+    from cskd_hf.engine.optimizer import create_optimizer
+    from cskd_hf.methods.base import NUM_VIEWS, Experiment
+    from cskd_hf.models.factory import create_backbone
+    from cskd_hf.results.speed_page import Speed
+
+    data, run, views = recipe.data, recipe.run, recipe.method.views
+    on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
+
+    # images
+    if views in ("same_class", "same_class_plain"):
+        sampler: ImageSampler = ClassPairSampler(images.train.labels, run.seed, data.partner, data.singleton)
+    else:
+        sampler = ImageSampler(len(images.train), run.seed, NUM_VIEWS[views])
+    batch_size = min(data.batch_size, _CPU_BATCH) if on_cpu else data.batch_size
+    # A short last batch would be told as a whole one where a batch is trained on again and again.
+    batches = GlobalBatches(sampler, batch_size, drop_last=batch_size <= len(sampler))
+    plain = Transform(recipe.transform, False) if views == "same_class_plain" else None
+    on_corrupt: Any = "replace" if data.on_corrupt == "skip" else "error"
+    loaded = PairedImages(images.train, Transform(recipe.transform, True), on_corrupt, plain)
+    loader = make_loader(loaded, batches, data.workers, on_cuda, data.worker_type)
+
+    # model
+    set_seed(run.seed)
+    model = create_backbone(recipe.model, images.num_classes, run.grad_checkpointing)
+    mean, std = recipe.transform.mean, recipe.transform.std
+    assert mean is not None
+    assert std is not None
+    names = images.train.class_names
+    experiment = Experiment(len(images.train), recipe.scheduler.total_epochs, names, mean, std)
+    module = recipe.method.build(model, experiment)
+    objective: Any = Objective(recipe.method, module, mean, std, run.channels_last)
+    if run.channels_last:
+        objective.to(memory_format=torch.channels_last)
+    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    # A rate of zero: weights that are trained on one batch for long shall not run away.
+    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module, 0.0)
+    if run.compile:
+        objective.compile(mode=None if run.compile in (True, "default") else run.compile)
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+
+    def train(on: Any) -> tuple[float, float]:
+        """Supervised images a second, and the share of waiting."""
+        progress = Progress()
+        updates: Any = training_updates(
+            objective,
+            optimizer,
+            None,
+            on,
+            batches,
+            accelerator,
+            progress,
+            num_epochs=2**31,
+            gradient_accumulation_steps=run.gradient_accumulation_steps,
+            clip_grad=run.clip_grad,
+            seed=run.seed,
+        )
+        # The first updates compile and choose kernels, and find as many batches ready as there are workers.
+        next(updates)
+        _pass(updates, 2 * workers + 1, seconds / 3)
+        samples, spent, waited = progress.samples, progress.seconds, progress.wait_seconds
+        _pass(updates, None, seconds)
+        updates.close()
+        took = progress.seconds - spent
+        return (progress.samples - samples) / took, (progress.wait_seconds - waited) / took
+
+    workers = count_workers(data.workers)
+    arriving = _epochs(loader, batches)
+    batch = next(arriving)
+    _pass(arriving, 2 * workers, seconds / 3)
+    began = time.perf_counter()
+    count = _pass(arriving, None, seconds)
+    loader_rate = count * batch_size / (time.perf_counter() - began)
+    arriving.close()
+    step_rate, _ = train(itertools.repeat(batch))
+    together, wait_share = train(loader)
+    peak = torch.cuda.max_memory_allocated() if on_cuda else None
+    return Speed(
+        loader=loader_rate,
+        step=step_rate,
+        together=together,
+        wait_share=wait_share,
+        batch_size=batch_size,
+        views=NUM_VIEWS[views],
+        workers=workers,
+        cores=available_cores(),
+        threads=torch.get_num_threads() if on_cpu else None,
+        peak_memory_bytes=peak,
+    )
+
+
+def _epochs(loader: Any, batches: Any) -> Generator[Any, None, None]:
+    for epoch in itertools.count():
+        batches.start_epoch(epoch)
+        yield from loader
+
+
+def _pass(things: Iterator[Any], most: int | None, seconds: float) -> int:
+    """Take things one after another until the time is over, at least one; returns how many."""
+    end = time.perf_counter() + seconds
+    for number in itertools.count(1):
+        next(things)
+        if number == most or time.perf_counter() > end:
+            return number
+    raise AssertionError("unreachable")

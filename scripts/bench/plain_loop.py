@@ -1,0 +1,91 @@
+"""CS-KD as it is often written, for `end_to_end.py` to be held against: written from the method's description.
+
+A folder of images, Pillow, float tensors from the workers; a list of images for each class, pairs drawn in Python; two
+forwards a step; three numbers read from the device at every step.
+
+    python scripts/bench/plain_loop.py FOLDER MODEL BATCH WORKERS EPOCHS
+
+Prints of each epoch: its seconds, those of them that it waited for data, and its anchors.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+
+import timm
+import tiny_network  # noqa: F401  (registers)
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Sampler
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+
+class PairBatches(Sampler[list[int]]):
+    def __init__(self, dataset: ImageFolder, batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        of_class: list[list[int]] = [[] for _ in self.dataset.classes]
+        for index, label in enumerate(self.dataset.targets):
+            of_class[label].append(index)
+        order = list(range(len(self.dataset)))
+        random.shuffle(order)
+        for start in range(0, len(order), self.batch_size):
+            anchors = order[start : start + self.batch_size]
+            yield anchors + [random.choice(of_class[self.dataset.targets[index]]) for index in anchors]
+
+
+def main() -> None:
+    folder, model_name, batch_size, workers, epochs = sys.argv[1:]
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    dataset = ImageFolder(folder, transform)
+    # Workers that live on: without, a short epoch would be told slower than a long one is.
+    loader = DataLoader(
+        dataset, batch_sampler=PairBatches(dataset, int(batch_size)), num_workers=int(workers), persistent_workers=True
+    )
+    model = timm.create_model(model_name, num_classes=len(dataset.classes)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    total_loss = total_kd = correct = 0.0
+    for _ in range(int(epochs)):
+        arriving = iter(loader)
+        began, waited, anchors = time.perf_counter(), 0.0, 0
+        while True:
+            asked = time.perf_counter()
+            batch = next(arriving, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            images, target = batch
+            (x, partner), target = images.chunk(2), target.chunk(2)[0]
+            output = model(x)
+            with torch.no_grad():
+                teacher = model(partner)
+            loss = F.cross_entropy(output, target)
+            kd = F.kl_div(F.log_softmax(output / 4, 1), F.softmax(teacher / 4, 1), reduction="batchmean") * 16
+            optimizer.zero_grad()
+            (loss + kd).backward()
+            optimizer.step()
+            total_loss += loss.item()
+            total_kd += kd.item()
+            correct += (output.argmax(1) == target).sum().item()
+            anchors += len(target)
+        print(json.dumps([time.perf_counter() - began, waited, anchors]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What every benchmark prints: where it ran, medians with their range, Markdown for people and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cskd_hf.results.environment import describe_environment
+
+
+def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
+    """Median (least to greatest)."""
+    middle, low, high = (scale * part for part in (statistics.median(values), min(values), max(values)))
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Of each repeat: what slows one of a pair down for a while slows the other down too."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def report(title: str, name: str, tables: Sequence[str], figures: Mapping[str, Any], output: Path | None) -> None:
+    """Print a page; with a folder, write it there too, as `name`.md, and every single figure as `name`.json."""
+    environment = describe_environment(1, "no")
+    hardware, packages = environment["hardware"], environment["packages"]
+    command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    environment |= {"command": command, "time": datetime.now(timezone.utc).isoformat(timespec="minutes")}
+    git = environment["git"]
+    commit = "" if git is None else f", commit {git['commit'][:10]}{' and changes' * git['dirty']}"
+    where = ", ".join([hardware["cpu"], f"{hardware['cpu_cores']} cores", *hardware["accelerators"]])
+    versions = ", ".join(f"{part} {packages[part]}" for part in ("torch", "timm", "datasets", "pillow"))
+    page = "\n\n".join(
+        [
+            f"# {title}",
+            f"`{command}`, {environment['time']}{commit}\n\n{where}, {hardware['torch_threads']} threads; "
+            f"Python {environment['python']}, {versions}. Medians (least to greatest); variants alternate.",
+            *tables,
+        ]
+    )
+    print(page, flush=True)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"{name}.md").write_text(page + "\n", encoding="utf-8")
+        held = {"environment": environment, "figures": figures}
+        (output / f"{name}.json").write_text(json.dumps(held, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
