@@ -122,10 +122,9 @@ def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args
     module = accelerator.unwrap_model(objective).module
     seen = []
     collate = loader.collate_fn
-    def note(samples):
-        seen.append([[list(s.indices) for s in samples], hashlib.sha256(b"".join(
-            view.numpy().tobytes() for s in samples for view in s.views)).hexdigest()])
-        return collate(samples)
+    def note(batch):
+        seen.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
+        return collate(batch)
     loader.collate_fn = note
     for update in original(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
         # Of the rows loaded, those that count: a process without a share repeats one that weighs nothing.

@@ -50,7 +50,7 @@ scheduler:
 """
 COMMANDS = {"recipe": cskd_hf.recipe.main, "train": cskd_hf.train.main}
 SECTIONS = "data, transform, model, method, optimizer, scheduler, run"
-OPTIMIZER_KEYS = "opt, lr_base, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, betas, eps"
+OPTIMIZER_KEYS = "opt, lr_base, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, betas, eps, fused"
 NOT_AN_OVERRIDE = "not an override; write section.key=value, for example optimizer.lr=0.05"
 
 
@@ -562,7 +562,7 @@ def test_the_command_prints_what_it_would_run(folder: Path, capsys: pytest.Captu
 
 
 OF_NO_CONSEQUENCE = {
-    "data": {"workers": 7},
+    "data": {"workers": 7, "worker_type": "thread"},
     "run": {
         "output_dir": "elsewhere",
         "resume": "never",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import cskd_hf
+from cskd_hf.data import roi
 
 _PACKAGES: tuple[str, ...] = (
     "torch",
@@ -50,6 +51,8 @@ def describe_environment(num_processes: int, mixed_precision: str) -> dict[str, 
             "accelerators": accelerators,
             "cuda": torch.version.cuda if accelerators else None,
         },
+        # Only a crop's part is decoded where there is one: within a level of what it is without.
+        "region_decoder": Path(roi.description()).name,
         "num_processes": num_processes,
         "mixed_precision": mixed_precision,
         "command": shlex.join(["python", "-m", "cskd_hf.train", *sys.argv[1:]]),

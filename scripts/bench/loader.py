@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import Dataset, Image
+from pictures import NUM_CLASSES, as_arrow, as_folder, jpegs
 from PIL import Image as Pillow
-from PIL import ImageFile
 from reporting import ratios, report, spread, table
 from torch.utils.data import DataLoader
 from torchvision import transforms as tv
@@ -49,57 +49,7 @@ from cskd_hf.engine.loop import make_loader
 from cskd_hf.recipe_sections import TransformSection
 
 AUTHORS, TIMM = "authors'-style", "timm create_loader"
-NUM_CLASSES = 20
 Epoch = Callable[[], int]  # loads an epoch, says how many images came
-
-
-# The images
-
-
-def photographs() -> list[Pillow.Image]:
-    """Every photograph that the installed packages ship, large enough."""
-    from sklearn.datasets import load_sample_images
-
-    found = [Pillow.fromarray(image) for image in load_sample_images().images]
-    try:
-        from skimage import data
-    except ImportError:
-        return found
-    return found + [Pillow.fromarray(image) for image in (data.astronaut(), data.coffee(), data.chelsea())]
-
-
-def jpegs(count: int) -> list[bytes]:
-    """Crops of the photographs, each mirrored, tinted and grained in its own way."""
-    sources, draws, made = photographs(), np.random.RandomState(0), []
-    for number in range(count):
-        source = sources[number % len(sources)]
-        size = (500, 375) if draws.rand() < 0.75 else (375, 500)
-        scale = draws.uniform(0.75, 1.0) * min(source.width / size[0], source.height / size[1])
-        width, height = int(size[0] * scale), int(size[1] * scale)
-        left, top = draws.randint(source.width - width + 1), draws.randint(source.height - height + 1)
-        picture = source.resize(size, Pillow.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-        pixels = np.asarray(picture, dtype=np.float32)[:, :: 1 if draws.rand() < 0.5 else -1]
-        grain = draws.normal(0, 5, (*pixels.shape[:2], 1)) + draws.uniform(-20, 20, 3)
-        buffer = io.BytesIO()
-        picture = Pillow.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
-        picture.save(buffer, "JPEG", quality=92, subsampling=2)
-        made.append(buffer.getvalue())
-    return made
-
-
-def as_folder(files: list[bytes], labels: np.ndarray, root: Path) -> Path:
-    for number, (data, label) in enumerate(zip(files, labels, strict=True)):
-        folder = root / f"class{label:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:05d}.JPEG").write_bytes(data)
-    return root
-
-
-def as_arrow(files: list[bytes], labels: np.ndarray, root: Path) -> Dataset:
-    features = Features({"image": Image(), "label": ClassLabel(num_classes=NUM_CLASSES)})
-    rows = {"image": [{"bytes": data, "path": None} for data in files], "label": labels.tolist()}
-    Dataset.from_dict(rows, features=features).save_to_disk(str(root))
-    return Dataset.load_from_disk(str(root))
 
 
 # What people use today
@@ -271,7 +221,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the cores are the workers'
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
 
     files = jpegs(args.images)
     copies = [resized_bytes({"bytes": data, "path": None}, 256, 90) for data in files]

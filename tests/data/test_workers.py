@@ -95,15 +95,15 @@ def test_an_unreadable_image_stops_at_its_turn_with_the_same_line(worker_type):
 
 
 def test_whoever_leaves_off_early_leaves_no_thread_at_work():
-    before = len(loading_threads())
+    others = loading_threads()
     arriving = iter(make_loader(paired(), GlobalBatches(ClassPairSampler(LABELS), 1), 2, False, "thread"))
     next(arriving)
-    assert len(loading_threads()) > before
+    own = [thread for thread in loading_threads() if thread not in others]
+    assert len(own) == 2
     arriving.close()
-    deadline = time.monotonic() + 20
-    while len(loading_threads()) > before:
-        assert time.monotonic() < deadline, "threads outlive their loader"
-        time.sleep(0.01)
+    for thread in own:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 class Gated(PairedImages):
