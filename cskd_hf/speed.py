@@ -124,6 +124,7 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
             num_epochs=2**31,
             gradient_accumulation_steps=run.gradient_accumulation_steps,
             clip_grad=run.clip_grad,
+            grad_checkpointing=run.grad_checkpointing,
             seed=run.seed,
         )
         # The first updates compile and choose kernels, and find as many batches ready as there are workers.

@@ -142,6 +142,9 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
         scatter_memories(module, load_file(path / MEMORIES))
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     settings = [dict(group) for group in optimizer.param_groups]
+    for group, own in zip(training["optimizer"]["param_groups"], settings, strict=True):
+        # Which kernel updates is no state: a checkpoint from before it was chosen would keep the old one.
+        group.update({key: own[key] for key in ("foreach", "fused") if key in own})
     optimizer.load_state_dict(training["optimizer"])
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         # After a forced resume the recipe as it is now holds; the rest of a group may be the optimizer's own state.

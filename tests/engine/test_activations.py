@@ -123,6 +123,24 @@ def test_recomputed_activations_give_the_same_step(name, method_name, same_tenso
     assert kept[1] < kept[0]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step_recomputes_alike(same_tensors):
+    """By AOTAutograd, which every real backend goes through, without the code that inductor makes."""
+    method, network = method_of("cskd"), network_of("test_resnet")
+    plain, recomputed = objective_of(method, copy.deepcopy(network)), objective_of(method, checkpointing(network))
+    torch.compiler.reset()
+    recomputed.compile(backend="aot_eager")
+    for seed in (0, 1):
+        for objective in (plain, recomputed):
+            result = objective(batch_for(method, num=NUM, size=SIZE, seed=seed))
+            with statistics_kept(objective.module):
+                result["loss"].backward()
+    torch.compiler.reset()
+    same_tensors(plain.state_dict(), recomputed.state_dict())
+    for key, parameter in plain.named_parameters():
+        torch.testing.assert_close(recomputed.get_parameter(key).grad, parameter.grad, rtol=1e-5, atol=1e-6)
+
+
 def test_without_being_kept_running_statistics_move_twice():
     """What `statistics_kept` is there for."""
     method = method_of("cskd")
