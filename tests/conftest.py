@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the commands that tests start
 
 # The files that take a minute or more. First, or else one of them is left for the end, and one core does nothing.
-LONGEST = ("test_smoke.py", "test_faults.py", "test_several_machines.py", "test_distributed.py", "test_stopping.py")
+LONGEST = ("test_smoke.py", "test_faults.py", "test_distributed.py", "test_stopping.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -47,14 +47,15 @@ def left(out: Path, what: str, rank: int = 0) -> dict[str, Tensor]:
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Sums of four and of two times two floats round differently: 1e-5 after nine updates, of weights around 0.1.
+    """Sums of four and of two times two floats round differently: 1e-5 after nine updates, of weights around 0.1 and
+    momenta of some units.
 
     What is remembered is in half floats: a unit in their last place, of probabilities.
     """
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         atol = 1e-3 if name == "memory.predictions" else 1e-5
-        torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_two_processes_were_really_there(out):
@@ -172,6 +173,7 @@ for name in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_a_share_of_a_batch_counts_for_nothing(tmp_path):
     names = ("adacos", "ddgsd", "pskd")
     tests = str(ROOT / "tests")

@@ -78,6 +78,7 @@ def error_line(process: subprocess.Popen[str]) -> str:
     return next((line for line in process.stderr if line.startswith("error: ")), "it said nothing")
 
 
+@pytest.mark.slow
 def test_a_machine_cut_off_is_named_and_the_same_command_goes_on_to_the_same_weights(tmp_path, machines):
     images = draw_folder(tmp_path / "images", {"train": (10, 10, 10), "test": (3, 3, 3)})
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 2})

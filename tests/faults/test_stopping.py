@@ -55,9 +55,16 @@ def assert_same_run(folder: Path, other: Path) -> None:
     assert one == two
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=SLOW),
+        pytest.param(signal.SIGUSR1, 143, marks=SLOW),
+    ],
     ids=lambda part: str(part),
 )
 def test_a_signal_stops_at_the_next_step_and_the_same_command_goes_on(tmp_path, images, alone, number, status):

@@ -146,6 +146,7 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(scri
         resize(script, source, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on_to_the_same_copy(script, tmp_path, monkeypatch):
     images = [{"bytes": photograph(number, 120, 90), "path": None} for number in range(40)]
     source, out = arrow(tmp_path / "in", images, [number % 2 for number in range(40)]), tmp_path / "out"
