@@ -235,8 +235,7 @@ def test_plain_timm_in_a_fresh_process_gets_the_saved_logits(loaded_elsewhere, n
     folders, logits, _ = loaded_elsewhere
     saved = load_file(folders[name] / "predictions.safetensors")["logits"]
     assert saved.std() > 0.01
-    # preact's images are resized: timm's filter, which is Pillow's, and torch's differ by a level here and there.
-    torch.testing.assert_close(logits[name], saved, rtol=0, atol=5e-3 if name == "preact" else 1e-5)
+    torch.testing.assert_close(logits[name], saved, rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")

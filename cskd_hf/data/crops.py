@@ -63,26 +63,6 @@ def shifted(images: Tensor, draws: Random, padding: int) -> Tensor:
     return out
 
 
-def resized_for_test(height: int, width: int, size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
-    """(height, width) before the centre crop of timm's test transform: both sides at least `size` / crop_pct.
-
-    Args:
-        size: (height, width) of the model's input.
-    """
-    goal_height, goal_width = math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)
-    if goal_height == goal_width:  # torchvision's Resize: the long side is rounded down
-        if width <= height:
-            return int(goal_width * height / width), goal_width
-        return goal_height, int(goal_height * width / height)
-    ratio = min(height / goal_height, width / goal_width)  # timm's ResizeKeepRatio: both are rounded
-    return round(height / ratio), round(width / ratio)
-
-
-def centre(height: int, width: int, size: tuple[int, int]) -> Box:
-    """The central crop as torchvision places it, half to even."""
-    return Box(round((height - size[0]) / 2), round((width - size[1]) / 2), *size)
-
-
 def resize(pixels: np.ndarray, size: tuple[int, int], bicubic: bool) -> Tensor:
     """Antialiased resize, within one level of Pillow's.
 

@@ -1,14 +1,15 @@
 """Augmentation as a pure function of (image, seed): encoded bytes in, uint8 pixels of the model's input size out.
 
-Crop and flips are this package's own, straight into the batch. Where a recipe asks for more, such as colour jitter or
-RandAugment, the transforms are timm's, made by `timm.data.create_transform`. Normalisation is left to the device.
+Training's crop and flips are this package's own, straight into the batch. Where a recipe asks for more, such as colour
+jitter or RandAugment, and in tests, the transforms are timm's, made by `timm.data.create_transform`. Normalisation is
+left to the device.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,16 @@ class Transform:
         self.uses_global_generators = is_training and bool(settings.color_jitter or settings.auto_augment)
         if self.uses_global_generators:
             self._transform = _timms(settings)
+        elif not is_training:
+            # timm's own, resizing by Pillow: what is reported is what who loads the weights with timm will see. Ours,
+            # half the time an image, differs by a level here and there.
+            self._transform = create_transform(
+                self.size,
+                is_training=False,
+                interpolation="bilinear" if settings.interpolation == "random" else settings.interpolation,
+                crop_pct=settings.crop_pct,
+                use_prefetcher=True,  # timm's word for: end with uint8
+            )
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
         """(3, H, W) uint8; equal for equal arguments, whatever was drawn before.
@@ -80,14 +91,12 @@ class Transform:
         Raises:
             UnreadableImageError: the image cannot be decoded; `out` may then hold anything.
         """
-        if self.uses_global_generators:
-            rgb = decode(image)
-            with seeded(seed):
-                out.copy_(torch.as_tensor(self._transform(rgb)).permute(1, 2, 0))
-        elif self.is_training:
+        if self.is_training and not self.uses_global_generators:
             self._write_random(open_picture(image), random.Random(seed), out)
-        else:
-            self._write_centre(open_picture(image), out)
+            return
+        rgb = decode(image)
+        with seeded(seed) if self.is_training else nullcontext():
+            out.copy_(torch.as_tensor(self._transform(rgb)).permute(1, 2, 0))
 
     def _write_random(self, picture: Picture, draws: random.Random, out: Tensor) -> None:
         settings = self.settings
@@ -102,13 +111,6 @@ class Transform:
             box = crops.random_resized_crop(draws, picture.height, picture.width, settings.scale, settings.ratio)
             shown = crops.resize(picture.region(box), self.size, bicubic)
         out[None].permute(0, 3, 1, 2).copy_(shown.flip(flips) if flips else shown)
-
-    def _write_centre(self, picture: Picture, out: Tensor) -> None:
-        resized = crops.resized_for_test(picture.height, picture.width, self.size, self.settings.crop_pct)
-        whole = picture.region(Box(0, 0, picture.height, picture.width))
-        shown = crops.resize(whole, resized, self.settings.interpolation == "bicubic")
-        top, left, height, width = crops.centre(*resized, self.size)
-        out[None].permute(0, 3, 1, 2).copy_(shown[:, :, top : top + height, left : left + width])
 
 
 def _timms(settings: TransformSection) -> tv.Compose:

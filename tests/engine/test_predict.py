@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from PIL import Image
-from torch.nn.functional import interpolate
 
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.transforms import Transform
@@ -46,9 +45,8 @@ def test_predictions_equal_a_plain_forward_of_one_image_after_another(predict, m
     mean, std = (np.array(values)[:, None, None] for values in (transform.mean, transform.std))
     for row in range(11):
         with Image.open(io.BytesIO(split.dataset[row]["image"]["bytes"])) as image:
-            channels_last = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
-        resized = interpolate(channels_last, (8, 8), mode="bilinear", antialias=True)[0]
-        pixels = (resized.numpy() / 255 - mean) / std
+            resized = image.resize((8, 8), Image.Resampling.BILINEAR)
+        pixels = (np.asarray(resized).transpose(2, 0, 1) / 255 - mean) / std
         with torch.no_grad():
             maps = network.layers(torch.tensor(pixels, dtype=torch.float32)[None])
             features = maps.mean(dim=(2, 3))[0]
