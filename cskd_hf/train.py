@@ -48,7 +48,7 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
     from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.checkpoint import load_average, load_checkpoint, save_checkpoint
-    from cskd_hf.engine.failures import check_weights, tell
+    from cskd_hf.engine.failures import check_weights, let_workers_die, tell
     from cskd_hf.engine.loop import Progress, make_loader, training_updates
     from cskd_hf.engine.objective import Objective, try_out
     from cskd_hf.engine.optimizer import create_optimizer
@@ -272,6 +272,7 @@ def train(recipe: Recipe) -> int:
             console.stopped(stop.reason, progress)
             return stop.status
         except (EOFError, OSError, RuntimeError) as error:
+            let_workers_die()
             console.close()
             return tell(error, folder, images.train, progress, peers)
     console.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def check_weights(module: nn.Module, step: int) -> None:
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one wait for all
     if not all(finite):
         raise NonFiniteWeightsError(f"step {step}: {names[finite.index(False)]}")
+
+
+def let_workers_die() -> None:
+    """From here on a loader's process that ends raises nothing.
+
+    torch raises from its handler of SIGCHLD, wherever the program then is: a process that was killed may be met first
+    as a closed pipe, and its signal arrive while the error is being told.
+    """
+    while signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, None):
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except RuntimeError:  # of a signal that had already come: torch's handler raises once for each loader
+            continue
 
 
 def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, peers: Peers) -> int:

@@ -94,7 +94,7 @@ def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_ch
         os.kill(int(pid), signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1, stderr
-    assert stderr.splitlines()[-1].startswith("error: a loader process was killed (")
+    assert stderr.splitlines()[-1].startswith("error: a loader process was killed ("), stderr
     assert "the last complete checkpoint is" in stderr.splitlines()[-1]
 
 
