@@ -34,12 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
     what.add_argument("--speed", action="store_true", help="measure instead: loader and step apart, and which limits")
+    parser.add_argument("--seconds", type=float, default=30.0, help="that --speed measures for (30)")
     args = parser.parse_intermixed_args(argv)
+    if not 0 < args.seconds <= 3600:
+        parser.error(f"--seconds: read {args.seconds:g}, expected a number above 0 and at most 3600")
     recipe = load_recipe(args.recipe, args.overrides)
     if args.speed:
         from cskd_hf.speed import check_speed
 
-        return check_speed(recipe)
+        return check_speed(recipe, args.seconds)
     return check(recipe, args.full)
 
 
@@ -138,13 +141,12 @@ def look_at_all(name: str, split: ImageSplit) -> Seen:
     from tqdm import tqdm
 
     from cskd_hf.data.inspect import Blocks, Seen
+    from cskd_hf.data.workers import available_cores
 
-    # Only Linux can say which cores this process may use; in a container they are fewer than the machine's.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     blocks = Blocks(split)
     total = Seen()
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
-        for seen in DataLoader(blocks, batch_size=None, num_workers=min(cores, len(blocks))):
+        for seen in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
             total.add(seen)
             bar.update(seen.tried)
     return total
@@ -178,32 +180,21 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
     from timm.models import get_pretrained_cfg
 
     from cskd_hf.data.duplicates import readable_size
-    from cskd_hf.data.pairing import ClassPairSampler
-    from cskd_hf.methods.base import Experiment
+    from cskd_hf.engine.build import make_experiment, make_sampler
     from cskd_hf.models.factory import count_parameters, create_backbone
 
-    data, run = recipe.data, recipe.run
+    run = recipe.run
     print()
-    if recipe.method.views in ("same_class", "same_class_plain"):
-        try:
-            ClassPairSampler(images.train.labels, run.seed, data.partner, data.singleton)
-        except UserError as error:
-            findings.fatal.append(str(error))
+    try:
+        make_sampler(recipe, images.train)
+    except UserError as error:
+        findings.fatal.append(str(error))
     try:
         with torch.device("meta"):  # shapes without memory
             settings = recipe.model.model_copy(update={"pretrained": False})
             model = create_backbone(settings, images.num_classes)
             num_features: int = model.num_features  # type: ignore[assignment]
-            assert recipe.transform.mean is not None
-            assert recipe.transform.std is not None
-            experiment = Experiment(
-                len(images.train),
-                recipe.scheduler.total_epochs,
-                images.train.class_names,
-                recipe.transform.mean,
-                recipe.transform.std,
-            )
-            module = recipe.method.build(model, experiment)
+            module = recipe.method.build(model, make_experiment(recipe, images.train))
     except UserError as error:
         findings.fatal.append(str(error))
         return

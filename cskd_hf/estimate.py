@@ -132,10 +132,9 @@ def probe(run: Run, teacher: Run | None) -> Rate:
     """
     import torch
 
-    from cskd_hf.engine.objective import Objective
+    from cskd_hf.engine.build import build_objective
     from cskd_hf.engine.optimizer import create_optimizer
     from cskd_hf.methods.base import Experiment
-    from cskd_hf.models.factory import create_backbone
 
     recipe, entry = run.expected, CATALOG[run.key.dataset]
     assert recipe.transform.mean is not None
@@ -148,20 +147,16 @@ def probe(run: Run, teacher: Run | None) -> Rate:
         recipe.transform.mean,
         recipe.transform.std,
     )
-    method = recipe.method
+    recipe = recipe.replace(model={"pretrained": False})
     with tempfile.TemporaryDirectory() as place:
         if teacher is not None:
             _write_blank_teacher(teacher.expected, class_names, Path(place) / "model")
-            method = method.model_copy(update={"teacher": place})
-        settings = recipe.model.model_copy(update={"pretrained": False})
-        module = method.build(create_backbone(settings, entry.num_classes), experiment)
+            recipe = recipe.replace(method={"teacher": place})
+        objective = build_objective(recipe, experiment)
     cuda = torch.cuda.is_available()
-    objective = Objective(method, module, experiment.mean, experiment.std, recipe.run.channels_last)
     objective.to("cuda" if cuda else "cpu")
-    if recipe.run.channels_last:
-        objective.to(memory_format=torch.channels_last)
     lr, _ = recipe.optimizer.scaled_lr(recipe.data.batch_size)  # any will do: what an update costs is asked
-    optimizer = create_optimizer(recipe.optimizer, method.export(module), module, lr)
+    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(objective.module), objective.module, lr)
 
     batch_size = recipe.data.batch_size if cuda else min(recipe.data.batch_size, _CPU_BATCH)
     while True:

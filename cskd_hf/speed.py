@@ -2,7 +2,7 @@
 
     python -m cskd_hf.check RECIPE --speed
 
-Data, loader, model and step are those of training, on the device at hand; some eight seconds each, after a warm-up.
+Data, loader, model and step are those of training, on the device at hand; some seven seconds each, after a warm-up.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from cskd_hf.recipe import Recipe
 if TYPE_CHECKING:
     from cskd_hf.results.speed_page import Speed
 
-# A CPU is as fast on few images as on many, and shall come to several steps in eight seconds.
+# A CPU is as fast on few images as on many, and shall come to several steps in so short a time.
 _CPU_BATCH = 16
 
 
-def check_speed(recipe: Recipe, seconds: float = 8.0) -> int:
+def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     """Measure and print one screen; returns the exit status.
 
     Args:
-        seconds: for each of the three measurements.
+        seconds: for the three measurements and their warm-ups.
 
     Raises:
         UserError: what would stop training too; more than one process; too little memory on the device.
@@ -45,7 +45,7 @@ def check_speed(recipe: Recipe, seconds: float = 8.0) -> int:
     recipe = resolve(recipe)
     images = load_images(recipe.data)
     try:
-        speed = measure(recipe, images, accelerator, seconds)
+        speed = measure(recipe, images, accelerator, seconds / 4)
     except torch.OutOfMemoryError:
         raise UserError(
             f"data.batch_size: {recipe.data.batch_size} does not fit on the device; lower it, or write "
@@ -60,55 +60,41 @@ def check_speed(recipe: Recipe, seconds: float = 8.0) -> int:
 
 
 def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Speed:
-    """Build what training builds from a resolved recipe, and time it."""
+    """Build what training builds from a resolved recipe, and time it.
+
+    Args:
+        seconds: for each of three measurements, after a third as long that is not counted.
+    """
     import torch
     from accelerate.utils import set_seed
 
     from cskd_hf.data.batches import GlobalBatches
-    from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
-    from cskd_hf.data.transforms import Transform
     from cskd_hf.data.workers import available_cores, count_workers
-    from cskd_hf.engine.loop import Progress, make_loader, training_updates
-    from cskd_hf.engine.objective import Objective, try_out
+    from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
+    from cskd_hf.engine.loop import Progress, training_updates
+    from cskd_hf.engine.objective import try_out
     from cskd_hf.engine.optimizer import create_optimizer
-    from cskd_hf.methods.base import NUM_VIEWS, Experiment
-    from cskd_hf.models.factory import create_backbone
+    from cskd_hf.methods.base import NUM_VIEWS
     from cskd_hf.results.speed_page import Speed
 
-    data, run, views = recipe.data, recipe.run, recipe.method.views
+    data, run = recipe.data, recipe.run
     on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
 
     # images
-    if views in ("same_class", "same_class_plain"):
-        sampler: ImageSampler = ClassPairSampler(images.train.labels, run.seed, data.partner, data.singleton)
-    else:
-        sampler = ImageSampler(len(images.train), run.seed, NUM_VIEWS[views])
+    sampler = make_sampler(recipe, images.train)
     batch_size = min(data.batch_size, _CPU_BATCH) if on_cpu else data.batch_size
     # A short last batch would be told as a whole one where a batch is trained on again and again.
     batches = GlobalBatches(sampler, batch_size, drop_last=batch_size <= len(sampler))
-    plain = Transform(recipe.transform, False) if views == "same_class_plain" else None
-    on_corrupt: Any = "replace" if data.on_corrupt == "skip" else "error"
-    loaded = PairedImages(images.train, Transform(recipe.transform, True), on_corrupt, plain)
-    loader = make_loader(loaded, batches, data.workers, on_cuda, data.worker_type)
+    loader = training_loader(recipe, images.train, batches, pin_memory=on_cuda)
 
     # model
     set_seed(run.seed)
-    model = create_backbone(recipe.model, images.num_classes, run.grad_checkpointing)
-    mean, std = recipe.transform.mean, recipe.transform.std
-    assert mean is not None
-    assert std is not None
-    names = images.train.class_names
-    experiment = Experiment(len(images.train), recipe.scheduler.total_epochs, names, mean, std)
-    module = recipe.method.build(model, experiment)
-    objective: Any = Objective(recipe.method, module, mean, std, run.channels_last)
-    if run.channels_last:
-        objective.to(memory_format=torch.channels_last)
-    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    built = build_objective(recipe, make_experiment(recipe, images.train))
+    try_out(built, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
     # A rate of zero: weights that are trained on one batch for long shall not run away.
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module, 0.0)
-    if run.compile:
-        objective.compile(mode=None if run.compile in (True, "default") else run.compile)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(built.module), built.module, 0.0)
+    compile_objective(recipe, built)
+    objective, optimizer = accelerator.prepare(built, optimizer)
 
     def train(on: Any) -> tuple[float, float]:
         """Supervised images a second, and the share of waiting."""
@@ -153,7 +139,7 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
         together=together,
         wait_share=wait_share,
         batch_size=batch_size,
-        views=NUM_VIEWS[views],
+        views=NUM_VIEWS[recipe.method.views],
         workers=workers,
         cores=available_cores(),
         threads=torch.get_num_threads() if on_cpu else None,

@@ -45,19 +45,18 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.batches import GlobalBatches
     from cskd_hf.data.inspect import cheap_problems
     from cskd_hf.data.load import load_images, resolve
-    from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
     from cskd_hf.data.transforms import Transform
+    from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
     from cskd_hf.engine.checkpoint import load_average, load_checkpoint, save_checkpoint
-    from cskd_hf.engine.failures import check_weights, let_workers_die, tell
-    from cskd_hf.engine.loop import Progress, make_loader, training_updates
-    from cskd_hf.engine.objective import Objective, try_out
+    from cskd_hf.engine.failures import check_predictions, check_weights, let_workers_die, tell
+    from cskd_hf.engine.loop import Progress, training_updates
+    from cskd_hf.engine.objective import try_out
     from cskd_hf.engine.optimizer import create_optimizer
     from cskd_hf.engine.peers import Peers
     from cskd_hf.engine.predict import EvaluationStoppedError, Predictions, predict_split
     from cskd_hf.engine.processes import check_agreement, check_processes, fingerprint, synchronise_batch_norm
     from cskd_hf.engine.stopping import StopRequest
-    from cskd_hf.methods.base import NUM_VIEWS, Experiment
-    from cskd_hf.models.factory import count_parameters, create_backbone
+    from cskd_hf.models.factory import count_parameters
     from cskd_hf.models.memory import gather_memories
     from cskd_hf.publish import publish_run
     from cskd_hf.results import metrics, run_folder
@@ -85,53 +84,39 @@ def train(recipe: Recipe) -> int:
     if accelerator.is_main_process:
         for problem in cheap_problems(images, recipe):
             console.say(f"note: {problem}")
-    skip = recipe.data.on_corrupt == "skip"
-    views = recipe.method.views
-    if views in ("same_class", "same_class_plain"):
-        data = recipe.data
-        sampler: ImageSampler = ClassPairSampler(images.train.labels, recipe.run.seed, data.partner, data.singleton)
-    else:
-        sampler = ImageSampler(len(images.train), recipe.run.seed, NUM_VIEWS[views])
     batches = GlobalBatches(
-        sampler, recipe.data.batch_size, accelerator.num_processes, accelerator.process_index, recipe.data.drop_last
+        make_sampler(recipe, images.train),
+        recipe.data.batch_size,
+        accelerator.num_processes,
+        accelerator.process_index,
+        recipe.data.drop_last,
     )
-    plain = Transform(recipe.transform, False) if views == "same_class_plain" else None
-    train_images = PairedImages(images.train, Transform(recipe.transform, True), "replace" if skip else "error", plain)
-    pinned = accelerator.device.type == "cuda"
-    loader = make_loader(train_images, batches, recipe.data.workers, pinned, recipe.data.worker_type)
-
+    loader = training_loader(recipe, images.train, batches, pin_memory=accelerator.device.type == "cuda")
     facts = {"recipe": recipe_hash(recipe), "training images": fingerprint(images.train)}
     facts |= {"test images": fingerprint(images.test)}
     check_agreement(peers, facts)
 
     # model
     set_seed(recipe.run.seed)
-    model = create_backbone(recipe.model, images.num_classes, recipe.run.grad_checkpointing)
+    experiment = make_experiment(recipe, images.train)
+    objective = build_objective(recipe, experiment)
     recipe = recipe.replace(
         model={"num_classes": images.num_classes}, run={"mixed_precision": accelerator.mixed_precision}
     )
-    mean, std = recipe.transform.mean, recipe.transform.std
-    assert mean is not None
-    assert std is not None
-    experiment = Experiment(len(images.train), recipe.scheduler.total_epochs, images.train.class_names, mean, std)
-    module = recipe.method.build(model, experiment)
     if recipe.run.sync_bn:
-        module = synchronise_batch_norm(module, accelerator)
-    objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last)
-    if recipe.run.channels_last:
-        objective.to(memory_format=torch.channels_last)
+        objective.module = synchronise_batch_norm(objective.module, accelerator)
+    module = objective.module
+    trained = network = recipe.method.export(module)  # what is evaluated is what is exported
     try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
 
     # optimizer
     lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * recipe.run.gradient_accumulation_steps)
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(module), module, lr)
+    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
     settings = recipe.scheduler.model_dump(exclude_none=True)
     scheduler, _ = create_scheduler_v2(
         optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)
     )
-    if recipe.run.compile:
-        mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
-        objective.compile(mode=mode)  # in place: the weights' names stay as they are
+    compile_objective(recipe, objective)
     objective, optimizer = accelerator.prepare(objective, optimizer)
 
     # run folder
@@ -145,7 +130,6 @@ def train(recipe: Recipe) -> int:
     if checkpoint is not None:
         progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler)
         console.say(f"resuming at step {progress.step}, epoch {progress.epoch}, sample {progress.position}")
-    trained = network = recipe.method.export(module)  # what is evaluated is what is exported
     ema = None
     if recipe.run.model_ema:
         ema = ModelEmaV3(network, decay=recipe.run.model_ema_decay, use_warmup=recipe.run.model_ema_warmup)
@@ -157,11 +141,10 @@ def train(recipe: Recipe) -> int:
     if recipe.run.report_to:
         flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
         accelerator.init_trackers("cskd_hf", config=flat)
-    console.start(recipe, images, count_parameters(model), batches, progress, recipe.scheduler.total_epochs)
+    console.start(recipe, images, count_parameters(network), batches, progress, recipe.scheduler.total_epochs)
     if accelerator.num_processes > 1:
         batches.start_epoch(progress.epoch, progress.position)
-        for name, keys in zip(peers.names, gather_object([batches.first_keys()]), strict=True):
-            console.say(f"  {name}: first {'keys' if NUM_VIEWS[views] > 1 else 'images'} {keys}")
+        console.first_keys(recipe, peers.names, gather_object([batches.first_keys()]))
 
     # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
     watched = "test" if images.holdout is None else "holdout"
@@ -175,10 +158,10 @@ def train(recipe: Recipe) -> int:
             batch_size=recipe.data.batch_size,
             workers=recipe.data.workers,
             worker_type=recipe.data.worker_type,
-            mean=mean,
-            std=std,
+            mean=experiment.mean,
+            std=experiment.std,
             channels_last=recipe.run.channels_last,
-            skip_corrupt=skip,
+            skip_corrupt=recipe.data.on_corrupt == "skip",
             autocast=autocast,
             with_features=not autocast,
             stop=stop.agreed,
@@ -277,16 +260,11 @@ def train(recipe: Recipe) -> int:
             return tell(error, folder, images.train, progress, peers)
     console.close()
 
-    for split, seen in predictions.items():
-        broken = int((~seen.logits.isfinite().all(dim=1)).sum())
-        if broken:
-            if accelerator.is_main_process:
-                print(
-                    f"error: the logits of {broken} of {len(seen.logits)} images of the {split} split are not finite: "
-                    "training diverged. Lower optimizer.lr, set run.clip_grad, or run in float32",
-                    file=sys.stderr,
-                )
-            return 1
+    diverged = check_predictions(predictions)
+    if diverged:
+        if accelerator.is_main_process:
+            print(f"error: {diverged}", file=sys.stderr)
+        return 1
     if accelerator.is_main_process:
         run_folder.finish(
             folder,

@@ -17,8 +17,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,54 +25,12 @@ from typing import Any
 import numpy as np
 from preparation import _split_digest, _state
 from shards import SCHEMA, put, write_shards
+from stored_images import StoredImages
 
 import cskd_hf
-from cskd_hf.data.load import Images, ImageSplit, load_images, resolve
+from cskd_hf.data.load import Images, load_images, resolve
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import parse_recipe
-
-ROWS_A_READ = 64
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some images of a set's split: a shard, as `shards.write_shards` takes it."""
-
-    split: ImageSplit
-    first_label: int
-
-    num_bytes = 0  # how many is known when they are read
-
-    @property
-    def path(self) -> Path:
-        return Path(self.split.name)
-
-    @property
-    def num_images(self) -> int:
-        return len(self.split)
-
-    @property
-    def end(self) -> int:
-        return 0
-
-    def images(self) -> Iterator[tuple[int, str, bytes]]:
-        for start in range(0, len(self.split), ROWS_A_READ):
-            rows = range(start, min(start + ROWS_A_READ, len(self.split)))
-            for row, image in zip(rows, self.split.fetch(rows), strict=True):
-                yield self.first_label + int(self.split.labels[row]), self._file(row, image), self._content(row, image)
-
-    def _file(self, row: int, image: Mapping[str, Any]) -> str:
-        return image["path"] or f"{self.split.name}_{self.split.rows[row]}"
-
-    def _content(self, row: int, image: Mapping[str, Any]) -> bytes:
-        if image["bytes"] is not None:
-            return image["bytes"]
-        try:
-            return Path(image["path"]).read_bytes()
-        except TypeError:
-            raise UserError(f"{self.split.describe(row, image)}: no image") from None
-        except OSError as error:
-            raise UserError(f"{self.split.describe(row, image)}: {error.strerror or error}") from None
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -158,7 +115,7 @@ def write_mix(folder: Path, sets: dict[str, Images], per_class: int, seed: int) 
     for name, images in sets.items():
         train = images.train.take(draw(images.train.labels, per_class, seed))
         for split, rows in (("train", train), ("test", images.test)):
-            shards[split].append(Part(rows, len(class_names)))
+            shards[split].append(StoredImages(rows, first_label=len(class_names)))
         inputs.append({"name": name, "num_classes": images.num_classes, "train": len(train), "test": len(images.test)})
         class_names += [f"{name}: {own}" for own in images.train.class_names]
     features = {"image": {"_type": "Image"}, "label": {"names": class_names, "_type": "ClassLabel"}}

@@ -19,7 +19,8 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ import numpy as np
 from datasets import load_from_disk
 from preparation import FORMAT, _place, _split_digest, _state, _workspace
 from shards import SCHEMA, put, write_shards
+from stored_images import StoredImages
 
 import cskd_hf
 from cskd_hf.data.catalog import CATALOG, entry_of
@@ -40,50 +42,22 @@ from cskd_hf.engine.processes import fingerprint
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import parse_recipe
 
-ROWS_A_READ = 64
 ROWS_A_SHARD = 4096
 SAMPLED = 200
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some rows of a split, made smaller as they are read: a shard, as `shards.write_shards` takes it."""
+class Smaller(StoredImages):
+    """A shard of images made smaller as they are read; one that cannot be decoded keeps its bytes."""
 
-    split: ImageSplit
-    short_side: int
-    quality: int
-    num_bytes: int  # about what is read
+    short_side: int = 256
+    quality: int = 90
 
-    @property
-    def path(self) -> Path:
-        return Path(self.split.name)
-
-    @property
-    def num_images(self) -> int:
-        return len(self.split)
-
-    @property
-    def end(self) -> int:
-        return int(self.split.rows[-1])
-
-    def images(self) -> Iterator[tuple[int, str, bytes]]:
-        for start in range(0, len(self.split), ROWS_A_READ):
-            rows = range(start, min(start + ROWS_A_READ, len(self.split)))
-            for row, image in zip(rows, self.split.fetch(rows), strict=True):
-                name = image["path"] or f"{self.split.name}_{self.split.rows[row]}"
-                try:
-                    content = resized_bytes(image, self.short_side, self.quality)
-                except UnreadableImageError as error:
-                    content = _own_bytes(self.split, row, image, error)
-                yield int(self.split.labels[row]), name, content
-
-
-def _own_bytes(split: ImageSplit, row: int, image: Any, error: Exception) -> bytes:
-    try:
-        content: bytes = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    except (OSError, TypeError):
-        raise UserError(f"{split.describe(row, image)}: {error}") from None
-    return content
+    def content(self, row: int, image: Mapping[str, Any]) -> bytes:
+        try:
+            return resized_bytes(image, self.short_side, self.quality)
+        except UnreadableImageError:
+            return super().content(row, image)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,11 +145,9 @@ def is_done(out: Path, plan: dict[str, Any]) -> bool:
             raise UserError(f"{out} is an unfinished copy of other images or settings; remove it or choose another")
         return False
     if finished.is_file() and "dataset_dict.json" in held:
-        try:
+        with suppress(ValueError, KeyError, TypeError):  # not one of ours: refused below
             if json.loads(finished.read_text(encoding="utf-8"))["resized"]["plan"] == plan:
                 return True
-        except (ValueError, KeyError, TypeError):
-            pass  # not one of ours: refused below
     raise UserError(f"{out} is not empty: it holds {', '.join(held[:3])}; choose another folder")
 
 
@@ -187,10 +159,14 @@ def write_copy(partial: Path, splits: dict[str, ImageSplit], plan: dict[str, Any
         size = _mean_bytes(split)
         starts = range(0, len(split), ROWS_A_SHARD)
         rows = [np.arange(start, min(start + ROWS_A_SHARD, len(split))) for start in starts]
-        shards[name] = [Part(split.take(part), plan["short_side"], plan["quality"], size * len(part)) for part in rows]
+        shards[name] = [
+            Smaller(split.take(part), size * len(part), short_side=plan["short_side"], quality=plan["quality"])
+            for part in rows
+        ]
     features = {"image": {"_type": "Image"}, "label": {"names": class_names, "_type": "ClassLabel"}}
     schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    write_shards(shards, partial, schema, [], workers)
+    # One or two shards are written by threads of this process before other processes would have begun.
+    write_shards(shards, partial, schema, [], workers if sum(map(len, shards.values())) > 2 else 0)
     told: dict[str, Any] = {}
     for name, parts in shards.items():
         num_images, sha256 = _split_digest(partial, name, len(parts))

@@ -26,6 +26,7 @@ from archives import Tree, index_tar
 from tqdm import tqdm
 
 from cskd_hf.errors import UserError
+from cskd_hf.files import sync
 
 BATCH_IMAGES = 256
 BATCH_BYTES = 4 << 20
@@ -189,14 +190,6 @@ def put(target: Path, content: bytes) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     settle(temporary, target)
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def rows_file(partial: Path, split: str, number: int) -> Path:

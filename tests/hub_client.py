@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from command_runs import ROOT, Result
+from command_runs import Result, environment
 from hub_server import WRITER
 
 PYTHON = os.environ.get("HUB_PYTHON", sys.executable)
@@ -64,16 +64,10 @@ class Client:
     """Uploads to one Hub, one at a time."""
 
     def __init__(self, endpoint: str, home: Path, **variables: str) -> None:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": str(ROOT),
-        }
+        hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         self.process = subprocess.Popen(
             [PYTHON, "-c", CLIENT],
-            env=inherited | variables,
+            env=environment() | hub | variables,
             cwd=home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ class Fault:
     Attributes:
         status: answered in place of doing what was asked.
         cut: the connection ends within the answer's body, after the request was carried out; a PUT's within its own.
-        seconds: how long the answer is held back.
+        seconds, until: how long the answer is held back, or until what is set.
         corrupt: a byte of the answer's body is another.
     """
 
@@ -26,6 +27,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     seconds: float = 0.0
+    until: threading.Event | None = None
     corrupt: bool = False
 
 

@@ -85,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.dumps({"error": str(refusal)}).encode()
         if fault is not None and fault.seconds:
             time.sleep(fault.seconds)
+        if fault is not None and fault.until is not None:
+            fault.until.wait(30)
         if fault is not None and fault.corrupt:
             body = bytes([body[0] ^ 1]) + body[1:]
         self._answer(status, headers, body, cut=fault is not None and fault.cut)

@@ -47,14 +47,10 @@ def left(out: Path, what: str, rank: int = 0) -> dict[str, Tensor]:
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Sums of four and of two times two floats round differently: 1e-5 after nine updates, of weights around 0.1.
-
-    Momenta are in units of the gradient, which the rate of 0.05 divides: 1e-5 / 0.05. What is remembered is in half
-    floats: a unit in their last place, of probabilities.
-    """
+    """Of weights around 0.1. What is remembered is in half floats: a unit in their last place, of probabilities."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        atol = 1e-3 if name == "memory.predictions" else 2e-4 if "momentum" in name else 1e-5
+        atol = 1e-3 if name == "memory.predictions" else 1e-5
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 

@@ -74,6 +74,22 @@ def draw_split(num_images: int, seed: int = 0, size: int = 10) -> ImageSplit:
     return ImageSplit("train", dataset, labels.astype(np.int64), ("a", "b", "c"), np.arange(num_images))
 
 
+def in_double_precision(module: nn.Module) -> None:
+    """Let every part with weights compute in float64, whatever it is given: sums in another order then agree to 1e-12.
+
+    Losses stay in float32, as in training: of each image by itself they round the same however batches are dealt.
+    """
+    for part in module.modules():
+        if any(True for _ in part.parameters(recurse=False)):
+            for name, parameter in part.named_parameters(recurse=False):
+                parameter.data = parameter.data.double()
+                assert part.get_parameter(name).dtype == torch.float64
+            for name, buffer in part.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    part.register_buffer(name, buffer.double())
+            part.register_forward_pre_hook(lambda _, arguments: tuple(argument.double() for argument in arguments))
+
+
 @dataclass
 class Run:
     """Everything `training_updates` takes, made anew for each run; `weights` is the seed of the initial ones."""
@@ -95,6 +111,7 @@ class Run:
     scheduler: Callable[[Any], Any] = lambda _: None
     collate: Callable[[Any], Any] | None = None
     network: Callable[[], nn.Module] | None = None
+    double: bool = False
 
     def __post_init__(self) -> None:
         self.split = draw_split(self.num_images)
@@ -104,6 +121,8 @@ class Run:
         torch.manual_seed(self.weights)  # of the heads that the method adds
         experiment = Experiment(self.num_images, self.num_epochs, self.split.class_names, MEAN, STD)
         self.module = self.method.build(network, experiment)
+        if self.double:
+            in_double_precision(self.module)
         objective = Objective(self.method, self.module, MEAN, STD)
         settings = OptimizerSection(lr=1.0, momentum=self.momentum, filter_bias_and_bn=False)
         optimizer = create_optimizer(settings, self.method.export(self.module), self.module, self.lr)

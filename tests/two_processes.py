@@ -45,6 +45,7 @@ def make_run(name: str, num_images: int = NUM_IMAGES["even"]) -> Run:
         batch_size=GLOBAL_BATCH // world,
         lr=0.05,
         num_epochs=2,
+        double=True,
     )
 
 

@@ -32,7 +32,10 @@ class KeyBatches(Protocol):
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity, and the share of them that its control group is allowed."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux can say; elsewhere the machine's
+        cores = os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         cores = min(cores, max(1, int(quota) // int(period)))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cskd_hf.engine.loop import Progress
+from cskd_hf.files import sha256, sync
 from cskd_hf.models.memory import scatter_memories
 
 WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.safetensors"
@@ -92,16 +93,16 @@ def _save(
     state: dict[str, Any] = {
         "recipe_hash": recipe_hash,
         "progress": dataclasses.asdict(progress),
-        "sha256": {file.name: _sha256(file) for file in sorted(partial.iterdir())},
+        "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
     }
     state["sha256"][STATE] = _state_sha256(state)
     (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
     for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
+        sync(file)
+    sync(partial)
     shutil.rmtree(final, ignore_errors=True)  # a forced resume may pass this step again
     os.rename(partial, final)
-    _sync(folder)
+    sync(folder)
     saved = list_checkpoints(folder)
     place = saved.index(final)
     # Newer ones were passed over as damaged; kept, they would crowd out what is saved now.
@@ -124,7 +125,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             written = state["sha256"].pop(STATE)
-            damaged = [name for name, digest in state["sha256"].items() if _sha256(path / name) != digest]
+            damaged = [name for name, digest in state["sha256"].items() if sha256(path / name) != digest]
             damaged = damaged if _state_sha256(state) == written else [STATE]
         except (OSError, ValueError, KeyError) as error:
             damaged = [f"{STATE}: {error}"]
@@ -162,22 +163,6 @@ def load_average(path: Path, ema: nn.Module) -> None:
         ema.load_state_dict(load_file(path / AVERAGE))
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _state_sha256(state: dict[str, Any]) -> str:
     """Of the state before this checksum joins it."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from cskd_hf.data.load import ImageSplit
 from cskd_hf.engine.checkpoint import CheckpointError, list_checkpoints
 from cskd_hf.engine.loop import NonFiniteLossError, Progress
 from cskd_hf.engine.peers import Peers, is_broken_collective
+from cskd_hf.engine.predict import Predictions
 
 
 class NonFiniteWeightsError(RuntimeError):
@@ -31,6 +33,22 @@ def check_weights(module: nn.Module, step: int) -> None:
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one wait for all
     if not all(finite):
         raise NonFiniteWeightsError(f"step {step}: {names[finite.index(False)]}")
+
+
+def check_predictions(predictions: Mapping[str, Predictions]) -> str | None:
+    """What is wrong with logits that no result can be made of, or None.
+
+    Args:
+        predictions: split → those of the trained network.
+    """
+    for split, seen in predictions.items():
+        broken = int((~seen.logits.isfinite().all(dim=1)).sum())
+        if broken:
+            return (
+                f"the logits of {broken} of {len(seen.logits)} images of the {split} split are not finite: training "
+                "diverged. Lower optimizer.lr, set run.clip_grad, or run in float32"
+            )
+    return None
 
 
 def let_workers_die() -> None:

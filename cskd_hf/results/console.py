@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ class Console:
                 smoothing=0.05,
             )
         self.per_epoch = batches.num_samples
+
+    def first_keys(self, recipe: Recipe, names: Sequence[str], keys: Sequence[str]) -> None:
+        """What each process begins with, so that a log shows that no two train on the same images."""
+        what = "keys" if NUM_VIEWS[recipe.method.views] > 1 else "images"
+        for name, theirs in zip(names, keys, strict=True):
+            self.say(f"  {name}: first {what} {theirs}")
 
     def advance(self, progress: Progress) -> None:
         if self.bar is not None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cskd_hf.files import sha256
+
 # Files whose bytes are weights. ONNX is left out: it is derived from them, and not byte for byte the same each time.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 # The Hub's own, made with the repository.
@@ -56,14 +58,6 @@ def _described(path: Path, as_there: tuple[int, str, str] | None) -> tuple[int, 
     if as_there[1] == "sha256":
         return size, "sha256", sha256(path)
     return size, "git", hashlib.sha1(f"blob {size}\0".encode() + path.read_bytes()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def other_weights_line(local: Mapping[str, Path], state: BranchState, difference: Difference, repo_id: str) -> str:

@@ -26,7 +26,7 @@ from cskd_hf.engine.predict import Predictions
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe import Recipe, dump_recipe, identity, parse_recipe, recipe_hash
-from cskd_hf.results import calibration, figures, run_lock
+from cskd_hf.results import calibration, run_lock
 from cskd_hf.results.card import model_readme
 from cskd_hf.results.environment import describe_environment
 from cskd_hf.results.export import export_model, needs_cskd_hf
@@ -174,6 +174,8 @@ def finish(
         model: the plain timm model.
         predictions: of "test" and, where there is one, "holdout"; in float32.
     """
+    from cskd_hf.results import figures  # matplotlib, which a start shall not wait for
+
     test, holdout = predictions["test"], predictions.get("holdout")
     temperature = None if holdout is None else calibration.fit_temperature(holdout.logits, holdout.target)
     scaled = None if temperature is None else calibration.apply_temperature(test.logits, temperature)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cskd_hf.errors import UserError
+from cskd_hf.files import sha256
 from cskd_hf.results.hub_faults import attempt, http_error, one_line, reason
-from cskd_hf.results.hub_state import BranchState, Difference, branch_state, compare, other_weights_line, sha256
+from cskd_hf.results.hub_state import BranchState, Difference, branch_state, compare, other_weights_line
 
 Say = Callable[[str], None]
 

@@ -2,9 +2,9 @@
 
     python scripts/bench/run_all.py [--output bench] [--only step start ...]
 
-Each prints its page and leaves it in the folder, as Markdown and, but for overhead.py, as JSON; together.md holds all
-pages. A benchmark that fails is named at the end, and the others run all the same (exit status 1). What each command
-measures, and how to ask it for more, is said by its own --help.
+Each prints its page and leaves it in the folder, as Markdown and JSON; together.md holds all pages. A benchmark that
+fails is named at the end, and the others run all the same (exit status 1). What each command measures, and how to ask
+it for more, is said by its own --help.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "loader": ("loader.py", "--repeats", "5"),
     "step": ("step.py", "--modes", "eager", "--repeats", "9"),
     "end_to_end": ("end_to_end.py", "--quick"),
-    "start": ("start.py", "--quick"),
+    "start": ("start.py", "--quick", "--shares", "95"),
     "overhead": ("overhead.py", "--only", "steps"),
 }
-
-WITHOUT_JSON = ("overhead",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         script, *settings = BENCHES[name]
         print(f"== {name}", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        if name not in WITHOUT_JSON:
-            settings += ["--output", str(args.output)]
-        done = subprocess.run([sys.executable, str(HERE / script), *settings], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(HERE / script), *settings, "--output", str(args.output)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         print(done.stdout, flush=True)
         print(f"== {name}: {time.perf_counter() - began:.0f} s, status {done.returncode}", file=sys.stderr, flush=True)
         pages.append(done.stdout)

@@ -1,12 +1,12 @@
 """How long the commands take to say something, and training to make its first update on a set of ImageNet's size.
 
-    python scripts/bench/start.py [--rows 1281167] [--repeats 5]
+    python scripts/bench/start.py [--rows 1281167] [--repeats 5] [--shares 5 50 95]
 
 First: `--help` of every command, and a mistake in a recipe. Then the real training command on a prepared set of that
 many rows (tiny images: none but the first batch is read), from the start of Python until the first update of a
-ResNet-50 is made, fresh and resumed at 95 % of an epoch. The update itself is of 8 small images: the start is what is
-measured. The checkpoint is one that the command wrote, with its position moved: how the weights came about does not
-matter to a start.
+ResNet-50 is made, fresh and resumed at such shares of an epoch. The update itself is of 8 small images: the start is
+what is measured. The checkpoint is one that the command wrote, with its position moved: how the weights came about
+does not matter to a start.
 """
 
 from __future__ import annotations
@@ -121,20 +121,22 @@ def move(run: Path, position: int) -> None:
     (saved / checkpoint.STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
-def starts(place: Path, rows: int, repeats: int) -> dict[str, list[float]]:
+def starts(place: Path, rows: int, shares: Sequence[int], repeats: int) -> dict[str, list[float]]:
     recipe, run = prepare(place, rows), place / "run"
     stopped = [sys.executable, "-m", "cskd_hf.train", str(recipe), "run.max_hours=1e-9"]
-    found: dict[str, list[float]] = {"fresh": [], "resumed at 95 %": []}
+    positions = {f"resumed at {share} %": share * rows // 100 // BATCH * BATCH for share in shares}
+    found: dict[str, list[float]] = {"fresh": []} | {name: [] for name in positions}
     for repeat in range(repeats + 1):
         shutil.rmtree(run, ignore_errors=True)
-        fresh = seconds("-c", UNTIL_THE_FIRST, recipe)
+        took = {"fresh": seconds("-c", UNTIL_THE_FIRST, recipe)}
         shutil.rmtree(run)
         subprocess.run(stopped, env=ENVIRONMENT, capture_output=True)
-        move(run, int(0.95 * rows) // BATCH * BATCH)
-        resumed = seconds("-c", UNTIL_THE_FIRST, recipe)
-        if repeat or not repeats:
-            found["fresh"].append(fresh)
-            found["resumed at 95 %"].append(resumed)
+        for name, position in positions.items():
+            move(run, position)
+            took[name] = seconds("-c", UNTIL_THE_FIRST, recipe)
+        if repeat:
+            for name, value in took.items():
+                found[name].append(value)
     return found
 
 
@@ -142,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_281_167)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shares", type=int, nargs="+", default=[5, 50, 95], metavar="PERCENT", help="of an epoch")
     parser.add_argument("--quick", action="store_true", help="few repeats")
     parser.add_argument("--output", type=Path, help="a folder for start.md and start.json")
     args = parser.parse_args(argv)
@@ -149,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     said = answers(repeats)
     with tempfile.TemporaryDirectory() as place:
-        first = starts(Path(place), args.rows, repeats)
+        first = starts(Path(place), args.rows, args.shares, repeats)
     tables = [
         table(("until the command ends", "seconds"), [(name, spread(values)) for name, values in said.items()]),
         table(

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,16 +295,18 @@ def test_an_interrupted_upload_is_finished_by_the_same_command(
     hub: Hub, client: Client, release: Path, number: signal.Signals, route: str
 ) -> None:
     # The client's own threads are waited for, so an interrupt takes effect when they have their answer.
-    hub.fail(route, seconds=0.8, times=1)
+    sent = threading.Event()
+    hub.fail(route, until=sent, times=1)
     process = client.start(release)
     end = time.monotonic() + 30
     while not hub.asked(route):
         assert time.monotonic() < end
         time.sleep(0.01)
     os.kill(process, number)
+    sent.set()
     status, _, stderr = client.finish()
     if number == signal.SIGINT:
-        assert status == 130
+        assert status == 130, stderr
         assert stderr.splitlines()[-2:] == [
             f"error: the upload was interrupted; {release} is complete and stays; to finish: {FINISH}",
             "interrupted",

@@ -88,10 +88,17 @@ def test_every_benchmark_that_is_run_is_there(bench):
 
 @pytest.mark.slow
 def test_starts_are_timed_by_the_real_commands(bench, tmp_path):
-    bench("start").main(["--rows", "2000", "--repeats", "1", "--output", str(tmp_path)])
+    bench("start").main(["--rows", "2000", "--repeats", "1", "--shares", "95", "--output", str(tmp_path)])
     figures = json.loads((tmp_path / "start.json").read_text())["figures"]
     assert set(figures["starts"]) == {"fresh", "resumed at 95 %"}
     assert all(len(values) == 1 for part in figures.values() for values in part.values())
+
+
+@pytest.mark.slow
+def test_what_safety_costs_is_measured_on_one_process_and_two(bench, tmp_path):
+    bench("overhead").main(["--repeats", "1", "--only", "steps", "--output", str(tmp_path)])
+    figures = json.loads((tmp_path / "overhead.json").read_text())["figures"]["steps"]
+    assert all(len(figures[f"{processes} processes"]["asked"]) == 1 for processes in (1, 2))
 
 
 @pytest.mark.slow

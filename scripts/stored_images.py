@@ -1,0 +1,65 @@
+"""Images of a set that training can open → shards of another one, as `shards.write_shards` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cskd_hf.data.load import ImageSplit
+from cskd_hf.errors import UserError
+
+ROWS_A_READ = 64
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """A shard of some rows of a split; what is stored of an image is its own bytes.
+
+    Args:
+        num_bytes: about what is read, for the bar; 0 where it is only known then.
+        first_label: the new number of the split's class 0.
+    """
+
+    split: ImageSplit
+    num_bytes: int = 0
+    first_label: int = 0
+
+    end = 0  # the rows are read from no archive that is read in parallel
+
+    @property
+    def path(self) -> Path:
+        return Path(self.split.name)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.split)
+
+    def images(self) -> Iterator[tuple[int, str, bytes]]:
+        """(label, file name, bytes), a few rows in memory at a time.
+
+        Raises:
+            UserError: see `content`.
+        """
+        for start in range(0, len(self.split), ROWS_A_READ):
+            rows = range(start, min(start + ROWS_A_READ, len(self.split)))
+            for row, image in zip(rows, self.split.fetch(rows), strict=True):
+                name = image["path"] or f"{self.split.name}_{self.split.rows[row]}"
+                yield self.first_label + int(self.split.labels[row]), name, self.content(row, image)
+
+    def content(self, row: int, image: Mapping[str, Any]) -> bytes:
+        """What to store of an image.
+
+        Raises:
+            UserError: there is no image, or no such file.
+        """
+        if image["bytes"] is not None:
+            stored: bytes = image["bytes"]
+            return stored
+        try:
+            return Path(image["path"]).read_bytes()
+        except TypeError:
+            raise UserError(f"{self.split.describe(row, image)}: no image") from None
+        except OSError as error:
+            raise UserError(f"{self.split.describe(row, image)}: {error.strerror or error}") from None
