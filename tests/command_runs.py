@@ -1,7 +1,7 @@
 """Run the commands as users do, on image folders small enough to train in a second.
 
-`command` starts Python anew and pays for importing torch; `quick` forks a process that has imported everything and
-then does what `python -m cskd_hf.train` does. Both see no network and an empty Hub cache.
+`command` and `launch` start Python anew and pay for importing torch; `quick` and the processes of `torchrun` are forks
+of one that has imported everything. All see no network and an empty Hub cache.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import forks
 import numpy as np
 import yaml
 from PIL import Image
@@ -62,58 +63,38 @@ def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> R
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-_FORKING_SERVER = """
-import json, os, sys, traceback
-import accelerate, datasets, timm, torch
-import cskd_hf.data.load, cskd_hf.engine.loop, cskd_hf.results.run_folder
-from cskd_hf import train
-from cskd_hf.errors import run_command
-
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for number, name in enumerate(("stdout", "stderr"), start=1):
-            os.dup2(os.open(os.path.join(job["folder"], name), os.O_WRONLY | os.O_CREAT), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = ["train", *job["args"]]
-        status = 1
-        try:
-            run_command(train.main)
-        except SystemExit as exit:
-            status = exit.code
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _forking() -> str:
+    """Address of a server of forks, which ends with this process."""
+    folder = tempfile.TemporaryDirectory()
+    address = f"{folder.name}/socket"
     server = subprocess.Popen(
-        [sys.executable, "-c", _FORKING_SERVER],
+        [sys.executable, "-c", forks.SERVER, address, str(ROOT / "tests")],
         env=environment(),
         cwd=tempfile.gettempdir(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    atexit.register(folder.cleanup)
     atexit.register(server.kill)
-    return server
+    return address
 
 
 def quick(*args: object) -> Result:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        server.stdin.write(json.dumps({"folder": folder, "args": list(map(str, args))}) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return Result(status, *(Path(folder, name).read_text() for name in ("stdout", "stderr")))
+    program = ["-m", "cskd_hf.train", *map(str, args)]
+    with (
+        open(os.devnull) as nothing,
+        tempfile.TemporaryFile("w+") as stdout,
+        tempfile.TemporaryFile("w+") as stderr,
+    ):
+        files = [nothing.fileno(), stdout.fileno(), stderr.fileno()]
+        status = forks.run(_forking(), program, environment(), files, folder=tempfile.gettempdir())
+        stdout.seek(0)
+        stderr.seek(0)
+        return Result(status, stdout.read(), stderr.read())
 
 
 def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
@@ -217,7 +198,9 @@ def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Pope
 
 
 def torchrun(*args: object, processes: int = 2) -> Result:
-    with launch(*args, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    """torchrun, whose processes are forks."""
+    program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _forking(), *args]
+    with launch(*program, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         stdout, stderr = process.communicate()
     return Result(process.returncode, stdout, stderr)
 
