@@ -123,7 +123,7 @@ def _last_words(said: Sequence[str]) -> str:
 # What costs a training seconds before its first step, most of its time where it is only tried out.
 _SLOW_IMPORTS = [
     *("accelerate", "datasets", "matplotlib.figure", "sklearn.datasets", "timm", "torch", "torchvision"),
-    *("cskd_hf.data.load", "cskd_hf.engine.loop", "cskd_hf.methods", "cskd_hf.results.run_folder"),
+    *("cskd_hf.engine.build", "cskd_hf.publish", "cskd_hf.results.figures", "cskd_hf.results.run_folder"),
 ]
 
 
