@@ -39,9 +39,11 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     from accelerate import Accelerator
 
     from cskd_hf.data.load import load_images, resolve
+    from cskd_hf.engine.build import check_decode
     from cskd_hf.results.speed_page import advise, describe, estimate
 
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
+    check_decode(recipe, accelerator.device)
     recipe = resolve(recipe)
     images = load_images(recipe.data)
     try:

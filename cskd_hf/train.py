@@ -46,7 +46,14 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.inspect import cheap_problems
     from cskd_hf.data.load import load_images, resolve
     from cskd_hf.data.transforms import Transform
-    from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
+    from cskd_hf.engine.build import (
+        build_objective,
+        check_decode,
+        compile_objective,
+        make_experiment,
+        make_sampler,
+        training_loader,
+    )
     from cskd_hf.engine.checkpoint import load_average, load_checkpoint, save_checkpoint
     from cskd_hf.engine.failures import check_predictions, check_weights, let_workers_die, tell
     from cskd_hf.engine.loop import Progress, training_updates
@@ -72,6 +79,7 @@ def train(recipe: Recipe) -> int:
         kwargs_handlers=[timeout],
     )
     check_processes(accelerator, recipe)
+    check_decode(recipe, accelerator.device)
     if recipe.run.hub_model_id:
         check_target(recipe.run.hub_model_id)  # a missing token shows before hours of work
     peers = Peers(accelerator)

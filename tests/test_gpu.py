@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from typing import Any
 
@@ -11,15 +12,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from command_runs import command, draw_folder, metrics_lines, summary_of, write_recipe
+from PIL import Image
 from safetensors.torch import load_file
+from scipy.ndimage import gaussian_filter
 
 from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.decode import ordinary_jpeg
 from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.data.transforms import Transform
+from cskd_hf.data.undecoded import Deferred, pack, pixels
 from cskd_hf.engine.loop import Progress, training_updates
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe_sections import OptimizerSection
+from cskd_hf.recipe_sections import OptimizerSection, TransformSection
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -79,6 +85,37 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         assert progress.step == 8
     finally:
         AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_a_run_whose_jpegs_the_device_decodes_ends_in_finite_metrics(tmp_path, compiled):
+    pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
+    images = draw_folder(tmp_path / "images", {"train": (8, 8, 8), "test": (4, 4, 4)})
+    for file in images.glob("train/*/*.png"):
+        Image.open(file).save(file.with_suffix(".jpg"), quality=95)
+        file.unlink()
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"workers": 2})
+    done = command(recipe, "data.decode=cuda", f"run.compile={compiled}")
+    assert done.status == 0, done.stderr
+    assert all(np.isfinite(line["train/loss"]) for line in metrics_lines(tmp_path / "run"))
+
+
+def test_nvjpeg_shows_the_crops_that_the_loader_would_have_shown():
+    """Chroma is put together otherwise, so levels differ; places and flips must not."""
+    pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
+    noise = np.random.default_rng(0).normal(size=(80, 100, 3))
+    buffer = io.BytesIO()
+    levels = (gaussian_filter(noise, (4, 4, 0)) * 500 + 128).clip(0, 255).astype(np.uint8)
+    Image.fromarray(levels).save(buffer, "JPEG", quality=95)
+    image = {"bytes": buffer.getvalue(), "path": None}
+    transform = Transform(TransformSection(input_size=(3, 32, 32), vflip=0.5), True)
+    content, height, width = ordinary_jpeg(image)
+    crops = [transform.draw(height, width, seed) for seed in range(8)]
+    rest = pack({place: Deferred(content, crop, "one") for place, crop in enumerate(crops)}, transform.size)
+    none = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
+    found = pixels(Batch(none, torch.zeros(8), torch.zeros(8), undecoded=rest), torch.device("cuda")).cpu()
+    expected = torch.stack([transform(image, seed) for seed in range(8)])
+    assert (found.float() - expected.float()).abs().mean() < 3
 
 
 def test_the_mode_that_the_test_above_relies_on_sees_a_wait():

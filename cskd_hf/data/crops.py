@@ -1,4 +1,4 @@
-"""Which part of an image is shown, and its resizing into a place of the batch.
+"""Which part of an image is shown, drawn before a pixel is decoded, and what then is made of the pixels.
 
 The laws are torchvision's and timm's, written anew because theirs cost more than the resizing: pure functions of the
 image's size and of uniform draws.
@@ -8,12 +8,46 @@ from __future__ import annotations
 
 import math
 from random import Random
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cskd_hf.data.decode import Box
+from cskd_hf.recipe_sections import TransformSection
+
+
+class Crop(NamedTuple):
+    """What training shows of an image."""
+
+    box: Box  # decoded and resized
+    bicubic: bool
+    shift: tuple[int, int] | None  # down and right by so many pixels after resizing, with black behind
+    flips: tuple[int, ...]  # dimensions of (1, 3, H, W)
+
+
+def draw_crop(settings: TransformSection, draws: Random, height: int, width: int) -> Crop:
+    """The crop and flips that a recipe asks for, of an image of this size."""
+    flips = tuple(dim for dim, chance in ((3, settings.hflip), (2, settings.vflip)) if draws.random() < chance)
+    if settings.crop_padding is not None:
+        box = Box(0, 0, height, width)
+        return Crop(box, settings.interpolation == "bicubic", draw_shift(draws, settings.crop_padding), flips)
+    bicubic = draws.random() < 0.5 if settings.interpolation == "random" else settings.interpolation == "bicubic"
+    return Crop(random_resized_crop(draws, height, width, settings.scale, settings.ratio), bicubic, None, flips)
+
+
+def shown(pixels: Tensor, crop: Crop, size: tuple[int, int]) -> Tensor:
+    """(1, 3, height, width) uint8 of the pixels of a crop's box.
+
+    Args:
+        pixels: (1, 3, h, w) uint8, on any device; on a CPU in channels_last, or resizing takes twice the time.
+        size: (height, width) of the result.
+    """
+    images = resize(pixels, size, crop.bicubic)
+    if crop.shift is not None:
+        images = shifted(images, *crop.shift)
+    return images.flip(crop.flips) if crop.flips else images
 
 
 def random_resized_crop(
@@ -47,14 +81,15 @@ def random_resized_crop(
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
-def shifted(images: Tensor, draws: Random, padding: int) -> Tensor:
-    """torchvision's `RandomCrop(size, padding)`: pad with black, and cut the same size out at a uniform place.
-
-    Args:
-        images: (1, 3, H, W).
-    """
-    height, width = images.shape[2:]
+def draw_shift(draws: Random, padding: int) -> tuple[int, int]:
+    """torchvision's `RandomCrop(size, padding)`: pad with black, and cut the same size out at a uniform place."""
     down, across = (int(draws.random() * (2 * padding + 1)) - padding for _ in range(2))
+    return down, across
+
+
+def shifted(images: Tensor, down: int, across: int) -> Tensor:
+    """(1, 3, H, W), of whose pixels the first is the one `down` and `across` from it; black where there is none."""
+    height, width = images.shape[2:]
     out = torch.zeros_like(images)
     rows, columns = (slice(max(0, -by), min(side, side - by)) for by, side in ((down, height), (across, width)))
     out[:, :, rows, columns] = images[
@@ -63,19 +98,21 @@ def shifted(images: Tensor, draws: Random, padding: int) -> Tensor:
     return out
 
 
-def resize(pixels: np.ndarray, size: tuple[int, int], bicubic: bool) -> Tensor:
+def resize(images: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
     """Antialiased resize, within one level of Pillow's.
 
     Args:
-        pixels: (h, w, 3) uint8, contiguous.
+        images: (1, 3, h, w) uint8; on a CPU in channels_last, so that torch takes its fast path, in this thread alone.
         size: (height, width) of the result.
 
     Returns:
-        (1, 3, height, width) uint8 in channels_last: so torch takes its fast path, which runs in this thread alone.
+        (1, 3, height, width) uint8.
     """
-    images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    if pixels.shape[:2] == size:
+    if images.shape[2:] == size:
         return images
+    if images.device.type != "cpu":  # there torch resizes floats only
+        mode = "bicubic" if bicubic else "bilinear"
+        return F.interpolate(images.float(), size, mode=mode, antialias=True).round_().clamp_(0, 255).to(torch.uint8)
     resample = torch.ops.aten._upsample_bicubic2d_aa if bicubic else torch.ops.aten._upsample_bilinear2d_aa
     resized: Tensor = resample(images, size, False)
     return resized

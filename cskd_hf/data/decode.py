@@ -52,11 +52,18 @@ def open_picture(image: Mapping[str, Any]) -> Picture:
     Raises:
         UnreadableImageError: see `decode`.
     """
+    jpeg = ordinary_jpeg(image)
+    if jpeg is None:
+        return _Pixels(np.array(_decode_with_pillow(image)))
+    data, height, width = jpeg
+    return _Jpeg(image, data, height, width)
+
+
+def ordinary_jpeg(image: Mapping[str, Any]) -> tuple[bytes, int, int] | None:
+    """Bytes, height and width of an image that need not go through Pillow; else None."""
     data = read_jpeg(image)
     size = None if data is None else ordinary_size(data, Image.MAX_IMAGE_PIXELS)
-    if data is None or size is None:
-        return _Pixels(np.array(_decode_with_pillow(image)))
-    return _Jpeg(image, data, *size)
+    return None if data is None or size is None else (data, *size)
 
 
 def decode(image: Mapping[str, Any]) -> Image.Image:
@@ -71,10 +78,10 @@ def decode(image: Mapping[str, Any]) -> Image.Image:
     Raises:
         UnreadableImageError: missing file, truncated, not an image, or too large to be one.
     """
-    data = read_jpeg(image)
-    size = None if data is None else ordinary_size(data, Image.MAX_IMAGE_PIXELS)
-    if data is not None and size is not None:
-        pixels = decode_region(data, size, Box(0, 0, *size))
+    jpeg = ordinary_jpeg(image)
+    if jpeg is not None:
+        data, *size = jpeg
+        pixels = decode_region(data, (size[0], size[1]), Box(0, 0, size[0], size[1]))
         if pixels is not None:
             return Image.fromarray(pixels)
     return _decode_with_pillow(image)

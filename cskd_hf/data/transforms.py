@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from cskd_hf.data import crops
-from cskd_hf.data.decode import Box, Picture, decode, open_picture
+from cskd_hf.data.decode import decode, open_picture
 from cskd_hf.errors import UserError
 from cskd_hf.recipe_sections import TransformSection
 
@@ -92,25 +92,18 @@ class Transform:
             UnreadableImageError: the image cannot be decoded; `out` may then hold anything.
         """
         if self.is_training and not self.uses_global_generators:
-            self._write_random(open_picture(image), random.Random(seed), out)
+            picture = open_picture(image)
+            crop = self.draw(picture.height, picture.width, seed)
+            pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
+            out[None].permute(0, 3, 1, 2).copy_(crops.shown(pixels, crop, self.size))
             return
         rgb = decode(image)
         with seeded(seed) if self.is_training else nullcontext():
             out.copy_(torch.as_tensor(self._transform(rgb)).permute(1, 2, 0))
 
-    def _write_random(self, picture: Picture, draws: random.Random, out: Tensor) -> None:
-        settings = self.settings
-        flips = [dim for dim, chance in ((3, settings.hflip), (2, settings.vflip)) if draws.random() < chance]
-        bicubic = settings.interpolation == "bicubic"
-        if settings.crop_padding is not None:
-            whole = crops.resize(picture.region(Box(0, 0, picture.height, picture.width)), self.size, bicubic)
-            shown = crops.shifted(whole, draws, settings.crop_padding)
-        else:
-            if settings.interpolation == "random":
-                bicubic = draws.random() < 0.5
-            box = crops.random_resized_crop(draws, picture.height, picture.width, settings.scale, settings.ratio)
-            shown = crops.resize(picture.region(box), self.size, bicubic)
-        out[None].permute(0, 3, 1, 2).copy_(shown.flip(flips) if flips else shown)
+    def draw(self, height: int, width: int, seed: int) -> crops.Crop:
+        """What training shows of an image of this size, where no transform of timm's is asked for."""
+        return crops.draw_crop(self.settings, random.Random(seed), height, width)
 
 
 def _timms(settings: TransformSection) -> tv.Compose:

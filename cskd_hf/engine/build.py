@@ -14,6 +14,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.data.workers import ThreadLoader
 from cskd_hf.engine.loop import make_loader
 from cskd_hf.engine.objective import Objective
+from cskd_hf.errors import UserError
 from cskd_hf.methods.base import NUM_VIEWS, Experiment
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe import Recipe
@@ -30,6 +31,29 @@ def make_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
     return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views])
 
 
+def check_decode(recipe: Recipe, device: torch.device) -> None:
+    """Refuse `data.decode: cuda` where it cannot be, before any image is read.
+
+    Raises:
+        UserError: no CUDA device, no torchcodec, or transforms that need pixels in the loader.
+    """
+    if recipe.data.decode == "cpu":
+        return
+    settings = recipe.transform
+    if device.type != "cuda":
+        raise UserError("data.decode: cuda, but there is no CUDA device; write data.decode=cpu")
+    if settings.color_jitter or settings.auto_augment:
+        raise UserError(
+            "data.decode: transform.color_jitter and transform.auto_augment work on pixels in the loader; write "
+            "data.decode=cpu"
+        )
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: made for another torch
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"data.decode: cuda needs torchcodec ({reason}); pip install torchcodec") from None
+
+
 def training_loader(
     recipe: Recipe, train: ImageSplit, batches: GlobalBatches, pin_memory: bool
 ) -> DataLoader[Any] | ThreadLoader:
@@ -40,6 +64,7 @@ def training_loader(
         Transform(recipe.transform, True),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
         plain=plain,
+        deferred=recipe.data.decode == "cuda",
     )
     return make_loader(images, batches, recipe.data.workers, pin_memory, recipe.data.worker_type)
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.undecoded import pixels
 from cskd_hf.data.workers import ThreadLoader, batch_loader, count_workers
 from cskd_hf.engine.objective import statistics_kept
 from cskd_hf.engine.stopping import outlive_signals
@@ -195,7 +196,8 @@ def training_updates(
                 batch: Batch = next(arriving)
                 progress.wait_seconds += time.perf_counter() - waiting
                 progress.skipped.update(batch.skipped)
-                images, target, index = (part.to(accelerator.device, non_blocking=True) for part in batch[:3])
+                images = pixels(batch, accelerator.device)
+                target, index = (part.to(accelerator.device, non_blocking=True) for part in (batch.target, batch.index))
                 if own == 0:  # a process without a share repeats a key: it counts for nothing, nobody remembers it
                     index = torch.full_like(index, -1)
                 is_last = micro == len(counts) - 1

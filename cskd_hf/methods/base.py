@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     # (N,) int64: which image of the set, -1 for one that is repeated and weighs nothing; hides tuple.index
     index: Tensor  # type: ignore[assignment]
     skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
+    undecoded: Any = None  # `data.undecoded.Undecoded`: of these images, which `images` then lacks
 
 
 class Experiment(NamedTuple):

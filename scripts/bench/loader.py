@@ -205,7 +205,8 @@ def fidelity(files: list[bytes], shown: list[bytes], with_roi: bool) -> tuple[in
         scale = picture.height / image.height
         top, left = round(box.top * scale), round(box.left * scale)
         height, width = round(box.height * scale), round(box.width * scale)
-        found = crops.resize(picture.region(Box(top, left, height, width)), (224, 224), bicubic=False)
+        region = torch.from_numpy(picture.region(Box(top, left, height, width)))[None].permute(0, 3, 1, 2)
+        found = crops.resize(region, (224, 224), bicubic=False)
         difference = found[0].permute(1, 2, 0).numpy().astype(int) - expected
         worst.append(int(np.abs(difference).max()))
         levels.append(decibels(difference))
