@@ -87,7 +87,7 @@ def look(split: ImageSplit, rows: Sequence[int], num_decoded: int, fingerprints:
                         seen.formats[str(opened.format)] += 1
                         seen.modes[opened.mode] += 1
                         seen.sizes[opened.size] += 1
-                except Exception:  # decode says what is wrong
+                except Exception:  # Pillow's many, see `decode`, which says what is wrong
                     decode(stored)
                 if seen.opened <= num_decoded:
                     seen.decoded += 1

@@ -25,7 +25,7 @@ def attempt(what: str, action: Callable[[], _T], say: Callable[[str], None], tri
         get_session().timeout = TIMEOUT
         try:
             return action()
-        except Exception as error:
+        except Exception as error:  # of two HTTP libraries, by version; what does not pass is raised again
             passing = _passing(error)
             if passing is None or wait is None:
                 raise
