@@ -10,6 +10,7 @@ times. RandomResizedCrop(224) and flip everywhere.
     authors'-style     a folder, Pillow, torchvision, float batches; pairs by a list of lists
     timm               create_loader on the folder, without its copy to the device; single images, it knows no pairs
     timm on Arrow      datasets.Image() and timm's transforms, pairs by one index list a batch
+    DALI               its CPU operators on the folder, as many threads, where nvidia-dali is installed; single images
     ours               exact: the whole JPEG decoded; ROI: only the crop, where a libjpeg-turbo >= 3 is found;
                        in processes and in threads; from the files, and from a copy as
                        scripts/resize_dataset.py writes it (256 pixels, quality 90)
@@ -26,6 +27,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,25 @@ def timm_arrow(data: Dataset, args: argparse.Namespace) -> Epoch:
     )
 
 
+def dali(root: Path, args: argparse.Namespace) -> Epoch:
+    """Twice as many single images as there are pairs."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=2 * args.batch_size, num_threads=args.workers, device_id=None, prefetch_queue_depth=2)
+    def images() -> Any:
+        files, labels = fn.readers.file(file_root=str(root), random_shuffle=True, name="files")
+        crops = fn.decoders.image_random_crop(
+            files, device="cpu", random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+        )
+        sized = fn.resize(crops, size=[224, 224], interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.flip(sized, horizontal=fn.random.coin_flip()), labels
+
+    pipeline = images()
+    pipeline.build()
+    batches = -(-pipeline.epoch_size("files") // args.batch_size)
+    return lambda: sum(len(pipeline.run()[0]) for _ in range(batches))
+
+
 # Ours
 
 
@@ -239,6 +260,8 @@ def main() -> None:
             "ours, 256-px copy, processes": ours(copy, args),
             "ours, 256-px copy, threads": ours(copy, args, "thread"),
         }
+        with suppress(ImportError):
+            variants["DALI, on the CPU"] = dali(folder, args)
         seen = {"ours, exact": (files, False), "ours, 256-px copy": (copies, False)}
         if roi.available():
             variants["ours, ROI, processes"] = ours(arrow, args, with_roi=True)
@@ -262,7 +285,13 @@ def main() -> None:
         of = name.removesuffix(", processes").removesuffix(", threads")
         level, noise = pixels.get(of, (0, math.inf))
         against = [ratios(measured, rates[other]) for other in (AUTHORS, TIMM)]
-        seen_as = "the reference" if of not in pixels else f"{level} at most, {noise:.0f} dB"
+        seen_as = (
+            "another decoder's"
+            if "DALI" in of
+            else "the reference"
+            if of not in pixels
+            else f"{level} at most, {noise:.0f} dB"
+        )
         rows.append([name, spread(measured, 0), *(spread(each) for each in against), seen_as])
         figures[name] = {"images_per_second": measured, "max_level": level, "decibels": min(noise, 999.0)}
     size = np.mean([len(data) for data in files]) / 1000, np.mean([len(data) for data in copies]) / 1000
