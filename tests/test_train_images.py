@@ -1,0 +1,152 @@
+"""The images that a run is given: parquet as on the Hub, files of every kind, unreadable ones, a test split of one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_runs import (
+    draw_folder,
+    draw_image,
+    metrics_lines,
+    quick,
+    summary_of,
+    write_recipe,
+)
+from datasets import ClassLabel, Dataset, Features, Image
+from safetensors.torch import load_file
+
+# Parquet, by the paper's recipes
+
+
+def write_parquet(folder: Path, splits: dict[str, int], num_classes: int, labelled: bool = True) -> None:
+    """A Hub set's files: `image` and `label`, the bytes inside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    features = Features({"image": Image(), "label": ClassLabel(names=[f"n{i:08d}" for i in range(num_classes)])})
+    for number, (split, count) in enumerate(splits.items()):
+        rows: dict[str, list[Any]] = {"image": [], "label": []}
+        for i in range(count):
+            buffer = io.BytesIO()
+            draw_image(i % num_classes, 1000 * number + i, size=40).save(buffer, "JPEG")
+            rows["image"].append({"bytes": buffer.getvalue(), "path": f"{i}.JPEG"})
+            rows["label"].append(i % num_classes if labelled else -1)
+        Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def test_the_imagenet_recipe_runs_on_parquet_of_imagenets_columns_and_splits(tmp_path):
+    write_parquet(tmp_path / "imagenet" / "data", {"train": 16, "validation": 8}, 4)
+    write_parquet(tmp_path / "imagenet" / "data", {"test": 3}, 4, labelled=False)
+    done = quick(
+        "recipes/imagenet_resnet50.yaml",
+        f"data.dataset={tmp_path / 'imagenet'}",
+        "data.test_split=validation",
+        "data.batch_size=4",
+        "data.workers=0",
+        "data.holdout=0.25",
+        "transform.input_size=[3, 32, 32]",
+        "optimizer.lr=0.001",
+        "scheduler.num_epochs=1",
+        f"run.output_dir={tmp_path / 'run'}",
+    )
+    assert done.status == 0, done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["dataset"]["images"] == {"train": 12, "holdout": 4, "test": 8}
+    assert summary["model"]["num_parameters"] == 25_557_032 - 996 * 2049
+    assert summary["metrics"]["temperature"] > 0
+    expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
+    assert summary["method"] == expected
+
+
+def test_the_cub_recipe_runs_on_parquet_of_cubs_columns_and_splits_without_a_temperature(tmp_path):
+    write_parquet(tmp_path / "cub" / "data", {"train": 12, "test": 8}, 4)
+    done = quick(
+        "recipes/cub200_resnet18.yaml",
+        f"data.dataset={tmp_path / 'cub'}",
+        "data.batch_size=4",
+        "data.workers=0",
+        "transform.input_size=[3, 32, 32]",
+        "optimizer.lr=0.001",
+        "scheduler.num_epochs=1",
+        f"run.output_dir={tmp_path / 'run'}",
+    )
+    assert done.status == 0, done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["dataset"]["images"] == {"train": 12, "test": 8}
+    assert summary["model"]["num_parameters"] == 11_279_112 - 196 * 513
+    assert summary["metrics"]["temperature"] is None
+    assert summary["metrics"]["metrics_scaled"] is None
+    assert set(load_file(tmp_path / "run" / "predictions.safetensors")) == {"logits", "target", "features", "row"}
+    assert "no temperature was fitted" in done.stdout
+    (line,) = metrics_lines(tmp_path / "run")
+    assert "test/top1_error" in line
+
+
+# Images that are not what they should be
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_unreadable_image_stops_the_run_in_one_line_that_names_it(tmp_path, split, workers):
+    folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (2, 2)})
+    broken = folder / split / "class 1" / "00.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    done = quick(write_recipe(tmp_path / "run.yaml", folder), f"data.workers={workers}")
+    assert done.status == 2
+    assert done.stderr.startswith(f"error: split {split!r}, row 2, file {broken}: unreadable image (")
+    assert done.stderr.endswith("; mend or remove the file, or write data.on_corrupt=skip\n")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_unreadable_images_are_skipped_counted_and_reported_where_the_recipe_says_so(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (3, 3)})
+    for broken in (folder / "train" / "class 0" / "01.png", folder / "test" / "class 1" / "02.png"):
+        broken.write_bytes(b"not an image")
+    done = quick(write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip"}))
+    assert done.status == 0, done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["skipped_images"] == {"train": 1, "test": 1}
+    assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2, 3, 4]
+    skipped = {"split 'train', row 1,": "train/class 0/01.png", "split 'test', row 5,": "test/class 1/02.png"}
+    for row, file in skipped.items():
+        (note,) = [note for note in summary["notes"] if row in note]
+        assert file in note
+        assert note in done.stdout
+    assert "test/class 1/02.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_test_split_without_a_readable_image_is_told_in_one_line(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (1, 1)})
+    for broken in (folder / "test").rglob("*.png"):
+        broken.write_bytes(b"")
+    done = quick(write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip"}))
+    assert done.status == 2
+    assert done.stderr == "error: split 'test' has no readable image; mend its files\n"
+
+
+def test_images_of_every_kind_train(tmp_path):
+    folder = draw_folder(tmp_path / "odd images", {"train": (4, 4, 1), "test": (2, 2, 1)})
+    place = folder / "train" / "class 0"
+    draw_image(0, 1).convert("CMYK").save(place / "cmyk of mine.jpg")
+    draw_image(0, 2).convert("L").save(place / "grey.png")
+    draw_image(0, 3).convert("RGBA").save(place / "alpha.png")
+    draw_image(0, 4).convert("P").save(place / "palette.gif")
+    draw_image(0, 5).convert("1").save(place / "bits.png")
+    draw_image(0, 6, size=3).save(place / "tiny.bmp")
+    draw_image(0, 7).resize((90, 7)).save(place / "wide.webp")
+    (place / "read me.txt").write_text("not an image, and not taken for one")
+    done = quick(write_recipe(tmp_path / "a run.yaml", folder))
+    assert done.status == 0, done.stderr
+    summary = summary_of(tmp_path / "a run")
+    assert summary["dataset"]["images"] == {"train": 16, "test": 5}
+    assert summary["skipped_images"] == {"train": 0, "test": 0}
+    assert "1 classes have one training image, paired with itself: class 2" in done.stdout
+
+
+def test_a_test_split_of_one_image_ends_in_a_result_without_recall(tmp_path):
+    data = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (1, 0)})
+    done = quick(write_recipe(tmp_path / "run.yaml", data))
+    assert done.status == 0, done.stderr
+    assert summary_of(tmp_path / "run")["metrics"]["last"]["recall_at_1"] is None

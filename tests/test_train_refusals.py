@@ -1,0 +1,144 @@
+"""What cannot be trained, or not to the end, is told in one line: output folders, models, settings, divergence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import (
+    draw_folder,
+    metrics_lines,
+    quick,
+    write_recipe,
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Three classes: 15 images to train on, 9 to test."""
+    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+
+
+# The output folder
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, images):
+    (tmp_path / "run").write_text("mine")
+    done = quick(write_recipe(tmp_path / "run.yaml", images))
+    assert done.status == 2
+    assert done.stderr == f"error: run.output_dir: {tmp_path / 'run'} is a file; name a folder\n"
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_an_output_folder_with_other_things_in_it_is_refused(tmp_path, images):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    done = quick(write_recipe(tmp_path / "run.yaml", images))
+    assert done.status == 2
+    assert "is not empty and holds no run" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path / "run") == ["thesis.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, images):
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    (tmp_path / "closed").mkdir(mode=0o500)
+    done = quick(recipe, f"run.output_dir={tmp_path / 'closed' / 'run'}")
+    assert done.status == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_an_output_folder_below_a_file_is_refused(tmp_path, images):
+    (tmp_path / "file").write_text("mine")
+    done = quick(write_recipe(tmp_path / "run.yaml", images), f"run.output_dir={tmp_path / 'file' / 'run'}")
+    assert done.status == 2
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# The model and the settings
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.model_name=resnet81", "error: model.model_name: timm has no 'resnet81'; did you mean resnet"),
+        ("model.img_size=32", "error: model.img_size: test_resnet does not take it; leave it out"),
+        ("model.num_classes=7", "error: model.num_classes: read 7, but the data has 3; leave it out"),
+        ("model.pretrained=true", "error: model.pretrained: the weights of test_resnet could not be loaded ("),
+        ("model={model_name: resnet10, pretrained: true}", "error: model.pretrained: "),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_told_in_one_line_and_nothing_is_written(tmp_path, images, override, said):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), override)
+    assert done.status == 2
+    # Libraries may warn above; what is ours is one line.
+    assert done.stderr.splitlines()[-1].startswith(said)
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["run.yaml"]
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "model.pretrained=true")
+    assert done.stderr.splitlines()[-1].endswith(
+        "without a network, fill the Hub's cache beforehand or write model.pretrained=false"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["optimizer.opt=adamzz"], "optimizer"),
+        (["model.model_name=resnet18.foo_in1k"], "model"),
+        (["model.model_name=vit_tiny_patch16_224"], "transform.input_size"),
+        (["model.global_pool=foo"], "model"),
+        (["model.global_pool=''"], "transform.input_size"),
+        (["model.model_name=resnet18", "transform.input_size=[3, 32, 32]", "data.batch_size=7"], "data.batch_size"),
+    ],
+)
+def test_what_cannot_train_says_so_in_one_line_before_anything_is_written(tmp_path, images, overrides, key):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), *overrides)
+    assert done.status == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {key}"), line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# Training that diverges
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch_to_be_looked_at(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "optimizer.lr=1e30")
+    assert done.status == 1
+    assert done.stderr.count("\n") == 1
+    assert "the loss is not finite at step " in done.stderr
+    assert "Lower optimizer.lr" in done.stderr
+    report = json.loads((tmp_path / "run" / "nonfinite-rank0.json").read_text(encoding="utf-8"))
+    assert report["step"] >= 1
+    assert not np.isfinite(float(report["terms"]["loss"]))
+    assert len(report["batch"]) >= 6  # anchors and partners
+    assert all("split 'train', row " in row and ".png" in row for row in report["batch"])
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_logits_that_are_not_finite_end_the_run_in_one_line(tmp_path, images):
+    # The loss of the only update is finite; the weights it leaves behind are of no use to anybody.
+    done = quick(
+        write_recipe(tmp_path / "run.yaml", images),
+        "optimizer.lr=1e30",
+        "scheduler.num_epochs=1",
+        "data.batch_size=15",
+    )
+    assert done.status == 1
+    assert "note: epoch 1: logits of the test split are not finite" in done.stdout
+    assert done.stderr.startswith("error: the logits of 9 of 9 images of the test split are not finite: training diver")
+    assert done.stderr.count("\n") == 1
+    (line,) = metrics_lines(tmp_path / "run")
+    assert "test/nll" not in line
+    assert not (tmp_path / "run" / "summary.json").exists()

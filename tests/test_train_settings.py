@@ -1,0 +1,148 @@
+"""The settings of a run: precision, what is recorded and when, compiling, the running average, going on once killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from command_runs import (
+    command,
+    draw_folder,
+    environment,
+    kill_within_an_epoch,
+    metrics_lines,
+    quick,
+    write_recipe,
+)
+from PIL import Image as PillowImage
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Three classes: 15 images to train on, 9 to test."""
+    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+
+
+def test_bf16_trains_and_exports_float32(tmp_path, images):
+    for precision in ("no", "bf16"):
+        recipe = write_recipe(tmp_path / f"{precision}.yaml", images)
+        done = quick(recipe, f"run.mixed_precision={precision}")
+        assert done.status == 0, done.stderr
+    plain, mixed = metrics_lines(tmp_path / "no"), metrics_lines(tmp_path / "bf16")
+    assert plain != mixed
+    assert mixed[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)
+    for name in ("model/model.safetensors", "predictions.safetensors"):
+        tensors = load_file(tmp_path / "bf16" / name)
+        assert {str(value.dtype) for value in tensors.values()} == {"torch.float32", "torch.int64"}
+    # And what is reported is what those weights say in float32: bf16 would be a hundredth away.
+    model = timm.create_model(f"local-dir:{tmp_path / 'bf16' / 'model'}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    files = sorted((images / "test").rglob("*.png"))
+    with torch.no_grad():
+        logits = model(torch.stack([transform(PillowImage.open(file)) for file in files]))
+    saved = load_file(tmp_path / "bf16" / "predictions.safetensors")["logits"]
+    torch.testing.assert_close(saved, logits, rtol=0, atol=1e-5)
+    settings = yaml.safe_load((tmp_path / "bf16" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert settings["run"]["mixed_precision"] == "bf16"
+
+
+def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.report_to=[tensorboard]", "run.logging_steps=1")
+    assert done.status == 0, done.stderr
+    events = EventAccumulator(str(tmp_path / "run" / "cskd_hf"))
+    events.Reload()
+    assert {"update/loss", "train/loss", "train/kd_loss", "test/top1_error", "lr"} <= set(events.Tags()["scalars"])
+    lines = metrics_lines(tmp_path / "run")
+    for name in ("train/loss", "test/nll"):  # of an epoch, and not mixed with those of an update
+        seen = [(event.step, event.value) for event in events.Scalars(name)]
+        assert seen == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    assert [event.step for event in events.Scalars("update/loss")] == list(range(1, 9))
+    (settings,) = (tmp_path / "run" / "cskd_hf").rglob("hparams.yml")
+    assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
+
+
+def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, images):
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"drop_last": True})
+    done = quick(recipe, "run.val_interval=2", "scheduler.num_epochs=3")
+    assert done.status == 0, done.stderr
+    lines = metrics_lines(tmp_path / "run")
+    assert ["test/ece" in line for line in lines] == [False, True, True]
+    assert [line["step"] for line in lines] == [3, 6, 9]
+
+
+def test_accumulated_batches_are_told_and_counted(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
+    assert done.status == 0, done.stderr
+    assert "4 x 1 processes x 2 accumulated = 8 anchors (16 images)" in done.stdout
+    assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_run_trains_and_its_weights_keep_their_names(tmp_path, images):
+    recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 5}, scheduler={"num_epochs": 1})
+    with tempfile.TemporaryDirectory() as cache:
+        done = command(recipe, "run.compile=true", TORCHINDUCTOR_CACHE_DIR=cache)
+    assert done.status == 0, done.stderr
+    assert quick(recipe, f"run.output_dir={tmp_path / 'eager'}").status == 0
+    compiled, eager = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "eager"))
+    assert compiled.keys() == eager.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
+
+
+def test_the_running_average_is_what_is_evaluated_saved_and_exported(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.model_ema=true", "run.model_ema_decay=0.5")
+    assert done.status == 0, done.stderr
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
+    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert exported.keys() == average.keys()
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
+
+
+def test_a_running_average_goes_on_from_where_a_stopped_run_left_it(tmp_path, images):
+    """Two epochs at once, and one epoch that a forced resume makes two: the same average."""
+    recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
+    average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
+    assert quick(recipe, *average).status == 0
+    cut = f"run.output_dir={tmp_path / 'cut'}"
+    assert quick(recipe, *average, cut, "scheduler.num_epochs=1").status == 0
+    done = quick(recipe, *average, cut, "run.resume=force")
+    assert done.status == 0, done.stderr
+    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "cut"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_and_lines_as_one_left_alone(tmp_path, images):
+    settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
+    cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cskd_hf.train", str(cut), *settings],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    progress = kill_within_an_epoch(process, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "summary.json").exists()
+
+    done = quick(cut, *settings)
+    assert done.status == 0, done.stderr
+    assert f"resuming at step {progress['step']}, epoch {progress['epoch']}" in done.stdout
+    assert quick(cut, *settings, f"run.output_dir={tmp_path / 'whole'}").status == 0
+    for name in ("model/model.safetensors", "predictions.safetensors", "checkpoints/step-00000024/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    lines = metrics_lines(tmp_path / "cut")
+    assert len(lines) == 3
+    assert lines == metrics_lines(tmp_path / "whole")
