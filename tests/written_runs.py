@@ -16,6 +16,14 @@ def some_runs(root: Path, *tables: str, seeds: Sequence[int] = (0, 1, 2), **chos
     return runs_of(select(tables, **chosen), seeds, Setup(root, {}))
 
 
+CUB: dict[str, list[str]] = {"datasets": ["cub200"], "models": ["resnet18"]}
+
+
+def one_run(root: Path, method: str = "cskd", seed: int = 0) -> Run:
+    (run,) = some_runs(root, "table1", methods=[method], seeds=[seed], **CUB).values()
+    return run
+
+
 def as_trained(run: Run) -> Recipe:
     """The recipe with what training alone knows."""
     return run.expected.replace(model={"num_classes": 200}, run={"mixed_precision": "bf16"})
