@@ -1,0 +1,108 @@
+"""PairedImages and PairingCollator: how a batch is laid out, read and augmented."""
+
+from __future__ import annotations
+
+import torch
+from pairing_cases import DENSE, TRANSFORM, assert_equal, epoch_of, load, picture, split_of
+from torch.utils.data import DataLoader
+
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages, PairingCollator
+
+
+def test_a_batch_is_laid_out_anchors_first_then_partners():
+    split = split_of(DENSE)
+    draws = list(ClassPairSampler(DENSE, seed=0))[:4]
+    batch = load(PairedImages(split, TRANSFORM), draws)
+    anchors, partners = zip(*(draw.indices for draw in draws), strict=True)
+    assert batch.index.tolist() == [*anchors, *partners]
+    assert batch.target.tolist() == [DENSE[row] for row in (*anchors, *partners)]
+    assert batch.target[:4].tolist() == batch.target[4:].tolist()
+    for place, row in enumerate((*anchors, *partners)):
+        seed = draws[place % 4].seed + (place >= 4)
+        assert torch.equal(batch.images[place], TRANSFORM({"bytes": picture(row), "path": None}, seed))
+    assert (batch.images.dtype, batch.target.dtype, batch.index.dtype) == (torch.uint8, torch.int64, torch.int64)
+    assert batch.images.shape == (8, 3, 16, 16)
+    assert batch.skipped == ()
+
+
+def test_a_batch_of_single_views_is_just_its_images():
+    draws = list(ImageSampler(10, seed=0))[:3]
+    batch = load(PairedImages(split_of(DENSE), TRANSFORM), draws)
+    assert batch.images.shape == (3, 3, 16, 16)
+    assert batch.index.tolist() == [draw.indices[0] for draw in draws]
+    assert batch.target.tolist() == [DENSE[draw.indices[0]] for draw in draws]
+
+
+def test_two_views_of_one_image_are_augmented_differently():
+    batch = load(PairedImages(split_of(DENSE), TRANSFORM), list(ImageSampler(10, views=2))[:5])
+    assert batch.index[:5].tolist() == batch.index[5:].tolist()
+    assert not any(torch.equal(first, second) for first, second in zip(batch.images[:5], batch.images[5:], strict=True))
+
+
+def test_an_anchor_paired_with_itself_is_augmented_again():
+    batch = load(PairedImages(split_of([0]), TRANSFORM), list(ClassPairSampler([0])))
+    assert batch.index.tolist() == [0, 0]
+    assert not torch.equal(batch.images[0], batch.images[1])
+
+
+def test_a_batch_is_fetched_in_one_read():
+    split = split_of(DENSE)
+    draws = list(ClassPairSampler(DENSE))
+    load(PairedImages(split, TRANSFORM), draws)
+    assert split.fetched == [[row for draw in draws for row in draw.indices]]
+
+
+def test_the_loader_fetches_each_batch_in_one_read():
+    split = split_of(DENSE)
+    batches = GlobalBatches(ClassPairSampler(DENSE), 4)
+    list(DataLoader(PairedImages(split, TRANSFORM), batch_sampler=batches, collate_fn=PairingCollator()))
+    assert list(map(len, split.fetched)) == [8, 8, 4]
+
+
+def test_a_key_alone_is_loaded_as_in_its_batch():
+    images = PairedImages(split_of(DENSE), TRANSFORM)
+    draws = list(ClassPairSampler(DENSE))
+    batch = load(images, draws)
+    alone = PairingCollator()([images[draw] for draw in draws])
+    assert_equal(batch, alone)
+    assert len(images) == 10
+
+
+def test_anchors_have_the_same_pixels_with_and_without_partners():
+    images = PairedImages(split_of(DENSE), TRANSFORM)
+    pairs, single = ClassPairSampler(DENSE, seed=6), ImageSampler(10, seed=6)
+    for epoch in range(2):
+        with_partner, alone = load(images, epoch_of(pairs, epoch)), load(images, epoch_of(single, epoch))
+        assert torch.equal(with_partner.images[:10], alone.images)
+        assert torch.equal(with_partner.index[:10], alone.index)
+
+
+def test_pixels_do_not_depend_on_workers_or_on_the_batch_they_are_in():
+    def loaded(workers: int, batch_size: int) -> dict[int, torch.Tensor]:
+        batches = GlobalBatches(ClassPairSampler(DENSE, seed=2), batch_size)
+        loader = DataLoader(
+            PairedImages(split_of(DENSE), TRANSFORM),
+            batch_sampler=batches,
+            collate_fn=PairingCollator(),
+            num_workers=workers,
+        )
+        found = {}
+        for batch in loader:
+            half = len(batch.target) // 2
+            for anchor in range(half):
+                found[int(batch.index[anchor])] = torch.stack([batch.images[anchor], batch.images[half + anchor]])
+        return found
+
+    expected = loaded(workers=0, batch_size=4)
+    assert sorted(expected) == list(range(10))
+    for workers, batch_size in [(2, 4), (0, 3), (2, 10)]:
+        found = loaded(workers, batch_size)
+        assert all(torch.equal(found[row], pixels) for row, pixels in expected.items())
+
+
+def test_an_empty_batch_collates_to_an_empty_batch():
+    batch = PairingCollator()([])
+    assert batch.images.shape[:2] == (0, 3)
+    assert len(batch.target) == len(batch.index) == 0
+    assert (batch.images.dtype, batch.target.dtype, batch.index.dtype) == (torch.uint8, torch.int64, torch.int64)
