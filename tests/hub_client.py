@@ -22,7 +22,7 @@ FINISH = "python -m cskd_hf.publish runs/x org/name"
 # Imports the client once, then forks for each upload and does what the command does at its end, with waits that a
 # test can afford. It says the fork's process id, and its status in the end.
 CLIENT = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 from pathlib import Path
 from cskd_hf.errors import run_command
 from cskd_hf.results import hub_faults, upload
@@ -30,6 +30,7 @@ import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token, snapshot_download
 
 hub_faults.TIMEOUT, hub_faults.WAITS = 1.0, (0.05,) * 5
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background
 
 for line in sys.stdin:
     job = json.loads(line)
