@@ -99,7 +99,7 @@ def shifted(images: Tensor, down: int, across: int) -> Tensor:
 
 
 def resize(images: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
-    """Antialiased resize, within one level of Pillow's.
+    """Antialiased resize, within a level of Pillow's, seldom two.
 
     Args:
         images: (1, 3, h, w) uint8; on a CPU in channels_last, so that torch takes its fast path, in this thread alone.

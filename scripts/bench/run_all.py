@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 # Repeats such that all take some ten minutes. The step twice: a compiled one takes two minutes to be made on a CPU.
 BENCHES: dict[str, tuple[str, ...]] = {
     "pairing": ("pairing.py",),
-    "loader": ("loader.py", "--repeats", "5"),
-    "step": ("step.py", "--modes", "eager", "--repeats", "9"),
+    "loader": ("loader.py", "--repeats", "9"),
+    "step": ("step.py", "--modes", "eager", "--repeats", "25"),
     "end_to_end": ("end_to_end.py", "--quick"),
     "start": ("start.py", "--quick", "--shares", "95"),
     "overhead": ("overhead.py", "--only", "steps"),
