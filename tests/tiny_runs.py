@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
+from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from cskd_hf.data.batches import GlobalBatches
@@ -186,3 +187,8 @@ class Run:
 def assert_same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def cosine(optimizer: Any) -> Any:
+    """A schedule over three epochs."""
+    return create_scheduler_v2(optimizer, sched="cosine", num_epochs=3)[0]
