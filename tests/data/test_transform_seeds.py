@@ -1,0 +1,94 @@
+"""A training image is a function of the file and the seed alone; its colours too, where they are changed at all."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from transform_cases import NOISE, SEED, SMALL, WILD, encoded, train_at_32, transform
+
+
+@pytest.mark.parametrize("settings", [{}, WILD, {**WILD, "auto_augment": None, "color_jitter": 0.4}])
+def test_equal_seeds_give_equal_pixels_whatever_was_drawn_before(settings):
+    image = encoded(NOISE)
+    first = transform(True, **settings)
+    expected = [first(image, seed) for seed in (SEED, 7)]
+    random.seed(99), np.random.seed(99), torch.manual_seed(99)
+    again = transform(True, **settings)
+    again(encoded(SMALL), 5)
+    assert torch.equal(again(image, 7), expected[1])
+    random.random(), np.random.rand(), torch.rand(1)
+    assert torch.equal(again(image, SEED), expected[0])
+    assert torch.equal(first(image, 7), expected[1])
+
+
+@pytest.mark.parametrize("settings", [{}, WILD, {"input_size": (3, 32, 32), "crop_padding": 4}])
+def test_other_seeds_give_other_pixels(settings):
+    image, made = encoded(NOISE), transform(True, **settings)
+    # Seeds that differ in their high bits only, as hashes do, and by one, as an anchor's and a partner's do.
+    seeds = [0, 1, 2**32, 2**62, SEED, SEED + 1, 2**63 - 1, 2**63]
+    different = {made(image, seed).numpy().tobytes() for seed in seeds}
+    assert len(different) >= (len(seeds) if "crop_padding" not in settings else 4)
+
+
+@pytest.mark.parametrize("auto_augment", [None, "rand-m6-mstd0.5-inc1"])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_global_generators_are_left_untouched(is_training, auto_augment):
+    made = transform(
+        is_training, input_size=(3, 16, 16), auto_augment=auto_augment, color_jitter=None if auto_augment else 0.4
+    )
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    expected = random.random(), np.random.rand(), torch.rand(3).tolist()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    made(encoded(SMALL), SEED)
+    assert (random.random(), np.random.rand(), torch.rand(3).tolist()) == expected
+
+
+def test_global_generators_are_left_untouched_by_an_unreadable_image(monkeypatch):
+    made = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
+    monkeypatch.setattr(made, "_transform", lambda _: len(random.random()))  # fails after drawing
+    random.seed(1), torch.manual_seed(3)
+    expected = random.random(), torch.rand(1).item()
+    random.seed(1), torch.manual_seed(3)
+    with pytest.raises(TypeError):
+        made(encoded(SMALL), SEED)
+    assert (random.random(), torch.rand(1).item()) == expected
+
+
+# colour
+
+
+def test_there_is_no_colour_jitter_by_default():
+    """timm's own default is 0.4."""
+    flat = np.full((40, 40, 3), (200, 100, 50), dtype=np.uint8)
+    for made in (transform(True, input_size=(3, 16, 16)), train_at_32(hflip=0.5)):
+        colours = {tuple(made(encoded(flat), seed)[:, 8, 8].tolist()) for seed in range(30)}
+        assert colours == {(200, 100, 50)}
+
+
+@pytest.mark.parametrize("crop_padding", [None, 4])
+@pytest.mark.parametrize("setting", [{"color_jitter": 0.4}, {"auto_augment": "rand-m9-n2"}])
+def test_colour_settings_act_and_are_a_function_of_the_seed(setting, crop_padding):
+    array = np.full((32, 32, 3), (200, 100, 50), dtype=np.uint8)
+    array[::2] = (90, 160, 30)
+    made = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding, **setting)
+    plain = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding)
+    image = encoded(array)
+    pictures = [made(image, seed) for seed in range(20)]
+    unchanged = sum(torch.equal(picture, plain(image, seed)) for seed, picture in enumerate(pictures))
+    assert unchanged < 10
+    assert len({picture.numpy().tobytes() for picture in pictures}) > 10
+    assert all(torch.equal(made(image, seed), picture) for seed, picture in enumerate(pictures))
+
+
+def test_a_stronger_colour_jitter_spreads_colours_wider():
+    image = encoded(np.full((8, 8, 3), 128, dtype=np.uint8))
+
+    def spread(color_jitter: float) -> float:
+        made = transform(True, input_size=(3, 8, 8), color_jitter=color_jitter)
+        return float(np.std([made(image, seed).float().mean().item() for seed in range(60)]))
+
+    assert spread(0.0) == 0
+    assert 0 < 2 * spread(0.1) < spread(0.4)
