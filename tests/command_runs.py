@@ -116,6 +116,11 @@ def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
     return root
 
 
+def fifteen_images(tmp_path_factory: Any) -> Path:
+    """A fixture: three classes, 15 images to train on, 9 to test."""
+    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+
+
 def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Path:
     """A recipe of two epochs on `dataset` with timm's smallest ResNet, at a size that leaves BatchNorm 2×2 pixels."""
     recipe: dict[str, dict[str, Any]] = {

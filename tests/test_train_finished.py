@@ -19,6 +19,7 @@ from command_runs import (
     command,
     draw_folder,
     environment,
+    fifteen_images,
     metrics_lines,
     quick,
     summary_of,
@@ -32,10 +33,7 @@ from cskd_hf.results.metrics import METRICS
 RATES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Three classes: 15 images to train on, 9 to test."""
-    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+images = pytest.fixture(fifteen_images, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from command_runs import (
-    draw_folder,
+    fifteen_images,
     metrics_lines,
     quick,
     write_recipe,
 )
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Three classes: 15 images to train on, 9 to test."""
-    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+images = pytest.fixture(fifteen_images, scope="module")
 
 
 # The output folder

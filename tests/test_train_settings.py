@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import timm
@@ -14,8 +13,8 @@ import torch
 import yaml
 from command_runs import (
     command,
-    draw_folder,
     environment,
+    fifteen_images,
     kill_within_an_epoch,
     metrics_lines,
     quick,
@@ -25,11 +24,7 @@ from PIL import Image as PillowImage
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Three classes: 15 images to train on, 9 to test."""
-    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+images = pytest.fixture(fifteen_images, scope="module")
 
 
 def test_bf16_trains_and_exports_float32(tmp_path, images):

@@ -70,7 +70,8 @@ def pixels(batch: Batch, device: torch.device) -> Tensor:
     if len(ready):
         missing = set(rest.places)
         places = [place for place in range(len(out)) if place not in missing]
-        out[torch.tensor(places, device=device)] = ready.permute(0, 2, 3, 1)
+        for place, picture in zip(places, ready, strict=True):  # few; an index made here would wait for the device
+            out[place] = picture.permute(1, 2, 0)
     for place, crop, picture in zip(rest.places, rest.crops, _decoded(rest, device), strict=True):
         out[place] = shown(picture[None], crop, rest.size)[0].permute(1, 2, 0)
     return out.permute(0, 3, 1, 2)

@@ -86,11 +86,11 @@ def test_a_signal_stops_at_the_next_step_and_the_same_command_goes_on(tmp_path, 
 
 
 def test_a_signal_while_evaluating_stops_there_and_the_evaluation_is_done_first_thing(tmp_path):
-    images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (250, 250)})
+    images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (400, 400)})
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 1}, scheduler={"num_epochs": 1})
     process = start(recipe, *EVERY_STEP[:1])
     folder = tmp_path / "run"
-    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8, then 500 batches are evaluated
+    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8, then 800 batches are evaluated
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(0.5)
