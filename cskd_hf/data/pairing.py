@@ -91,8 +91,21 @@ class PairedImages(Dataset[Sample]):
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """The batch of these keys, all of one number of images; this is what a DataLoader calls."""
-        num_views = len(draws[0].indices) + (self.plain is not None)
-        buffer = _buffer((num_views, len(draws), *self.transform.size, 3))
+        return self.load(draws)
+
+    def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
+        """(views, keys, H, W, 3) of the batch of these keys."""
+        return len(draws[0].indices) + (self.plain is not None), len(draws), *self.transform.size, 3
+
+    def load(self, draws: Sequence[Draw], room: torch.Tensor | None = None) -> Batch:
+        """The batch of these keys.
+
+        Args:
+            room: (bytes,) uint8, where the batch shall lie; not used if it is too small for it.
+        """
+        shape = self.shape(draws)
+        num_views, size = shape[0], math.prod(shape)
+        buffer = _buffer(shape) if room is None or len(room) < size else room[:size].view(shape)
         images = iter(self.split.fetch([index for draw in draws for index in draw.indices]))
         indices, skipped = np.zeros((num_views, len(draws)), dtype=np.int64), []
         kept: list[int] = []

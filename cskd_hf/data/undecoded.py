@@ -56,13 +56,22 @@ def pack(deferred: Mapping[int, Deferred], size: tuple[int, int]) -> Undecoded:
     )
 
 
+def sent(part: Tensor, device: torch.device) -> Tensor:
+    """A part of a batch on the device.
+
+    The host goes on at once where it may: CUDA copies from pinned memory, which torch keeps until then. Elsewhere a
+    copy under way would see the loader write the next batch.
+    """
+    return part.to(device, non_blocking=device.type == "cuda")
+
+
 def pixels(batch: Batch, device: torch.device) -> Tensor:
     """(N, 3, H, W) uint8 in channels_last on the device, of the whole batch.
 
     Raises:
         UserError: an image that cannot be read.
     """
-    ready = batch.images.to(device, non_blocking=True)
+    ready = sent(batch.images, device)
     rest: Undecoded | None = batch.undecoded
     if rest is None:
         return ready

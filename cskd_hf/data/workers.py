@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,15 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 
-from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
+from cskd_hf.data.buffers import Buffers, Parcels
+from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Batch
 
 # More than this many have not been seen to feed a device better, and each takes memory.
 MOST_WORKERS = 16
 AHEAD = 2  # batches a worker has ready or in the making, as torch's `prefetch_factor`
+BUFFERS = AHEAD + 3  # of a worker: one that is trained on, one that was, and one more; those not needed cost nothing
 
 
 class KeyBatches(Protocol):
@@ -79,10 +82,11 @@ def batch_loader(
                 "generators, which threads share; write data.worker_type=process"
             )
         return ThreadLoader(images, batches, workers, pin_memory)
+    first = next(iter(batches), None)
     return DataLoader(
-        images,
+        Parcels(images, _buffers(images, first, workers), BUFFERS) if workers > 0 and first else images,
         batch_sampler=batches,
-        collate_fn=PairingCollator(),
+        collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         prefetch_factor=AHEAD if workers > 0 else None,
@@ -91,6 +95,15 @@ def batch_loader(
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
+
+
+def _buffers(images: PairedImages, draws: list[Draw], workers: int) -> Buffers:
+    """For batches like that of these keys, an epoch's first, than which none is larger."""
+    return Buffers(BUFFERS * workers, math.prod(images.shape(draws)))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class ThreadLoader:
@@ -108,6 +121,7 @@ class ThreadLoader:
         self, images: PairedImages, batches: KeyBatches | Sequence[list[Draw]], workers: int, pin_memory: bool
     ) -> None:
         self.images, self.batches, self.workers, self.pin_memory = images, batches, workers, pin_memory
+        self._buffers: Buffers | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -118,11 +132,12 @@ class ThreadLoader:
         Raises:
             UserError: what loading the batch raised, at its turn.
         """
-        keys = iter(self.batches)
         coming: deque[Future[Batch]] = deque()
         threads = ThreadPoolExecutor(self.workers, "loader", initializer=_stay_on_one_core)
         try:
-            for draws in keys:
+            for draws in self.batches:
+                if self._buffers is None:
+                    self._buffers = _buffers(self.images, draws, self.workers)
                 coming.append(threads.submit(self._load, draws))
                 if len(coming) > AHEAD * self.workers:
                     yield coming.popleft().result()
@@ -132,7 +147,9 @@ class ThreadLoader:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, draws: list[Draw]) -> Batch:
-        batch = self.images.__getitems__(draws)
+        assert self._buffers is not None
+        place = self._buffers.take(range(self._buffers.count))
+        batch = self.images.load(draws, None if place is None else self._buffers.borrow(place))
         return batch._replace(images=batch.images.pin_memory()) if self.pin_memory else batch
 
 

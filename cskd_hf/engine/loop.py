@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import PairedImages
-from cskd_hf.data.undecoded import pixels
+from cskd_hf.data.undecoded import pixels, sent
 from cskd_hf.data.workers import ThreadLoader, batch_loader, count_workers
 from cskd_hf.engine.objective import statistics_kept
 from cskd_hf.engine.stopping import outlive_signals
@@ -197,7 +197,7 @@ def training_updates(
                 progress.wait_seconds += time.perf_counter() - waiting
                 progress.skipped.update(batch.skipped)
                 images = pixels(batch, accelerator.device)
-                target, index = (part.to(accelerator.device, non_blocking=True) for part in (batch.target, batch.index))
+                target, index = (sent(part, accelerator.device) for part in (batch.target, batch.index))
                 if own == 0:  # a process without a share repeats a key: it counts for nothing, nobody remembers it
                     index = torch.full_like(index, -1)
                 is_last = micro == len(counts) - 1

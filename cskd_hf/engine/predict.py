@@ -12,6 +12,7 @@ from torch import Tensor
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.transforms import Transform
+from cskd_hf.data.undecoded import sent
 from cskd_hf.data.workers import batch_loader, count_workers
 from cskd_hf.engine.objective import normalize
 from cskd_hf.engine.stopping import outlive_signals
@@ -95,7 +96,7 @@ def predict_split(
         skipped.update(batch.skipped)
         if not len(batch.target):
             continue
-        images = normalize(batch.images.to(device, non_blocking=True), mean_, std_, channels_last)
+        images = normalize(sent(batch.images, device), mean_, std_, channels_last)
         with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
             maps = model.forward_features(images)
             pooled = model.forward_head(maps, pre_logits=True).float()
