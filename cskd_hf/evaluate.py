@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cskd_hf import yaml_files
+from cskd_hf.engine.host import keep_freed_memory, wait_briefly
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import parse_recipe
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_intermixed_args(argv)
 
+    wait_briefly()  # before torch comes with the next line
     from accelerate import Accelerator
 
     from cskd_hf.data.load import load_split, resolve
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = resolve(parse_recipe(settings, source=args.model))
     split = load_split(recipe.data, trained.class_names)
     accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     seen = predict_split(
         trained.model.to(accelerator.device),
         split,

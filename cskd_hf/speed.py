@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from cskd_hf.engine.host import keep_freed_memory, wait_briefly
 from cskd_hf.errors import UserError
 from cskd_hf.recipe import Recipe
 
@@ -35,6 +36,7 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--speed: measures one process; start it without a launcher")
     # Heavy imports wait until the recipe is known to be good.
+    wait_briefly()
     import torch
     from accelerate import Accelerator
 
@@ -43,6 +45,8 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     from cskd_hf.results.speed_page import advise, describe, estimate
 
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     check_decode(recipe, accelerator.device)
     recipe = resolve(recipe)
     images = load_images(recipe.data)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+from cskd_hf.engine.host import keep_freed_memory, wait_briefly
 from cskd_hf.errors import run_command
 from cskd_hf.recipe import Recipe, load_recipe, recipe_hash
 from cskd_hf.results import run_lock
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(recipe: Recipe) -> int:
     """Run a recipe to its end in this process, one of however many Accelerate finds; returns the exit status."""
     # Heavy imports wait until the recipe is known to be good: a mistake in it shall show at once.
+    wait_briefly()
     import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
@@ -78,6 +80,8 @@ def train(recipe: Recipe) -> int:
         project_dir=recipe.run.output_dir,
         kwargs_handlers=[timeout],
     )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     check_processes(accelerator, recipe)
     check_decode(recipe, accelerator.device)
     if recipe.run.hub_model_id:
