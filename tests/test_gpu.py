@@ -20,7 +20,7 @@ from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.decode import ordinary_jpeg
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.undecoded import Deferred, pack, pixels
+from cskd_hf.data.undecoded import Deferred, copying, pack, pixels, sent
 from cskd_hf.engine.loop import Progress, training_updates
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
@@ -85,6 +85,23 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         assert progress.step == 8
     finally:
         AcceleratorState._reset_state()
+
+
+def test_a_batch_is_copied_beside_the_work_that_is_queued():
+    device = torch.device("cuda", torch.cuda.current_device())
+    part = torch.randint(0, 255, (64, 3, 224, 224), dtype=torch.uint8).pin_memory()
+    sent(part, device)  # makes the stream and the memory
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # cycles: a second
+    slept, copied = torch.cuda.Event(), torch.cuda.Event()
+    slept.record()
+    there = sent(part, device)
+    copied.record(copying(device))
+    copied.synchronize()
+    assert not slept.query()
+    doubled = there.int() * 2  # waits for the copy, on the device
+    del there
+    assert torch.equal(doubled.cpu(), part.int() * 2)
 
 
 @pytest.mark.parametrize("compiled", ["false", "true"])

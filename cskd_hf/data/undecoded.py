@@ -7,6 +7,7 @@ ordinary arrive as pixels. A decoder of a device may show a damaged file without
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -59,10 +60,23 @@ def pack(deferred: Mapping[int, Deferred], size: tuple[int, int]) -> Undecoded:
 def sent(part: Tensor, device: torch.device) -> Tensor:
     """A part of a batch on the device.
 
-    The host goes on at once where it may: CUDA copies from pinned memory, which torch keeps until then. Elsewhere a
+    CUDA copies from pinned memory beside the work that is queued, and the host goes on at once. Elsewhere it waits: a
     copy under way would see the loader write the next batch.
     """
-    return part.to(device, non_blocking=device.type == "cuda")
+    if device.type != "cuda":
+        return part.to(device)
+    work, copies = torch.cuda.current_stream(device), copying(device)
+    with torch.cuda.stream(copies):
+        there = part.to(device, non_blocking=True)
+    work.wait_stream(copies)
+    there.record_stream(work)  # or its memory would be given away when the host is done with it
+    return there
+
+
+@functools.cache
+def copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device's copies."""
+    return torch.cuda.Stream(device)
 
 
 def pixels(batch: Batch, device: torch.device) -> Tensor:
