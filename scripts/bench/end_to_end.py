@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,30 @@ from reporting import ratios, report, spread, table
 HERE = Path(__file__).resolve().parent
 NUM_CLASSES = 20
 PLAIN = "plain script"
-OURS: dict[str, tuple[str, ...]] = {
-    "ours, loaded by processes": ("data.worker_type=process",),
-    "ours, loaded by threads": ("data.worker_type=thread",),
+PROCESSES, THREADS = ("data.worker_type=process",), ("data.worker_type=thread",)
+OURS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "ours, loaded by processes": (PROCESSES, {}),
+    "ours, loaded by threads": (THREADS, {}),
+}
+# Without what engine/host.py asks for: OpenMP's own spinning, and the thresholds at which glibc arrives by itself.
+SPINS = {"GOMP_SPINCOUNT": "300000"}
+GIVES_BACK = {
+    "MALLOC_MMAP_MAX_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
+}
+WITHOUT: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "processes, OpenMP spins as it likes": (PROCESSES, SPINS),
+    "threads, OpenMP spins as it likes": (THREADS, SPINS),
+    "processes, freed memory goes back": (PROCESSES, GIVES_BACK),
+    "threads, freed memory goes back": (THREADS, GIVES_BACK),
 }
 
 # The real command with the network that is registered here; it leaves when the last epoch's line is written.
 TRAIN = """
 import json, os, sys
+from cskd_hf.engine.host import wait_briefly
+wait_briefly()  # as the command does, before anybody imports torch
 import tiny_network
 from cskd_hf import train
 from cskd_hf.results import run_folder
@@ -76,13 +92,13 @@ def write_recipe(place: Path, args: argparse.Namespace) -> Path:
     return path
 
 
-def lines(*command: object, cwd: Path) -> list[str]:
-    """What a program of Python's prints.
+def lines(*command: object, cwd: Path, variables: Mapping[str, str] | None = None) -> list[str]:
+    """What a program of Python's prints; `variables` are added to its environment.
 
     Raises:
         SystemExit: it failed.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cwd / "cache")}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cwd / "cache")} | (variables or {})
     environment["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"
     done = subprocess.run(
         [sys.executable, *map(str, command)], env=environment, cwd=cwd, capture_output=True, text=True
@@ -98,10 +114,14 @@ def run_plain(place: Path, args: argparse.Namespace) -> list[tuple[float, float,
     return [tuple(json.loads(line)) for line in lines(*command, args.epochs, cwd=place)]
 
 
-def run_ours(place: Path, args: argparse.Namespace, settings: Sequence[str]) -> list[tuple[float, float, float]]:
+def run_ours(
+    place: Path, args: argparse.Namespace, settings: Sequence[str], variables: Mapping[str, str]
+) -> list[tuple[float, float, float]]:
     recipe = write_recipe(place, args)
     command = ["-c", TRAIN, args.epochs, recipe, *settings]
-    told = [json.loads(line[5:]) for line in lines(*command, cwd=place) if line.startswith("LINE ")]
+    told = [
+        json.loads(line[5:]) for line in lines(*command, cwd=place, variables=variables) if line.startswith("LINE ")
+    ]
     subprocess.run(["rm", "-rf", place / "run"], check=True)
     return [(e["seconds"], e["seconds"] * e["data_wait_share"], e["seconds"] * e["images_per_second"]) for e in told]
 
@@ -115,18 +135,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of each run, the first not counted")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few repeats")
+    parser.add_argument("--host", action="store_true", help="ours without what it asks of OpenMP and malloc, too")
     parser.add_argument("--output", type=Path, help="a folder for end_to_end.md and end_to_end.json")
     args = parser.parse_args(argv)
     repeats = min(args.repeats, 3) if args.quick else args.repeats
 
-    rates: dict[str, list[float]] = {PLAIN: [], **{name: [] for name in OURS}}
+    ours = OURS | WITHOUT if args.host else OURS
+    rates: dict[str, list[float]] = {PLAIN: [], **{name: [] for name in ours}}
     waits: dict[str, list[float]] = {name: [] for name in rates}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         mean_bytes = write_images(place / "images", args.images)
         for _ in range(repeats):
             runs = {PLAIN: run_plain(place, args)}
-            runs |= {name: run_ours(place, args, settings) for name, settings in OURS.items()}
+            runs |= {name: run_ours(place, args, *how) for name, how in ours.items()}
             for name, epochs in runs.items():
                 seconds, waited, anchors = (sum(column) for column in zip(*epochs[1:], strict=True))
                 rates[name].append(anchors / seconds)
