@@ -8,6 +8,7 @@ costs (scripts/bench/README.md). Here the pages stay, and a message says which p
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 import weakref
 from collections.abc import Iterable
@@ -28,19 +29,21 @@ _made_here: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDiction
 
 
 class Buffers:
-    """Places of equal size, in memory that this process shares with those it starts.
+    """Places of equal size for batches.
 
     A place is taken by who fills it, and freed by who last looked at it. Places that were never taken cost nothing.
 
     Args:
         count: of places.
         num_bytes: of each.
+        shared: with the processes that this one starts; else they are this process's alone.
     """
 
-    def __init__(self, count: int, num_bytes: int) -> None:
+    def __init__(self, count: int, num_bytes: int, shared: bool) -> None:
         self.count, self.num_bytes, self.number = count, num_bytes, next(_numbers)
         # What lies below multiprocessing.Array, which would write zeros everywhere: files without a name, in memory.
-        self._room, self._taken = BufferWrapper(count * num_bytes), BufferWrapper(count)
+        memory = BufferWrapper if shared else _Private
+        self._room, self._taken = memory(count * num_bytes), memory(count)
         self._taken.create_memoryview()[:count] = bytes(count)
         self._lock = threading.Lock()
         _made_here[self.number] = self
@@ -80,6 +83,28 @@ class Buffers:
 
     def _array(self, place: int) -> np.ndarray:
         return np.frombuffer(self._room.create_memoryview(), np.uint8, self.num_bytes, place * self.num_bytes)
+
+
+class _Private:
+    """As `BufferWrapper`, of this process alone."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._memory = np.empty(num_bytes, np.uint8)
+
+    def create_memoryview(self) -> memoryview:
+        return self._memory.data
+
+
+def room_for(workers: int, num_bytes: int) -> int:
+    """How many places of so many bytes each worker may have in shared memory; 0 where it is not Linux's /dev/shm.
+
+    Without that, `BufferWrapper` would take a file on a disk, and every batch would be written there.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return 0
+    return free // (workers * num_bytes)
 
 
 class Parcel:

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 
-from cskd_hf.data.buffers import Buffers, Parcels
+from cskd_hf.data.buffers import Buffers, Parcels, room_for
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Batch
@@ -51,8 +51,12 @@ def count_workers(workers: int | Literal["auto"]) -> int:
     """`data.workers` as a number; auto is this process's share of the node's cores."""
     if workers != "auto":
         return workers
-    here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return min(MOST_WORKERS, max(1, available_cores() // here))
+    return min(MOST_WORKERS, max(1, available_cores() // _processes_here()))
+
+
+def _processes_here() -> int:
+    """Training processes on this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def batch_loader(
@@ -82,9 +86,15 @@ def batch_loader(
                 "generators, which threads share; write data.worker_type=process"
             )
         return ThreadLoader(images, batches, workers, pin_memory)
-    first = next(iter(batches), None)
+    dataset: PairedImages | Parcels = images
+    first = next(iter(batches), None)  # than which no batch is larger
+    if workers > 0 and first:
+        num_bytes = math.prod(images.shape(first))
+        each = min(BUFFERS, room_for(_processes_here() * workers, num_bytes))
+        if each:
+            dataset = Parcels(images, Buffers(each * workers, num_bytes, shared=True), each)
     return DataLoader(
-        Parcels(images, _buffers(images, first, workers), BUFFERS) if workers > 0 and first else images,
+        dataset,
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,
@@ -95,11 +105,6 @@ def batch_loader(
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
-
-
-def _buffers(images: PairedImages, draws: list[Draw], workers: int) -> Buffers:
-    """For batches like that of these keys, an epoch's first, than which none is larger."""
-    return Buffers(BUFFERS * workers, math.prod(images.shape(draws)))
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -137,7 +142,8 @@ class ThreadLoader:
         try:
             for draws in self.batches:
                 if self._buffers is None:
-                    self._buffers = _buffers(self.images, draws, self.workers)
+                    num_bytes = math.prod(self.images.shape(draws))
+                    self._buffers = Buffers(BUFFERS * self.workers, num_bytes, shared=False)
                 coming.append(threads.submit(self._load, draws))
                 if len(coming) > AHEAD * self.workers:
                     yield coming.popleft().result()

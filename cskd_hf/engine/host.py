@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
 
     glibc gives large blocks back to the kernel at once, and gets them again filled with zeros, page by page: of a batch
     of 100 images at 224 pixels, normalising takes 9 ms, and that 20 ms more. A device's memory has torch's own
-    allocator, which keeps it anyway. Elsewhere than with glibc nothing happens.
+    allocator, which keeps it anyway. Processes forked later inherit it; elsewhere than with glibc nothing happens.
     """
     if sys.platform != "linux":
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from transform_cases import encoded
 
 from cskd_hf.data import workers as workers_module
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.buffers import Buffers, Parcel, Parcels
+from cskd_hf.data.buffers import Buffers, Parcel, Parcels, room_for
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import ClassPairSampler, PairedImages
 from cskd_hf.data.transforms import Transform
@@ -83,7 +84,9 @@ def test_a_part_of_a_batch_holds_its_place_and_outlives_the_loader(worker_type):
 @pytest.mark.parametrize("worker_type", ["process", "thread"])
 def test_who_leaves_off_and_starts_again_finds_places(worker_type, monkeypatch):
     made = []
-    monkeypatch.setattr(workers_module, "Buffers", lambda *size: made.append(Buffers(*size)) or made[-1])
+    monkeypatch.setattr(
+        workers_module, "Buffers", lambda *size, shared: made.append(Buffers(*size, shared)) or made[-1]
+    )
     loader = loader_of(paired(), worker_type)
     for _ in range(3):
         arriving = iter(loader)
@@ -104,8 +107,9 @@ def free_places(buffers: Buffers) -> list[int]:
     return found
 
 
-def test_a_place_is_free_again_when_nobody_looks_at_any_part_of_it():
-    buffers = Buffers(2, 12)
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_place_is_free_again_when_nobody_looks_at_any_part_of_it(shared):
+    buffers = Buffers(2, 12, shared)
     place = buffers.take(range(2))
     assert place == 0
     whole = buffers.borrow(place)
@@ -124,20 +128,21 @@ def test_a_place_is_free_again_when_nobody_looks_at_any_part_of_it():
     assert buffers.take(range(2)) is None
 
 
-def test_buffers_live_as_long_as_a_tensor_in_them():
-    buffers = Buffers(1, 1000)
+@pytest.mark.parametrize("shared", [True, False])
+def test_buffers_live_as_long_as_a_tensor_in_them(shared):
+    buffers = Buffers(1, 1000, shared)
     kept = buffers.borrow(buffers.take(range(1)) or 0)
     kept.fill_(3)
     del buffers
     gc.collect()
-    others = [Buffers(1, 1000) for _ in range(20)]
+    others = [Buffers(1, 1000, shared) for _ in range(20)]
     for other in others:
         other.look(0).fill_(9)
     assert kept.tolist() == [3] * 1000
 
 
 def test_threads_never_take_the_same_place():
-    buffers, taken = Buffers(400, 1), []
+    buffers, taken = Buffers(400, 1, shared=False), []
     start = threading.Barrier(8)
 
     def take() -> None:
@@ -159,7 +164,7 @@ def write_into(buffers: Buffers, place: int) -> None:
 
 
 def test_processes_that_inherit_nothing_share_them_too():
-    buffers = Buffers(3, 5)
+    buffers = Buffers(3, 5, shared=True)
     process = multiprocessing.get_context("spawn").Process(target=write_into, args=(buffers, 2))
     process.start()
     process.join()
@@ -187,7 +192,7 @@ def keys(count: int) -> list[Any]:
 @pytest.mark.usefixtures("second_worker")
 def test_a_worker_takes_its_own_places_only_and_fresh_memory_when_they_are_held():
     images = paired()
-    buffers = Buffers(4, 2 * 2 * 24 * 24 * 3)
+    buffers = Buffers(4, 2 * 2 * 24 * 24 * 3, shared=True)
     parcels = Parcels(images, buffers, each=2)
     expected = images.load(keys(2))
     sent = [parcels.__getitems__(keys(2)) for _ in range(3)]
@@ -200,7 +205,7 @@ def test_a_worker_takes_its_own_places_only_and_fresh_memory_when_they_are_held(
 @pytest.mark.usefixtures("second_worker")
 def test_a_batch_too_large_for_a_place_or_that_fails_leaves_it_free():
     images = paired(broken=7)
-    buffers = Buffers(2, 2 * 2 * 24 * 24 * 3)
+    buffers = Buffers(2, 2 * 2 * 24 * 24 * 3, shared=True)
     parcels = Parcels(images, buffers, each=1)
     large = parcels.__getitems__([key for key in keys(20) if 7 not in key.indices])
     assert isinstance(large, Batch)
@@ -208,6 +213,28 @@ def test_a_batch_too_large_for_a_place_or_that_fails_leaves_it_free():
     with pytest.raises(UserError, match="row 7"):
         parcels.__getitems__([key for key in keys(60) if 7 in key.indices][:1])
     assert free_places(buffers) == [0, 1]
+
+
+@pytest.mark.parametrize(("free", "distinct"), [(2 * 2 * 6912, 4), (2 * 6912, 2), (0, 0)])
+def test_little_shared_memory_means_fewer_places_and_the_same_batches(monkeypatch, free, distinct):
+    made = []
+    monkeypatch.setattr(
+        workers_module, "Buffers", lambda *size, shared: made.append(Buffers(*size, shared)) or made[-1]
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + 100))
+    found = list(loader_of(paired(), "process"))
+    assert [buffers.count for buffers in made] == [distinct] * bool(distinct)
+    assert all(same(batch, expected) for batch, expected in zip(found, without_workers(), strict=True))
+
+
+def no_such_folder(_: str) -> None:
+    raise FileNotFoundError
+
+
+def test_where_shared_memory_would_be_a_file_on_a_disk_there_are_no_places(monkeypatch):
+    assert room_for(2, 1000) > 0
+    monkeypatch.setattr("shutil.disk_usage", no_such_folder)
+    assert room_for(2, 1000) == 0
 
 
 def test_threads_whose_batch_fails_leave_its_place_free():
