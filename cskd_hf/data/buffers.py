@@ -14,15 +14,18 @@ import weakref
 from collections.abc import Iterable
 from math import prod
 from multiprocessing.heap import BufferWrapper
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import Draw
 from cskd_hf.methods.base import Batch
+
+if TYPE_CHECKING:
+    from cskd_hf.data.pairing import PairedImages
 
 _numbers = itertools.count()
 _made_here: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from cskd_hf.data.buffers import Parcel
 from cskd_hf.data.decode import UnreadableImageError, ordinary_jpeg
 from cskd_hf.data.jpeg import END
 from cskd_hf.data.load import ImageSplit
@@ -194,11 +195,11 @@ def _buffer(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class PairingCollator:
-    """Samples → `Batch`, laid out `[anchors | partners]` along dimension 0; a `Batch` stays as it is."""
+    """Samples → `Batch`, laid out `[anchors | partners]` along dimension 0; what is loaded whole stays as it is."""
 
-    def __call__(self, samples: Sequence[Sample] | Batch) -> Batch:
-        if isinstance(samples, Batch):  # PairedImages loads them whole
-            return samples
+    def __call__(self, samples: Sequence[Sample] | Batch | Parcel) -> Batch:
+        if isinstance(samples, Batch | Parcel):
+            return samples  # type: ignore[return-value]  # a parcel is a batch where it arrives
         skipped = tuple(report for sample in samples for report in sample.skipped)
         samples = [sample for sample in samples if sample.views]  # "drop" leaves none
         num_views = len(samples[0].views) if samples else 0

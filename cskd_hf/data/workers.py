@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 
 from cskd_hf.data.buffers import Buffers, Parcels, room_for
-from cskd_hf.data.pairing import Draw, PairedImages
+from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Batch
 
@@ -96,7 +96,7 @@ def batch_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=PairingCollator(),
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
         prefetch_factor=AHEAD if workers > 0 else None,
@@ -105,10 +105,6 @@ def batch_loader(
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class ThreadLoader:
