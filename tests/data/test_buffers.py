@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
+import pickle
 import threading
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import Any
 
@@ -158,20 +159,17 @@ def test_threads_never_take_the_same_place():
     assert sorted(taken) == list(range(400))
 
 
-def write_into(buffers: Buffers, place: int) -> None:
-    assert buffers.take([place]) == place
-    buffers.look(place).fill_(place)
-
-
-def test_processes_that_inherit_nothing_share_them_too():
+def test_processes_that_inherit_nothing_are_sent_the_memory_itself():
+    """Pickled as it is for a process that is spawned."""
     buffers = Buffers(3, 5, shared=True)
-    process = multiprocessing.get_context("spawn").Process(target=write_into, args=(buffers, 2))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    assert buffers.look(2).tolist() == [2] * 5
+    sent = pickle.loads(ForkingPickler.dumps(buffers))
+    assert sent.take([2]) == 2
+    sent.look(2).fill_(7)
+    assert buffers.look(2).tolist() == [7] * 5
     assert buffers.take([2]) is None
-    assert buffers.take([0, 1]) == 0
+    buffers.free(2)
+    assert sent.take([0, 2]) == 0
+    assert sent.take([0, 2]) == 2
 
 
 class Worker:
