@@ -88,7 +88,8 @@ def batch_loader(
         return ThreadLoader(images, batches, workers, pin_memory)
     dataset: PairedImages | Parcels = images
     first = next(iter(batches), None)  # than which no batch is larger
-    if workers > 0 and first:
+    # Of a loader whose processes persist there is one iteration at a time: a worker's places are its alone.
+    if workers > 0 and persistent and first:
         num_bytes = math.prod(images.shape(first))
         each = min(BUFFERS, room_for(_processes_here() * workers, num_bytes))
         if each:

@@ -38,9 +38,11 @@ def paired(broken: int | None = None) -> PairedImages:
     return PairedImages(split, Transform(TransformSection(input_size=(3, 24, 24)), is_training=True))
 
 
-def loader_of(images: PairedImages, worker_type: Any, workers: int = 2, batch_size: int = 2) -> Any:
+def loader_of(
+    images: PairedImages, worker_type: Any, workers: int = 2, batch_size: int = 2, persistent: bool = True
+) -> Any:
     batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), batch_size)
-    return batch_loader(images, batches, workers, worker_type, False, persistent=True, worker_init=None)
+    return batch_loader(images, batches, workers, worker_type, False, persistent, worker_init=None)
 
 
 def without_workers(batch_size: int = 2) -> list[Batch]:
@@ -68,6 +70,18 @@ def test_who_holds_every_batch_sees_none_change(worker_type):
     assert len(held) == 30
     assert len({batch.images.data_ptr() for batch in held}) == 30
     assert all(same(batch, expected) for batch, expected in zip(held, without_workers(), strict=True))
+
+
+@pytest.mark.parametrize("worker_type", ["process", "thread"])
+def test_two_iterations_at_a_time_do_not_meet(worker_type):
+    """Workers of one number in two iterations would share their places: without persistence there are none."""
+    loader = loader_of(paired(), worker_type, persistent=False)
+    if worker_type == "process":
+        assert isinstance(loader.dataset, PairedImages)
+        assert isinstance(loader_of(paired(), worker_type).dataset, Parcels)
+    for one, other, expected in zip(loader, loader, without_workers(), strict=True):
+        assert same(one, expected)
+        assert same(other, expected)
 
 
 @pytest.mark.parametrize("worker_type", ["process", "thread"])
