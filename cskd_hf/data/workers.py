@@ -123,7 +123,9 @@ class ThreadLoader:
         self, images: PairedImages, batches: KeyBatches | Sequence[list[Draw]], workers: int, pin_memory: bool
     ) -> None:
         self.images, self.batches, self.workers, self.pin_memory = images, batches, workers, pin_memory
-        self._buffers: Buffers | None = None
+        first = next(iter(batches), None)  # than which no batch is larger
+        num_bytes = math.prod(images.shape(first)) if first else 0
+        self._buffers = Buffers(BUFFERS * workers, num_bytes, shared=False)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -138,9 +140,6 @@ class ThreadLoader:
         threads = ThreadPoolExecutor(self.workers, "loader", initializer=_stay_on_one_core)
         try:
             for draws in self.batches:
-                if self._buffers is None:
-                    num_bytes = math.prod(self.images.shape(draws))
-                    self._buffers = Buffers(BUFFERS * self.workers, num_bytes, shared=False)
                 coming.append(threads.submit(self._load, draws))
                 if len(coming) > AHEAD * self.workers:
                     yield coming.popleft().result()
@@ -150,7 +149,6 @@ class ThreadLoader:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, draws: list[Draw]) -> Batch:
-        assert self._buffers is not None
         place = self._buffers.take(range(self._buffers.count))
         batch = self.images.load(draws, None if place is None else self._buffers.borrow(place))
         return batch._replace(images=batch.images.pin_memory()) if self.pin_memory else batch
