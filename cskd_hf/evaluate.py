@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         skip_corrupt=recipe.data.on_corrupt == "skip",
         autocast=False,
     )
+    accelerator.end_training()  # else gloo's threads may abort the process while Python is taken down, see train.py
     if not accelerator.is_main_process:
         return 0
     result: dict[str, Any] = {

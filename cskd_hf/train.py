@@ -137,6 +137,9 @@ def train(recipe: Recipe) -> int:
     if finished:
         console.say(f"{folder} is finished; its result:")
         console.result(folder)
+        # At every orderly end: gloo's threads may need Python a moment after a collective has returned, and abort the
+        # process where it is being taken down by then (pytorch/pytorch#190489).
+        accelerator.end_training()
         return 0
     progress = Progress()
     if checkpoint is not None:
@@ -259,12 +262,14 @@ def train(recipe: Recipe) -> int:
                     if not update.ends_epoch:
                         save(update.totals.read(accelerator))
                     console.stopped(stop.reason, progress)
+                    accelerator.end_training()
                     return stop.status
             # results
             predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
         except EvaluationStoppedError:
             save({})
             console.stopped(stop.reason, progress)
+            accelerator.end_training()
             return stop.status
         except (EOFError, OSError, RuntimeError) as error:
             let_workers_die()
@@ -276,6 +281,7 @@ def train(recipe: Recipe) -> int:
     if diverged:
         if accelerator.is_main_process:
             print(f"error: {diverged}", file=sys.stderr)
+        accelerator.end_training()
         return 1
     if accelerator.is_main_process:
         run_folder.finish(
