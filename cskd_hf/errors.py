@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -23,7 +24,9 @@ class ImageError(UserError):
 def run_command(command: Callable[[], int]) -> None:
     """Run a command's `main`; a `UserError` becomes lines on stderr and status 2, an interrupt one line and 130."""
     try:
-        sys.exit(command())
+        status = command()
+        gc.collect()  # a module in a cycle keeps threads of a destroyed process group, see `end_training` in train.py
+        sys.exit(status)
     except UserError as error:
         # Every process of a distributed run reads the same recipe and meets the same error: one of them says it.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, ImageError):

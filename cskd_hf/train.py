@@ -138,7 +138,8 @@ def train(recipe: Recipe) -> int:
         console.say(f"{folder} is finished; its result:")
         console.result(folder)
         # At every orderly end: gloo's threads may need Python a moment after a collective has returned, and abort the
-        # process where it is being taken down by then (pytorch/pytorch#190489).
+        # process where it is being taken down by then (pytorch/pytorch#190489). They end with the last that holds the
+        # group; run_command sees to cycles.
         accelerator.end_training()
         return 0
     progress = Progress()

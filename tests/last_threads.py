@@ -7,6 +7,7 @@ Writes OUT/RANK, a name a line, as Linux tells them.
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":
     out, module = sys.argv[1:3]
     sys.argv = sys.argv[2:]
+    gc.disable()  # else cycles go by chance
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
