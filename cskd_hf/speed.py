@@ -75,7 +75,7 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
     from accelerate.utils import set_seed
 
     from cskd_hf.data.batches import GlobalBatches
-    from cskd_hf.data.workers import available_cores, count_workers
+    from cskd_hf.data.workers import available_cores, count_workers, workers_ended
     from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
     from cskd_hf.engine.loop import Progress, training_updates
     from cskd_hf.engine.objective import try_out
@@ -130,14 +130,15 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
 
     workers = count_workers(data.workers)
     arriving = _epochs(loader, batches)
-    batch = next(arriving)
-    _pass(arriving, 2 * workers, seconds / 3)
-    began = time.perf_counter()
-    count = _pass(arriving, None, seconds)
-    loader_rate = count * batch_size / (time.perf_counter() - began)
-    arriving.close()
-    step_rate, _ = train(itertools.repeat(batch))
-    together, wait_share = train(loader)
+    with workers_ended(loader):
+        batch = next(arriving)
+        _pass(arriving, 2 * workers, seconds / 3)
+        began = time.perf_counter()
+        count = _pass(arriving, None, seconds)
+        loader_rate = count * batch_size / (time.perf_counter() - began)
+        arriving.close()
+        step_rate, _ = train(itertools.repeat(batch))
+        together, wait_share = train(loader)
     peak = torch.cuda.max_memory_allocated() if on_cuda else None
     return Speed(
         loader=loader_rate,

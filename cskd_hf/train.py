@@ -48,6 +48,7 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.inspect import cheap_problems
     from cskd_hf.data.load import load_images, resolve
     from cskd_hf.data.transforms import Transform
+    from cskd_hf.data.workers import workers_ended
     from cskd_hf.engine.build import (
         build_objective,
         check_decode,
@@ -232,7 +233,7 @@ def train(recipe: Recipe) -> int:
         grad_checkpointing=recipe.run.grad_checkpointing,
         seed=recipe.run.seed,
     )
-    with StopRequest(accelerator, recipe.run.max_hours) as stop:
+    with StopRequest(accelerator, recipe.run.max_hours) as stop, workers_ended(loader):
         try:
             if progress.line:  # stopped while it evaluated
                 end_epoch()

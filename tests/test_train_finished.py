@@ -23,6 +23,7 @@ from command_runs import (
     metrics_lines,
     quick,
     summary_of,
+    torchrun,
     tree,
     write_recipe,
 )
@@ -49,6 +50,20 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
     done = command(recipe)
     assert done.status == 0, done.stderr
     return recipe, recipe.with_suffix(""), done
+
+
+def test_a_run_leaves_no_process_of_its_loader(tmp_path, images):
+    """Not even where something holds on to what it used; a library may keep an error, and with it every frame."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import gc, multiprocessing, sys\n"
+        "from cskd_hf import train\n"
+        "gc.disable()\n"
+        "print(train.main(sys.argv[1:]), multiprocessing.active_children())\n"
+    )
+    done = torchrun(program, write_recipe(tmp_path / "run.yaml", images), "data.workers=2", processes=1)
+    assert done.status == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 def test_a_run_leaves_every_file_of_the_run_folder(finished):

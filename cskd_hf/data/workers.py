@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -106,6 +107,26 @@ def batch_loader(
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
+
+
+@contextmanager
+def workers_ended(loading: Any) -> Iterator[None]:
+    """End a loader's processes when the block is left, however it is left.
+
+    Freed with a cycle of references, torch's loader may find the queues closed by which it tells its processes to end:
+    it then waits five seconds, and for processes that outlive signals a minute.
+
+    Args:
+        loading: a loader whose processes persist, or an iterator of one whose do not; without any nothing is to do.
+    """
+    try:
+        yield
+    finally:
+        iterator = getattr(loading, "_iterator", loading)  # torch has no public name for either
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+        if iterator is not loading:
+            loading._iterator = None
 
 
 class ThreadLoader:

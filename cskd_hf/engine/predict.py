@@ -13,7 +13,7 @@ from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.transforms import Transform
 from cskd_hf.data.undecoded import sent
-from cskd_hf.data.workers import batch_loader, count_workers
+from cskd_hf.data.workers import batch_loader, count_workers, workers_ended
 from cskd_hf.engine.objective import normalize
 from cskd_hf.engine.stopping import outlive_signals
 from cskd_hf.errors import UserError
@@ -86,24 +86,25 @@ def predict_split(
     skipped: dict[int, str] = {}
     arriving = iter(loader)
     # As many rounds in every process, the ones with a shorter share included.
-    for _ in range(-(-each // batch_size)):
-        if stop():
-            model.train(was_training)
-            raise EvaluationStoppedError
-        batch = next(arriving, None)
-        if batch is None:
-            continue
-        skipped.update(batch.skipped)
-        if not len(batch.target):
-            continue
-        images = normalize(sent(batch.images, device), mean_, std_, channels_last)
-        with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
-            maps = model.forward_features(images)
-            pooled = model.forward_head(maps, pre_logits=True).float()
-            features.append(pooled if with_features else pooled[:, :0])
-            logits.append(model.forward_head(maps).float())
-        target.append(batch.target.to(device))
-        row.append(batch.index.to(device))
+    with workers_ended(arriving):
+        for _ in range(-(-each // batch_size)):
+            if stop():
+                model.train(was_training)
+                raise EvaluationStoppedError
+            batch = next(arriving, None)
+            if batch is None:
+                continue
+            skipped.update(batch.skipped)
+            if not len(batch.target):
+                continue
+            images = normalize(sent(batch.images, device), mean_, std_, channels_last)
+            with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
+                maps = model.forward_features(images)
+                pooled = model.forward_head(maps, pre_logits=True).float()
+                features.append(pooled if with_features else pooled[:, :0])
+                logits.append(model.forward_head(maps).float())
+            target.append(batch.target.to(device))
+            row.append(batch.index.to(device))
     model.train(was_training)
 
     parts = [torch.cat(part) if part else torch.empty(0, device=device) for part in (logits, target, features, row)]

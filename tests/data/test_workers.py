@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import ClassPairSampler, PairedImages
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.workers import ThreadLoader, available_cores, count_workers
+from cskd_hf.data.workers import ThreadLoader, available_cores, count_workers, workers_ended
 from cskd_hf.engine.loop import make_loader
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.errors import UserError
@@ -181,3 +182,42 @@ def test_auto_is_this_processs_share_of_the_nodes_cores(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
     assert count_workers("auto") == 1
     assert [count_workers(number) for number in (0, 1, 40)] == [0, 1, 40]
+
+
+def processes_of(loader: object, taken: int) -> list[multiprocessing.process.BaseProcess]:
+    arriving = iter(loader)  # type: ignore[call-overload]
+    for _ in range(taken):
+        next(arriving)
+    return multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("taken", [1, 6], ids=["left off early", "to the epoch's end"])
+def test_a_loaders_processes_end_with_the_block_though_it_is_held(taken):
+    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 4)
+    loader = make_loader(paired(), batches, 2, pin_memory=False)
+    batches.start_epoch(0, 0)
+    with workers_ended(loader):
+        assert len(processes_of(loader, taken)) == 2
+    assert multiprocessing.active_children() == []
+    with workers_ended(loader):  # and it starts others when it is used again
+        assert len(processes_of(loader, taken)) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_a_loaders_processes_end_with_the_block_that_an_error_leaves():
+    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 4)
+    loader = make_loader(paired(broken=3), batches, 2, pin_memory=False)
+    batches.start_epoch(0, 0)
+    with pytest.raises(UserError, match="row 3") as held, workers_ended(loader):
+        processes_of(loader, 6)
+    assert multiprocessing.active_children() == []
+    assert held.value.__traceback__ is not None
+
+
+@pytest.mark.parametrize(("workers", "worker_type"), [(0, "process"), (2, "thread")])
+def test_a_loader_without_processes_has_none_to_end(workers, worker_type):
+    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 4)
+    loader = make_loader(paired(), batches, workers, pin_memory=False, worker_type=worker_type)
+    batches.start_epoch(0, 0)
+    with workers_ended(loader):
+        assert processes_of(loader, 1) == []
