@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cskd_hf.data.buffers import Buffers, Parcels, room_for
 from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
@@ -122,11 +123,12 @@ def workers_ended(loading: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        iterator = getattr(loading, "_iterator", loading)  # torch has no public name for either
-        if hasattr(iterator, "_shutdown_workers"):
+        # torch has no public names for these
+        iterator = loading._iterator if isinstance(loading, DataLoader) else loading
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
-        if iterator is not loading:
-            loading._iterator = None
+        if isinstance(loading, DataLoader):
+            loading._iterator = None  # what iterates it again starts new processes
 
 
 class ThreadLoader:
