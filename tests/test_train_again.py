@@ -1,0 +1,135 @@
+"""The same command again: a finished run is told, a damaged one mended, another recipe refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from command_runs import (
+    Result,
+    fifteen_images,
+    metrics_lines,
+    quick,
+    summary_of,
+    tree,
+)
+from whole_runs import whole_run
+
+images = pytest.fixture(fifteen_images, scope="module")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
+    return whole_run(tmp_path_factory.mktemp("finished"), images, quick)
+
+
+def test_a_finished_run_is_told_and_not_touched(finished):
+    recipe, folder, _ = finished
+    before = tree(folder)
+    done = quick(recipe)
+    assert done.status == 0, done.stderr
+    assert f"{folder} is finished" in done.stdout
+    assert "top1_error" in done.stdout
+    assert tree(folder) == before
+
+
+def test_settings_that_change_no_number_do_not_make_another_recipe(finished):
+    recipe, folder, _ = finished
+    before = tree(folder)
+    done = quick(recipe, "data.workers=1", "run.logging_steps=1", "run.checkpoint_steps=2")
+    assert done.status == 0, done.stderr
+    assert "is finished" in done.stdout
+    assert tree(folder) == before
+
+
+def test_a_missing_report_of_a_finished_run_is_written_again(finished, tmp_path):
+    recipe, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "report.html").unlink()
+    done = quick(recipe, f"run.output_dir={copy}")
+    assert done.status == 0, done.stderr
+    assert (copy / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_a_run_killed_among_its_results_finishes_them_from_its_last_checkpoint(finished, tmp_path):
+    recipe, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for name in ("summary.json", "report.html", "predictions.safetensors"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "model")
+    done = quick(recipe, f"run.output_dir={copy}")
+    assert done.status == 0, done.stderr
+    assert "resuming at step 6, epoch 2" in done.stdout
+    for name in ("model/model.safetensors", "predictions.safetensors", "metrics.jsonl"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+    assert summary_of(copy)["metrics"] == summary_of(folder)["metrics"]
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(finished, tmp_path):
+    recipe, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "summary.json").unlink()
+    weights = copy / "checkpoints" / "step-00000006" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    done = quick(recipe, f"run.output_dir={copy}")
+    assert done.status == 0, done.stderr
+    assert "step-00000006 is damaged" in done.stderr
+    assert "resuming at step 3, epoch 1" in done.stdout
+    assert (copy / "model" / "model.safetensors").read_bytes() == (folder / "model" / "model.safetensors").read_bytes()
+    assert metrics_lines(copy) == metrics_lines(folder)
+
+
+def test_with_every_checkpoint_damaged_the_run_does_not_silently_start_anew(finished, tmp_path):
+    recipe, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "summary.json").unlink()
+    for weights in (copy / "checkpoints").rglob("model.safetensors"):
+        weights.unlink()
+    done = quick(recipe, f"run.output_dir={copy}")
+    assert done.status == 2
+    assert "every checkpoint is damaged" in done.stderr.splitlines()[-1]
+
+
+def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(finished):
+    recipe, folder, _ = finished
+    before = tree(folder)
+    done = quick(recipe, "optimizer.lr=0.02", "method.temperature=2.0")
+    assert done.status == 2
+    assert done.stderr.splitlines() == [
+        f"error: run.output_dir: {folder} holds a run of another recipe; name another folder, or write "
+        "run.resume=force to go on with this one",
+        "error: method.temperature: 4.0 in the folder, 2.0 now",
+        "error: optimizer.lr: 0.01 in the folder, 0.02 now",
+    ]
+    assert tree(folder) == before
+
+
+def test_resume_force_goes_on_with_the_changed_recipe(finished, tmp_path):
+    recipe, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    changed = ["scheduler={sched: none, num_epochs: 3}", "optimizer.lr=0.5"]
+    done = quick(recipe, f"run.output_dir={copy}", "run.resume=force", *changed)
+    assert done.status == 0, done.stderr
+    assert "resuming at step 6, epoch 2" in done.stdout
+    lines = metrics_lines(copy)
+    assert lines[:2] == metrics_lines(folder)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[2]["lr"] == 0.5
+    assert summary_of(copy)["epochs"] == 3
+    assert yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))["optimizer"]["lr"] == 0.5
+
+
+def test_resume_never_refuses_a_folder_that_holds_a_run(finished):
+    recipe, folder, _ = finished
+    before = tree(folder)
+    done = quick(recipe, "run.resume=never")
+    assert done.status == 2
+    assert done.stderr.startswith("error: run.resume: never, but ")
+    assert tree(folder) == before

@@ -1,0 +1,26 @@
+"""A whole run that the tests of what it leaves share: small, with a held-out share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from command_runs import Result, write_recipe
+
+
+def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[Path, Path, Result]:
+    """Its recipe, its folder, what it printed.
+
+    Args:
+        run: `command`, or `quick` for whom it only has to be there.
+    """
+    recipe = write_recipe(
+        folder / "run.yaml",
+        images,
+        data={"holdout": 0.2},
+        model={"model_name": "preact_resnet10_32px"},
+        transform={"input_size": [3, 16, 16]},
+    )
+    done = run(recipe)
+    assert done.status == 0, done.stderr
+    return recipe, recipe.with_suffix(""), done
