@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cskd_hf import yaml_files
-from cskd_hf.engine.host import keep_freed_memory, wait_briefly
+from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe import parse_recipe
+from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.recipe import parse_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,19 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait_briefly()  # before torch comes with the next line
     from accelerate import Accelerator
 
-    from cskd_hf.data.load import load_split, resolve
+    from cskd_hf.data.splits import load_split
     from cskd_hf.data.transforms import Transform
-    from cskd_hf.engine.predict import predict_split
-    from cskd_hf.models.trained import load_trained
-    from cskd_hf.results.calibration import apply_temperature
-    from cskd_hf.results.metrics import DEFINITIONS, evaluate_predictions
+    from cskd_hf.evaluation.calibration import apply_temperature
+    from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_predictions
+    from cskd_hf.evaluation.predictions import predict_split
+    from cskd_hf.models.load import load_trained
+    from cskd_hf.recipe.resolve import resolve
 
     trained = load_trained(args.model)
     settings = _settings(trained.run)
     for override in args.overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* can be said here; the weights know the rest")
-        yaml_files.apply_override(settings, override)
+        yaml_io.apply_override(settings, override)
     if "dataset" not in settings["data"]:
         raise UserError("name the images: data.dataset=NAME_OR_FOLDER")
     recipe = resolve(parse_recipe(settings, source=args.model))
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settings(run: Path | None) -> dict[str, Any]:
     """The run's recipe, or one that holds nothing but what evaluating needs."""
     if run is not None:
-        return yaml_files.read(run / "recipe.yaml")[0]
+        return yaml_io.read(run / "recipe.yaml")[0]
     return {
         "data": {},
         "model": {"model_name": "the weights' own"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cskd_hf.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from cskd_hf.models.trained import TrainedModel
+    from cskd_hf.models.load import TrainedModel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--top-k is at least 1")
 
     from cskd_hf.data.decode import UnreadableImageError
-    from cskd_hf.models.trained import load_trained
+    from cskd_hf.models.load import load_trained
 
     trained = load_trained(args.model)
     if trained.temperature is None:
@@ -52,8 +52,8 @@ def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tupl
     """
     import torch
 
+    from cskd_hf.data.normalize import normalize
     from cskd_hf.data.transforms import Transform
-    from cskd_hf.engine.objective import normalize
 
     image = Transform(trained.transform, is_training=False)({"bytes": None, "path": path}, seed=0)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))

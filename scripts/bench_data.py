@@ -34,7 +34,7 @@ SCRIPTS = Path(__file__).resolve().parent
 
 OPEN = """
 import json, resource, sys, time
-from cskd_hf.data.load import load_images, resolve
+from cskd_hf.data.splits import load_images, resolve
 from cskd_hf.recipe import parse_recipe
 from cskd_hf.data.inspect import cheap_problems
 folder, holdout = sys.argv[1], float(sys.argv[2])

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from cskd_hf.results.export import loading_code
+from cskd_hf.models.export import loading_code
 
 
 def main(folders: list[Path]) -> None:

@@ -28,9 +28,10 @@ from shards import SCHEMA, put, write_shards
 from stored_images import StoredImages
 
 import cskd_hf
-from cskd_hf.data.load import Images, load_images, resolve
+from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe import parse_recipe
+from cskd_hf.recipe.recipe import parse_recipe
+from cskd_hf.recipe.resolve import resolve
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:

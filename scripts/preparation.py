@@ -29,8 +29,8 @@ from shards import ROW_BYTES, SCHEMA, Shard, put, rows_file, sync, write_shards
 from tqdm import tqdm
 
 import cskd_hf
-from cskd_hf.data.catalog import CATALOG
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.catalog import CATALOG
 
 FORMAT = 1  # of the shards; a higher number makes unfinished ones start anew
 

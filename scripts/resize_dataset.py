@@ -33,14 +33,14 @@ from shards import SCHEMA, put, write_shards
 from stored_images import StoredImages
 
 import cskd_hf
-from cskd_hf.data.catalog import CATALOG, entry_of
 from cskd_hf.data.decode import UnreadableImageError
-from cskd_hf.data.load import ImageSplit, load_images, resolve
+from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.resizing import resized_bytes, stored_decibels
-from cskd_hf.data.workers import available_cores
-from cskd_hf.engine.processes import fingerprint
+from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe import parse_recipe
+from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.recipe import parse_recipe
+from cskd_hf.recipe.resolve import resolve
 
 ROWS_A_SHARD = 4096
 SAMPLED = 200

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.data.load import ImageSplit
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 
 ROWS_A_READ = 64

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cskd_hf.launch import start_forked
+from forkserver import start_forked
 
 SETTINGS = (
     "model.model_name=test_resnet",

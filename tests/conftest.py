@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the commands that tests start
 
+pytest_plugins = ["shared_fixtures"]
+
 # The files that take a minute or more. First, or else one of them is left for the end, and one core does nothing.
 LONGEST = ("test_smoke.py", "test_faults.py", "test_distributed.py", "test_stopping.py")
 

@@ -13,10 +13,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from cskd_hf import check
 from cskd_hf.data import duplicates, inspect
-from cskd_hf.data.catalog import CATALOG
-from cskd_hf.data.load import load_images, resolve
+from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import load_recipe
+from cskd_hf.recipe.catalog import CATALOG
+from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.resolve import resolve
 
 
 class Checked(NamedTuple):

@@ -19,13 +19,15 @@ from scipy.ndimage import gaussian_filter
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.decode import ordinary_jpeg
 from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.data.transfer import copying, sent
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.undecoded import Deferred, copying, pack, pixels, sent
-from cskd_hf.engine.loop import Progress, training_updates
+from cskd_hf.data.undecoded import Deferred, pack, pixels
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.engine.updates import training_updates
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe_sections import OptimizerSection, TransformSection
+from cskd_hf.recipe.sections import OptimizerSection, TransformSection
+from cskd_hf.runs.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

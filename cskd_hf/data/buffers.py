@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from cskd_hf.batch import Batch
 from cskd_hf.data.sampling import Draw
-from cskd_hf.methods.base import Batch
 
 if TYPE_CHECKING:
     from cskd_hf.data.pairing import PairedImages

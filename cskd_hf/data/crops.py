@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cskd_hf.data.decode import Box
-from cskd_hf.recipe_sections import TransformSection
+from cskd_hf.recipe.sections import TransformSection
 
 
 class Crop(NamedTuple):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cskd_hf.data.decode import UnreadableImageError
-from cskd_hf.data.load import Images, ImageSplit
+from cskd_hf.data.splits import Images, ImageSplit
 
 SAMPLE = 200  # images a split that are looked at where looking at all takes too long
 ALL = "compared by their bytes, across splits and within train: every image"

@@ -21,9 +21,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from cskd_hf.data.catalog import CATALOG
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import DataSection
+from cskd_hf.recipe.catalog import CATALOG
+from cskd_hf.recipe.sections import DataSection
 
 # What a repository says about itself; the rest of its files are data.
 _DESCRIPTIONS = ("README.md", "dataset_infos.json")

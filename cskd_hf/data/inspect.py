@@ -16,14 +16,14 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cskd_hf.data.catalog import entry_of
 from cskd_hf.data.decode import UnreadableImageError, decode
 from cskd_hf.data.duplicates import content_of, digest, find_duplicates, named_splits, numbers, sample
 from cskd_hf.data.hub import same_split
-from cskd_hf.data.load import Images, ImageSplit
+from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.recipe import Recipe
-from cskd_hf.recipe_sections import DataSection
+from cskd_hf.recipe.catalog import entry_of
+from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.sections import DataSection
 
 DECODED = 50  # of the sampled images, those that the cheap part decodes whole
 HASHED_BYTES = {"training": 1e9, "check": 5e9}  # larger data is compared by a sample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,16 +51,3 @@ def stored_decibels(image: Mapping[str, Any], stored: bytes, short_side: int) ->
     expected = np.asarray(smaller(original, short_side) or original, dtype=np.float32)
     error = float(np.square(np.asarray(decode({"bytes": stored, "path": None}), dtype=np.float32) - expected).mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def note_of_copy(dataset: str) -> str | None:
-    """What a report has to say where `data.dataset` is a folder that scripts/resize_dataset.py made."""
-    try:
-        made = json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))["resized"]
-        loss = f"{made['mean_decibels']:.1f} dB" if made["num_resized"] else "no loss"
-        return (
-            f"the images are a copy with short sides of at most {made['short_side']} pixels (JPEG quality "
-            f"{made['quality']}: {loss} against the originals made smaller likewise, {made['num_sampled']} sampled)"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no folder, no manifest, or one of another kind

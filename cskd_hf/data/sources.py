@@ -13,10 +13,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as PillowImage
 from pyarrow import csv
 
-from cskd_hf.data.catalog import CATALOG, entry_of
 from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import DataSection
+from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.sections import DataSection
 
 
 def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:

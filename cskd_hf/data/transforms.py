@@ -8,11 +8,10 @@ left to the device.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from timm.data import create_transform
 from timm.data.transforms import str_to_interp_mode
@@ -22,25 +21,8 @@ from torchvision import transforms as tv
 from cskd_hf.data import crops
 from cskd_hf.data.decode import decode, open_picture
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import TransformSection
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Every generator that timm's and torchvision's transforms draw from, seeded, and put back afterwards.
-
-    Put back because with `data.workers: 0` they are the training process's own, which dropout draws from.
-    """
-    python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerator's generators too
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_cpu)
+from cskd_hf.recipe.sections import TransformSection
+from cskd_hf.seeding import seeded
 
 
 class Transform:

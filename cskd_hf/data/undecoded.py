@@ -7,7 +7,6 @@ ordinary arrive as pixels. A decoder of a device may show a damaged file without
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cskd_hf.batch import Batch
 from cskd_hf.data.crops import Crop, shown
 from cskd_hf.data.decode import UnreadableImageError, open_picture
+from cskd_hf.data.transfer import sent
 from cskd_hf.errors import ImageError
-from cskd_hf.methods.base import Batch
 
 
 class Deferred(NamedTuple):
@@ -55,28 +55,6 @@ def pack(deferred: Mapping[int, Deferred], size: tuple[int, int]) -> Undecoded:
         names=tuple(image.name for image in deferred.values()),
         size=size,
     )
-
-
-def sent(part: Tensor, device: torch.device) -> Tensor:
-    """A part of a batch on the device.
-
-    CUDA copies from pinned memory beside the work that is queued, and the host goes on at once. Elsewhere it waits: a
-    copy under way would see the loader write the next batch.
-    """
-    if device.type != "cuda":
-        return part.to(device)
-    work, copies = torch.cuda.current_stream(device), copying(device)
-    with torch.cuda.stream(copies):
-        there = part.to(device, non_blocking=True)
-    work.wait_stream(copies)
-    there.record_stream(work)  # or its memory would be given away when the host is done with it
-    return there
-
-
-@functools.cache
-def copying(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device's copies."""
-    return torch.cuda.Stream(device)
 
 
 def pixels(batch: Batch, device: torch.device) -> Tensor:

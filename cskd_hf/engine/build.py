@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
 
+from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.load import ImageSplit
+from cskd_hf.data.loaders import ThreadLoader, batch_loader, count_workers, outlive_signals
 from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.workers import ThreadLoader
-from cskd_hf.engine.loop import make_loader
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import NUM_VIEWS, Experiment
+from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.recipe import Recipe
+from cskd_hf.recipe.recipe import Recipe
 
 
 def make_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
@@ -95,3 +95,16 @@ def compile_objective(recipe: Recipe, objective: Objective) -> None:
     """As `run.compile` asks; in place, so that the weights' names stay as they are."""
     if recipe.run.compile:
         objective.compile(mode=None if recipe.run.compile in (True, "default") else recipe.run.compile)
+
+
+def make_loader(
+    images: PairedImages,
+    batches: GlobalBatches,
+    workers: int | Literal["auto"],
+    pin_memory: bool,
+    worker_type: Literal["process", "thread"] = "process",
+) -> DataLoader[Any] | ThreadLoader:
+    """A loader over this process's share; start it anywhere with `batches.start_epoch`."""
+    return batch_loader(
+        images, batches, count_workers(workers), worker_type, pin_memory, persistent=True, worker_init=outlive_signals
+    )

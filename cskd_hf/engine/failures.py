@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cskd_hf.data.load import ImageSplit
-from cskd_hf.engine.checkpoint import CheckpointError, list_checkpoints
-from cskd_hf.engine.loop import NonFiniteLossError, Progress
-from cskd_hf.engine.peers import Peers, is_broken_collective
-from cskd_hf.engine.predict import Predictions
+from cskd_hf.data.splits import ImageSplit
+from cskd_hf.engine.distributed import Peers, is_broken_collective
+from cskd_hf.engine.updates import NonFiniteLossError
+from cskd_hf.evaluation.predictions import Predictions
+from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
+from cskd_hf.runs.progress import Progress
 
 
 class NonFiniteWeightsError(RuntimeError):

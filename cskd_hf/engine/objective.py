@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from cskd_hf.batch import NUM_VIEWS, Batch
+from cskd_hf.data.normalize import normalize
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import NUM_VIEWS, Batch, Method
+from cskd_hf.methods.base import Method
 from cskd_hf.models.memory import memories
-
-
-def normalize(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) -> Tensor:
-    """uint8 (N, 3, H, W) → float32, scaled to [0, 1], minus mean, over std, on the images' own device.
-
-    Args:
-        images: in either memory format; the loader's lie channels_last.
-        mean, std: (1, 3, 1, 1).
-        channels_last: memory format of what is returned.
-    """
-    if not channels_last:
-        return images.contiguous().float().div_(255).sub_(mean).div_(std)
-    # As rows of width × 3 numbers: over pixels of 3, a CPU's inner loop is that short, and takes four times as long.
-    num, channels, height, width = images.shape
-    rows = images.permute(0, 2, 3, 1).contiguous().view(num, height, width * channels)
-    mean, std = mean.flatten().repeat(width), std.flatten().repeat(width)
-    return rows.float().div_(255).sub_(mean).div_(std).view(num, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Objective(nn.Module):
@@ -73,24 +56,6 @@ class Objective(nn.Module):
             batch = batch._replace(images=normalize(batch.images, self.mean, self.std, self.channels_last))
         result = self.method.forward_loss(self.module, batch)
         return {**result, "output": result["output"].detach()}
-
-
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """For a backward that recomputes activations: BatchNorm's running statistics stay as the forward left them.
-
-    A recomputed forward would move them a second time, towards the same batch. They are put back rather than switched
-    off: torch compares what both forwards keep, and BatchNorm without running statistics keeps less.
-
-    Args:
-        module: what `Method.build` returned, whose network has `set_grad_checkpointing` on.
-    """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, held in zip(buffers, before, strict=True):
-        buffer.copy_(held)
 
 
 def try_out(

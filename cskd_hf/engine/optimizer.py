@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import OptimizerSection
+from cskd_hf.recipe.sections import OptimizerSection
 
 # Those of torch's optimizers that update all weights by one kernel, on a CPU as on CUDA; no other class of timm's does.
 # On CUDA it also spares fp16 a wait a step: the kernel itself looks whether the gradients are finite.

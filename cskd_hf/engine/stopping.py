@@ -87,13 +87,3 @@ class StopRequest:
     def status(self) -> int:
         """The exit status: 130 after a Ctrl-C, else 143."""
         return INTERRUPTED if self.answer == signal.SIGINT else STOPPED
-
-
-def outlive_signals(_: int) -> None:
-    """For a loader's workers: whoever signals the whole process group wants the training process to stop in peace.
-
-    SIGTERM is also how the training process ends a worker that does not end itself, so it leaves a minute.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))

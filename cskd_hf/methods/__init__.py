@@ -1,7 +1,8 @@
 """The methods by name: a paper a file."""
 
+from cskd_hf.batch import Batch
 from cskd_hf.methods.adacos import AdaCos
-from cskd_hf.methods.base import Batch, Experiment, Method
+from cskd_hf.methods.base import Experiment, Method
 from cskd_hf.methods.byot import BYOT
 from cskd_hf.methods.cross_entropy import CrossEntropy
 from cskd_hf.methods.cskd import CSKD

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cskd_hf.batch import Batch, Views
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch, Experiment, Method, Views
+from cskd_hf.methods.base import Experiment, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

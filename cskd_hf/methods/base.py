@@ -6,26 +6,14 @@ section. So the files of this folder import torch inside the functions that use 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from cskd_hf.batch import Batch, Views
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Views = Literal["single", "same_class", "same_class_plain", "same_image"]
-NUM_VIEWS = {"single": 1, "same_class": 2, "same_class_plain": 3, "same_image": 2}
-
-
-class Batch(NamedTuple):
-    """Images with their labels; pairs are laid out `[anchors | partners]` along dimension 0, so N = 2B."""
-
-    images: Tensor  # (N, C, H, W): uint8 from the loader, float and normalised in a method's hands
-    target: Tensor  # (N,) int64
-    # (N,) int64: which image of the set, -1 for one that is repeated and weighs nothing; hides tuple.index
-    index: Tensor  # type: ignore[assignment]
-    skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
-    undecoded: Any = None  # `data.undecoded.Undecoded`: of these images, which `images` then lacks
 
 
 class Experiment(NamedTuple):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.batch import Batch, Views
+from cskd_hf.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

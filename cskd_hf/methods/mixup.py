@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.batch import Batch, Views
+from cskd_hf.methods.base import Method
 from cskd_hf.methods.cskd import BatchNorm, class_wise_kd_loss, forward_views
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Mixup(Method):
         import torch.nn.functional as F
         from timm.data import Mixup as TimmMixup
 
-        from cskd_hf.data.transforms import seeded
+        from cskd_hf.seeding import seeded
 
         num_classes: int = module.num_classes
         if self.mixup_alpha == 0 and self.cutmix_alpha == 0:

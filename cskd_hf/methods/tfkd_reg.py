@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cskd_hf.methods.base import Batch, Method, Views
+from cskd_hf.batch import Batch, Views
+from cskd_hf.methods.base import Method
 from cskd_hf.methods.cskd import class_wise_kd_loss
 
 if TYPE_CHECKING:

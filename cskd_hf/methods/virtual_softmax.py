@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.methods.base import Batch, Experiment, Method, Views
+from cskd_hf.batch import Batch, Views
+from cskd_hf.methods.base import Experiment, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

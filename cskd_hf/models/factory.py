@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import ModelSection
+from cskd_hf.recipe.sections import ModelSection
 
 
 def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing: bool = False) -> nn.Module:

@@ -46,3 +46,21 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """For a backward that recomputes activations: BatchNorm's running statistics stay as the forward left them.
+
+    A recomputed forward would move them a second time, towards the same batch. They are put back rather than switched
+    off: torch compares what both forwards keep, and BatchNorm without running statistics keeps less.
+
+    Args:
+        module: what `Method.build` returned, whose network has `set_grad_checkpointing` on.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, held in zip(buffers, before, strict=True):
+        buffer.copy_(held)

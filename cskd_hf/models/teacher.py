@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.models.trained import load_trained
+from cskd_hf.models.load import load_trained
 
 
 class Taught(nn.Module):

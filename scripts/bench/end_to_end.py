@@ -31,7 +31,7 @@ OURS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "ours, loaded by processes": (PROCESSES, {}),
     "ours, loaded by threads": (THREADS, {}),
 }
-# Without what engine/host.py asks for: OpenMP's own spinning, and the thresholds at which glibc arrives by itself.
+# Without engine/cpu_tuning.py: OpenMP's own spinning, and the thresholds at which glibc arrives by itself.
 SPINS = {"GOMP_SPINCOUNT": "300000"}
 GIVES_BACK = {
     "MALLOC_MMAP_MAX_": "65536",
@@ -48,7 +48,7 @@ WITHOUT: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 # The real command with the network that is registered here; it leaves when the last epoch's line is written.
 TRAIN = """
 import json, os, sys
-from cskd_hf.engine.host import wait_briefly
+from cskd_hf.engine.cpu_tuning import wait_briefly
 wait_briefly()  # as the command does, before anybody imports torch
 import tiny_network
 from cskd_hf import train

@@ -41,12 +41,12 @@ from reporting import ratios, report, spread, table
 from cskd_hf.data import crops, roi
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.decode import Box, open_picture
-from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import ClassPairSampler, PairedImages
 from cskd_hf.data.resizing import resized_bytes
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.engine.loop import make_loader
-from cskd_hf.recipe_sections import TransformSection
+from cskd_hf.engine.build import make_loader
+from cskd_hf.recipe.sections import TransformSection
 
 AUTHORS, TIMM = "authors'-style", "timm create_loader"
 

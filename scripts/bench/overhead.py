@@ -29,9 +29,9 @@ import json, sys, tempfile, time
 from pathlib import Path
 import timm, torch
 from accelerate import Accelerator
-from cskd_hf.engine.checkpoint import save_checkpoint
+from cskd_hf.runs.checkpoint import save_checkpoint
 from cskd_hf.engine.failures import check_weights
-from cskd_hf.engine.loop import Progress
+from cskd_hf.engine.updates import Progress
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.methods import CSKD

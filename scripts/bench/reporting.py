@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.results.environment import describe_environment
+from cskd_hf.runs.environment import describe_environment
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:

@@ -37,7 +37,7 @@ MISTAKE = ("recipes/imagenet_resnet50.yaml", "optimizer.lrr=0.1")
 # The real command, which leaves when its first update is made.
 UNTIL_THE_FIRST = """
 import os, sys
-import cskd_hf.engine.loop as loop
+import cskd_hf.engine.updates as loop
 from cskd_hf import train
 
 original = loop.training_updates
@@ -111,7 +111,7 @@ def prepare(place: Path, rows: int) -> Path:
 
 def move(run: Path, position: int) -> None:
     """Let the run's one checkpoint stand at a sample of the first epoch."""
-    from cskd_hf.engine import checkpoint
+    from cskd_hf.runs import checkpoint
 
     (saved,) = checkpoint.list_checkpoints(run / "checkpoints")
     state = json.loads((saved / checkpoint.STATE).read_text(encoding="utf-8"))

@@ -27,11 +27,12 @@ from reporting import ratios, report, spread, table
 from torch.autograd.graph import saved_tensors_hooks
 
 import cskd_hf.models  # noqa: F401  (registers)
-from cskd_hf.engine.objective import Objective, statistics_kept
+from cskd_hf.batch import Batch
+from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.methods import CSKD, CrossEntropy, Method, MutualCSKD
-from cskd_hf.methods.base import Batch
-from cskd_hf.recipe_sections import OptimizerSection
+from cskd_hf.models.layers import statistics_kept
+from cskd_hf.recipe.sections import OptimizerSection
 
 # Method, pairs of images or not, supervised images in B; the last column: recompute activations.
 VARIANTS: dict[str, tuple[Method, bool, int, bool]] = {

@@ -91,8 +91,8 @@ def read_contender(source: str) -> Contender:
     Raises:
         UserError: there are no weights that timm loads.
     """
-    from cskd_hf.models.trained import load_trained
-    from cskd_hf.results.table_latex import METHODS
+    from cskd_hf.models.load import load_trained
+    from cskd_hf.paper.latex import METHODS
 
     trained = load_trained(source)
     measured = _measured(source, trained.run)

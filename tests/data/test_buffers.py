@@ -15,16 +15,16 @@ import torch
 from datasets import Dataset, Features, Image
 from transform_cases import encoded
 
-from cskd_hf.data import workers as workers_module
+from cskd_hf.batch import Batch
+from cskd_hf.data import loaders as workers_module
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.buffers import Buffers, Parcel, Parcels, room_for
-from cskd_hf.data.load import ImageSplit
+from cskd_hf.data.loaders import BUFFERS, ThreadLoader, batch_loader
 from cskd_hf.data.pairing import ClassPairSampler, PairedImages
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.workers import BUFFERS, ThreadLoader, batch_loader
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch
-from cskd_hf.recipe_sections import TransformSection
+from cskd_hf.recipe.sections import TransformSection
 
 LABELS = np.arange(60) % 3
 

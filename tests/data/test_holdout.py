@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_sets import ABC, as_parquet, level_of, load, png, table
 
-from cskd_hf.data.load import held_out
+from cskd_hf.data.splits import held_out
 from cskd_hf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import FakeData, ImageFolder
 
-from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler, PairedDataset, PairingCollator
+from cskd_hf.batch import Batch
+from cskd_hf.data.drop_in import PairedDataset
+from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler, PairingCollator
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch
 
 LABELS = [0, 1, 0, 1, 1, 0, 1]
 

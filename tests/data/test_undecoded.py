@@ -13,18 +13,17 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
 from scipy.ndimage import gaussian_filter
 
+from cskd_hf.batch import Batch
 from cskd_hf.data import crops
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import ClassPairSampler, PairedImages
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.data.undecoded import pixels
-from cskd_hf.engine.build import check_decode
-from cskd_hf.engine.loop import make_loader
+from cskd_hf.engine.build import check_decode, make_loader
 from cskd_hf.errors import ImageError, UserError
-from cskd_hf.methods.base import Batch
-from cskd_hf.recipe import parse_recipe
-from cskd_hf.recipe_sections import TransformSection
+from cskd_hf.recipe.recipe import parse_recipe
+from cskd_hf.recipe.sections import TransformSection
 
 CPU = torch.device("cpu")
 LABELS = np.arange(14) % 3

@@ -12,11 +12,12 @@ from method_cases import NUM_CLASSES, backbone, batch_for, method_of, objective_
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from cskd_hf.engine.objective import Objective, statistics_kept
+from cskd_hf.batch import Batch
+from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
-from cskd_hf.methods.base import Batch
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.recipe_sections import ModelSection
+from cskd_hf.models.layers import statistics_kept
+from cskd_hf.recipe.sections import ModelSection
 
 NUM, SIZE = 6, 32
 

@@ -9,8 +9,8 @@ import torch
 from method_cases import method_of, small_network
 from torch import nn
 
-from cskd_hf.engine.checkpoint import list_checkpoints
 from cskd_hf.methods import METHODS
+from cskd_hf.runs.checkpoint import list_checkpoints
 
 CLASSES = ("a", "b", "c")  # of the images that tiny runs train on
 

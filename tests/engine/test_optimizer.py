@@ -15,7 +15,7 @@ from torch import nn
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.errors import UserError
 from cskd_hf.methods import Method
-from cskd_hf.recipe_sections import OptimizerSection
+from cskd_hf.recipe.sections import OptimizerSection
 
 LR = 0.3
 # With names of their own that go without weight decay, with LayerNorm and layer scale.

@@ -12,11 +12,11 @@ from datasets import ClassLabel, Dataset, Features, Image
 from method_cases import NUM_CLASSES, Fixed, batch_for, cross_entropy, kl, objective_of, pixels
 from PIL import Image as PillowImage
 
-from cskd_hf.data.load import ImageSplit
 from cskd_hf.data.pairing import ClassPairSampler, Draw, PairedImages, PairingCollator
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.methods import CSKD, CSKDE, Batch
-from cskd_hf.recipe_sections import TransformSection
+from cskd_hf.recipe.sections import TransformSection
 
 LOGITS = np.random.RandomState(0).randn(9, NUM_CLASSES) * 3
 TARGET = np.tile([2, 0, 3], 3)

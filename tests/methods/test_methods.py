@@ -13,9 +13,9 @@ import torch
 from method_cases import MEAN, NUM_CLASSES, STD, ZERO, batch_for, method_of, objective_of, supervised
 from torch import Tensor, nn
 
+from cskd_hf.batch import NUM_VIEWS, Views
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods import METHODS, Batch, CrossEntropy, Method
-from cskd_hf.methods.base import NUM_VIEWS, Views
 
 NUM = 4
 

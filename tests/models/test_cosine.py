@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 
 from cskd_hf.models.cosine import CosineLinear, has_cosine_head, with_cosine_head
+from cskd_hf.models.export import export_model, loading_code, needs_cskd_hf
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.models.trained import load_trained
-from cskd_hf.recipe_sections import ModelSection, TransformSection
-from cskd_hf.results.export import export_model, loading_code, needs_cskd_hf
+from cskd_hf.models.load import load_trained
+from cskd_hf.recipe.sections import ModelSection, TransformSection
 
 TRANSFORM = TransformSection(input_size=(3, 48, 48), crop_pct=1.0, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 NAMES = ("cat", "dog", "eel")

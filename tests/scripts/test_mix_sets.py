@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
-from scripts.originals import picture
+from originals import picture
 
 from cskd_hf.data.decode import decode
-from cskd_hf.data.load import load_images
+from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import DataSection
-from cskd_hf.results.paper_plots import superclasses_of
+from cskd_hf.paper.prediction_plots import superclasses_of
+from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"train": {"a": 5, "b": 2, "c": 9}, "test": {"a": 2, "b": 3, "c": 1}}

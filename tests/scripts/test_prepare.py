@@ -7,11 +7,11 @@ import subprocess
 import pyarrow as pa
 import pytest
 from datasets import load_from_disk
+from originals import ORIGINALS, imagenet, odd_picture, packed, usual
 from PIL import Image as PillowImage
 from prepared_sets import assert_whole, command, manifest, prepare
-from scripts.originals import ORIGINALS, imagenet, odd_picture, packed, usual
 
-from cskd_hf.data.catalog import CATALOG
+from cskd_hf.recipe.catalog import CATALOG
 
 pytestmark = pytest.mark.usefixtures("scripts_on_path")
 

@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from originals import ORIGINALS, PACKERS, Original, tar, unpacked, usual, zipped
 from refused_preparations import changed, members_of, refusal
-from scripts.originals import ORIGINALS, PACKERS, Original, tar, unpacked, usual, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
 

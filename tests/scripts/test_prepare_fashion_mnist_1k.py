@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from command_runs import metrics_lines, quick, summary_of
 
-from cskd_hf.data.catalog import CATALOG, entry_of
 from cskd_hf.data.decode import decode
-from cskd_hf.data.load import load_images
+from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import DataSection
+from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "fashion_mnist_1k"

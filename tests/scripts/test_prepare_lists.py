@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from originals import ORIGINALS, Original, mat, picture, unpacked, usual
 from refused_preparations import changed, members_of, prepare, refusal
-from scripts.originals import ORIGINALS, Original, mat, picture, unpacked, usual
 
 from cskd_hf.errors import UserError
 

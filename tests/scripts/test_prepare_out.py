@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from originals import ORIGINALS, packed, unpacked, usual
 from refused_preparations import changed, members_of, prepare, refusal
-from scripts.originals import ORIGINALS, packed, unpacked, usual
 
 from cskd_hf.errors import UserError
 

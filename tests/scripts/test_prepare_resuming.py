@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from originals import ORIGINALS, imagenet, packed
 from prepared_sets import assert_whole, command, manifest, prepare
-from scripts.originals import ORIGINALS, imagenet, packed
 
 pytestmark = pytest.mark.usefixtures("scripts_on_path")
 

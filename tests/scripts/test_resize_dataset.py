@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
+from originals import picture
 from PIL import Image as PillowImage
 from scipy.ndimage import gaussian_filter
-from scripts.originals import picture
 
 from cskd_hf.data.decode import decode
-from cskd_hf.data.load import Images, load_images
+from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe_sections import DataSection
+from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(100, 60), (60, 100), (40, 40), (32, 90), (20, 12)]  # width, height

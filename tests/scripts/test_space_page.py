@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from browser import CHROMIUM, Browser
 from command_runs import command, draw_folder, draw_image, environment, quick, summary_of, write_recipe
-from scripts.browser import CHROMIUM, Browser
 
 pytestmark = [
     pytest.mark.slow,

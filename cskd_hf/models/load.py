@@ -1,0 +1,75 @@
+"""Trained weights from where they lie: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from timm.data import resolve_model_data_config
+
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import TransformSection
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Weights with what belongs to them.
+
+    Attributes:
+        model: the timm model, in eval mode.
+        class_names: K names, or None where the weights name none.
+        temperature: divides the logits; None where none was fitted.
+        transform: how to prepare an image, mean and std included.
+        run: the run folder, if one was named.
+    """
+
+    model: Any
+    class_names: tuple[str, ...] | None
+    temperature: float | None
+    transform: TransformSection
+    run: Path | None
+
+
+def load_trained(source: str) -> TrainedModel:
+    """Load weights for evaluation.
+
+    Raises:
+        UserError: there is no such folder or repository, or it holds no weights that timm loads.
+    """
+    run = None
+    location = source
+    if not source.startswith(("local-dir:", "hf-hub:")):
+        run = Path(source)
+        if not (run / "model" / "config.json").is_file():
+            raise UserError(f"{source}: not a finished run; name a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
+        location = f"local-dir:{run / 'model'}"
+    try:
+        config = json.loads(_config_file(location).read_text(encoding="utf-8"))
+        model = timm.create_model(location, pretrained=True).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{source}: no weights that timm loads: {' '.join(str(error).split())}") from error
+    prepared = resolve_model_data_config(model)
+    transform = TransformSection(
+        input_size=tuple(prepared["input_size"]),
+        interpolation=prepared["interpolation"],
+        crop_pct=prepared["crop_pct"],
+        mean=tuple(prepared["mean"]),
+        std=tuple(prepared["std"]),
+    )
+    names = config.get("label_names")
+    temperature = config.get("cskd", {}).get("temperature")
+    return TrainedModel(model, tuple(names) if names else None, temperature, transform, run)
+
+
+def _config_file(location: str) -> Path:
+    kind, _, name = location.partition(":")
+    if kind == "local-dir":
+        return Path(name) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    repository, _, revision = name.partition("@")
+    return Path(hf_hub_download(repository, "config.json", revision=revision or None))

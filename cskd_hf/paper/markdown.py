@@ -1,0 +1,177 @@
+"""A filled table as Markdown to read and JSON to compute with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cskd_hf.paper.blocks import Figure
+from cskd_hf.paper.cells import HIGHER_IS_BETTER, Cell, Grid
+
+NAMES = {
+    "cifar100": "CIFAR-100",
+    "tiny_imagenet": "TinyImageNet",
+    "cub200": "CUB-200-2011",
+    "stanford_dogs": "Stanford Dogs",
+    "mit67": "MIT67",
+    "imagenet": "ImageNet",
+    "resnet10": "ResNet-10",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "resnext101_32x4d": "ResNeXt-101-32x4d",
+    "densenet121": "DenseNet-121",
+    "top1_error": "Top-1 error",
+    "top5_error": "Top-5 error",
+    "ece": "ECE (20 bins)",
+    "ece_scaled": "ECE (20 bins) with the fitted temperature",
+    "recall_at_1": "Recall@1",
+}
+
+
+def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
+    """One table of the paper: its grids, then every number against the paper's, then what is missing."""
+    block = grids[0].block
+    lines = [f"## {_title(block.table)}{block.caption}", ""]
+    lines += _legend(grids)
+    if overrides:
+        lines.append(f"Overrides: `{' '.join(overrides)}`")
+    for grid in grids:
+        lines += ["", f"### {_heading(grid)}", "", *_aligned(_grid_rows(grid))]
+    against = [_against(grid, cell) for grid in grids for cell in grid.flat() if cell.gap is not None]
+    if against:
+        header = ["metric", "method", "images", "network", "ours", "paper", "gap", "joint spread", "within it"]
+        lines += ["", "### Against the paper", "", *_aligned([header, *against])]
+    # The grids may be several metrics of the same runs.
+    missing = list(dict.fromkeys(line for grid in grids for line in _missing(grid.flat())))
+    if missing:
+        lines += ["", "### Missing", "", *(f"- {line}" for line in missing)]
+    if notes:
+        lines += ["", "### Notes", "", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(table: str) -> str:
+    return f"Table {table.removeprefix('table')}: " if table.startswith("table") else ""
+
+
+def _legend(grids: Sequence[Grid]) -> list[str]:
+    sizes = sorted({cell.paper.n for grid in grids for cell in grid.flat() if cell.paper is not None})
+    paper = f" Below each method the paper's own figures, n = {', '.join(map(str, sizes))}." if sizes else ""
+    return [
+        f"Percent, last epoch: mean ± sample standard deviation (n − 1) over (n) seeds.{paper}",
+        "Bold: the best of ours in its column, where the second best of ours is farther away than their joint spread,",
+        "√(std² + std²), which needs n ≥ 2 on both sides.",
+    ]
+
+
+def name_of(word: str) -> str:
+    return NAMES.get(word, word)
+
+
+def in_common(grid: Grid) -> str | None:
+    """The network that all columns share, else the image set, else None."""
+    datasets, models = ({column[part] for column in grid.block.columns} for part in (0, 1))
+    return next((names.pop() for names in (models, datasets) if len(names) == 1), None)
+
+
+def _heading(grid: Grid) -> str:
+    better = "higher" if grid.block.metric in HIGHER_IS_BETTER else "lower"
+    common = in_common(grid)
+    return f"{f'{name_of(common)}: ' if common else ''}{name_of(grid.block.metric)}, {better} is better"
+
+
+def column_names(grid: Grid) -> list[str]:
+    """What tells the columns apart: image sets, the networks on one, or both."""
+    common = in_common(grid)
+    return [", ".join(name_of(word) for word in column if word != common) for column in grid.block.columns]
+
+
+def _number(figure: Figure | None, count: bool = True) -> str:
+    if figure is None:
+        return "–"
+    spread = "" if figure.std is None else f" ± {figure.std:.2f}"
+    return f"{figure.mean:.2f}{spread}" + (f" ({figure.n})" if count else "")
+
+
+def _grid_rows(grid: Grid) -> list[list[str]]:
+    rows = [["method", *column_names(grid)]]
+    for row in grid.cells:
+        cells = [_number(cell.ours) for cell in row]
+        bold = [f"**{text}**" if cell.best else text for cell, text in zip(row, cells, strict=True)]
+        rows.append([f"`{row[0].method}`", *bold])
+        if any(cell.paper is not None for cell in row):
+            rows.append(["– paper", *(_number(cell.paper, count=False) for cell in row)])
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table that is also one to the eye: the first row is its header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _against(grid: Grid, cell: Cell) -> list[str]:
+    if cell.joint_spread is not None:
+        told = [f"{cell.joint_spread:.2f}", "yes" if cell.within_joint_spread else "no"]
+    else:
+        told = ["–", "our n = 1 has no spread" if len(cell.values) == 1 else "the paper gives no spread"]
+    words = [name_of(grid.block.metric), f"`{cell.method}`", name_of(cell.dataset), name_of(cell.model)]
+    assert cell.gap is not None
+    gap = f"{round(cell.gap, 2) + 0.0:+.2f}"  # no -0.00
+    return [*words, _number(cell.ours), _number(cell.paper, count=False), gap, *told]
+
+
+def _missing(cells: Iterable[Cell]) -> list[str]:
+    """A line for each reason, with all the methods of one image set and network that lack the same seeds for it."""
+    seeds_of: dict[tuple[str, str, str], list[int]] = {}
+    for cell in cells:
+        for seed, why in cell.missing.items():
+            seeds_of.setdefault((f"{cell.dataset}_{cell.model}", why, cell.method), []).append(seed)
+    methods_of: dict[tuple[str, str, str], list[str]] = {}
+    for (recipe, why, method), seeds in seeds_of.items():
+        told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        methods_of.setdefault((recipe, told, why), []).append(f"`{method}`")
+    return [f"{recipe}, {told}, {why}: {', '.join(methods)}" for (recipe, told, why), methods in methods_of.items()]
+
+
+# JSON
+
+
+def as_json(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
+    """Every cell with its values by seed, unrounded; null where there is none."""
+    block = grids[0].block
+    content = {
+        "table": block.table,
+        "caption": block.caption,
+        "std": "sample, n - 1",
+        "joint_spread": "sqrt(std ** 2 + paper_std ** 2)",
+        "overrides": list(overrides),
+        "notes": list(notes),
+        "cells": [{"metric": grid.block.metric, **_json_cell(cell)} for grid in grids for cell in grid.flat()],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _json_cell(cell: Cell) -> dict[str, Any]:
+    ours, paper = cell.ours, cell.paper
+    return {
+        "method": cell.method,
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "values": {str(seed): value for seed, value in cell.values.items()},
+        "missing": {str(seed): why for seed, why in cell.missing.items()},
+        "n": len(cell.values),
+        "mean": None if ours is None else ours.mean,
+        "std": None if ours is None else ours.std,
+        "paper_mean": None if paper is None else paper.mean,
+        "paper_std": None if paper is None else paper.std,
+        "gap": cell.gap,
+        "joint_spread": cell.joint_spread,
+        "within_joint_spread": cell.within_joint_spread,
+        "best": cell.best,
+    }

@@ -1,0 +1,200 @@
+"""The two figures of a run: learning curves and the reliability diagram.
+
+Every figure is a `Figure` of its own, drawn by Agg without pyplot: no display, no global state, no leak over a sweep.
+The same numbers give the same bytes, and each PNG carries its own alternative text in its `Description` chunk.
+"""
+
+from __future__ import annotations
+
+import io
+from itertools import cycle
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from cskd_hf.evaluation.metrics import NUM_BINS, ece, reliability_bins
+
+# Okabe & Ito, "Color Universal Design" (2008): told apart under the common colour blindnesses. Its yellow is left out,
+# too pale for a line on white.
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLACK, BLUE, VERMILLION, *_ = PALETTE
+
+STYLE = matplotlib.RcParams(
+    {
+        "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#E4E4E4",
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 3.5,
+        "hatch.linewidth": 0.7,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.h_pad": 0.06,  # inches
+        "figure.constrained_layout.w_pad": 0.06,
+        "savefig.dpi": 150,
+    }
+)
+
+DIAGRAM_BINS = 10  # as in the paper's diagrams; the ECE printed in the panel has the bins of the tables
+MAX_MARKERS = 30  # a curve of at most so many points shows each of them; one epoch is a point, not an invisible line
+LOG_RANGE = 20  # positive losses spanning more than this factor get a logarithmic axis
+
+
+def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
+    """Draws losses over the learning rate, top-1 error, and ECE over NLL, by epoch.
+
+    Args:
+        lines: The parsed metrics.jsonl, one dict an epoch. Where a key is missing, the curve joins its neighbours.
+        path: The PNG to write; its folder is made.
+    """
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    # The usual names come first, so that a colour means the same in every run, whatever else it logged.
+    usual = ["train/loss", "train/task_loss", "train/kd_loss"]
+    term_colors = _colors(usual + [key for key in keys if key.startswith("train/") and key != "train/top1_error"])
+    split_colors = _colors(["train", "test", "holdout"] + [key.split("/")[0] for key in keys if "/" in key])
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.6))
+        columns = (["loss", "loss", "loss", "lr"], ["top1_error"] * 4, ["ece", "ece", "nll", "nll"])
+        panels = figure.subplot_mosaic([list(row) for row in zip(*columns, strict=True)])
+        for axes in panels.values():
+            # Half an epoch of air at either end: one epoch is a readable plot too.
+            axes.set_xlim(min(line["epoch"] for line in lines) - 0.5, max(line["epoch"] for line in lines) + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+            axes.set_xlabel("epoch")
+        for name in ("loss", "ece"):  # the panel right below has the same axis
+            panels[name].tick_params(labelbottom=False)
+            panels[name].set_xlabel("")
+
+        panels["loss"].set_title("training loss")
+        for key, color in term_colors.items():
+            _curve(panels["loss"], lines, key, color, key.removeprefix("train/"))
+        losses = [line[key] for line in lines for key in term_colors if key in line]
+        if losses and min(losses) > 0 and max(losses) > LOG_RANGE * min(losses):
+            panels["loss"].set_yscale("log")
+
+        panels["lr"].set_title("learning rate", fontsize=STYLE["font.size"])
+        _curve(panels["lr"], lines, "lr", BLACK, "lr", drawstyle="steps-post")
+        top = max((line["lr"] for line in lines if "lr" in line), default=1)
+        panels["lr"].set(ylim=(0, 1.15 * top), yticks=(0, top), yticklabels=("0", f"{top:.3g}"))
+
+        for metric, title in (("top1_error", "top-1 error (%)"), ("ece", "ECE (%)"), ("nll", "NLL (nats)")):
+            panels[metric].set_title(title)
+            panels[metric].update_datalim([(0, 0)], updatex=False)  # from 0, and still with a margin above the curves
+            for split, color in split_colors.items():
+                _curve(panels[metric], lines, f"{split}/{metric}", color, split)
+            panels[metric].set_ylim(bottom=0)
+        for name in ("loss", "top1_error"):  # ECE and NLL have the splits and the colours of the error
+            if panels[name].lines:
+                panels[name].legend()
+
+        drawn = ", ".join(str(line.get_label()) for line in panels["top1_error"].lines)
+        description = (
+            f"Learning curves over epochs ({len(lines)}): loss, learning rate, top-1 error, ECE, NLL ({drawn})."
+        )
+        _save(figure, path, description)
+
+
+def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | None, path: Path, title: str = "") -> None:
+    """Draws accuracy against confidence, and below it how the images spread over the confidences.
+
+    Args:
+        logits: Logits of the evaluated images, shape (N, K).
+        target: Class indices, shape (N,).
+        temperature: If given, a second panel shows `logits / temperature`.
+        path: The PNG to write; its folder is made.
+        title: Printed above the panels.
+    """
+    views = [("as trained", logits)]
+    if temperature is not None:
+        views.append((f"temperature {temperature:.3f}", logits / temperature))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.5 * len(views), 4.4))
+        # A run's name is no formula: a dollar sign in it must not fail the figure after hours of training.
+        figure.suptitle(title, x=0.02, horizontalalignment="left", parse_math=False)
+        panels = figure.subplots(2, len(views), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
+        found = []
+        for (name, scaled), (diagram, histogram) in zip(views, panels.T, strict=True):
+            error = ece(scaled, target)
+            found.append(f"ECE {error:.2f} % {name}")
+            _reliability(diagram, histogram, scaled, target)
+            diagram.set_title(f"{name}\nECE {error:.2f} % ({NUM_BINS} bins)")
+        panels[0, 0].set_ylabel("accuracy (%)")
+        # Free in the usual, overconfident case.
+        panels[0, 0].legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
+        panels[1, 0].set_ylabel("images (%)")
+        _save(figure, path, f"Reliability diagram of {len(target)} images: {', '.join(found)}.")
+
+
+def _reliability(diagram: Axes, histogram: Axes, logits: Tensor, target: Tensor) -> None:
+    """Fills one column of the diagram; both axes in percent."""
+    bins = reliability_bins(logits, target, DIAGRAM_BINS)
+    accuracy, confidence = 100 * bins.accuracy.numpy(), 100 * bins.confidence.numpy()  # NaN draws no bar
+    share = 100 * bins.count.numpy() / len(target)
+    width = 100 / DIAGRAM_BINS
+    left = [width * index for index in range(DIAGRAM_BINS)]
+    right = [edge + width for edge in left]
+    diagram.bar(left, accuracy, width, align="edge", color=BLUE + "80", edgecolor="white")
+    # From accuracy to the mean confidence of the bin, which is what ECE sums, rather than to the middle of the bin. It
+    # hides part of an underconfident bar, whose height the line of the accuracy still shows.
+    diagram.bar(
+        left,
+        confidence - accuracy,
+        width,
+        bottom=accuracy,
+        align="edge",
+        facecolor="#FBE3D4",
+        edgecolor=VERMILLION,
+        hatch="////",
+        linewidth=0,
+        label="gap to confidence",
+    )
+    diagram.hlines(accuracy, left, right, color=BLUE, linewidth=2.5, label="accuracy")
+    diagram.plot([0, 100], [0, 100], color=BLACK, linestyle="--", linewidth=1, label="calibrated")
+    diagram.set(xlim=(0, 100), ylim=(0, 100))
+    histogram.bar(left, share, width, align="edge", color="#767676", edgecolor="white")
+    histogram.set_xlabel("confidence (%)")
+    histogram.yaxis.set_major_locator(MaxNLocator(3))
+
+
+def _colors(names: list[str]) -> dict[str, str]:
+    return dict(zip(dict.fromkeys(names), cycle(PALETTE), strict=False))
+
+
+def _curve(
+    axes: Axes, lines: list[dict[str, float]], key: str, color: str, label: str, drawstyle: str = "default"
+) -> None:
+    """Plots one key over the epochs that have it; nothing, not even a legend entry, if none has."""
+    points = [(line["epoch"], line[key]) for line in lines if key in line]
+    if points:
+        marker = "o" if len(points) <= MAX_MARKERS else ""
+        axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, drawstyle=drawstyle)
+
+
+def render(figure: Figure, description: str, format: Literal["png", "pdf"] = "png") -> bytes:
+    """The file of a figure; what it shows, for those who cannot see it, is part of it."""
+    # Without these the bytes change with neither matplotlib's version string nor the clock.
+    without = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
+    described = {"png": "Description", "pdf": "Subject"}
+    metadata = {**dict.fromkeys(without[format]), described[format]: description}
+    file = io.BytesIO()
+    figure.savefig(file, format=format, metadata=metadata)
+    return file.getvalue()
+
+
+def _save(figure: Figure, path: Path, description: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(render(figure, description))

@@ -1,0 +1,82 @@
+"""Run `reproduce` end to end in minutes: every method on the embedded digits, planned, trained, tabled, drawn.
+
+    python scripts/smoke.py [--runs DIR] [--output DIR]
+
+Four epochs of a tiny network show that each step works, not what a method is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from forkserver import train_forked
+
+from cskd_hf.errors import run_command
+from cskd_hf.methods import METHODS
+from cskd_hf.paper.blocks import PAPER_NAMES, Block
+from cskd_hf.paper.experiments import Setup, runs_of
+from cskd_hf.paper.find import find_run
+from cskd_hf.paper.launch import launcher_prefix, run_missing
+
+# timm's smallest ResNet, at the smallest size that leaves its BatchNorm more than one pixel.
+OVERRIDES = (
+    "model={model_name: test_resnet}",
+    "transform.input_size=[3, 32, 32]",
+    "data.batch_size=16",
+    "data.workers=0",
+    "scheduler.num_epochs=4",
+    "run.val_interval=4",
+)
+TWICE = ("cross_entropy", "cskd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Plan, train, tabulate and draw every method on the digits.")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of run folders (default: temporary)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="tables and figures (default: RUNS/tables)")
+    args = parser.parse_args(argv)
+    if args.runs is not None:
+        return smoke(args.runs, args.output)
+    with tempfile.TemporaryDirectory() as root:
+        return smoke(Path(root), args.output)
+
+
+def smoke(root: Path, output: Path | None) -> int:
+    """Plan, train, show and draw below `root`; returns the exit status."""
+    # One thread: the networks are too small to profit from more.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from cskd_hf.paper.plots import draw_figures
+    from cskd_hf.paper.tables import print_plan, show
+
+    methods = tuple(PAPER_NAMES.get(method, method) for method in METHODS)
+    blocks = [
+        Block("smoke", "Every method on the embedded digits", metric, methods, (("digits", "resnet10"),), {})
+        for metric in ("top1_error", "top5_error", "ece", "recall_at_1")
+    ]
+    setup = Setup(root, {}, OVERRIDES)
+    twice = [Block("smoke", "", "top1_error", TWICE, blocks[0].columns, {})]
+    runs = runs_of(blocks, [0], setup) | runs_of(twice, [0, 1], setup)
+
+    print_plan(runs, root)
+    failures = run_missing(runs, launcher_prefix(None), train_forked)
+    found = {key: find_run(run) for key, run in runs.items()}
+    output = root / "tables" if output is None else output
+    show(blocks, runs, found, OVERRIDES, output)
+    finished = [key for key in runs if found[key].status == "finished"]
+    # Two runs only: a t-SNE of every run would take as long as training them all.
+    drawn = [runs[key].folder for key in finished if key.method in TWICE and key.seed == 0]
+    for path in draw_figures(drawn, output / "figures") if drawn else ():
+        print(f"wrote {path}", file=sys.stderr)
+    for key, why in failures.items():
+        print(f"error: {runs[key].folder}: {why}", file=sys.stderr)
+    print(f"smoke: {len(finished)} of {len(runs)} runs finished", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

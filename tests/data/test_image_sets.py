@@ -1,0 +1,179 @@
+"""The paper's image sets, from archive or Hub files to trained weights: two steps of each, by its own recipe."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from command_runs import metrics_lines, quick, summary_of
+from datasets import ClassLabel, Dataset, Features, Image
+from originals import ORIGINALS, odd_picture, usual
+
+from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORK = {"imagenet": "resnet50"}
+
+# What makes a run of hours one of a second; the rest is the recipe's own.
+SMALL = (
+    "model={model_name: test_resnet}",
+    "transform.input_size=[3, 48, 48]",
+    "data.workers=0",
+    "scheduler.num_epochs=1",
+)
+
+
+def train(name: str, dataset: Path, out: Path, num_train: int) -> None:
+    """Two updates by the set's ResNet recipe."""
+    done = quick(
+        ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
+        f"data.dataset={dataset}",
+        f"data.batch_size={-(-num_train // 2)}",
+        "data.holdout=0.0",
+        f"run.output_dir={out}",
+        *SMALL,
+    )
+    assert done.status == 0, done.stderr
+    assert metrics_lines(out)[-1]["step"] == 2
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_two_steps_from_the_original_archive(tmp_path, name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    original, out = ORIGINALS[name](), tmp_path / "prepared"
+    archives = map(str, usual(tmp_path / "archives", name))
+    assert importlib.import_module(f"prepare_{name}").main([*archives, str(out), "--allow-other-counts"]) == 0
+    # Nothing but data.dataset is said: the folder knows which set it is, so its splits and statistics come with it.
+    entry = CATALOG[name]
+    train(name, out, tmp_path / "run", len(original.rows[entry.train_split]))
+    summary = summary_of(tmp_path / "run")
+    sizes = {"train": len(original.rows[entry.train_split]), "test": len(original.rows[entry.test_split])}
+    assert summary["dataset"] == {"name": str(out), "num_classes": len(original.class_names), "images": sizes}
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if name != "digits" and entry.path])
+def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
+    """Parquet in exactly the Hub's columns, splits and file names, as a cluster without a network holds it."""
+    entry = CATALOG[name]
+    features = Features({entry.image_column: Image(), entry.label_column: ClassLabel(names=["ant", "bee", "cat"])})
+    for split, count in ((entry.train_split, 9), (entry.test_split, 4)):
+        rows = {
+            entry.image_column: [{"bytes": odd_picture(number), "path": None} for number in range(count)],
+            entry.label_column: [number % 3 for number in range(count)],
+        }
+        file = tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows, features=features).to_parquet(str(file))
+    done = quick(
+        ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
+        f"data.dataset={tmp_path / 'hub'}",  # the recipe says the rest
+        "data.batch_size=5",
+        "data.holdout=0.0",
+        f"run.output_dir={tmp_path / 'run'}",
+        *SMALL,
+    )
+    assert done.status == 0, done.stderr
+    assert metrics_lines(tmp_path / "run")[-1]["step"] == 2
+    assert summary_of(tmp_path / "run")["dataset"]["images"] == {"train": 9, "test": 4}
+    transform = load_recipe(tmp_path / "run" / "recipe.yaml").transform
+    assert (transform.mean, transform.std) == (entry.mean, entry.std)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"cub200"', '{"name": "another"}', '{"name": ["cub200"]}', "{"])
+def test_somebody_elses_manifest_names_no_set_of_the_catalog(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert entry_of(str(tmp_path)) is None
+
+
+def test_a_prepared_folder_is_the_set_its_manifest_names(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"name": "tiny_imagenet"}))
+    assert entry_of(str(tmp_path)) is CATALOG["tiny_imagenet"]
+    assert entry_of("imagenet") is CATALOG["imagenet"]
+    assert entry_of("nowhere") is None
+    assert entry_of("uoft-cs/cifar100") is CATALOG["cifar100"]
+    assert entry_of("Donghyun99/CUB-200-2011") is CATALOG["cub200"]
+
+
+def test_check_compares_a_prepared_folder_with_the_official_set_and_training_takes_a_part_of_it(
+    tmp_path, monkeypatch, capsys
+):
+    from cskd_hf import check
+
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    out = tmp_path / "prepared"
+    archives = map(str, usual(tmp_path / "archives", "cub200"))
+    assert importlib.import_module("prepare_cub200").main([*archives, str(out), "--allow-other-counts"]) == 0
+    capsys.readouterr()
+    options = [f"data.dataset={out}", *SMALL]
+    assert check.main([str(ROOT / "recipes" / "cub200_resnet18.yaml"), "--full", *options]) == 1
+    told = capsys.readouterr().out
+    assert "has 200 classes, but the data has" in told
+    assert "the official split" in told
+    assert "5,994" in told
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_row_without_an_image_is_an_unreadable_image(tmp_path, on_corrupt):
+    features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
+    for split in ("train", "test"):
+        rows = [{"bytes": odd_picture(number), "path": None} for number in range(8)]
+        rows[5] = None
+        table = Dataset.from_dict({"image": rows, "label": [n % 2 for n in range(8)]}, features=features)
+        (tmp_path / "null").mkdir(exist_ok=True)
+        table.to_parquet(str(tmp_path / "null" / f"{split}.parquet"))
+    done = quick(
+        ROOT / "recipes" / "cub200_resnet18.yaml",
+        f"data.dataset={tmp_path / 'null'}",
+        f"data.on_corrupt={on_corrupt}",
+        "data.batch_size=4",
+        f"run.output_dir={tmp_path / 'run'}",
+        *SMALL,
+    )
+    if on_corrupt == "error":
+        assert done.status == 2
+        assert "row 5: the row has neither bytes nor a path" in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.status == 0, done.stderr
+        assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 1, "test": 1}
+
+
+@pytest.mark.parametrize("shape", ["folder", "parquet", "saved", "csv"])
+def test_ones_own_images_train_in_every_shape_that_the_readme_names(tmp_path, shape):
+    root = tmp_path / "mine"
+    features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
+    for split, count in (("train", 8), ("val", 4)):
+        paths = []
+        for number in range(count):
+            paths.append(tmp_path / "pictures" / split / ("ant", "bee")[number % 2] / f"{number}.jpg")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            paths[-1].write_bytes(odd_picture(number))
+        rows = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+        table = Dataset.from_dict({"image": rows, "label": [n % 2 for n in range(count)]}, features=features)
+        if shape == "folder":
+            root = tmp_path / "pictures"
+        elif shape == "parquet":
+            root.mkdir(exist_ok=True)
+            table.to_parquet(str(root / f"{split}.parquet"))
+        elif shape == "saved":
+            table.save_to_disk(str(root / split))
+        else:
+            root.mkdir(exist_ok=True)
+            lines = ["image,label", *(f"{path},{path.parent.name}" for path in paths)]
+            (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    done = quick(
+        ROOT / "recipes" / "cub200_resnet18.yaml",
+        f"data.dataset={root}",
+        "data.test_split=val",
+        "data.batch_size=4",
+        "data.holdout=0.25",
+        f"run.output_dir={tmp_path / 'run'}",
+        *SMALL,
+    )
+    assert done.status == 0, done.stderr
+    sizes = summary_of(tmp_path / "run")["dataset"]["images"]
+    assert sizes == {"train": 6, "holdout": 2, "test": 4}
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["label_names"] == ["ant", "bee"]

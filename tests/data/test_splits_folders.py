@@ -1,0 +1,160 @@
+"""Folders of classes: every image and nothing else, in one order everywhere, and what is wrong with a folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sets import level_of, load, png, write
+
+from cskd_hf.data.splits import ImageSplit
+from cskd_hf.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def named(split: ImageSplit) -> list[tuple[str, str]]:
+    """(file, class) of every image of a split of files."""
+    files = [os.path.basename(image["path"]) for image in split.fetch(range(len(split)))]
+    return sorted(zip(files, (split.class_names[label] for label in split.labels), strict=True))
+
+
+def test_a_folder_of_classes_takes_every_image_and_nothing_else(tmp_path):
+    images = [
+        "train/robin/plain.jpg",
+        "train/robin/with space.jpeg",
+        "train/robin/rødhals 知更鳥.png",
+        "train/robin/[a] (1) {x}*?.jpg",
+        "train/robin/100%#2::3.jpg",
+        "train/robin/UPPER.JPG",
+        "train/robin/Mixed.JpEg",
+        "train/robin/two.dots.webp",
+        "train/robin/nested/deeper/below.bmp",
+        "train/European robin #1/a.tiff",
+        "test/robin/b.jpg",
+    ]
+    others = [
+        "train/robin/.hidden.jpg",
+        "train/robin/._plain.jpg",
+        "train/robin/.ipynb_checkpoints/plain-checkpoint.jpg",
+        "train/robin/nested/.git/object.jpg",
+        "train/robin/Thumbs.db",
+        "train/robin/.DS_Store",
+        "train/robin/notes.txt",
+        "train/robin/labels.csv",
+        "train/robin/jpg",
+        "train/.cache/a.jpg",
+        "train/loose.jpg",
+        "README.md",
+        "unused/robin/c.jpg",
+    ]
+    write(tmp_path, *images, *others)
+    (tmp_path / "train/robin/linked.jpg").symlink_to(tmp_path / "unused/robin/c.jpg")
+    (tmp_path / "train/linked class").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
+    (tmp_path / "train/robin/linked folder").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
+    found = load(tmp_path)
+    expected = [(Path(file).name, Path(file).parts[1]) for file in images if file.startswith("train")]
+    expected += [("linked.jpg", "robin"), ("c.jpg", "linked class"), ("c.jpg", "robin")]
+    assert named(found.train) == sorted(expected)
+    assert named(found.test) == [("b.jpg", "robin")]
+    assert found.train.class_names == ("European robin #1", "linked class", "robin")
+
+
+def test_files_are_readable_under_their_odd_names(tmp_path):
+    names = ["with space.png", "知更鳥.png", "[a] (1)*?.png", "100%#2::3.png"]
+    for level, name in enumerate(names):
+        write(tmp_path, f"train/a/{name}", f"test/b/{name}", content=png(level))
+    train = load(tmp_path).train
+    assert sorted(level_of(train, index) for index in range(len(names))) == list(range(len(names)))
+    assert "知更鳥.png" in " ".join(train.describe(index) for index in range(len(names)))
+
+
+def test_file_names_do_not_move_images_between_splits(tmp_path):
+    """`datasets`' imagefolder trains and tests on `train/robin/test_1.jpg`."""
+    write(tmp_path, "train/robin/test_1.jpg", "train/wren/validation.jpg", "test/robin/train-2.jpg", "test/wren/x.jpg")
+    found = load(tmp_path)
+    assert named(found.train) == [("test_1.jpg", "robin"), ("validation.jpg", "wren")]
+    assert named(found.test) == [("train-2.jpg", "robin"), ("x.jpg", "wren")]
+
+
+def test_every_split_is_numbered_by_the_classes_of_all(tmp_path):
+    write(tmp_path, "train/b/1.jpg", "train/d/2.jpg", "test/a/3.jpg", "test/b/4.jpg", "test/d/5.jpg")
+    found = load(tmp_path)
+    assert found.train.class_names == found.test.class_names == ("a", "b", "d")
+    assert found.num_classes == 3
+    assert found.train.labels.tolist() == [1, 2]
+    assert found.test.labels.tolist() == [0, 1, 2]
+    assert "1 of 3 classes have no training image: a" in found.notes
+
+
+def test_a_class_with_one_training_image_is_noted(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/b/1.jpg", "test/a/1.jpg")
+    assert load(tmp_path).notes == ("1 classes have one training image, paired with itself: b",)
+
+
+def test_rows_come_in_the_same_order_on_every_file_system(tmp_path, monkeypatch):
+    write(tmp_path, *(f"{split}/{name}/{file}.jpg" for split in ("train", "test") for name in "ba" for file in "312"))
+    write(tmp_path, "train/a/z/1.jpg", "train/a/y/1.jpg")
+    in_order = ["a/1", "a/2", "a/3", "a/y/1", "a/z/1", "b/1", "b/2", "b/3"]
+    expected = [str(tmp_path / f"train/{name}.jpg") for name in in_order]
+    assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
+    real, real_walk = os.listdir, os.walk
+    monkeypatch.setattr(os, "listdir", lambda path: sorted(real(path), reverse=True))
+
+    def backwards(top: Any, **options: Any) -> Any:
+        for parent, below, names in real_walk(top, **options):
+            below.sort(reverse=True)
+            yield parent, below, sorted(names, reverse=True)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
+
+
+def test_a_split_folder_that_is_missing_is_named_with_those_there_are(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", ".git/x")
+    with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'test', but train, val; .*data\.test_split"):
+        load(tmp_path)
+    assert len(load(tmp_path, test_split="val").test) == 1
+
+
+def test_a_split_folder_without_images_is_an_error_that_shows_the_layout(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", "test/a/notes.txt")
+    with pytest.raises(UserError, match=r"data\.dataset: .*test has no images; they lie in .*test/class/\*\.jpg"):
+        load(tmp_path)
+
+
+def test_an_empty_folder_and_a_file_are_errors_that_say_what_they_are(tmp_path):
+    with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'train', 'test', but none"):
+        load(tmp_path)
+    write(tmp_path, "archive.zip")
+    with pytest.raises(UserError, match=r"data\.dataset: .*archive\.zip is a file; name its folder"):
+        load(tmp_path / "archive.zip")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg")
+    with open(os.fsencode(tmp_path) + b"/train/a/\xe9t\xe9.jpg", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"data\.dataset: the file name .*xe9t.* is not UTF-8; rename it"):
+        load(tmp_path)
+
+
+def test_a_single_class_is_an_error(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "test/a/1.jpg")
+    with pytest.raises(UserError, match=r"'label' has fewer than two classes: a"):
+        load(tmp_path)
+
+
+def test_a_class_folder_without_a_file_that_is_named_like_an_image_is_an_error_and_an_empty_one_is_not(tmp_path):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
+    (tmp_path / "train" / "c").mkdir()
+    assert load(tmp_path).train.class_names == ("a", "b")
+    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image for somebody else")
+    (tmp_path / "train" / "c" / "0001").write_bytes(b"an image without an extension")
+    with pytest.raises(UserError, match=r"none of the 2 files in .*/train/c has the extension of an image") as caught:
+        load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1

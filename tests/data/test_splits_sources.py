@@ -1,0 +1,120 @@
+"""Where data comes from: the Hub, the catalog, a folder, scikit-learn's digits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_sets import load, write
+
+from cskd_hf.data.decode import decode
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.catalog import CATALOG
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+OFFLINE = """
+from cskd_hf.data.splits import load_images
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import DataSection
+for dataset in ("nobody/nothing", "cifar100"):
+    try:
+        load_images(DataSection(dataset=dataset, train_split="train", test_split="test",
+                                image_column="image", label_column="label"))
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_hub_set_that_cannot_be_reached_is_one_line_with_its_name_and_the_reason(tmp_path):
+    """In a process of its own: `datasets` reads HF_HUB_OFFLINE as it is imported."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    nobody, cifar100 = ran.stdout.splitlines()
+    assert nobody.startswith("data.dataset: the Hub set 'nobody/nothing' is not in the cache, ")
+    assert cifar100.startswith("data.dataset: the Hub set 'uoft-cs/cifar100' is not in the cache, ")
+    assert nobody.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    # To `datasets` the last two mean whatever lies in the working folder.
+    [
+        "cifar10",
+        "./missing",
+        "../missing",
+        "./no/such/folder",
+        "/no/such",
+        "/missing",
+        "~/missing",
+        "imagefolder",
+        "parquet",
+    ],
+)
+def test_a_name_that_is_nowhere_is_one_line_that_lists_the_catalog(dataset, tmp_path, monkeypatch):
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cskd_hf.data.hub.snapshot_download", None)  # the network is not asked either
+    with pytest.raises(UserError) as caught:
+        load(dataset)
+    message = str(caught.value)
+    assert message.startswith(f"data.dataset: {dataset!r} is none of a folder, a Hub id (owner/name), or one of the")
+    assert all(name in message for name in CATALOG)
+    assert len(message.splitlines()) == 1
+
+
+def test_a_catalog_name_wins_over_a_folder_of_that_name_unless_it_is_written_with_a_dot(tmp_path, monkeypatch):
+    write(tmp_path, "digits/train/a/1.jpg", "digits/train/b/1.jpg", "digits/test/a/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert load("digits").num_classes == 10
+    assert load("./digits").num_classes == 2
+
+
+# scikit-learn's digits
+
+
+def test_digits_has_20_to_train_30_held_out_and_the_rest_to_test_of_each_class():
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    found = load("digits", holdout="holdout")
+    assert np.bincount(found.train.labels).tolist() == [20] * 10
+    assert np.bincount(found.holdout.labels).tolist() == [30] * 10
+    splits = {"train": found.train, "holdout": found.holdout, "test": found.test}
+    assert {name: len(split) for name, split in splits.items()} == CATALOG["digits"].num_images
+
+    def drawn(image: np.ndarray, label: int) -> tuple[bytes, int]:
+        return image.astype(np.uint8).tobytes(), int(label)
+
+    # Each image is known by its 64 pixels and its label; the 1,797 are all different.
+    expected = [
+        drawn(np.round(image * 255 / 16), label) for image, label in zip(scans.images, scans.target, strict=True)
+    ]
+    seen = [
+        drawn(np.asarray(decode(image))[:, :, 0], label)
+        for split in splits.values()
+        for image, label in zip(split.fetch(range(len(split))), split.labels, strict=True)
+    ]
+    assert len(set(expected)) == 1797
+    assert sorted(seen) == sorted(expected)
+
+
+def test_digits_are_the_same_at_every_call_whatever_was_drawn_before():
+    np.random.seed(1)
+    first = load("digits").train
+    np.random.seed(2)
+    again = load("digits").train
+    assert again.labels.tolist() == first.labels.tolist()
+    assert again.fetch(range(200)) == first.fetch(range(200))
+
+
+def test_digits_statistics_are_those_of_the_training_images():
+    entry, train = CATALOG["digits"], load("digits").train
+    values = np.stack([np.asarray(decode(image)) for image in train.fetch(range(200))]) / 255
+    assert values.mean((0, 1, 2)) == pytest.approx(entry.mean, abs=2e-3)
+    assert values.std((0, 1, 2)) == pytest.approx(entry.std, abs=2e-3)

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from command_runs import (
+    ROOT,
+    TIMING,
+    draw_folder,
+    kill_within_an_epoch,
+    launch,
+    metrics_lines,
+    quick,
+    summary_of,
+    torchrun,
+    write_recipe,
+)
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_model_data_config
+
+from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.data.splits import load_images
+from cskd_hf.recipe.recipe import load_recipe
+
+# 13 images to train on: global batches of 4 leave one, and a process with nothing.
+IMAGES = {"train": (5, 5, 3), "test": (3, 3, 1)}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("images") / "odd", IMAGES)
+
+
+# With BatchNorm. Two processes of 2, whose every step is a checkpoint.
+SETTINGS = ["data.batch_size=2", "run.checkpoint_steps=1", "scheduler.num_epochs=2", "data.holdout=0.25"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, images) -> Path:
+    """A run on two processes, left alone."""
+    recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
+    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS)
+    assert done.status == 0, done.stderr
+    assert done.stdout.count("epoch   1/2") == 1  # one process speaks
+    assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout
+    first_keys = re.findall(r"^  process (\d) on \S+ \(pid \d+\): first keys (.+)$", done.stdout, re.MULTILINE)
+    (recipe.with_suffix("") / "first_keys.json").write_text(json.dumps(first_keys))
+    return recipe.with_suffix("")
+
+
+def test_two_processes_were_really_there(whole):
+    described = json.loads((whole / "environment.json").read_text(encoding="utf-8"))
+    assert described["num_processes"] == 2
+    assert summary_of(whole)["throughput"]["num_processes"] == 2
+
+
+ENDS = {
+    "done": "cskd_hf.train {whole}/recipe.yaml run.output_dir={new}",
+    "stopped": "cskd_hf.train {whole}/recipe.yaml run.output_dir={new} run.max_hours=1e-9",
+    "done before": "cskd_hf.train {whole}/recipe.yaml",
+    "evaluated": "cskd_hf.evaluate {whole}",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_thread_is_left_that_would_need_python_while_it_is_taken_down(whole, tmp_path, end):
+    """gloo's would, a moment after the last collective: with them starved, four ends in six were SIGABRT."""
+    command = [word.format(whole=whole, new=tmp_path / "new") for word in ENDS[end].split()]
+    done = torchrun(ROOT / "tests" / "support" / "last_threads.py", tmp_path, *command)
+    assert done.status == (end == "stopped"), done.stderr  # torchrun's, for 143
+    left = [path.read_text().splitlines() for path in tmp_path.glob("[01]")]
+    assert len(left) == 2 or (len(left) == 1 and end == "stopped")  # of two that fail torchrun kills the later
+    assert all(left)
+    assert not [name for names in left for name in names if "gloo" in name], left
+
+
+def test_each_process_says_which_pairs_it_begins_with(whole, images):
+    recipe = load_recipe(str(whole / "recipe.yaml"))
+    draws = list(ClassPairSampler(load_images(recipe.data).train.labels, recipe.run.seed))[:4]
+    told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws]
+    expected = [["0", ", ".join(told[:2])], ["1", ", ".join(told[2:])]]
+    assert json.loads((whole / "first_keys.json").read_text()) == expected
+
+
+def test_what_two_processes_evaluated_is_what_they_saved(whole, images):
+    model = timm.create_model(f"local-dir:{whole / 'model'}", pretrained=True).eval()
+    saved = load_file(whole / "predictions.safetensors")
+    assert saved["row"].tolist() == list(range(7))
+    assert saved["target"].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    files = sorted((images / "test").rglob("*.png"))
+    with torch.no_grad():
+        logits = model(torch.stack([transform(Image.open(file)) for file in files]))
+    torch.testing.assert_close(saved["logits"], logits, rtol=0, atol=1e-5)
+    # And the checkpoint of the last epoch holds those weights, running statistics included.
+    last = load_file(max((whole / "checkpoints").iterdir()) / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(last[name], value), name
+
+
+def test_two_processes_equal_one_of_twice_the_batch_without_batchnorm(tmp_path, images):
+    # 13 images in global batches of 4: the second process has nothing in the last one, a group of its own.
+    settings = ["model={model_name: test_vit, img_size: 32}", "transform.input_size=[3, 32, 32]"]
+    settings += ["run.gradient_accumulation_steps=3"]
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = quick(recipe, *settings, "data.batch_size=4", f"run.output_dir={one}")
+    assert done.status == 0, done.stderr
+    done = torchrun("-m", "cskd_hf.train", recipe, *settings, "data.batch_size=2", f"run.output_dir={two}")
+    assert done.status == 0, done.stderr
+    first, second = metrics_lines(one), metrics_lines(two)
+    assert [line["step"] for line in first] == [2, 4]
+    assert len(second) == 2
+    for line, other in zip(first, second, strict=True):
+        assert other == pytest.approx(line, abs=1e-4)
+    weights, logits = ("model/model.safetensors", "predictions.safetensors")
+    torch.testing.assert_close(load_file(two / logits), load_file(one / logits), rtol=0, atol=1e-4)
+    torch.testing.assert_close(load_file(two / weights), load_file(one / weights), rtol=0, atol=1e-5)
+
+
+PROBE = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+import cskd_hf.engine.updates as loop
+from cskd_hf import train
+from accelerate.utils import gather_object
+from safetensors.torch import save
+
+original = loop.training_updates
+
+def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+    log = Path(sys.argv[1]) / f"rank{accelerator.process_index}.jsonl"
+    module = accelerator.unwrap_model(objective).module
+    seen = []
+    collate = loader.collate_fn
+    def note(batch):
+        seen.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
+        return collate(batch)
+    loader.collate_fn = note
+    for update in original(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+        # Of the rows loaded, those that count: a process without a share repeats one that weighs nothing.
+        digest = lambda tensors: hashlib.sha256(save({k: v.contiguous() for k, v in tensors})).hexdigest()
+        with log.open("a") as file:
+            file.write(json.dumps({
+                "epoch": update.epoch, "step": update.step, "batches": seen,
+                "weights": digest(module.named_parameters()),
+            }) + "\\n")
+        seen = seen[:0]
+        yield update
+    with log.open("a") as file:
+        file.write(json.dumps({"buffers": digest(module.named_buffers())}) + "\\n")
+
+loop.training_updates = watched
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def watched_ranks(tmp_path_factory, images) -> list[list[dict[str, Any]]]:
+    """What each of two processes loaded, and a digest of its weights, after every update of a run with BatchNorm."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "probe.py").write_text(PROBE, encoding="utf-8")
+    recipe = write_recipe(folder / "run.yaml", images, data={"batch_size": 2})
+    done = torchrun(folder / "probe.py", folder, recipe)
+    assert done.status == 0, done.stderr
+    return [[json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
+
+
+def test_the_weights_of_both_processes_are_equal_after_every_update(watched_ranks):
+    first, second = ([line["weights"] for line in rank[:-1]] for rank in watched_ranks)
+    assert len(first) == 8
+    assert len(set(first)) == 8
+    assert first == second
+
+
+def test_the_running_statistics_of_both_processes_are_equal_when_the_epoch_is_evaluated(watched_ranks):
+    first, second = (rank[-1]["buffers"] for rank in watched_ranks)
+    assert first == second
+
+
+def test_both_processes_together_load_each_anchor_once_an_epoch_with_partners_of_its_class(watched_ranks):
+    class_of = [label for label, count in enumerate(IMAGES["train"]) for _ in range(count)]
+    for epoch in (0, 1):
+        anchors: Counter[int] = Counter()
+        for rank, lines in enumerate(watched_ranks):
+            for line in lines[:-1]:
+                if line["epoch"] != epoch:
+                    continue
+                ((rows, _),) = line["batches"]
+                assert {len(pair) for pair in rows} == {2}
+                assert all(class_of[anchor] == class_of[partner] for anchor, partner in rows)
+                is_repeated = rank == 1 and line["step"] % 4 == 0  # 13 = 3 · 4 + 1: nothing is left for it
+                if is_repeated:
+                    assert rows == watched_ranks[0][line["step"] - 1]["batches"][0][0]
+                else:
+                    anchors.update(anchor for anchor, _ in rows)
+        assert anchors == Counter(range(13))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, images) -> tuple[Path, dict[str, Any]]:
+    """A run on two processes, both killed within an epoch, and where its newest checkpoint stands."""
+    recipe = write_recipe(tmp_path_factory.mktemp("killed") / "run.yaml", images)
+    process = launch("-m", "cskd_hf.train", recipe, *SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return recipe, kill_within_an_epoch(process, recipe.with_suffix(""))
+
+
+def test_two_killed_processes_go_on_to_the_weights_of_two_left_alone(killed, whole, tmp_path):
+    recipe, progress = killed
+    folder = shutil.copytree(recipe.with_suffix(""), tmp_path / "two")
+    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, f"run.output_dir={folder}")
+    assert done.status == 0, done.stderr
+    assert done.stdout.count(f"resuming at step {progress['step']}, epoch {progress['epoch']}") == 1
+    for name in ("model/model.safetensors", "predictions.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert metrics_lines(folder) == metrics_lines(whole)
+
+
+def test_two_killed_processes_go_on_as_one_with_the_rest_of_the_epoch(killed, tmp_path):
+    recipe, progress = killed
+    folder = shutil.copytree(recipe.with_suffix(""), tmp_path / "one")
+    done = quick(recipe, *SETTINGS, f"run.output_dir={folder}")
+    assert done.status == 0, done.stderr
+    step, epoch, position = (progress[key] for key in ("step", "epoch", "position"))
+    assert f"resuming at step {step}, epoch {epoch}, sample {position}" in done.stdout
+    summary = summary_of(folder)
+    # 10 images to train on, 2 a batch instead of 4.
+    left = -(-(10 - position) // 2) + 5 * (1 - epoch)
+    assert [line["epoch"] for line in metrics_lines(folder)] == [0, 1]
+    assert metrics_lines(folder)[-1]["step"] == step + left
+    assert summary["throughput"]["num_processes"] == 1
+    state = json.loads((max((folder / "checkpoints").iterdir()) / "state.json").read_text(encoding="utf-8"))
+    assert state["progress"]["samples"] == 20  # each image once an epoch, before and after
+
+
+# Mistakes
+
+
+def test_a_mistake_in_the_recipe_is_told_once(tmp_path, images):
+    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
+    assert done.status != 0
+    assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
+    assert "did you mean lr?" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_image_is_named_by_the_process_that_meets_it(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
+    broken = folder / "test" / "class 1" / "01.png"  # in the second process's share
+    broken.write_bytes(b"not an image")
+    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", folder))
+    assert done.status != 0
+    assert done.stderr.count(f"error: split 'test', row 3, file {broken}: unreadable image") == 1
+
+
+def test_two_processes_skip_and_report_what_either_of_them_met(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (6, 6), "test": (2, 2)})
+    unreadable = sorted((folder / "train" / "class 0").glob("*.png"))[:4]
+    for broken in (*unreadable, folder / "test" / "class 1" / "01.png"):
+        broken.write_bytes(b"not an image")
+    done = torchrun(
+        "-m",
+        "cskd_hf.train",
+        write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip", "batch_size": 2}),
+        "scheduler.num_epochs=1",
+    )
+    assert done.status == 0, done.stderr
+    assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 4, "test": 1}
+    assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
+
+
+def test_timing_is_left_out_of_comparisons_and_nothing_else(whole):
+    line = json.loads((whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(TIMING) < set(line)
+    assert set(line) - set(metrics_lines(whole)[0]) == set(TIMING)

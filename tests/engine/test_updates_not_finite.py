@@ -1,0 +1,99 @@
+"""A loss that is not finite stops the run before the optimizer steps, and names the term and the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cskd_hf.batch import Views
+from cskd_hf.data.pairing import PairingCollator
+from cskd_hf.engine.updates import NonFiniteLossError
+from cskd_hf.methods import Batch, CrossEntropy, Method
+
+
+class Poisoned:
+    """Normalises as the objective would, and gives one image of the set a NaN pixel."""
+
+    def __init__(self, row: int) -> None:
+        self.row, self.collate = row, PairingCollator()
+
+    def __call__(self, samples: Any) -> Batch:
+        batch = self.collate(samples)
+        images = batch.images.float() / 255
+        images[batch.index == self.row, 0, 0, 0] = torch.nan
+        return batch._replace(images=images)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("place", [9, 14])  # in the third and the fourth batch: the first and second of their group
+def test_a_nan_pixel_stops_the_run_before_the_optimizer_steps(make_run, same_tensors, place, accumulation):
+    settings: dict[str, Any] = {"norm": False, "method": CrossEntropy(), "accumulation": accumulation}
+    run = make_run(**settings)
+    run.batches.start_epoch(0)
+    row = run.batches.sampler.draws(place, place + 1)[0].indices[0]
+    run = make_run(**settings, collate=Poisoned(row))
+    done, before = 0, run.state()
+
+    def train() -> None:
+        nonlocal done, before
+        for update in run.updates():
+            done, before = update.step, run.state()
+
+    with pytest.raises(NonFiniteLossError, match="loss = nan") as caught:
+        train()
+    assert done == place // 4 // accumulation
+    assert caught.value.step == run.progress.step == done
+    assert f"step {done}:" in str(caught.value)
+    assert row in caught.value.batch.index.tolist()
+    assert math.isnan(caught.value.terms["task_loss"])
+    same_tensors(run.state(), before)
+    assert run.progress.position == 4 * accumulation * done
+
+
+def test_a_learning_rate_that_diverges_stops_the_run_with_the_last_weights_kept(make_run, same_tensors):
+    run = make_run(norm=False, lr=1e25)
+    before, steps = run.state(), 0
+
+    def train() -> None:
+        nonlocal before, steps
+        for update in run.updates():
+            before, steps = run.state(), update.step
+
+    with pytest.raises(NonFiniteLossError) as caught:
+        train()
+    assert 1 <= steps < 5
+    assert caught.value.step == steps
+    same_tensors(run.state(), before)
+
+
+class WithPenalty(Method):
+    """A finite loss beside a term that is infinite from the third call on."""
+
+    views: ClassVar[Views] = "single"
+    name: Literal["penalty"] = "penalty"
+    calls: ClassVar[list[int]] = []
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        self.calls.append(len(batch.target))
+        output = module(batch.images)
+        penalty = torch.tensor(math.inf if len(self.calls) > 2 else 0.0)
+        return {
+            "loss": F.cross_entropy(output, batch.target),
+            "output": output,
+            "target": batch.target,
+            "penalty": penalty,
+        }
+
+
+def test_the_term_that_is_not_finite_is_the_one_named(make_run):
+    WithPenalty.calls.clear()
+    run = make_run(method=WithPenalty())
+    with pytest.raises(NonFiniteLossError) as caught:
+        run.train(6)
+    assert str(caught.value) == "step 2: penalty = inf"
+    assert math.isfinite(caught.value.terms["loss"])

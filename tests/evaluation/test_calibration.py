@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature, fit_temperature
+from cskd_hf.evaluation.metrics import ece, nll
+
+
+def sampled(temperature: float, num_images: int = 20_000, num_classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Logits, and labels drawn from softmax(logits / temperature)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(num_images, num_classes, generator=generator)
+    target = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator).flatten()
+    return logits, target
+
+
+def numpy_nll(logits: Tensor, target: Tensor, temperature: float) -> float:
+    z = logits.numpy().astype(np.float64) / temperature
+    top = z.max(axis=1)
+    log_normaliser = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
+    return float(np.mean(log_normaliser - z[np.arange(len(z)), target.numpy()]))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+def test_the_temperature_that_drew_the_labels_is_recovered(temperature: float) -> None:
+    assert fit_temperature(*sampled(temperature)) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("true_temperature", [0.3, 2.5])
+def test_the_gradient_of_the_nll_is_zero_at_the_optimum(true_temperature: float) -> None:
+    logits, target = sampled(true_temperature, num_images=500)
+    beta = torch.tensor(1 / fit_temperature(logits, target), dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(logits.double() * beta, target)
+    (slope,) = torch.autograd.grad(loss, beta)
+    assert abs(slope.item()) < 1e-8
+
+
+def test_no_temperature_on_a_fine_grid_does_better() -> None:
+    logits, target = sampled(2.5, num_images=300)
+    best = fit_temperature(logits, target)
+    at_best = numpy_nll(logits, target, best)
+    for factor in (0.5, 0.9, 0.999, 0.9999, 1.0001, 1.001, 1.1, 2.0):
+        assert numpy_nll(logits, target, best * factor) > at_best
+
+
+def test_two_classes_have_the_closed_form() -> None:
+    # right 3 times in 4 with one margin for all: softmax must say 3/4, so margin / temperature = log 3
+    logits = torch.tensor([[5.0, 0.0]] * 4)
+    target = torch.tensor([0, 0, 0, 1])
+    assert fit_temperature(logits, target) == pytest.approx(5 / math.log(3), rel=1e-9)
+
+
+def test_scaling_the_logits_scales_the_temperature() -> None:
+    logits, target = sampled(2.5, num_images=300)
+    assert fit_temperature(4 * logits, target) == pytest.approx(4 * fit_temperature(logits, target), rel=1e-8)
+
+
+def test_a_constant_added_to_a_row_changes_nothing() -> None:
+    logits, target = sampled(2.5, num_images=300)
+    shifted = logits.double() + 1000 * torch.arange(300)[:, None]
+    assert fit_temperature(shifted, target) == pytest.approx(fit_temperature(logits, target), rel=1e-8)
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    logits, target = sampled(2.5, num_images=300)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    assert fit_temperature(logits[order], target[order]) == pytest.approx(fit_temperature(logits, target), rel=1e-8)
+
+
+def test_scaled_logits_need_no_further_scaling_and_are_better_calibrated() -> None:
+    logits, target = sampled(2.5)
+    scaled = apply_temperature(logits, fit_temperature(logits, target))
+    assert fit_temperature(scaled, target) == pytest.approx(1, rel=1e-8)
+    assert nll(scaled, target) < nll(logits, target)
+    assert ece(scaled, target) < 2 < 20 < ece(logits, target)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_perfectly_separated_set_returns_the_lower_bound(scale: float) -> None:
+    logits = scale * torch.eye(5)
+    assert fit_temperature(logits, torch.arange(5)) == MIN_TEMPERATURE == 1e-2
+
+
+def test_logits_that_are_worse_than_none_return_the_upper_bound() -> None:
+    assert fit_temperature(-torch.eye(5), torch.arange(5)) == MAX_TEMPERATURE == 1e2
+
+
+@pytest.mark.parametrize("num_classes", [1, 4])
+def test_logits_equal_within_rows_are_left_alone(num_classes: int) -> None:
+    logits = torch.tensor([[0.1], [0.7], [3.3]]).expand(3, num_classes)
+    assert fit_temperature(logits, torch.zeros(3, dtype=torch.int64)) == 1.0
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    logits = torch.tensor([[1e4, 0.0]] * 4)
+    # the optimum, 1e4 / log 3, lies above the bound
+    assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == MAX_TEMPERATURE
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.7, 3.0, 100.0])
+def test_predictions_do_not_change_even_for_neighbouring_floats(temperature: float) -> None:
+    ones = torch.linspace(0.5, 2.0, 1001)
+    logits = torch.stack([ones, torch.nextafter(ones, torch.tensor(9.0))], dim=1)
+    scaled = apply_temperature(logits, temperature)
+    assert (scaled.argmax(dim=1) == 1).all()
+    assert scaled.dtype == torch.float64
+    np.testing.assert_allclose(scaled.numpy(), logits.numpy().astype(np.float64) / temperature, rtol=1e-15)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        apply_temperature(torch.zeros(1, 2), temperature)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), r"logits \(0, 3\)"),
+        (torch.zeros(2, 3), torch.tensor([0, 3]), r"target\[1\] is 3"),
+        (torch.tensor([[0.0, 1.0], [0.0, -math.inf]]), torch.tensor([0, 0]), r"logits\[1\] is not finite"),
+        (torch.tensor([[0.0, 1.0], [0.0, math.nan]]), torch.tensor([0, 0]), r"logits\[1\] is not finite"),
+    ],
+)
+def test_unusable_predictions_are_named(logits: Tensor, target: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_temperature(logits, target)

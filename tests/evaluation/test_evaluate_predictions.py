@@ -1,0 +1,120 @@
+"""All metrics together: their names, order and definitions, and predictions and features that none of them takes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from random_logits import predictions
+from torch import Tensor
+
+from cskd_hf.evaluation.metrics import (
+    DEFINITIONS,
+    METRICS,
+    adaptive_ece,
+    aurc,
+    brier,
+    classwise_ece,
+    ece,
+    evaluate_predictions,
+    nll,
+    recall_at_1,
+    top_k_error,
+)
+
+NAMES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+
+
+def test_every_metric_is_reported_in_order_with_its_definition() -> None:
+    logits, target = predictions()
+    features = torch.randn(203, 5, generator=torch.Generator().manual_seed(2))
+    values = evaluate_predictions(logits, target, features)
+    assert list(values) == list(METRICS) == list(DEFINITIONS) == NAMES
+    assert values["top1_error"] == top_k_error(logits, target, 1)
+    assert values["top5_error"] == top_k_error(logits, target, 5)
+    assert values["recall_at_1"] == recall_at_1(features, target)
+    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc):
+        assert values[metric.__name__] == metric(logits, target)
+    assert all(type(value) is float for value in values.values())
+
+
+def test_recall_is_none_without_features() -> None:
+    values = evaluate_predictions(*predictions(), None)
+    assert [name for name, value in values.items() if value is None] == ["recall_at_1"]
+
+
+def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
+    assert all("\n" not in text and text.endswith(("percent", "nats", "0 to 2")) for text in DEFINITIONS.values())
+    assert all("20 equal" in DEFINITIONS[name] for name in ("ece", "adaptive_ece", "classwise_ece"))
+
+
+def test_one_class_is_always_right_and_sure() -> None:
+    values = evaluate_predictions(torch.randn(5, 1), torch.zeros(5, dtype=torch.int64), torch.randn(5, 3))
+    assert values == dict.fromkeys(NAMES, 0.0) | {"recall_at_1": 100.0}
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    logits, target = predictions()
+    logits = logits.double()  # the one dtype that conversion does not copy
+    features = logits.clone()
+    before = logits.clone(), target.clone()
+    evaluate_predictions(logits, target, features)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(features, before[0])
+    assert torch.equal(target, before[1])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "recall_at_1"])
+def test_the_order_of_the_rows_does_not_matter_even_among_ties(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randint(3, (101, 4), generator=generator).float()
+    target = torch.randint(4, (101,), generator=generator)
+    expected = METRICS[name].compute(logits, target, None)
+    for seed in range(3):
+        order = torch.randperm(101, generator=generator.manual_seed(seed))
+        assert METRICS[name].compute(logits[order], target[order], None) == pytest.approx(expected, rel=1e-12)
+
+
+# what cannot be used
+
+
+LABELS = torch.tensor([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(0, 3), LABELS[:0], r"logits \(0, 3\)"),
+        (torch.zeros(3, 0), LABELS, r"logits \(3, 0\)"),
+        (torch.zeros(3), LABELS, r"logits \(3,\)"),
+        (torch.zeros(2, 3), LABELS, r"logits \(2, 3\) and target \(3,\)"),
+        (torch.zeros(3, 3), LABELS[:, None], r"target \(3, 1\)"),
+        (torch.zeros(3, 3), LABELS.float(), r"torch\.float32.*torch\.int64"),
+        (torch.zeros(3, 2), LABELS, r"target\[2\] is 2; allowed for 2 logits: 0\.\.1"),
+        (torch.zeros(3, 3), LABELS - 1, r"target\[0\] is -1; allowed for 3 logits: 0\.\.2"),
+        (torch.tensor([[0.0], [math.nan], [math.nan]]), LABELS * 0, r"logits\[1\] is not finite, the first of 2"),
+        (torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, math.inf]]), LABELS * 0, r"logits\[2\]"),
+        (torch.tensor([[-math.inf, -math.inf], [0.0, 0.0], [0.0, 0.0]]), LABELS * 0, r"logits\[0\]"),
+    ],
+)
+@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc])
+def test_unusable_predictions_are_named(metric, logits: Tensor, target: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric(logits, target)
+    with pytest.raises(ValueError, match=message):
+        top_k_error(logits, target, 1)
+
+
+@pytest.mark.parametrize(
+    ("features", "target", "message"),
+    [
+        (torch.zeros(1, 3), LABELS[:1], "at least 2"),
+        (torch.zeros(2, 3), LABELS, r"features \(2, 3\) and target \(3,\)"),
+        (torch.zeros(3), LABELS, r"features \(3,\)"),
+        (torch.tensor([[0.0], [1.0], [math.nan]]), LABELS, r"features\[2\] is not finite"),
+    ],
+)
+def test_unusable_features_are_named(features: Tensor, target: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recall_at_1(features, target)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from PIL import Image
+
+from cskd_hf.data.splits import ImageSplit
+from cskd_hf.data.transforms import Transform
+from cskd_hf.errors import UserError
+from cskd_hf.evaluation.predictions import Predictions, predict_split
+
+
+@pytest.fixture
+def predict(transform):
+    """Predictions of a network on a split, in batches of three unless said."""
+
+    def run(network: Any, split: ImageSplit, **settings: Any) -> Predictions:
+        settings = {"batch_size": 3, "workers": 0, "channels_last": False, "skip_corrupt": False, **settings}
+        settings = {"mean": transform.mean, "std": transform.std, "autocast": False, **settings}
+        return predict_split(network, split, Transform(transform, False), Accelerator(cpu=True), **settings)
+
+    return run
+
+
+def corrupt(split: ImageSplit, rows: set[int]) -> ImageSplit:
+    unreadable = {"bytes": b"not an image", "path": None}
+    images = [unreadable if row in rows else image for row, image in enumerate(split.dataset["image"])]
+    dataset = Dataset.from_dict({"image": images}, features=split.dataset.features)
+    return ImageSplit(split.name, dataset, split.labels, split.class_names, split.rows)
+
+
+def test_predictions_equal_a_plain_forward_of_one_image_after_another(predict, make_network, make_split, transform):
+    torch.manual_seed(0)
+    network, split = make_network(dropout=0.5), make_split(11)
+    network(torch.randn(8, 3, 8, 8))  # BatchNorm shall have statistics of its own
+    seen = predict(network, split)
+
+    network.eval()
+    mean, std = (np.array(values)[:, None, None] for values in (transform.mean, transform.std))
+    for row in range(11):
+        with Image.open(io.BytesIO(split.dataset[row]["image"]["bytes"])) as image:
+            resized = image.resize((8, 8), Image.Resampling.BILINEAR)
+        pixels = (np.asarray(resized).transpose(2, 0, 1) / 255 - mean) / std
+        with torch.no_grad():
+            maps = network.layers(torch.tensor(pixels, dtype=torch.float32)[None])
+            features = maps.mean(dim=(2, 3))[0]
+            logits = network.fc(features)
+        torch.testing.assert_close(seen.logits[row], logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(seen.features[row], features, rtol=0, atol=1e-5)
+
+
+def test_rows_and_targets_stand_in_the_splits_order(predict, make_network, make_split):
+    split = make_split(11)
+    seen = predict(make_network(), split)
+    assert seen.row.tolist() == list(range(11))
+    assert seen.target.tolist() == split.labels.tolist()
+    assert seen.logits.shape == (11, 3)
+    assert seen.features.shape == (11, 8)
+    assert {seen.logits.dtype, seen.features.dtype} == {torch.float32}
+    assert {seen.target.dtype, seen.row.dtype} == {torch.int64}
+    assert seen.skipped == {}
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 100}, {"workers": 2}, {"channels_last": True}])
+def test_batch_size_workers_and_memory_layout_do_not_matter(predict, make_network, make_split, settings):
+    torch.manual_seed(0)
+    network, split = make_network(), make_split(11)
+    plain, other = predict(network, split), predict(network, split, **settings)
+    torch.testing.assert_close(other.logits, plain.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(other.features, plain.features, rtol=0, atol=1e-5)
+    assert other.target.tolist() == plain.target.tolist()
+    assert other.row.tolist() == plain.row.tolist()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_put_back_and_the_statistics_stay(predict, make_network, make_split, training):
+    network = make_network().train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    predict(network, make_split(5))
+    assert {module.training for module in network.modules()} == {training}
+    assert [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])] == []
+
+
+def test_unreadable_images_are_left_out_and_reported_by_row(predict, make_network, make_split):
+    torch.manual_seed(0)
+    network, split = make_network(), make_split(11)
+    whole = predict(network, split)
+    broken = {3, 4, 5, 9}  # a whole batch, and one of another
+    seen = predict(network, corrupt(split, broken), skip_corrupt=True)
+    left = [row for row in range(11) if row not in broken]
+    assert seen.row.tolist() == left
+    assert seen.target.tolist() == split.labels[left].tolist()
+    torch.testing.assert_close(seen.logits, whole.logits[left], rtol=0, atol=1e-5)
+    assert seen.skipped.keys() == broken
+    assert all("unreadable image" in reason for reason in seen.skipped.values())
+
+
+def test_an_unreadable_image_stops_unless_it_may_be_skipped(predict, make_network, make_split):
+    with pytest.raises(UserError, match=r"split 'train', row 4: unreadable image"):
+        predict(make_network(), corrupt(make_split(6), {4}))
+
+
+def test_a_split_without_a_readable_image_is_an_error_of_the_data(predict, make_network, make_split):
+    with pytest.raises(UserError, match="split 'train' has no readable image"):
+        predict(make_network(), corrupt(make_split(4), {0, 1, 2, 3}), skip_corrupt=True)

@@ -1,0 +1,221 @@
+"""Means, spreads, gaps and bold, against NumPy; and the three formats they are told in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from written_runs import some_runs, write_finished, write_unfinished
+
+from cskd_hf.paper.blocks import select
+from cskd_hf.paper.cells import batch_notes, fill, fill_all
+from cskd_hf.paper.find import find_run
+from cskd_hf.paper.latex import latex
+from cskd_hf.paper.markdown import as_json, markdown
+
+
+def grids_of(root, values, table="table1", **chosen):
+    """The grids of CUB-200's ResNet-18 when its runs' results are `values`: method → metrics of each seed."""
+    chosen = {"datasets": ["cub200"], "models": ["resnet18"], "methods": list(values)} | chosen
+    runs = some_runs(root, table, **chosen)
+    for method, results in values.items():
+        for seed, result in enumerate(results):
+            (run,) = (run for key, run in runs.items() if key.method == method and key.seed == seed)
+            write_finished(run, **result) if isinstance(result, dict) else write_finished(run, result)
+    return fill_all(select([table], **chosen), runs, {key: find_run(run) for key, run in runs.items()})
+
+
+def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [33.0, 34.5, 32.75]})
+    (cell,) = grid.flat()
+    assert cell.ours.mean == pytest.approx(np.mean([33.0, 34.5, 32.75]))
+    assert cell.ours.std == pytest.approx(np.std([33.0, 34.5, 32.75], ddof=1))
+    assert (cell.ours.n, cell.paper.mean, cell.paper.std) == (3, 33.28, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("values", "within"), [([34.0, 34.2], True), ([34.7, 34.9], False), ([32.0, 32.2], False), ([30.0, 36.0], True)]
+)
+def test_a_gap_is_judged_by_the_joint_spread(tmp_path, values, within):
+    (grid,) = grids_of(tmp_path, {"cskd": values})
+    (cell,) = grid.flat()
+    assert cell.gap == pytest.approx(np.mean(values) - 33.28)
+    assert cell.joint_spread == pytest.approx(math.sqrt(np.var(values, ddof=1) + 0.99**2))
+    assert cell.within_joint_spread is within
+
+
+def test_one_seed_has_a_gap_and_no_spread(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [33.0]})
+    (cell,) = grid.flat()
+    assert (cell.ours.std, cell.joint_spread, cell.within_joint_spread) == (None, None, None)
+    assert cell.gap == pytest.approx(-0.28)
+    assert "| 33.00 (1) | 33.28 ± 0.99 | -0.28 | –            | our n = 1 has no spread |" in markdown([grid])
+
+
+def test_a_gap_too_small_to_print_has_no_minus(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [33.278, 33.278]})
+    assert "| 33.28 ± 0.00 (2) | 33.28 ± 0.99 | +0.00 |" in markdown([grid])
+
+
+def test_a_paper_without_spread_is_said(tmp_path):
+    chosen = {"datasets": ["imagenet"], "models": ["resnet50"]}
+    (grid,) = grids_of(tmp_path, {"cskd": [23.0, 24.0]}, "table5", **chosen)
+    (cell,) = grid.flat()
+    assert (cell.paper.mean, cell.paper.std, cell.within_joint_spread) == (23.6, None, None)
+    assert "the paper gives no spread" in markdown([grid])
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ({"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2]}, "cskd"),
+        ({"cskd": [40.0, 40.2], "cross_entropy": [30.0, 30.2]}, "cross_entropy"),
+        # 0.2 apart, √(0.141² + 0.141²) = 0.2: not more.
+        ({"cskd": [30.0, 30.2], "cross_entropy": [30.19, 30.39]}, None),
+        ({"cskd": [30.0, 30.2], "cross_entropy": [30.21, 30.41]}, "cskd"),
+        # The second best decides, not the worst.
+        ({"cskd": [30.0, 30.2], "cross_entropy": [30.1, 30.3], "adacos": [50.0, 50.1]}, None),
+        # One seed has no spread, and one row no second.
+        ({"cskd": [30.0], "cross_entropy": [40.0, 40.2]}, None),
+        ({"cskd": [30.0, 30.2], "cross_entropy": [40.0]}, None),
+        ({"cskd": [30.0, 30.2], "cross_entropy": []}, None),
+    ],
+)
+def test_bold_is_the_best_beyond_the_spread_of_the_best_two(tmp_path, values, best):
+    (grid,) = grids_of(tmp_path, values)
+    assert [cell.method for cell in grid.flat() if cell.best] == ([best] if best else [])
+    bold = re.findall(r"`(\w+)` +\| \*\*", markdown([grid]))
+    assert bold == ([best] if best else [])
+    assert latex([grid]).count(r"\textbf{") == (1 if best else 0)
+
+
+def test_recall_is_better_when_higher(tmp_path):
+    low = [{"top1_error": 40.0, "recall_at_1": recall} for recall in (40.0, 40.2)]
+    high = [{"top1_error": 40.0, "recall_at_1": recall} for recall in (60.0, 60.2)]
+    grids = grids_of(tmp_path, {"cross_entropy": low, "cskd": high}, "table6")
+    assert [grid.block.metric for grid in grids] == ["top5_error", "ece", "recall_at_1"]
+    assert [cell.method for cell in grids[2].flat() if cell.best] == ["cskd"]
+    assert "Recall@1, higher is better" in markdown(grids)
+
+
+def test_each_grid_of_table_6_holds_its_own_metric(tmp_path):
+    result = {"top1_error": 1.0, "top5_error": 2.0, "ece": 3.0, "recall_at_1": 4.0}
+    grids = grids_of(tmp_path, {"cskd": [result]}, "table6")
+    assert [cell.values for grid in grids for cell in grid.flat()] == [{0: 2.0}, {0: 3.0}, {0: 4.0}]
+    assert [cell.paper.mean for grid in grids for cell in grid.flat()] == [13.07, 15.44, 59.06]
+
+
+def test_a_fitted_temperature_gets_a_grid_of_its_own(tmp_path):
+    grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, "ece": 12.0, "scaled_ece": 4.5}]}, "table6")
+    assert [grid.block.metric for grid in grids] == ["top5_error", "ece", "ece_scaled", "recall_at_1"]
+    (cell,) = grids[2].flat()
+    assert (cell.values, cell.paper) == ({0: 4.5}, None)
+
+
+def test_a_run_without_features_has_no_recall(tmp_path):
+    grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, "recall_at_1": None}]}, "table6")
+    (cell,) = grids[2].flat()
+    assert (cell.values, cell.missing[0]) == ({}, "finished without recall_at_1")
+
+
+def test_what_is_missing_is_listed_by_reason(tmp_path):
+    chosen = {"datasets": ["cub200"], "models": ["resnet18"], "methods": ["cskd", "adacos", "cross_entropy"]}
+    runs = some_runs(tmp_path, "table1", **chosen)
+    for key, run in runs.items():
+        if key.method == "cskd" and key.seed < 2:
+            write_finished(run, 33.0 + key.seed)
+        elif key.method == "cskd":
+            write_unfinished(run, 37)
+    found = {key: find_run(run) for key, run in runs.items()}
+    text = markdown(fill_all(select(["table1"], **chosen), runs, found))
+    assert text.split("### Missing\n\n")[1].splitlines() == [
+        "- cub200_resnet18, seeds 0, 1, 2, not started: `cross_entropy`, `adacos`",
+        "- cub200_resnet18, seed 2, unfinished (37 of 200 epochs): `cskd`",
+    ]
+    assert re.search(r"`cskd` +\| 33\.50 ± 0\.71 \(2\)", text)
+    assert re.search(r"`adacos` +\| – ", text)
+
+
+def test_markdowns_columns_stand_below_each_other(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2]})
+    tables = [block.splitlines() for block in markdown([grid]).split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2
+    for table in tables:
+        assert len({tuple(at for at, character in enumerate(line) if character == "|") for line in table}) == 1
+
+
+def test_the_json_is_exact_and_says_what_is_not_there(tmp_path):
+    values = [33.123456789, 34.5, 32.75]
+    (grid,) = grids_of(tmp_path, {"cskd": values, "pskd": []})
+    content = json.loads(as_json([grid], ["data.workers=2"], ["a note"]))
+    assert (content["table"], content["overrides"], content["notes"]) == ("table1", ["data.workers=2"], ["a note"])
+    cskd, pskd = content["cells"]
+    assert list(cskd["values"].values()) == values
+    assert cskd["mean"] == pytest.approx(np.mean(values), rel=1e-15)
+    assert cskd["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+    assert (cskd["paper_mean"], cskd["paper_std"], cskd["n"]) == (33.28, 0.99, 3)
+    assert cskd["within_joint_spread"] is True
+    assert (pskd["mean"], pskd["paper_mean"], pskd["n"], list(pskd["missing"])) == (None, None, 0, ["0", "1", "2"])
+
+
+def test_the_latex_is_a_table_with_as_many_cells_in_each_row(tmp_path):
+    runs = some_runs(tmp_path, "table1", models=["resnet18"])
+    for key, run in runs.items():
+        if key.dataset != "mit67":
+            write_finished(run, 30.0 + key.seed)
+    blocks = select(["table1"], models=["resnet18"])
+    text = latex([fill(blocks[0], runs, {key: find_run(run) for key, run in runs.items()})], ["data.batch_size=16"])
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + 2 * 6  # header; ours and the paper's for six methods
+    assert {line.count(" & ") for line in rows} == {5}
+    assert r"\begin{tabular}{lccccc}" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert re.findall(r"\\begin\{(\w+)\}", text) == list(reversed(re.findall(r"\\end\{(\w+)\}", text)))
+    assert r"    CS-KD & 31.00 $\pm$ 1.00 & 31.00 $\pm$ 1.00 & 31.00 $\pm$ 1.00 & 31.00 $\pm$ 1.00 & -- \\" in rows
+    assert r"over $n=3$ seeds" in text
+    assert r"data.batch\_size=16" in text
+    assert not re.search(r"(?<!\\)[_%#]", re.sub(r"\\label\{.*\}", "", text))
+
+
+@pytest.mark.parametrize(
+    ("table", "chosen", "heading", "header"),
+    [
+        ("table1", {"models": ["resnet18"], "datasets": ["cub200", "mit67"]}, "ResNet-18: ", ["CUB-200-2011", "MIT67"]),
+        ("table1", {"models": ["resnet18"], "datasets": ["cub200"]}, "ResNet-18: ", ["CUB-200-2011"]),
+        ("table5", {"models": ["resnet50", "resnet101"]}, "ImageNet: ", ["ResNet-50", "ResNet-101"]),
+        ("evidence", {}, "", ["digits, ResNet-10", "fashion_mnist_1k, test_resnet"]),
+    ],
+)
+def test_a_columns_head_says_what_the_heading_does_not(table, chosen, heading, header):
+    block = select([table], methods=["cskd"], **chosen)[0]
+    grid = fill(block, {}, {})
+    lines = markdown([grid]).splitlines()
+    assert f"### {heading}Top-1 error, lower is better" in lines
+    row = next(line for line in lines if line.startswith("| method"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == header
+    text = latex([grid])
+    assert "    Method & " + " & ".join(head.replace("_", r"\_") for head in header) + r" \\" in text.splitlines()
+    assert rf"\caption{{{heading.replace(':', ',')}Top-1 error in percent" in text
+
+
+def test_latex_says_n_of_each_cell_where_they_differ(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2, 40.4]})
+    text = latex([grid])
+    assert "over $n$ seeds, $n$ in parentheses" in text
+    assert r"40.20 $\pm$ 0.20 (3)" in text
+    assert r"30.10} $\pm$ 0.14 (2)" in text
+    assert r"33.28 $\pm$ 0.99}" in text
+
+
+def test_a_global_batch_that_is_not_the_recipes_is_noted(tmp_path):
+    runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
+    first, second = runs.values()
+    write_finished(first, 33.0)
+    write_finished(second, 33.0, num_processes=4)
+    notes = batch_notes(runs, {key: find_run(run) for key, run in runs.items()})
+    assert notes == [
+        "trained with 128 images an update, where the recipe as shipped has 32: cub200_resnet18-cskd-seed1"
+    ]

@@ -1,0 +1,155 @@
+"""A finished run of the real command: what its folder holds, and what it printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from command_runs import (
+    Result,
+    command,
+    fifteen_images,
+    metrics_lines,
+    quick,
+    summary_of,
+    torchrun,
+    write_recipe,
+)
+from safetensors.torch import load_file
+from whole_runs import whole_run
+
+from cskd_hf.evaluation.metrics import METRICS
+
+RATES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+
+
+images = pytest.fixture(fifteen_images, scope="module")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
+    return whole_run(tmp_path_factory.mktemp("finished"), images, command)
+
+
+def test_a_run_leaves_no_process_of_its_loader(tmp_path, images):
+    """Not even where something holds on to what it used; a library may keep an error, and with it every frame."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import gc, multiprocessing, sys\n"
+        "from cskd_hf import train\n"
+        "gc.disable()\n"
+        "print(train.main(sys.argv[1:]), multiprocessing.active_children())\n"
+    )
+    done = torchrun(program, write_recipe(tmp_path / "run.yaml", images), "data.workers=2", processes=1)
+    assert done.status == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_run_leaves_every_file_of_the_run_folder(finished):
+    _, folder, _ = finished
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "checkpoints",
+        "environment.json",
+        "figures",
+        "metrics.jsonl",
+        "model",
+        "predictions.safetensors",
+        "recipe.yaml",
+        "report.html",
+        "summary.json",
+    ]
+    # 12 images to train on: 3 updates an epoch.
+    assert sorted(entry.name for entry in (folder / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    assert sorted(entry.name for entry in (folder / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert list((folder / "figures").glob("*.png"))
+    assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_what_is_written_can_be_read_by_whom_the_umask_lets(finished):
+    _, folder, _ = finished
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    assert {name: oct(mode) for name, mode in modes.items() if mode != modes["recipe.yaml"]} == {}
+
+
+def test_the_summary_has_the_keys_that_other_scripts_read(finished):
+    _, folder, _ = finished
+    summary = summary_of(folder)
+    assert {key: summary[key] for key in ("seed", "epochs", "selection")} == {
+        "seed": 0,
+        "epochs": 2,
+        "selection": "last",
+    }
+    assert len(bytes.fromhex(summary["recipe_hash"])) == 8
+    assert summary["dataset"]["images"] == {"train": 12, "holdout": 3, "test": 9}
+    assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled"}
+    assert list(summary["metrics"]["last"]) == list(summary["metrics"]["metrics_scaled"]) == RATES
+    throughput = summary["throughput"]
+    assert {"images_per_second", "data_wait_share", "peak_memory_bytes"} <= set(throughput)
+    assert throughput["images_per_second"] == pytest.approx(24 / throughput["train_seconds"])
+    assert 0 < throughput["data_wait_share"] < 1
+    assert throughput["peak_memory_bytes"] is None
+    assert summary["skipped_images"] == {"train": 0, "holdout": 0, "test": 0}
+
+
+def test_the_metrics_are_those_of_the_saved_predictions(finished):
+    _, folder, _ = finished
+    metrics, saved = summary_of(folder)["metrics"], load_file(folder / "predictions.safetensors")
+    logits, target, features = saved["logits"], saved["target"], saved["features"]
+    assert logits.shape == (9, 3)
+    assert features.shape == (9, 512)
+    assert target.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert saved["row"].tolist() == list(range(9))
+    assert metrics["last"]["top1_error"] == pytest.approx(100 * (logits.argmax(1) != target).double().mean().item())
+    for name, metric in METRICS.items():
+        assert metrics["last"][name] == pytest.approx(metric.compute(logits, target, features), abs=1e-9), name
+        scaled = metric.compute(logits / metrics["temperature"], target, features)
+        assert metrics["metrics_scaled"][name] == pytest.approx(scaled, abs=1e-4), name
+    assert saved["holdout_logits"].shape == (3, 3)
+
+
+def test_there_is_one_line_of_metrics_an_epoch(finished):
+    _, folder, _ = finished
+    lines = metrics_lines(folder)
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 3), (1, 6)]
+    for line in lines:
+        assert {"lr", "train/loss", "train/task_loss", "train/kd_loss", "train/top1_error"} <= set(line)
+        assert {"holdout/top1_error", "holdout/nll", "holdout/ece"} <= set(line)
+        assert not [key for key in line if key.startswith("test/")]  # looked at once, at the end
+        assert line["train/loss"] == pytest.approx(line["train/task_loss"] + line["train/kd_loss"], rel=1e-6)
+
+
+def test_output_that_is_no_terminal_gets_lines_and_no_bars(finished):
+    _, folder, (_, stdout, stderr) = finished
+    assert "\r" not in stdout + stderr
+    assert "\x1b" not in stdout + stderr
+    assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
+    assert "4 x 1 processes x 1 accumulated = 4 anchors (8 images)" in stdout
+    assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
+    for name in RATES:
+        assert f"  {name} " in stdout
+
+
+def test_the_environment_is_described_without_naming_the_machine(finished):
+    recipe, folder, _ = finished
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert environment["num_processes"] == 1
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert environment["command"] == f"python -m cskd_hf.train {recipe}"
+    assert os.uname().nodename not in json.dumps(environment | {"command": ""})
+
+
+def test_the_resolved_recipe_reruns_the_run_and_the_numbers_are_the_same(finished, tmp_path):
+    _, folder, _ = finished
+    done = quick(folder / "recipe.yaml", f"run.output_dir={tmp_path / 'again'}")
+    assert done.status == 0, done.stderr
+    assert metrics_lines(tmp_path / "again") == metrics_lines(folder)
+    again = summary_of(tmp_path / "again")
+    assert again["metrics"] == summary_of(folder)["metrics"]
+    assert again["recipe_hash"] == summary_of(folder)["recipe_hash"]

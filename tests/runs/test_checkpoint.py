@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from saved_checkpoints import save, weights_of
+
+from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint
+
+FILES = ("model.safetensors", "optimizer.pt", "state.json")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+class Killed(BaseException):
+    """What a signal would do: nothing catches it."""
+
+
+# The places a kill may come at; each is let through so many times before it strikes.
+PLACES = [
+    ("the weights", Path, "write_bytes", 0),
+    ("the optimizer", torch, "save", 0),
+    ("the state", Path, "write_text", 0),
+    ("the first sync", os, "fsync", 0),
+    ("the last file's sync", os, "fsync", 2),
+    ("the folder's sync", os, "fsync", 3),
+    ("the renaming", os, "rename", 0),
+]
+
+
+@pytest.mark.parametrize(("owner", "function", "passes"), [place[1:] for place in PLACES], ids=[p[0] for p in PLACES])
+def test_a_kill_while_saving_leaves_the_earlier_checkpoint_and_no_half_one(
+    tmp_path, monkeypatch, owner, function, passes
+):
+    save(tmp_path, 1, keep=1)
+    original, calls = getattr(owner, function), []
+
+    def kill(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) <= passes:
+            return original(*args, **kwargs)
+        for place in args:  # half a file, where this call would have written one
+            if isinstance(place, Path) and place.suffix in (".safetensors", ".pt", ".json"):
+                with place.open("wb") as file:
+                    file.write(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, kill)
+        with pytest.raises(Killed):
+            save(tmp_path, 2, keep=1)
+    assert len(calls) == passes + 1
+    assert names(tmp_path) == ["step-00000001"]
+    earlier = newest_checkpoint(tmp_path)
+    assert earlier == tmp_path / "step-00000001"
+    torch.testing.assert_close(weights_of(earlier), weights_of(save(tmp_path / "again", 1)), rtol=0, atol=0)
+
+    # What the kill left behind is in nobody's way.
+    assert save(tmp_path, 2, keep=1) == newest_checkpoint(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["again", "step-00000002"]
+
+
+def test_the_old_checkpoint_goes_only_after_the_new_one_is_in_place(tmp_path, monkeypatch):
+    save(tmp_path, 1, keep=1)
+    at_rename, rename = [], os.rename
+
+    def watch(source: Path, target: Path) -> None:
+        at_rename.append(names(tmp_path))
+        assert sorted(os.listdir(source)) == sorted(FILES)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watch)
+    save(tmp_path, 2, keep=1)
+    assert at_rename == [["step-00000001"]]
+    assert names(tmp_path) == ["step-00000002"]
+
+
+def test_files_and_their_folders_are_synced_before_and_after_the_renaming(tmp_path, monkeypatch):
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
+    save(tmp_path, 1)
+    assert events == ["file", "file", "file", "folder", "rename", "folder"]
+
+
+def test_the_newest_are_kept(tmp_path):
+    for number in (1, 2, 3, 4):
+        save(tmp_path, number, keep=2)
+    assert names(tmp_path) == ["step-00000003", "step-00000004"]
+
+
+def test_checkpoints_are_ordered_by_number_beyond_eight_digits(tmp_path):
+    for number in (99_999_999, 100_000_000):
+        save(tmp_path, number, keep=1)
+    assert names(tmp_path) == ["step-100000000"]
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "cut":
+        path.write_bytes(content[:-9])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "missing"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys, file, how):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    assert newest_checkpoint(tmp_path) == newest
+    damage(newest / file, how)
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000001"
+    captured = capsys.readouterr()
+    assert "step-00000002 is damaged" in captured.err
+    assert file in captured.err
+    assert captured.out == ""
+
+
+def test_any_flipped_bit_of_the_state_is_noticed(tmp_path):
+    path = save(tmp_path, 1) / "state.json"
+    whole = path.read_bytes()
+    unnoticed = []
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        if newest_checkpoint(tmp_path) is not None:
+            unnoticed.append(whole[place - 5 : place + 5])
+    assert unnoticed == []
+
+
+def test_with_every_checkpoint_damaged_there_is_none(tmp_path, capsys):
+    for number in (1, 2):
+        damage(save(tmp_path, number) / "model.safetensors", "cut")
+    assert newest_checkpoint(tmp_path) is None
+    assert capsys.readouterr().err.count("is damaged") == 2
+
+
+def test_damaged_newer_checkpoints_do_not_crowd_out_what_is_saved_after_them(tmp_path):
+    save(tmp_path, 4)
+    for number in (8, 10):
+        damage(save(tmp_path, number) / "optimizer.pt", "flipped")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000004"
+    for number in (5, 6):
+        assert save(tmp_path, number, keep=2).is_dir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-00000006"
+    assert names(tmp_path) == ["step-00000005", "step-00000006"]
+
+
+def test_a_step_passed_again_replaces_its_damaged_checkpoint(tmp_path):
+    damage(save(tmp_path, 3, seed=1) / "state.json", "cut")
+    again = save(tmp_path, 3, seed=2)
+    assert newest_checkpoint(tmp_path) == again
+    torch.testing.assert_close(weights_of(again), weights_of(save(tmp_path / "other", 3, seed=2)), rtol=0, atol=0)
+
+
+def test_foreign_files_and_folders_are_left_alone(tmp_path):
+    foreign = ["notes.txt", "step-2", "step-00000009.bak", "old-step-00000009", ".partial-step-00000009"]
+    for name in foreign[1:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+    (tmp_path / foreign[0]).write_text("mine")
+    (tmp_path / "step-00000099").write_text("a file of that name")
+    assert newest_checkpoint(tmp_path) is None
+    for number in (1, 2):
+        path = save(tmp_path, number, keep=1)
+    assert list_checkpoints(tmp_path) == [path]
+    assert newest_checkpoint(tmp_path) == path
+    assert set(os.listdir(tmp_path)) == {*foreign, "step-00000099", "step-00000002"}
+
+
+def test_a_missing_folder_holds_no_checkpoint(tmp_path):
+    assert newest_checkpoint(tmp_path / "nothing") is None

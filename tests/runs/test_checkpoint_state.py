@@ -1,0 +1,133 @@
+"""What is in a checkpoint: weights, optimizer, loss scale and progress, as they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from saved_checkpoints import a_network, save, step, weights_of
+from torch import nn
+
+from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
+from cskd_hf.runs.progress import Progress
+
+
+class Bomb:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+def test_an_optimizer_file_that_would_run_code_is_refused(tmp_path):
+    path = save(tmp_path, 1)
+    torch.save({"optimizer": Bomb(tmp_path / "exploded"), "scaler": None}, path / "optimizer.pt")
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        weights_of(path)
+    assert not (tmp_path / "exploded").exists()
+    torch.load(path / "optimizer.pt", weights_only=False)
+    assert (tmp_path / "exploded").exists()  # the bomb is a real one
+
+
+def test_channels_last_and_shared_tensors_are_saved_and_loaded(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.first = nn.Linear(4, 4, bias=False)
+            self.second = nn.Linear(4, 4, bias=False)
+            self.second.weight = self.first.weight
+
+    torch.manual_seed(0)
+    module = Tied().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
+    torch.manual_seed(1)
+    fresh = Tied()
+    load_checkpoint(path, fresh, torch.optim.SGD(fresh.parameters(), lr=0.1), None)
+    assert torch.equal(fresh.conv.weight, module.conv.weight)
+    assert torch.equal(fresh.second.weight, module.second.weight)
+    assert fresh.second.weight is fresh.first.weight
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.1, betas=(0.5, 0.6)),
+    ],
+    ids=["sgd", "adamw"],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, make, layout):
+    def build(seed: int) -> tuple[nn.Module, Any]:
+        module = a_network(seed).to(memory_format=layout)
+        return module, make(module.parameters())
+
+    module, optimizer = build(0)
+    torch.manual_seed(2)
+    step(module, optimizer)
+    path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
+    fresh, again = build(1)
+    assert load_checkpoint(path, fresh, again, None) == Progress(step=1)
+
+    kept, loaded = optimizer.state_dict(), again.state_dict()
+    assert loaded["param_groups"] == kept["param_groups"]
+    tensors = [(state[key], loaded["state"][n][key]) for n, state in kept["state"].items() for key in state]
+    assert len(tensors) >= 6
+    for old, new in tensors:
+        assert torch.equal(old, new)
+        assert old.stride() == new.stride()
+    for which in ((module, optimizer), (fresh, again)):
+        torch.manual_seed(3)
+        step(*which)
+    for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert old.stride() == new.stride()
+
+
+def test_a_resumed_optimizer_keeps_the_settings_it_was_made_with(tmp_path):
+    # A forced resume may have changed the recipe: what it says now holds.
+    module = a_network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    step(module, optimizer)
+    path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
+    changed = torch.optim.SGD(module.parameters(), lr=0.3, momentum=0.5, weight_decay=0.2)
+    load_checkpoint(path, module, changed, None)
+    group = changed.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.5, 0.2)
+    assert len(changed.state) == len(list(module.parameters()))
+
+
+def test_the_loss_scale_goes_on_too(tmp_path):
+    module = a_network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    path = save_checkpoint(tmp_path, module, optimizer, scaler, Progress(step=1), "", keep=1)
+    other = torch.amp.GradScaler("cpu", init_scale=64.0)
+    load_checkpoint(path, module, optimizer, other)
+    assert other.get_scale() == 4.0
+
+
+def test_progress_comes_back_whole_with_rows_as_numbers(tmp_path):
+    path = save(tmp_path, 2)
+    module = a_network()
+    progress = load_checkpoint(path, module, torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9), None)
+    assert progress == Progress(epoch=1, position=6, step=2, totals={"loss": 0.1}, skipped={7: "broken"})
+
+
+def test_the_weights_are_safetensors_that_read_alone_and_the_state_is_json(tmp_path):
+    path = save(tmp_path, 2)
+    weights = load_file(path / "model.safetensors")
+    assert weights.keys() == a_network().state_dict().keys()
+    assert torch.equal(weights["0.weight"], weights_of(path))
+    state = json.loads((path / "state.json").read_text())
+    assert state["recipe_hash"] == "a hash"
+    assert state["progress"]["position"] == 6

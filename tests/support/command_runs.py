@@ -1,0 +1,232 @@
+"""Run the commands as users do, on image folders small enough to train in a second.
+
+`command` and `launch` start Python anew and pay for importing torch; `quick` and the processes of `torchrun` are forks
+of one that has imported everything. All see no network and an empty Hub cache.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import forks
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Numbers of a run that differ from one time to the next.
+TIMING = ("images_per_second", "data_wait_share", "seconds")
+
+
+class Result(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    home = tempfile.TemporaryDirectory()
+    atexit.register(home.cleanup)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "HF_"))}
+    return inherited | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": home.name,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)],
+        env=environment() | variables,
+        cwd=tempfile.gettempdir(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@functools.cache
+def _forking() -> str:
+    """Address of a server of forks, which ends with this process."""
+    folder = tempfile.TemporaryDirectory()
+    address = f"{folder.name}/socket"
+    server = subprocess.Popen(
+        [sys.executable, "-c", forks.SERVER, address, str(ROOT / "tests" / "support")],
+        env=environment(),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return address
+
+
+def quick(*args: object) -> Result:
+    program = ["-m", "cskd_hf.train", *map(str, args)]
+    with (
+        open(os.devnull) as nothing,
+        tempfile.TemporaryFile("w+") as stdout,
+        tempfile.TemporaryFile("w+") as stderr,
+    ):
+        files = [nothing.fileno(), stdout.fileno(), stderr.fileno()]
+        status = forks.run(_forking(), program, environment(), files, folder=tempfile.gettempdir())
+        stdout.seek(0)
+        stderr.seek(0)
+        return Result(status, stdout.read(), stderr.read())
+
+
+def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
+    """Noise, brighter in the class's own channel and, for the fourth class on, corner."""
+    pixels = np.random.RandomState(seed).randint(0, 150, (size, size, 3), dtype=np.uint8)
+    pixels[..., label % 3] += 80
+    pixels[: 4 * (label // 3)] = 0
+    return Image.fromarray(pixels)
+
+
+def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
+    """`root/split/class/*.png`; `images` says how many each class has in each split."""
+    for number, (split, counts) in enumerate(images.items()):
+        for label, count in enumerate(counts):
+            folder = root / split / f"class {label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                draw_image(label, 10_000 * number + 100 * label + i).save(folder / f"{i:02d}.png")
+    return root
+
+
+def fifteen_images(tmp_path_factory: Any) -> Path:
+    """A fixture: three classes, 15 images to train on, 9 to test."""
+    return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
+
+
+def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Path:
+    """A recipe of two epochs on `dataset` with timm's smallest ResNet, at a size that leaves BatchNorm 2×2 pixels."""
+    recipe: dict[str, dict[str, Any]] = {
+        "data": {"dataset": str(dataset), "batch_size": 4, "workers": 0},
+        "transform": {"input_size": [3, 48, 48], "crop_padding": 2, "crop_pct": 1.0},
+        "model": {"model_name": "test_resnet"},
+        "method": {"name": "cskd"},
+        "optimizer": {"lr": 0.01, "weight_decay": 1.0e-4, "filter_bias_and_bn": False},
+        "scheduler": {"sched": "cosine", "num_epochs": 2},
+        "run": {"output_dir": str(path.with_suffix(""))},
+    }
+    for name, keys in sections.items():
+        recipe[name] |= keys
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below: when it was written, and what it holds."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def metrics_lines(folder: Path, *left_out: str) -> list[dict[str, Any]]:
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key not in (*TIMING, *left_out)} for line in lines]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it: torchrun gives each of its workers a process group of its own."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        children = []
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: float = 120.0) -> dict[str, Any]:
+    """Kill a run and its workers when the newest checkpoint stands within an epoch; returns that one's progress."""
+    end = time.monotonic() + timeout
+    progress = {"position": 0}
+    while not progress["position"]:
+        assert process.poll() is None, "the run ended before it could be killed"
+        family = _family(process.pid)
+        if time.monotonic() > end:
+            for pid in family:
+                os.kill(pid, signal.SIGKILL)
+            raise TimeoutError("no checkpoint within an epoch")
+        if list((folder / "checkpoints").glob("step-*")):
+            for pid in family:
+                os.kill(pid, signal.SIGSTOP)
+            # Only a run that stands still can be looked at: it writes a checkpoint, and removes one, at every step.
+            newest = max((folder / "checkpoints").glob("step-*"))
+            progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
+            for pid in family:
+                os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
+        time.sleep(0.01)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    return progress
+
+
+def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Popen[str]:
+    """torchrun on this machine's CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    return subprocess.Popen(
+        [*command, *map(str, args)],
+        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        text=True,
+        **options,
+    )
+
+
+def torchrun(*args: object, processes: int = 2) -> Result:
+    """torchrun, whose processes are forks."""
+    program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _forking(), *args]
+    with launch(*program, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        stdout, stderr = process.communicate()
+    return Result(process.returncode, stdout, stderr)
+
+
+def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cskd_hf.train", str(recipe), *overrides],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    end = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -1,0 +1,132 @@
+"""Python programs in forks of a process that has imported torch, timm, datasets and this package.
+
+    status = run(["-m", "cskd_hf.train", "recipe.yaml"], environment, (stdin, stdout, stderr))
+
+What takes seconds in a process started anew, importing, is done once. Started as a program this file is the other end
+for a launcher: `python -S -E forks.py SOCKET PROGRAM…` runs PROGRAM in a fork, with this process's environment and
+files, hands signals on, and ends with its status. So torchrun starts real processes, which begin in milliseconds.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+SERVER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import accelerate, datasets, timm, torch, yaml
+import cskd_hf.data.inspect, cskd_hf.engine.build, cskd_hf.runs.checkpoint, cskd_hf.engine.failures
+import cskd_hf.evaluation.predictions, cskd_hf.engine.stopping, cskd_hf.publish
+import cskd_hf.report.console, cskd_hf.report.figures, cskd_hf.runs.folder
+import forks
+forks.serve(sys.argv[1])
+"""
+
+
+def run(
+    address: str,
+    program: Sequence[str],
+    variables: Mapping[str, str],
+    files: Sequence[int],
+    folder: str | None = None,
+    begun: Callable[[int], object] = lambda pid: None,
+) -> int:
+    """The program's exit status; a signal that ended it counts as negative.
+
+    Args:
+        address: of the server's socket.
+        program: arguments of Python: `-m`, a module and its arguments; or a file and its.
+        variables: its whole environment.
+        files: descriptors of its stdin, stdout and stderr.
+        folder: where it begins; None: where this process is.
+        begun: called with the id of its process.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.connect(address)
+        job = {"program": list(program), "variables": dict(variables), "folder": folder or os.getcwd()}
+        server.sendmsg([json.dumps(job).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])
+        begun(int(server.recv(32)))
+        return int(server.recv(32))
+
+
+def serve(address: str) -> None:
+    """Fork for each that asks, until stdin is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.bind(address)
+        server.listen(64)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:
+            asking, _ = server.accept()
+            if os.fork() == 0:
+                server.close()
+                _answer(asking)
+            asking.close()
+
+
+def _answer(asking: socket.socket) -> None:
+    """In a process that waits for the program's, and so knows how it ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, ancillary, _, _ = asking.recvmsg(1 << 20, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    files = array.array("i", ancillary[0][2])
+    child = os.fork()
+    if child == 0:
+        asking.close()
+        _become(json.loads(message), files)
+    asking.send(str(child).encode())
+    asking.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    os._exit(0)
+
+
+def _become(job: dict[str, Any], files: Sequence[int]) -> None:
+    """What Python does between its start and its end."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(job["variables"])
+    os.chdir(job["folder"])
+    first, *rest = job["program"]
+    status = 0
+    try:
+        if first == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            sys.path.insert(0, os.path.dirname(first))
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as exit:
+        status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    def hand_signals_on(pid: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, lambda number, _: os.kill(pid, number))
+
+    status = run(sys.argv[1], sys.argv[2:], os.environ, (0, 1, 2), begun=hand_signals_on)
+    if status < 0:  # as it ended
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
