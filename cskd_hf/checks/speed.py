@@ -42,13 +42,11 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
 
     from cskd_hf.checks.speed_report import advise, describe, estimate
     from cskd_hf.data.splits import load_images
-    from cskd_hf.engine.build import check_decode
     from cskd_hf.recipe.resolve import resolve
 
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    check_decode(recipe, accelerator.device)
     recipe = resolve(recipe)
     images = load_images(recipe.data)
     try:

@@ -9,12 +9,11 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.loaders import ThreadLoader, batch_loader, count_workers, outlive_signals
+from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals
 from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.objective import Objective
-from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.recipe import Recipe
@@ -31,32 +30,7 @@ def make_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
     return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views])
 
 
-def check_decode(recipe: Recipe, device: torch.device) -> None:
-    """Refuse `data.decode: cuda` where it cannot be, before any image is read.
-
-    Raises:
-        UserError: no CUDA device, no torchcodec, or transforms that need pixels in the loader.
-    """
-    if recipe.data.decode == "cpu":
-        return
-    settings = recipe.transform
-    if device.type != "cuda":
-        raise UserError("data.decode: cuda, but there is no CUDA device; write data.decode=cpu")
-    if settings.color_jitter or settings.auto_augment:
-        raise UserError(
-            "data.decode: transform.color_jitter and transform.auto_augment work on pixels in the loader; write "
-            "data.decode=cpu"
-        )
-    try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: made for another torch
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"data.decode: cuda needs torchcodec ({reason}); pip install torchcodec") from None
-
-
-def training_loader(
-    recipe: Recipe, train: ImageSplit, batches: GlobalBatches, pin_memory: bool
-) -> DataLoader[Any] | ThreadLoader:
+def training_loader(recipe: Recipe, train: ImageSplit, batches: GlobalBatches, pin_memory: bool) -> DataLoader[Any]:
     """Augmented images in `batches`; with one un-augmented, where the method looks at such."""
     plain = Transform(recipe.transform, False) if recipe.method.views == "same_class_plain" else None
     images = PairedImages(
@@ -64,9 +38,8 @@ def training_loader(
         Transform(recipe.transform, True),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
         plain=plain,
-        deferred=recipe.data.decode == "cuda",
     )
-    return make_loader(images, batches, recipe.data.workers, pin_memory, recipe.data.worker_type)
+    return make_loader(images, batches, recipe.data.workers, pin_memory)
 
 
 def make_experiment(recipe: Recipe, train: ImageSplit) -> Experiment:
@@ -102,9 +75,8 @@ def make_loader(
     batches: GlobalBatches,
     workers: int | Literal["auto"],
     pin_memory: bool,
-    worker_type: Literal["process", "thread"] = "process",
-) -> DataLoader[Any] | ThreadLoader:
+) -> DataLoader[Any]:
     """A loader over this process's share; start it anywhere with `batches.start_epoch`."""
     return batch_loader(
-        images, batches, count_workers(workers), worker_type, pin_memory, persistent=True, worker_init=outlive_signals
+        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=outlive_signals
     )

@@ -27,7 +27,6 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.build import (
         build_objective,
-        check_decode,
         compile_objective,
         make_experiment,
         make_sampler,
@@ -63,7 +62,6 @@ def train(recipe: Recipe) -> int:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     check_processes(accelerator, recipe)
-    check_decode(recipe, accelerator.device)
     if recipe.run.hub_model_id:
         check_target(recipe.run.hub_model_id)  # a missing token shows before hours of work
     peers = Peers(accelerator)
@@ -153,7 +151,6 @@ def train(recipe: Recipe) -> int:
             accelerator,
             batch_size=recipe.data.batch_size,
             workers=recipe.data.workers,
-            worker_type=recipe.data.worker_type,
             mean=experiment.mean,
             std=experiment.std,
             channels_last=recipe.run.channels_last,

@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.batch import Batch
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.loaders import ThreadLoader
-from cskd_hf.data.transfer import sent
-from cskd_hf.data.undecoded import pixels
+from cskd_hf.data.transfer import to_device
 from cskd_hf.models.layers import statistics_kept
 from cskd_hf.runs.progress import Progress
 
@@ -95,7 +93,7 @@ def training_updates(
     objective: torch.nn.Module,
     optimizer: Any,
     scheduler: Any,
-    loader: DataLoader[Any] | ThreadLoader,
+    loader: DataLoader[Any],
     batches: GlobalBatches,
     accelerator: Accelerator,
     progress: Progress,
@@ -157,8 +155,7 @@ def training_updates(
                 batch: Batch = next(arriving)
                 progress.wait_seconds += time.perf_counter() - waiting
                 progress.skipped.update(batch.skipped)
-                images = pixels(batch, accelerator.device)
-                target, index = (sent(part, accelerator.device) for part in (batch.target, batch.index))
+                images, target, index = (to_device(part, accelerator.device) for part in batch[:3])
                 if own == 0:  # a process without a share repeats a key: it counts for nothing, nobody remembers it
                     index = torch.full_like(index, -1)
                 is_last = micro == len(counts) - 1
