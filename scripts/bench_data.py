@@ -34,9 +34,10 @@ SCRIPTS = Path(__file__).resolve().parent
 
 OPEN = """
 import json, resource, sys, time
-from cskd_hf.data.splits import load_images, resolve
-from cskd_hf.recipe import parse_recipe
-from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.splits import load_images
+from cskd_hf.recipe.recipe import parse_recipe
+from cskd_hf.recipe.resolve import resolve
+from cskd_hf.data.inspect import quick_check
 folder, holdout = sys.argv[1], float(sys.argv[2])
 recipe = resolve(parse_recipe({
     "data": {"dataset": folder, "test_split": "validation", "holdout": holdout},
@@ -49,7 +50,7 @@ before, started = resident(), time.perf_counter()
 images = load_images(recipe.data)
 opened, grown = time.perf_counter() - started, resident() - before
 started = time.perf_counter()
-cheap_problems(images, recipe)
+quick_check(images, recipe.data, recipe.transform)
 print(json.dumps([opened, grown, time.perf_counter() - started]))
 """
 

@@ -28,6 +28,7 @@ from shards import SCHEMA, put, write_shards
 from stored_images import StoredImages
 
 import cskd_hf
+from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.recipe import parse_recipe
@@ -37,11 +38,7 @@ from cskd_hf.recipe.resolve import resolve
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """Indices of at most `per_class` random images of each class, ascending."""
     # RandomState's stream is frozen by NumPy: the draw is the same in every version.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(labels)) - np.repeat(start, count)
-    return np.sort(by_class[rank < per_class])
+    return np.flatnonzero(rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels))) < per_class)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

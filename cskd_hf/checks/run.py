@@ -11,37 +11,37 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from cskd_hf.data.inspect import Findings, Seen
+    from cskd_hf.data.inspect import Diagnostics, ImageStatistics
     from cskd_hf.data.splits import Images, ImageSplit
 
 
 def check(recipe: Recipe, full: bool) -> int:
     """Print what is found; returns the exit status."""
     from cskd_hf.data import inspect
-    from cskd_hf.data.duplicates import ALL, compare, find_duplicates, named_splits
+    from cskd_hf.data.duplicates import compare, find_duplicates, named_splits
     from cskd_hf.data.splits import load_images
     from cskd_hf.recipe.resolve import resolve
 
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    findings = inspect.Findings()
+    findings = inspect.Diagnostics()
 
     # where from
     say_source(recipe)
 
     # labels
-    inspect.count(images, recipe.data, findings)
+    inspect.check_counts(images, recipe.data, findings)
     say_counts(images, recipe)
 
     # images
     splits = named_splits(images)
     if full:
         seen = {name: look_at_all(name, split) for name, split in splits.items()}
-        duplicates = compare(splits, {name: one.all_fingerprints() for name, one in seen.items()}, ALL)
+        duplicates = compare(splits, {name: one.digests for name, one in seen.items()})
     else:
-        seen, num_bytes = inspect.look_at_samples(images)
-        duplicates = find_duplicates(images, num_bytes, inspect.HASHED_BYTES["check"])
-    inspect.judge(seen, recipe, findings)
+        seen, num_bytes = inspect.sample_statistics(images)
+        duplicates = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"])
+    inspect.check_images(seen, recipe.data, recipe.transform, findings)
     findings.problems += duplicates.problems
     findings.notes += duplicates.notes
     say_images(seen, splits, duplicates.how)
@@ -90,9 +90,9 @@ def say_counts(images: Images, recipe: Recipe) -> None:
     import numpy as np
 
     from cskd_hf.data.duplicates import named_splits
-    from cskd_hf.data.inspect import against_catalog
+    from cskd_hf.data.inspect import catalog_counts
 
-    official = {split: count for split, _, count in against_catalog(images, recipe.data)}
+    official = {split: count for split, _, count in catalog_counts(images, recipe.data)}
     columns = ("split", "images", "catalog", "classes", "smallest", "median", "largest", "singletons")
     print(f"\n{'':11s}{columns[0]:12s}" + "".join(f"{column:>11s}" for column in columns[1:]))
     for name, part in named_splits(images).items():
@@ -105,16 +105,16 @@ def say_counts(images: Images, recipe: Recipe) -> None:
         print(f"{'':11s}held out: {recipe.data.holdout:g} of each class of {images.train.name!r}, before training")
 
 
-def look_at_all(name: str, split: ImageSplit) -> Seen:
+def look_at_all(name: str, split: ImageSplit) -> ImageStatistics:
     """Every image of a split, in as many processes as there are cores; a few images in memory at a time."""
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from cskd_hf.data.inspect import Blocks, Seen
+    from cskd_hf.data.inspect import Blocks, ImageStatistics
     from cskd_hf.data.loaders import available_cores
 
     blocks = Blocks(split)
-    total = Seen()
+    total = ImageStatistics()
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
         for seen in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
             total.add(seen)
@@ -122,7 +122,7 @@ def look_at_all(name: str, split: ImageSplit) -> Seen:
     return total
 
 
-def say_images(seen: dict[str, Seen], splits: dict[str, ImageSplit], compared: str) -> None:
+def say_images(seen: dict[str, ImageStatistics], splits: dict[str, ImageSplit], compared: str) -> None:
     import numpy as np
 
     def shares(counts: dict[str, int]) -> str:
@@ -143,7 +143,7 @@ def say_images(seen: dict[str, Seen], splits: dict[str, ImageSplit], compared: s
     print(f"{'twice':11s}{compared}")
 
 
-def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
+def say_machine(recipe: Recipe, images: Images, findings: Diagnostics) -> None:
     """The model, and what a run of it writes and holds."""
     import torch
     from huggingface_hub import constants, try_to_load_from_cache

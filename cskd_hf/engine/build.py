@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals
+from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals
 from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
@@ -78,5 +78,5 @@ def make_loader(
 ) -> DataLoader[Any]:
     """A loader over this process's share; start it anywhere with `batches.start_epoch`."""
     return batch_loader(
-        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=outlive_signals
+        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=ignore_stop_signals
     )

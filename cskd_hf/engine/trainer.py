@@ -21,7 +21,7 @@ def train(recipe: Recipe) -> int:
     from timm.utils import ModelEmaV3, distribute_bn
 
     from cskd_hf.data.batches import GlobalBatches
-    from cskd_hf.data.inspect import cheap_problems
+    from cskd_hf.data.inspect import quick_check
     from cskd_hf.data.loaders import workers_ended
     from cskd_hf.data.splits import fingerprint, load_images
     from cskd_hf.data.transforms import Transform
@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> int:
     with accelerator.main_process_first():  # the others find what it downloaded
         images = load_images(recipe.data)
     if accelerator.is_main_process:
-        for problem in cheap_problems(images, recipe):
+        for problem in quick_check(images, recipe.data, recipe.transform):
             console.say(f"note: {problem}")
     batches = GlobalBatches(
         make_sampler(recipe, images.train),
