@@ -37,14 +37,13 @@ def check(recipe: Recipe, full: bool) -> int:
     splits = named_splits(images)
     if full:
         seen = {name: look_at_all(name, split) for name, split in splits.items()}
-        duplicates = compare(splits, {name: one.digests for name, one in seen.items()})
+        inspect.check_images(seen, recipe.data, recipe.transform, findings)
+        compared = compare(splits, {name: one.digests for name, one in seen.items()}, findings)
     else:
         seen, num_bytes = inspect.sample_statistics(images)
-        duplicates = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"])
-    inspect.check_images(seen, recipe.data, recipe.transform, findings)
-    findings.problems += duplicates.problems
-    findings.notes += duplicates.notes
-    say_images(seen, splits, duplicates.how)
+        inspect.check_images(seen, recipe.data, recipe.transform, findings)
+        compared = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"], findings)
+    say_images(seen, splits, compared)
 
     # machine
     say_machine(recipe, images, findings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,21 @@ from cskd_hf.data.splits import Images, ImageSplit
 
 SAMPLE_SIZE = 200  # images per split, where reading all of them takes too long
 MAX_CANDIDATES = 5_000  # training images read to compare a sample with
+
+
+@dataclass
+class Diagnostics:
+    """What the checks of the data found, a line each.
+
+    Attributes:
+        fatal: training would be meaningless or would stop midway.
+        problems: probably wrong; the user decides.
+        notes: worth knowing.
+    """
+
+    fatal: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def named_splits(images: Images) -> dict[str, ImageSplit]:
@@ -76,70 +91,64 @@ def _stored(split: ImageSplit) -> tuple[np.ndarray, pa.ChunkedArray, pa.ChunkedA
     return rows, pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Images with equal bytes, one line per kind with an example.
-
-    Attributes:
-        problems: an image in two splits, or under two labels.
-        notes: an image twice in train under one label.
-        how: what was compared.
-    """
-
-    problems: list[str]
-    notes: list[str]
-    how: str
-
-
-def compare(splits: Mapping[str, ImageSplit], digests: Mapping[str, Sequence[int] | np.ndarray]) -> Duplicates:
+def compare(
+    splits: Mapping[str, ImageSplit], digests: Mapping[str, Sequence[int] | np.ndarray], diagnostics: Diagnostics
+) -> str:
     """Compare every image with every other, across splits and within train.
 
     Args:
         digests: split → 64-bit digests of its images.
+
+    Returns:
+        What was compared.
     """
-    digests = {name: np.asarray(values, np.uint64) for name, values in digests.items()}
-    problems, notes = [], []
+    keys = {name: np.asarray(values, np.uint64) for name, values in digests.items()}
     names = list(splits)
     for number, first in enumerate(names):
         for second in names[number + 1 :]:
-            shared, rows, others = np.intersect1d(digests[first], digests[second], return_indices=True)
+            shared, rows, others = np.intersect1d(keys[first], keys[second], return_indices=True)
             if len(shared):
-                problems.append(
+                diagnostics.problems.append(
                     f"{num_images(len(shared))} in {first} and in {second}, such as "
                     f"{splits[second].describe(others[0])} = {splits[first].describe(rows[0])}"
                 )
-    train, order = splits["train"], np.argsort(digests["train"], kind="stable")
-    first_rows, second_rows = order[:-1], order[1:]
-    equal = digests["train"][first_rows] == digests["train"][second_rows]
-    relabelled = train.labels[first_rows] != train.labels[second_rows]
-    for row, other in zip(first_rows[equal & relabelled][:1], second_rows[equal & relabelled][:1], strict=True):
-        problems.append(
-            f"{num_images(int((equal & relabelled).sum()))} twice in train under two labels, such as "
-            f"{train.describe(row)} ({train.class_names[train.labels[row]]}) = {train.describe(other)} "
+    train, order = splits["train"], np.argsort(keys["train"], kind="stable")
+    pairs = np.stack([order[:-1], order[1:]], axis=1)[np.diff(keys["train"][order]) == 0]  # rows with equal bytes
+    relabelled = train.labels[pairs[:, 0]] != train.labels[pairs[:, 1]]
+    if relabelled.any():
+        row, other = pairs[relabelled][0]
+        diagnostics.problems.append(
+            f"{num_images(relabelled.sum())} twice in train under two labels, such as {train.describe(row)} "
+            f"({train.class_names[train.labels[row]]}) = {train.describe(other)} "
             f"({train.class_names[train.labels[other]]})"
         )
-    for row, other in zip(first_rows[equal & ~relabelled][:1], second_rows[equal & ~relabelled][:1], strict=True):
-        count = int((equal & ~relabelled).sum())
-        notes.append(f"{num_images(count)} twice in train, such as {train.describe(row)} = {train.describe(other)}")
-    return Duplicates(problems, notes, "compared by their bytes, across splits and within train: every image")
+    if not relabelled.all():
+        row, other = pairs[~relabelled][0]
+        diagnostics.notes.append(
+            f"{num_images((~relabelled).sum())} twice in train, such as {train.describe(row)} = {train.describe(other)}"
+        )
+    return "compared by their bytes, across splits and within train: every image"
 
 
-def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicates:
+def find_duplicates(images: Images, num_bytes: float, limit: float, diagnostics: Diagnostics) -> str:
     """Compare every image, or only a sample if the images exceed `limit` bytes.
 
     A sampled image is compared with the training images of equal length, which Arrow knows without reading them. Where
     images are separate files, nothing is compared.
+
+    Returns:
+        What was compared.
     """
     splits = named_splits(images)
     if num_bytes <= limit:
-        return compare(splits, {name: image_digests(split) for name, split in splits.items()})
+        return compare(splits, {name: image_digests(split) for name, split in splits.items()}, diagnostics)
     train = splits.pop("train")
     stored, contents, _ = _stored(train)
     if contents.null_count:
-        return Duplicates([], [], f"not compared: {readable_size(num_bytes)} of single files")
+        return f"not compared: {readable_size(num_bytes)} of single files"
     lengths = pc.binary_length(contents).to_numpy()[stored]
     by_length = np.argsort(lengths, kind="stable")
-    problems, num_compared, num_candidates = [], 0, 0
+    num_compared, num_candidates = 0, 0
     for name, split in splits.items():
         matches = []
         for row in sample_rows(split).tolist():
@@ -152,15 +161,16 @@ def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicate
                 continue
             num_compared, num_candidates = num_compared + 1, num_candidates + stop - start
             equal = (other for other in by_length[start:stop] if read_content(train.fetch([other])[0]) == content)
-            matches += [(row, other) for other in [next(equal, None)] if other is not None]
+            match = next(equal, None)
+            if match is not None:
+                matches.append((row, match))
         if matches:
             row, other = matches[0]
-            problems.append(
+            diagnostics.problems.append(
                 f"{len(matches)} of {min(SAMPLE_SIZE, len(split))} sampled images of {name} in train too, such as "
                 f"{split.describe(row)} = {train.describe(other)}"
             )
-    how = f"compared by their bytes: a sample of {num_compared} of the other splits with all of train"
-    return Duplicates(problems, [], how)
+    return f"compared by their bytes: a sample of {num_compared} of the other splits with all of train"
 
 
 def num_images(count: int) -> str:

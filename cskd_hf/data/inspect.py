@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cskd_hf.data.decode import UnreadableImageError, decode
-from cskd_hf.data.duplicates import digest, find_duplicates, named_splits, read_content, sample_rows
+from cskd_hf.data.duplicates import Diagnostics, digest, find_duplicates, named_splits, read_content, sample_rows
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.errors import UserError
@@ -107,21 +107,6 @@ class Blocks(Dataset[ImageStatistics]):
         return image_statistics(self.split, rows, len(rows))
 
 
-@dataclass
-class Diagnostics:
-    """What the checks found, a line each.
-
-    Attributes:
-        fatal: training would be meaningless or would stop midway.
-        problems: probably wrong; the user decides.
-        notes: worth knowing.
-    """
-
-    fatal: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) -> None:
     """Compare rows and classes with the catalog's; look for classes without images."""
     entry = entry_of(data.dataset)
@@ -208,4 +193,5 @@ def quick_check(images: Images, data: DataSection, transform: TransformSection) 
     check_images(statistics, data, transform, diagnostics)
     if diagnostics.fatal:
         raise UserError("\n".join(diagnostics.fatal))
-    return diagnostics.problems + find_duplicates(images, num_bytes, HASH_LIMIT["training"]).problems
+    find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
+    return diagnostics.problems

@@ -51,7 +51,7 @@ def ordinary_size(data: bytes, max_pixels: int | None) -> tuple[int, int] | None
         return None
     if colours not in ("YCbCr", "RGB", "Gray") or (max_pixels is not None and height * width > max_pixels):
         return None
-    return None if _is_turned(data) else (height, width)
+    return None if _may_be_rotated(data) else (height, width)
 
 
 def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray | None:
@@ -74,7 +74,7 @@ def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, 
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
-def _is_turned(data: bytes) -> bool:
+def _may_be_rotated(data: bytes) -> bool:
     """Whether Pillow might rotate the image by its EXIF or XMP orientation; True if the segments are malformed."""
     at = 2
     while True:
@@ -90,12 +90,12 @@ def _is_turned(data: bytes) -> bool:
         if kind == 0x01 or 0xD0 <= kind <= 0xD9:  # markers without a length do not belong here
             return True
         length = marker[2] << 8 | marker[3]
-        if kind == 0xE1 and _may_turn(data[at + 4 : at + 2 + length]):
+        if kind == 0xE1 and _may_rotate(data[at + 4 : at + 2 + length]):
             return True
         at += 2 + length
 
 
-def _may_turn(segment: bytes) -> bool:
+def _may_rotate(segment: bytes) -> bool:
     if not segment.startswith(b"Exif\0\0"):
         return b"Orientation" in segment  # XMP
     tiff = segment[6:]

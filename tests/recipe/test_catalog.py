@@ -100,7 +100,7 @@ def test_a_set_that_the_hub_does_not_have_names_the_script_that_makes_it():
     with pytest.raises(UserError) as caught:
         load_images(DataSection.model_validate(section("mit67", CATALOG["mit67"])))
     assert str(caught.value) == (
-        "data.dataset: the Hub has no mit67 with the official split: make a folder of the original archive with "
+        "data.dataset: the Hub has no mit67 with the official split: convert the original archive with "
         "scripts/prepare_mit67.py, and write data.dataset=FOLDER"
     )
 

@@ -108,4 +108,4 @@ def test_epochs_of_both_programs_are_timed_alike(bench, tmp_path):
     )
     figures = json.loads((tmp_path / "end_to_end.json").read_text())["figures"]
     assert all(0 <= share <= 1 for values in figures["data_wait_share"].values() for share in values)
-    assert len(figures["images_per_second"]) == 3
+    assert len(figures["images_per_second"]) == 2

@@ -1,4 +1,4 @@
-"""The blocks of the README's section "In your own loop"; under torchrun, as a script, it writes down what they did."""
+"""The code of the README's section "In your own loop"; run as a script under torchrun, it records what the code did."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torch.utils.data import Dataset
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
-# Of three classes, in no order. Batches of 4: on one process the last is of 2, on two the last takes 2 more keys.
+# Three classes, in no order. Batches of 4: the last one has 2 keys on one rank; on two ranks it is padded by 2.
 LABELS = [0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1]
 BATCH_SIZE, NUM_EPOCHS, LR = 4, 2, 0.1
 MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "timm.task": 0.9}
 
 
 def blocks() -> dict[str, str]:
-    """The section's Python blocks: what is common to all under "", the others under the bold words before them."""
+    """The section's Python blocks: the common one under "", the others under their bold headings."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("\n## In your own loop\n")[1].split("\n## ")[0]
     found: dict[str, str] = {}
@@ -40,11 +40,11 @@ def blocks() -> dict[str, str]:
     return found
 
 
-# What the blocks are given
+# The names that the blocks expect
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """An image's first channel says which row it is; the others are augmented out of each generator there is."""
+    """The first channel encodes the row; the others are noise from each of the global generators."""
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -56,7 +56,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 
 
 class Net(nn.Module):
-    """With BatchNorm; writes down its forwards: (gradient, train mode, rows)."""
+    """With BatchNorm; records its forwards: (gradient, train mode, rows)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Net(nn.Module):
 
 
 def names_of(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
-    """What the section says that its reader has."""
+    """What the section assumes its reader has."""
     model = Net()
     given: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
     given |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
@@ -112,7 +112,7 @@ def names_of(framework: str, num_processes: int, process_index: int, folder: Pat
 
 
 def train_as_timm(names: dict[str, Any]) -> None:
-    """The loop of timm's training script, as far as it matters here."""
+    """The relevant part of the loop of timm's training script."""
     task, optimizer = names["task"], names["optimizer"]
     if names["num_processes"] > 1:
         task.prepare_distributed()
@@ -150,7 +150,7 @@ def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """One process of two; the first forks one that is alone, which spares it importing everything again."""
+    """One rank of two; rank 0 forks a process that trains alone, without importing everything again."""
     import lightning  # noqa: F401
     import transformers.trainer  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
