@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seconds: read {args.seconds:g}, expected a number above 0 and at most 3600")
     recipe = load_recipe(args.recipe, args.overrides)
     if args.speed:
-        from cskd_hf.engine.cpu_tuning import wait_briefly
+        from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 
-        wait_briefly()  # before torch is imported
+        limit_openmp_spinning()  # before torch is imported
         from cskd_hf.checks.speed import check_speed
 
         return check_speed(recipe, args.seconds)

@@ -22,7 +22,7 @@ from cskd_hf.data.hub import cached_commit
 from cskd_hf.data.inspect import Blocks, Findings, Seen
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
-from cskd_hf.engine.build import make_experiment, make_sampler
+from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import count_parameters, create_backbone
 from cskd_hf.recipe.catalog import CATALOG, entry_of
@@ -142,14 +142,14 @@ def check_capacity(images: Images, recipe: Recipe, findings: Findings) -> None:
     """Build the model without memory; compare what a run of it needs with this machine's disk and memory."""
     print()
     try:
-        make_sampler(recipe, images.train)
+        build_sampler(recipe, images.train)
     except UserError as error:
         findings.fatal.append(str(error))
     try:
         with torch.device("meta"):  # shapes without memory
             settings = recipe.model.model_copy(update={"pretrained": False})
             backbone = create_backbone(settings, images.num_classes)
-            module = recipe.method.build(backbone, make_experiment(recipe, images.train))
+            module = recipe.method.build(backbone, describe_experiment(recipe, images))
     except UserError as error:
         findings.fatal.append(str(error))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
@@ -19,10 +19,10 @@ from cskd_hf.checks.speed_report import Speed, advise, describe, estimate
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
 from cskd_hf.data.splits import Images, load_images
-from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
+from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
-from cskd_hf.engine.objective import try_out
-from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.engine.learner import build_learner
+from cskd_hf.engine.objective import dry_run
 from cskd_hf.engine.updates import training_updates
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
@@ -72,25 +72,21 @@ def measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: f
         seconds: for each of the three measurements, after a warm-up a third as long.
     """
     on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
-    batches, loader, objective, optimizer = _build(recipe, images, accelerator)
+    batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
+    # Rates count every batch as a full one, so a short last batch is dropped.
+    recipe = recipe.replace(data={"batch_size": batch_size, "drop_last": batch_size <= len(images.train)})
+    batches = build_batches(recipe, images.train, accelerator)
+    loader = build_loader(recipe, images.train, batches, accelerator)
+    objective = build_training_objective(recipe, images, accelerator)
+    dry_run(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    learner = dataclasses.replace(build_learner(recipe, objective, batches, accelerator), scheduler=None)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0  # thousands of steps on one batch must not make the weights diverge
     workers = count_workers(recipe.data.workers)
 
     def train(source: Any) -> dict[str, float]:
-        progress, run = Progress(), recipe.run
-        updates: Any = training_updates(
-            objective,
-            optimizer,
-            None,
-            source,
-            batches,
-            accelerator,
-            progress,
-            num_epochs=2**31,
-            gradient_accumulation_steps=run.gradient_accumulation_steps,
-            clip_grad=run.clip_grad,
-            grad_checkpointing=run.grad_checkpointing,
-            seed=run.seed,
-        )
+        progress = Progress()
+        updates: Any = training_updates(learner, source, batches, accelerator, progress, recipe.run, num_epochs=2**31)
         with closing(updates):
             # The first updates compile, choose kernels and use up the batches that the workers prefetched.
             next(updates)
@@ -104,7 +100,7 @@ def measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: f
             batch = next(epochs)
             _consume(epochs, seconds / 3, at_most=2 * workers)
             start = time.perf_counter()
-            num_images = batches.batch_size * _consume(epochs, seconds)
+            num_images = batch_size * _consume(epochs, seconds)
             loader_rate = num_images / (time.perf_counter() - start)
         step, together = train(itertools.repeat(batch)), train(loader)
     return Speed(
@@ -112,33 +108,13 @@ def measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: f
         step=step["images_per_second"],
         together=together["images_per_second"],
         wait_share=together["data_wait_share"],
-        batch_size=batches.batch_size,
+        batch_size=batch_size,
         views=NUM_VIEWS[recipe.method.views],
         workers=workers,
         cores=available_cores(),
         threads=torch.get_num_threads() if on_cpu else None,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
     )
-
-
-def _build(
-    recipe: Recipe, images: Images, accelerator: Accelerator
-) -> tuple[GlobalBatches, DataLoader[Any], torch.nn.Module, Any]:
-    """Batches, their loader, the prepared objective and optimizer."""
-    sampler = make_sampler(recipe, images.train)
-    on_cpu = accelerator.device.type == "cpu"
-    batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
-    # Rates count every batch as a full one, so a short last batch is dropped.
-    batches = GlobalBatches(sampler, batch_size, drop_last=batch_size <= len(sampler))
-    loader = training_loader(recipe, images.train, batches, pin_memory=accelerator.device.type == "cuda")
-    set_seed(recipe.run.seed)
-    built = build_objective(recipe, make_experiment(recipe, images.train))
-    try_out(built, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
-    # Learning rate 0: thousands of steps on one batch must not make the weights diverge.
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(built.module), built.module, 0.0)
-    compile_objective(recipe, built)
-    objective, optimizer = accelerator.prepare(built, optimizer)
-    return batches, loader, objective, optimizer
 
 
 def _endless(loader: DataLoader[Any], batches: GlobalBatches) -> Generator[Any, None, None]:
