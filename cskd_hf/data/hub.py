@@ -29,7 +29,7 @@ _METADATA = ("README.md", "dataset_infos.json")  # the other files of a reposito
 
 
 def open_hub(path: str, data: DataSection, splits: list[str], data_files: Mapping[str, str]) -> DatasetDict:
-    """The splits of a Hub set, downloading no file of another split where the repository lists them.
+    """The splits of a Hub dataset, downloading no file of another split where the repository lists them.
 
     Args:
         path: Hub id.
@@ -64,7 +64,7 @@ def _snapshot(path: str, revision: str | None, files: list[str] | None, local: b
 
 
 def cached_commit(data: DataSection) -> str | None:
-    """The commit that a Hub set was loaded from; None for other data and for what is not in the cache."""
+    """The commit that a Hub dataset was loaded from; None for other data and for what is not in the cache."""
     path = CATALOG[data.dataset].path if data.dataset in CATALOG else data.dataset
     if path is None or (data.dataset not in CATALOG and os.path.exists(data.dataset)):
         return None
@@ -75,7 +75,7 @@ def cached_commit(data: DataSection) -> str | None:
 
 
 def _explain(error: Exception, path: str, revision: str | None) -> str:
-    """Why a Hub set could not be loaded and what to do, in one line."""
+    """Why a Hub dataset could not be loaded and what to do, in one line."""
     page = f"{constants.ENDPOINT}/datasets/{path}"
     causes = [error, *filter(None, (error.__cause__, error.__context__))]
     reason = " ".join(str(error).split())
@@ -83,22 +83,24 @@ def _explain(error: Exception, path: str, revision: str | None) -> str:
     gated = isinstance(error, GatedRepoError) or (isinstance(error, DatasetNotFoundError) and "gated" in reason)
     known_gated = any(entry.gated for entry in CATALOG.values() if entry.path == path)
     if gated or status == 403 or (status == 401 and (known_gated or not isinstance(error, RepositoryNotFoundError))):
-        return f"the Hub set {path!r} is gated: accept the terms at {page}, then log in with `hf auth login`"
+        return f"the Hub dataset {path!r} is gated: accept the terms at {page}, then log in with `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
-        return f"the Hub set {path!r} has no revision {revision!r}: data.revision is a branch, tag or commit of {page}"
+        return (
+            f"the Hub dataset {path!r} has no revision {revision!r}: data.revision is a branch, tag or commit of {page}"
+        )
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):
-        return f"the Hub has no set {path!r}, or it is private: look at {page}, or log in with `hf auth login`"
+        return f"the Hub has no dataset {path!r}, or it is private: look at {page}, or log in with `hf auth login`"
     if constants.HF_HUB_OFFLINE and isinstance(error, (OSError, ValueError)):
         return (
-            f"the Hub set {path!r} is not in the cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
+            f"the Hub dataset {path!r} is not in the cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
             "unset it once to download the set, or write data.dataset=FOLDER"
         )
     if isinstance(error, (LocalEntryNotFoundError, ConnectionError)) or any("Connect" in str(type(c)) for c in causes):
         return (
-            f"the Hub set {path!r} is not in the cache, and {constants.ENDPOINT} cannot be reached: "
+            f"the Hub dataset {path!r} is not in the cache, and {constants.ENDPOINT} cannot be reached: "
             f"write data.dataset=FOLDER, or retry with a network connection ({reason})"
         )
-    return f"the Hub set {path!r} could not be loaded: {type(error).__name__}: {reason}"
+    return f"the Hub dataset {path!r} could not be loaded: {type(error).__name__}: {reason}"
 
 
 def open_files(

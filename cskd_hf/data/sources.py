@@ -1,4 +1,4 @@
-"""Where images come from: a Hub set, a folder in one of four layouts, or scikit-learn's digits."""
+"""Where images come from: a Hub dataset, a folder in one of four layouts, or scikit-learn's digits."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ WITHOUT: dict[str, dict[str, str]] = {
 # The real command, with the benchmark's network registered.
 TRAIN = """
 import sys
-from cskd_hf.engine.cpu_tuning import wait_briefly
-wait_briefly()  # before torch is imported, as in the command
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+limit_openmp_spinning()  # before torch is imported, as in the command
 import tiny_network
 from cskd_hf import train
 sys.exit(train.main(sys.argv[1:]))

@@ -36,8 +36,8 @@ def test_an_unreachable_hub_set_is_one_line_with_its_name_and_the_reason(tmp_pat
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     nobody, cifar100 = ran.stdout.splitlines()
-    assert nobody.startswith("data.dataset: the Hub set 'nobody/nothing' is not in the cache, ")
-    assert cifar100.startswith("data.dataset: the Hub set 'uoft-cs/cifar100' is not in the cache, ")
+    assert nobody.startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
+    assert cifar100.startswith("data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, ")
     assert nobody.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
 
 

@@ -270,11 +270,13 @@ def test_every_refusal_of_the_hub_is_one_line_that_says_what_to_do(tmp_path, hub
     )
     for line, name in ((gated, "gated/set"), (closed, "closed/set")):
         assert line == (
-            f"data.dataset: the Hub set {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
+            f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
             "then log in with `hf auth login`"
         )
-    assert unknown.startswith("data.dataset: the Hub has no set 'nobody/nothing', or it is private: ")
-    assert nowhere.startswith("data.dataset: the Hub set 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision")
+    assert unknown.startswith("data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: ")
+    assert nowhere.startswith(
+        "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_that_says_what_to_do(tmp_path):
@@ -282,6 +284,6 @@ def test_a_hub_that_cannot_be_reached_is_one_line_that_says_what_to_do(tmp_path)
         tmp_path / "home", section("cifar100", CATALOG["cifar100"]), HF_ENDPOINT="http://127.0.0.1:9"
     )
     assert line.startswith(
-        "data.dataset: the Hub set 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be reached: "
-        "write data.dataset=FOLDER"
+        "data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be "
+        "reached: write data.dataset=FOLDER"
     )

@@ -181,4 +181,4 @@ def test_a_setting_out_of_range_exits_with_status_2(script, tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
             script.main([str(tmp_path), str(tmp_path / "out"), *wrong])
         assert caught.value.code == 2
-        assert "--quality 1 to 95" in capsys.readouterr().err
+        assert "--quality in 1 to 95" in capsys.readouterr().err
