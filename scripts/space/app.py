@@ -142,7 +142,7 @@ def _facts(measured: dict[str, Any]) -> str:
 def answer(contenders: Sequence[Contender], picture: str | None) -> str:
     """The page's right-hand side, HTML: bars of a picture, or a sentence why there are none."""
     from cskd_hf.data.decode import UnreadableImageError
-    from cskd_hf.predict import predict_image
+    from cskd_hf.evaluation.trained import predict_image
 
     message = ""
     bars: list[list[tuple[str, float]]] = [[] for _ in contenders]
