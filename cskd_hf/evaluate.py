@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
+from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import parse_data
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     data = _data_section(args.model, args.overrides)
 
-    wait_briefly()  # before the first import of torch
+    limit_openmp_spinning()  # before the first import of torch
     import torch
 
     from cskd_hf.evaluation.trained import evaluate
