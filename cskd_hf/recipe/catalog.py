@@ -1,7 +1,7 @@
 """The paper's datasets and ours by name: where they are, their columns, splits and pixel statistics.
 
-Facts only: `data/sources.py` opens the datasets, `python -m cskd_hf.check` compares them with these facts, and a recipe's
-`data` and `transform` keys override them.
+`data/sources.py` opens the datasets, `python -m cskd_hf.check` compares them with these facts, and the `data` and
+`transform` keys of a recipe override them.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def entry_of(dataset: str) -> CatalogEntry | None:
 
 
 def note_of_copy(dataset: str) -> str | None:
-    """For the report: how a folder written by scripts/resize_dataset.py differs from the original; None for other data."""
+    """How a folder written by scripts/resize_dataset.py differs from its original; None for other data."""
     made = _manifest(dataset).get("resized")
     if not isinstance(made, dict):
         return None

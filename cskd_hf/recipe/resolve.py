@@ -29,9 +29,11 @@ def resolve_data(data: DataSection) -> DataSection:
 
 
 def resolve_transform(transform: TransformSection, data: DataSection, model: ModelSection) -> TransformSection:
-    """Fill null mean and std: the pretrained weights', which were trained with them, else the catalog's or ImageNet's."""
+    """Fill null mean and std from the pretrained weights, else from the catalog, else with ImageNet's."""
     entry = entry_of(data.dataset)
-    statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if entry is None else {"mean": entry.mean, "std": entry.std}
+    statistics = (
+        {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if entry is None else {"mean": entry.mean, "std": entry.std}
+    )
     if model.pretrained:
         from timm.models import get_pretrained_cfg
 

@@ -123,16 +123,14 @@ def _parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[str, str]]
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{place(line)}: not YAML: {str(error).splitlines()[0]}") from None
     except yaml.MarkedYAMLError as error:
-        assert error.problem_mark is not None
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = " ".join(", ".join(part for part in (error.context, error.problem, error.note) if part).split())
-        raise UserError(f"{place(error.problem_mark.line + 1)}: not YAML: {problem}") from None
+        raise UserError(f"{place(line)}: not YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{place(1)}: nested too deep; a recipe has two levels, section and key") from None
 
 
-def _find_keys(
-    node: yaml.Node, above: tuple[str, ...], places: dict[str, str], place: Callable[[int], str]
-) -> None:
+def _find_keys(node: yaml.Node, above: tuple[str, ...], places: dict[str, str], place: Callable[[int], str]) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
