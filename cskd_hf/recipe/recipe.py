@@ -33,7 +33,14 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 class Recipe(Section):
-    """One experiment: images, network, method and how to train."""
+    """One experiment.
+
+    Example:
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml").replace(run={"seed": 1})
+        >>> recipe.run.seed, recipe.to_dict()["method"]["temperature"]
+        (1, 4.0)
+    """
 
     data: DataSection
     transform: TransformSection = TransformSection()
@@ -101,9 +108,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: one line for each mistake: place, key, value read, what is allowed.
 
     Example:
-        >>> recipe = load_recipe("digits_resnet10", ["optimizer.lr=0.05", "run.seed=3"])
-        >>> recipe.optimizer.lr, recipe.run.output_dir
-        (0.05, 'runs/digits_resnet10-cskd-seed3')
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml", ["optimizer.lr=0.05", "method.temperature=2.0"])
+        >>> recipe.optimizer.lr, recipe.method.temperature
+        (0.05, 2.0)
     """
     file = yaml_io.find(path)
     settings, places = yaml_io.read(file)
@@ -124,12 +132,7 @@ def parse_recipe(
 
 
 def parse_data(settings: Any, source: str, places: Mapping[str, str] | None = None) -> DataSection:
-    """Validate the keys of a data section, for code that reads images and trains nothing.
-
-    Example:
-        >>> parse_data({"dataset": "cifar100", "batch_size": 64}, source="command line").batch_size
-        64
-    """
+    """Validate the keys of a data section, for code that reads images and trains nothing."""
     return _validate(_DataOnly, {"data": settings}, source, places or {}).data
 
 

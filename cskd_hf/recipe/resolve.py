@@ -13,7 +13,14 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Fill null keys of `data` and `transform`."""
+    """Fill null keys of `data` and `transform`.
+
+    Example:
+        >>> from cskd_hf import load_recipe, resolve
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml")
+        >>> recipe.transform.mean, resolve(recipe).transform.mean
+        (None, (0.305, 0.305, 0.305))
+    """
     transform = resolve_transform(recipe.transform, recipe.data, recipe.model)
     return recipe.model_copy(update={"data": resolve_data(recipe.data), "transform": transform})
 

@@ -14,6 +14,7 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from cskd_hf.errors import UserError
+from cskd_hf.files import write_text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _COMMAND_LINE = "command line"
@@ -149,6 +150,4 @@ def dumps(settings: dict[str, Any]) -> str:
 
 def write(settings: dict[str, Any], path: Path) -> None:
     """Replace `path` atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(dumps(settings), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, dumps(settings))
