@@ -136,8 +136,8 @@ def entry_of(dataset: str) -> CatalogEntry | None:
     for name, entry in CATALOG.items():
         if dataset in (name, entry.path, *entry.alternatives):
             return entry
-    name = _manifest(dataset).get("name")
-    return CATALOG[name] if isinstance(name, str) and name in CATALOG else None
+    original = _manifest(dataset).get("name")
+    return CATALOG[original] if isinstance(original, str) and original in CATALOG else None
 
 
 def note_of_copy(dataset: str) -> str | None:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -23,8 +23,6 @@ _COMMAND_LINE = "command line"
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: `1e-4` is a number and `no` a word; YAML 1.1 reads a string and false."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str | None, Any]] = {}
-
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
@@ -32,6 +30,7 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"the value does not fit its tag: {error}", node.start_mark) from None
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern in {
     "merge": "<<",
     "null": "~|null|Null|NULL|",
