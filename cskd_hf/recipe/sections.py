@@ -174,7 +174,6 @@ class SchedulerSection(Section):
     min_lr: NonNegative = 0.0
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     warmup_lr: NonNegative = 1e-5
-    """Learning rate at the first step of the warm-up."""
     warmup_prefix: bool = False
     """Add the warm-up before `num_epochs` instead of spending some of them on it."""
     cooldown_epochs: Annotated[int, Field(ge=0)] = 0
@@ -212,10 +211,11 @@ class RunSection(Section):
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
     model_ema_warmup: bool = False
-    """Raise the decay from 0 during the first updates."""
     channels_last: bool = True
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same step."""
+    deterministic: bool = False
+    """Deterministic CUDA kernels only, slower: reruns and resumed runs are bit-equal, as they always are on CPUs."""
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """torch.compile of both forwards and the loss, or its mode."""
     val_interval: Count = 1
