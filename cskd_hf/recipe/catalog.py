@@ -110,8 +110,8 @@ CATALOG = {
         holdout="holdout",
         mean=(0.287, 0.287, 0.287),
         std=(0.355, 0.355, 0.355),
-        official_split="the authors' 10,000 test images; of their 60,000 training images the first 100 of each class "
-        "to train, the next 100 held out [ours]",
+        official_split="the authors' 10,000 test images; of their 60,000 training images the first 100 per class for "
+        "training and the next 100 for the hold-out set [ours]",
         citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
         "Algorithms, arXiv:1708.07747, 2017",
         terms="MIT; copyright 2017 Zalando SE",
@@ -124,7 +124,8 @@ CATALOG = {
         holdout="holdout",
         mean=(0.305, 0.305, 0.305),
         std=(0.375, 0.375, 0.375),
-        official_split="none: 20 of each class to train, 30 held out, the rest to test, in a fixed random order [ours]",
+        official_split="none: in a fixed random order, 20 images per class for training, 30 for the hold-out set, the rest "
+        "for the test [ours]",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
     ),

@@ -25,7 +25,7 @@ class Checked(NamedTuple):
     methods: Mapping[str, type[BaseModel]]
 
     def value(self, keys: Sequence[str]) -> Any:
-        """What stands under section and key, or _MISSING."""
+        """The value of a section or key, or _MISSING."""
         value: Any = self.settings
         for key in keys:
             if not isinstance(value, Mapping) or key not in value:
@@ -83,7 +83,7 @@ def _message(details: Mapping[str, Any], keys: Sequence[str], checked: Checked) 
         allowed = details["ctx"]["expected" if kind == "literal_error" else "expected_tags"].replace("'", "")
         allowed += _did_you_mean(str(value), allowed.replace(" or ", ", ").split(", "))
     elif kind == "model_type":
-        allowed = "a section with keys of its own"
+        allowed = "a section with keys"
     elif kind == "dict_type":  # of the union of methods
         allowed = f"a section with a name, one of {', '.join(checked.methods)}"
     elif kind == "tuple_type":

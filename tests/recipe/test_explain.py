@@ -117,7 +117,7 @@ FILES: list[tuple[str | bytes, str]] = [
     (changed(LR, f"{LR}\n  lr_base: 0.1"), "r.yaml:9: optimizer.lr: read 0.1; allowed: either lr or lr_base, which …"),
     (changed("num_epochs: 2", "sched: cosine"), "r.yaml:10: scheduler.num_epochs: missing; it has no default"),
     (changed("scheduler:\n  num_epochs: 2\n", ""), "r.yaml: scheduler: missing; it has no default"),
-    (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys of its own"),
+    (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys"),
     (changed("data:\n  dataset: digits", "data: digits"), "r.yaml:1: data: read 'digits'; allowed: a section with …"),
     (changed("  name: cskd\n", ""), f"r.yaml:5: method: no name; allowed names: {NAMES}"),
     (changed("name: cskd", "name: csdk"), f"r.yaml:6: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),

@@ -1,4 +1,4 @@
-"""The shipped recipes: found by name, with a lab note, built by timm, and the paper's rates."""
+"""The shipped recipes: looked up by name, with a lab note, built by timm, at the paper's rates."""
 
 from __future__ import annotations
 
