@@ -124,8 +124,8 @@ CATALOG = {
         holdout="holdout",
         mean=(0.305, 0.305, 0.305),
         std=(0.375, 0.375, 0.375),
-        official_split="none: in a fixed random order, 20 images per class for training, 30 for the hold-out set, the rest "
-        "for the test [ours]",
+        official_split="none: in a fixed random order, 20 images per class for training, 30 for the hold-out set, the "
+        "rest to test [ours]",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
     ),
