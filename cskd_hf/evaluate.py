@@ -56,5 +56,10 @@ def _data_section(model: str, overrides: Sequence[str]) -> DataSection:
     return resolve_data(parse_data(settings["data"], source=model, places=places))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-evaluate."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

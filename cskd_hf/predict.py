@@ -27,5 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return predict(args.model, args.images, args.top_k)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-predict."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
