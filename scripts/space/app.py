@@ -151,7 +151,7 @@ def _facts(summary: dict[str, Any]) -> str:
 def answer(contenders: Sequence[Contender], picture: str | None) -> str:
     """HTML of the right-hand side: bars for a picture, or a message why there are none."""
     from cskd_hf.data.decode import UnreadableImageError
-    from cskd_hf.predict import predict_image
+    from cskd_hf.evaluation.trained import predict_image
 
     message = ""
     bars: list[list[tuple[str, float]]] = [[] for _ in contenders]
