@@ -92,7 +92,7 @@ def read_contender(source: str) -> Contender:
         UserError: there are no weights that timm loads.
     """
     from cskd_hf.models.load import load_trained
-    from cskd_hf.paper.latex import METHODS
+    from cskd_hf.paper.blocks import method_title
 
     trained = load_trained(source)
     measured = _measured(source, trained.run)
@@ -104,8 +104,7 @@ def read_contender(source: str) -> Contender:
         # Never the path of a folder, which is not the visitors' to know.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
-    method = measured["method"]["name"]
-    title = METHODS[method] if method in METHODS else method.replace("_", " ").capitalize()
+    title = method_title(measured["method"]["name"])
     return Contender(trained, title, repository if kind == "hf-hub" else measured["name"], _facts(measured))
 
 
