@@ -18,7 +18,6 @@ from typing import Any
 from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 from cskd_hf.recipe.recipe import Recipe, dump_recipe
-from cskd_hf.report.report import write_report
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint
 from cskd_hf.runs.environment import describe_environment
@@ -54,8 +53,6 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
                 "run.resume=force to go on with this one\n" + "\n".join(different)
             )
         if (folder / "summary.json").is_file() and not different:
-            if not (folder / "report.html").is_file():
-                write_report(folder)  # the one thing written after the summary
             return folder, None, True
     try:
         folder.mkdir(parents=True, exist_ok=True)
