@@ -1,4 +1,4 @@
-"""Smoke-test `reproduce` end to end in minutes: every method on the embedded digits, planned, trained, tabulated, drawn.
+"""Smoke-test `reproduce` in minutes: plan, train, tabulate and draw every method on the embedded digits.
 
     python scripts/smoke.py [--runs DIR] [--output DIR]
 

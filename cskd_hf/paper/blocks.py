@@ -98,7 +98,7 @@ def paper_tables() -> dict[str, list[Block]]:
                         paper[last, name, outer] = MeanStd(published, None, 1)
                     else:  # network, or metric of ResNet-18 → method → dataset → [mean, std] of three runs
                         model = name if "metric" in content else "resnet18"
-                        paper[outer, last, model] = MeanStd(*published, n=3)
+                        paper[outer, last, model] = MeanStd(published[0], published[1], 3)
             metric = content.get("metric", name)
             methods = tuple(dict.fromkeys(method for method, _, _ in paper))
             columns = tuple(dict.fromkeys((dataset, model) for _, dataset, model in paper))

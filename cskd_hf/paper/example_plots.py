@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +26,7 @@ from cskd_hf.paper.page_style import (
     SMALL,
     TWO_COLUMNS_WIDTH,
     Drawing,
+    grid_shape,
     legend,
     panels,
     set_title,
@@ -37,7 +39,9 @@ MAX_CLASSES = 10
 IMAGES_PER_CLASS = 100
 PERPLEXITY = 30.0
 MIN_IMAGES = 4  # t-SNE needs a few neighbours
-MARKERS = ("o", "^", "s")  # past the palette's end, colours repeat with the next marker
+# Past the palette's end, colours repeat with the next marker.
+POINT_STYLES = tuple(cycler(marker=("o", "^", "s")) * cycler(color=PALETTE))
+POINT_SIZE: dict[str, Any] = {"markersize": 2.2, "markeredgewidth": 0, "linestyle": "none"}
 
 MAX_MISTAKES = 4
 TOP_K = 5
@@ -63,7 +67,7 @@ def feature_maps(runs: Sequence[FinishedRun]) -> Drawing | None:
             equal = np.ptp(features, axis=0).max(initial=0) == 0
             points = np.zeros((len(features), 2)) if equal else tsne(features, perplexity)
             for number, label in enumerate(classes):
-                panel.plot(*points[target == label].T, **_point(number))
+                panel.plot(*points[target == label].T, **POINT_STYLES[number], **POINT_SIZE)
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(True)
             panel.margins(0.04)
@@ -71,7 +75,7 @@ def feature_maps(runs: Sequence[FinishedRun]) -> Drawing | None:
         page = figure.get_figwidth() * POINTS
         room = page / max(2, round(page / 165)) - 5 * SMALL  # for two or three names per row
         names = [shortened(runs[0].class_names[label], room, SMALL) for label in classes]
-        handles = [Line2D([], [], **_point(number)) for number in range(len(classes))]
+        handles = [Line2D([], [], **style, **POINT_SIZE) for style in POINT_STYLES[: len(classes)]]
         legend(figure, handles, names, f"t-SNE of {subject}", markerscale=2)
     labels = "; ".join(run.label for run in runs)
     return Drawing(figure, f"t-SNE of penultimate features, {subject}: {labels}.")
@@ -96,12 +100,6 @@ def tsne(features: NDArray[np.float64], perplexity: float) -> NDArray[np.float64
         features = np.pad(features, ((0, 0), (0, 2 - features.shape[1])))
     with threadpool_limits(1):  # the order of summation depends on the number of threads
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features).astype(np.float64)
-
-
-def _point(number: int) -> dict[str, Any]:
-    marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
-    style = {"marker": marker, "markersize": 2.2, "markeredgewidth": 0, "linestyle": "none"}
-    return {"color": PALETTE[number % len(PALETTE)], **style}
 
 
 def most_confident_mistakes(run: FinishedRun, num_mistakes: int) -> NDArray[np.int64]:
@@ -138,15 +136,13 @@ def load_pictures(run: FinishedRun, images: NDArray[np.int64]) -> list[Image.Ima
 
 def mistakes_on_a_page(num_runs: int) -> int:
     """How many mistakes `confident_mistakes` has room for, 1 to `MAX_MISTAKES`."""
-    _, _, height = _mistake_layout(num_runs)
-    return min(MAX_MISTAKES, max(1, int(PAGE_HEIGHT / height)))
+    return min(MAX_MISTAKES, max(1, int(PAGE_HEIGHT / _mistake_height(num_runs))))
 
 
-def _mistake_layout(num_runs: int) -> tuple[int, int, float]:
-    """Columns and rows of bar charts next to a picture, and their height in inches."""
-    columns = 2 if num_runs == 4 else min(num_runs, 3)
-    rows = -(-num_runs // columns)
-    return columns, rows, 0.1 + rows * (BAR_HEIGHT * TOP_K + 0.22)
+def _mistake_height(num_runs: int) -> float:
+    """In inches, with a bar chart for each run."""
+    rows, _ = grid_shape(num_runs)
+    return 0.1 + rows * (BAR_HEIGHT * TOP_K + 0.22)
 
 
 def confident_mistakes(
@@ -157,13 +153,14 @@ def confident_mistakes(
     Args:
         images: the pictures' rows in the predictions.
     """
-    columns, rows, height = _mistake_layout(len(runs))
+    rows, columns = grid_shape(len(runs))
     bar_width = min((TWO_COLUMNS_WIDTH - PICTURE_WIDTH) / columns, MAX_BAR_WIDTH)
     room = bar_width * POINTS - 8
-    title_style = {"fontsize": SMALL, "parse_math": False}
+    title_style: dict[str, Any] = {"fontsize": SMALL, "parse_math": False}
     true_names = [runs[0].class_names[int(runs[0].target[image])] for image in images]
     with matplotlib.rc_context(PAPER_STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(PICTURE_WIDTH + bar_width * columns, height * len(images)))
+        height = _mistake_height(len(runs)) * len(images)
+        figure = Figure(figsize=(PICTURE_WIDTH + bar_width * columns, height))
         widths = [PICTURE_WIDTH, *[bar_width] * columns]
         grid = figure.add_gridspec(len(images) * rows, 1 + columns, width_ratios=widths)
         for number, (image, picture, name) in enumerate(zip(images, pictures, true_names, strict=True)):

@@ -67,6 +67,12 @@ class Drawing(NamedTuple):
             return {"pdf": render(self.figure, self.description, "pdf"), "png": render(self.figure, self.description)}
 
 
+def grid_shape(num_panels: int, max_columns: int = 3) -> tuple[int, int]:
+    """Rows and columns; four panels are two and two, not three and one."""
+    columns = -(-num_panels // 2) if num_panels == max_columns + 1 else min(num_panels, max_columns)
+    return -(-num_panels // columns), columns
+
+
 def panels(
     num_panels: int, extra_height: float, max_columns: int = 3, xlabel: str = "", ylabel: str = ""
 ) -> tuple[Figure, list[Axes], float]:
@@ -75,10 +81,7 @@ def panels(
     Returns:
         The figure, its panels, and a panel's width in points, labels included.
     """
-    columns = min(num_panels, max_columns)
-    if num_panels == max_columns + 1:
-        columns = -(-num_panels // 2)  # four are two and two, not three and one
-    rows = -(-num_panels // columns)
+    rows, columns = grid_shape(num_panels, max_columns)
     width = ONE_COLUMN_WIDTH if num_panels == 1 < max_columns else TWO_COLUMNS_WIDTH / max_columns
     height = (min(width, MAX_PANEL_HEIGHT) + extra_height) * rows
     figure = Figure(figsize=(width * columns, height))

@@ -58,7 +58,7 @@ def draw_figures(folders: Sequence[Path], output: Path) -> list[Path]:
         for path, content in files.items():
             path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{error.filename or output}: {error.strerror or error}; name another folder") from None
+        raise UserError(f"--output: {error.filename or output}: {error.strerror or error}") from None
     return list(files)
 
 

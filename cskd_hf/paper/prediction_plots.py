@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import matplotlib
@@ -11,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -32,7 +34,8 @@ from cskd_hf.report.figures import BLACK, BLUE, DIAGRAM_BINS, PALETTE, VERMILLIO
 
 LOWEST = -20.0  # nats: anything below 2e-9 falls into the first bin of the histograms
 HISTOGRAM_BINS = 25
-LINE_STYLES = ("-", "--", ":")  # past the palette's end, colours repeat with the next style
+# Past the palette's end, colours repeat with the next line style.
+LINES = tuple(cycler(linestyle=("-", "--", ":")) * cycler(color=PALETTE))
 MAX_NUMBERED_SIZE = 20  # a larger superclass matrix has a colour bar instead of numbers
 SHARE_COLOR = "#DDDDDD"
 
@@ -42,9 +45,9 @@ def reliability_diagrams(runs: Sequence[FinishedRun]) -> Drawing:
 
     A point is a bin's mean confidence and its accuracy; ECE sums their distances.
     """
-    original = {"color": BLUE, "marker": "o", "markersize": 3}
-    calibrated = {"color": BLACK, "linestyle": "--", "linewidth": 0.8}
-    scaled_line = {"color": VERMILLION, "linewidth": 0.9}
+    original: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 3}
+    calibrated: dict[str, Any] = {"color": BLACK, "linestyle": "--", "linewidth": 0.8}
+    scaled: dict[str, Any] = {"color": VERMILLION, "linewidth": 0.9}
     errors = []
     with matplotlib.rc_context(PAPER_STYLE):
         figure, axes, width = panels(len(runs), 0.5, xlabel="confidence (%)", ylabel="accuracy (%)")
@@ -58,7 +61,7 @@ def reliability_diagrams(runs: Sequence[FinishedRun]) -> Drawing:
             if run.temperature is not None:
                 logits = apply_temperature(run.logits, run.temperature)
                 points = _points(reliability_bins(logits, run.target, DIAGRAM_BINS))
-                panel.plot(*points, **scaled_line, clip_on=False)
+                panel.plot(*points, **scaled, clip_on=False)
                 lines.append(f"ECE {ece(logits, run.target):.2f} % with T = {run.temperature:.2f}")
             panel.plot(*_points(bins), **original, clip_on=False)
             ticks = range(0, 101, 20)
@@ -67,7 +70,7 @@ def reliability_diagrams(runs: Sequence[FinishedRun]) -> Drawing:
             errors.append(f"{run.label}: {', '.join(lines)}")
         entries = {"as trained": Line2D([], [], **original)}
         if any(run.temperature is not None for run in runs):
-            entries["logits divided by T"] = Line2D([], [], **scaled_line)
+            entries["logits divided by T"] = Line2D([], [], **scaled)
         entries["calibrated"] = Line2D([], [], **calibrated)
         title = f"{len(runs[0].target):,} test images in {DIAGRAM_BINS} bins; ECE: {NUM_BINS} bins"
         handles = [*entries.values(), Patch(facecolor=SHARE_COLOR)]
@@ -102,22 +105,17 @@ def log_probabilities(runs: Sequence[FinishedRun]) -> Drawing | None:
         for column, (panel, label) in enumerate(zip(axes, ("predicted", "true"), strict=True)):
             low = np.concatenate(values)[:, column].min()
             edges = np.linspace(min(np.floor(low), -1), 0, HISTOGRAM_BINS + 1)
-            for number, value in enumerate(values):
+            for value, style in zip(values, cycle(LINES), strict=False):
                 share = 100 * np.histogram(value[:, column], edges)[0] / max(len(value), 1)
-                panel.stairs(share, edges, **_line(number))
+                panel.stairs(share, edges, **style)
             first = f"\nfirst bin: \N{MINUS SIGN}{-LOWEST:g} and below" if edges[0] == LOWEST else ""
             panel.set(xlabel=f"log-probability of the {label} label (nats){first}", xlim=(edges[0], 0))
             panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes[0].set_ylabel("misclassified images (%)")
         axes[0].set_ylim(bottom=0)
-        legend(figure, [Line2D([], [], **_line(number)) for number in range(len(runs))], names)
+        legend(figure, [Line2D([], [], **style) for style in islice(cycle(LINES), len(runs))], names)
     what = "Histograms of the log-probability of the predicted and of the true label over misclassified test images"
     return Drawing(figure, f"{what}: {'; '.join(names)}")
-
-
-def _line(number: int) -> dict[str, Any]:
-    style = LINE_STYLES[number // len(PALETTE) % len(LINE_STYLES)]
-    return {"color": PALETTE[number % len(PALETTE)], "linestyle": style}
 
 
 def superclasses_of(class_names: Sequence[str]) -> list[str]:
