@@ -6,13 +6,11 @@ import json
 import shutil
 
 import pytest
-from written_runs import CUB, as_trained, one_run, some_runs, write_finished, write_unfinished
+from written_runs import CUB, ONE_RUN, as_trained, one_run, some_runs, write_finished, write_unfinished
 
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.recipe.recipe import dump_recipe
 from cskd_hf.reproduce import main
-
-ONE_RUN = ["table1", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--seeds", "0"]
 
 
 def test_the_state_follows_from_the_folders_files(tmp_path):

@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 from command_runs import environment
-from written_runs import CUB, one_run, some_runs, write_finished, write_unfinished
+from written_runs import CUB, ONE_RUN, one_run, some_runs, write_finished, write_unfinished
 
 from cskd_hf.methods import METHODS
 from cskd_hf.paper.blocks import select
@@ -31,8 +31,7 @@ def test_hours_come_from_finished_runs_of_the_same_dataset_network_and_method(tm
     write_unfinished(second, 50)
     elsewhere = some_runs(tmp_path, "table1", datasets=["mit67"], models=["resnet18"], methods=["cskd"], seeds=[0])
     write_finished(next(iter(elsewhere.values())), 40.0, speed=9000.0)
-    arguments = ["table1", "--plan", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--runs", str(tmp_path)]) == 0
+    assert main([*ONE_RUN, "1", "2", "--plan", "--runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     # 100 images per second and device; an evaluated image costs a third of a trained one.
     whole = (200 * 5994 + 201 * 5794 / 3) / 100 / 3600
@@ -143,23 +142,21 @@ def test_a_folder_of_another_recipe_is_not_overwritten(tmp_path, capsys):
     other = one_run(tmp_path, overrides=["optimizer.lr=0.05"])
     write_unfinished(other, 3)
     launcher = _launcher(tmp_path, "(folder / 'touched').touch()\n")
-    arguments = ["table1", "--run", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--seeds", "0", "--runs", str(tmp_path), "--launcher", launcher]) == 1
+    assert main([*ONE_RUN, "--run", "--runs", str(tmp_path), "--launcher", launcher]) == 1
     assert "error: " in capsys.readouterr().err
     assert not (other.folder / "touched").exists()
 
 
 def test_a_launcher_that_trains_nothing_has_failed(tmp_path, capsys):
-    arguments = ["table1", "--run", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--seeds", "0", "--runs", str(tmp_path), "--launcher", _launcher(tmp_path, "")]) == 1
+    assert main([*ONE_RUN, "--run", "--runs", str(tmp_path), "--launcher", _launcher(tmp_path, "")]) == 1
     assert "exit status 0, but not started" in capsys.readouterr().err
 
 
 def test_an_interrupt_stops_the_run_and_the_command(tmp_path):
     launcher = _launcher(tmp_path, "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(300)\n")
-    options = ["--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--runs", str(tmp_path / "runs")]
+    arguments = [*ONE_RUN, "--run", "--runs", str(tmp_path / "runs"), "--launcher", launcher]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cskd_hf.reproduce", "table1", "--run", *options, "--launcher", launcher],
+        [sys.executable, "-m", "cskd_hf.reproduce", *arguments],
         env=environment(),
         cwd=tempfile.gettempdir(),
         stdout=subprocess.DEVNULL,

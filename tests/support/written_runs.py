@@ -14,6 +14,7 @@ from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
 from cskd_hf.runs.summary import MetricsSummary, write_summary
 
 CUB = {"datasets": ["cub200"], "models": ["resnet18"]}
+ONE_RUN = ["table1", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--seeds", "0"]
 
 
 def some_runs(root: Path, *tables: str, seeds: Sequence[int] = (0, 1, 2), **chosen: Sequence[str]) -> dict[RunKey, Run]:
