@@ -30,7 +30,9 @@ class CatalogEntry:
         mean, std: of the RGB channels in [0, 1], as the paper normalises them.
         official_split: whose division into training and test images this is.
         citation: the set's paper.
-        terms: licence or terms of use.
+        terms: licence or terms of use, in words.
+        licence: the Hub's identifier: `other` for terms of the set's own, all of which forbid commercial use; `unknown`
+            if the authors state none.
         prepare: the script that makes a folder of the original archive; None where none is needed.
     """
 
@@ -40,6 +42,7 @@ class CatalogEntry:
     official_split: str
     citation: str
     terms: str
+    licence: str
     prepare: str | None = None
     alternatives: tuple[str, ...] = ()
     revision: str | None = None
@@ -65,6 +68,7 @@ CATALOG = {
         official_split="ILSVRC 2012's training and validation images; the labels of its test images are not public",
         citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015",
         terms="non-commercial research and education; ImageNet's terms of access, to be accepted on the Hub",
+        licence="other",
         prepare="scripts/prepare_imagenet.py",
     ),
     "cub200": CatalogEntry(
@@ -75,6 +79,7 @@ CATALOG = {
         official_split="the authors' train_test_split.txt",
         citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, Caltech CNS-TR-2011-001, 2011",
         terms="non-commercial research and education; Caltech owns no copyright in the images",
+        licence="other",
         prepare="scripts/prepare_cub200.py",
     ),
     "stanford_dogs": CatalogEntry(
@@ -85,6 +90,7 @@ CATALOG = {
         official_split="the authors' train_list.mat and test_list.mat: 100 training images a class",
         citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, FGVC workshop at CVPR 2011",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_stanford_dogs.py",
     ),
     "mit67": CatalogEntry(
@@ -94,6 +100,7 @@ CATALOG = {
         official_split="the authors' TrainImages.txt and TestImages.txt: about 80 and 20 images a class",
         citation="Quattoni and Torralba, Recognizing Indoor Scenes, CVPR 2009",
         terms="research only; the images' copyright stays with their owners",
+        licence="other",
         prepare="scripts/prepare_mit67.py",
     ),
     "tiny_imagenet": CatalogEntry(
@@ -104,6 +111,7 @@ CATALOG = {
         official_split="the course's training and validation images; the labels of its test images are not public",
         citation="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_tiny_imagenet.py",
     ),
     "cifar100": CatalogEntry(
@@ -117,6 +125,7 @@ CATALOG = {
         official_split="the authors' training and test batches: 500 and 100 images a class",
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
         terms="no licence stated; the authors ask for the citation",
+        licence="unknown",
     ),
     "fashion_mnist_1k": CatalogEntry(
         path=None,
@@ -130,6 +139,7 @@ CATALOG = {
         citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
         "Algorithms, arXiv:1708.07747, 2017",
         terms="MIT; copyright 2017 Zalando SE",
+        licence="mit",
         prepare="scripts/prepare_fashion_mnist_1k.py",
     ),
     "digits": CatalogEntry(
@@ -142,6 +152,7 @@ CATALOG = {
         official_split="none: 20 of each class to train, 30 held out, the rest to test, in a fixed random order [ours]",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
+        licence="cc-by-4.0",
     ),
 }
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.hub.fold import final_layers, fold_temperature
+from cskd_hf.hub.fold import fold_temperature
 from cskd_hf.models.cosine import with_cosine_head
 
 SIZE = (3, 64, 64)
