@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,4 +22,3 @@ class Batch(NamedTuple):
     # (N,) int64: which image of the set, -1 for one that is repeated and weighs nothing; hides tuple.index
     index: Tensor  # type: ignore[assignment]
     skipped: tuple[tuple[int, str], ...] = ()  # unreadable images met on the way: (row, what was wrong)
-    undecoded: Any = None  # `data.undecoded.Undecoded`: of these images, which `images` then lacks

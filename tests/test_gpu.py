@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from typing import Any
 
@@ -12,21 +11,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from command_runs import command, draw_folder, metrics_lines, summary_of, write_recipe
-from PIL import Image
 from safetensors.torch import load_file
-from scipy.ndimage import gaussian_filter
 
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.decode import ordinary_jpeg
 from cskd_hf.data.pairing import ClassPairSampler
-from cskd_hf.data.transfer import copying, sent
-from cskd_hf.data.transforms import Transform
-from cskd_hf.data.undecoded import Deferred, pack, pixels
+from cskd_hf.data.transfer import _copy_stream, to_device
+from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import training_updates
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe.sections import OptimizerSection, TransformSection
+from cskd_hf.recipe.sections import OptimizerSection, RunSection
 from cskd_hf.runs.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -73,9 +68,8 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         batches = GlobalBatches(ClassPairSampler(np.arange(400) % 3, 0), 4)
         loader: Any = itertools.repeat(batch)
         progress = Progress()
-        updates = training_updates(
-            objective, optimizer, None, loader, batches, accelerator, progress, num_epochs=1, clip_grad=1.0
-        )
+        learner = Learner(objective, model, model, optimizer, None)
+        updates = training_updates(learner, loader, batches, accelerator, progress, RunSection(clip_grad=1.0), 1)
         for _ in range(3):  # the first may wait: they compile and choose kernels
             next(updates)
         torch.cuda.set_sync_debug_mode("error")
@@ -92,49 +86,18 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
 def test_a_batch_is_copied_beside_the_work_that_is_queued():
     device = torch.device("cuda", torch.cuda.current_device())
     part = torch.randint(0, 255, (64, 3, 224, 224), dtype=torch.uint8).pin_memory()
-    sent(part, device)  # makes the stream and the memory
+    to_device(part, device)  # makes the stream and the memory
     torch.cuda.synchronize()
     torch.cuda._sleep(2_000_000_000)  # cycles: a second
     slept, copied = torch.cuda.Event(), torch.cuda.Event()
     slept.record()
-    there = sent(part, device)
-    copied.record(copying(device))
+    there = to_device(part, device)
+    copied.record(_copy_stream(device))
     copied.synchronize()
     assert not slept.query()
     doubled = there.int() * 2  # waits for the copy, on the device
     del there
     assert torch.equal(doubled.cpu(), part.int() * 2)
-
-
-@pytest.mark.parametrize("compiled", ["false", "true"])
-def test_a_run_whose_jpegs_the_device_decodes_ends_in_finite_metrics(tmp_path, compiled):
-    pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
-    images = draw_folder(tmp_path / "images", {"train": (8, 8, 8), "test": (4, 4, 4)})
-    for file in images.glob("train/*/*.png"):
-        Image.open(file).save(file.with_suffix(".jpg"), quality=95)
-        file.unlink()
-    recipe = write_recipe(tmp_path / "run.yaml", images, data={"workers": 2})
-    done = command(recipe, "data.decode=cuda", f"run.compile={compiled}")
-    assert done.status == 0, done.stderr
-    assert all(np.isfinite(line["train/loss"]) for line in metrics_lines(tmp_path / "run"))
-
-
-def test_nvjpeg_shows_the_crops_that_the_loader_would_have_shown():
-    """Chroma is put together otherwise, so levels differ; places and flips must not."""
-    pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
-    noise = np.random.default_rng(0).normal(size=(80, 100, 3))
-    buffer = io.BytesIO()
-    levels = (gaussian_filter(noise, (4, 4, 0)) * 500 + 128).clip(0, 255).astype(np.uint8)
-    Image.fromarray(levels).save(buffer, "JPEG", quality=95)
-    image = {"bytes": buffer.getvalue(), "path": None}
-    transform = Transform(TransformSection(input_size=(3, 32, 32), vflip=0.5), True)
-    content, height, width = ordinary_jpeg(image)
-    crops = [transform.draw(height, width, seed) for seed in range(8)]
-    rest = pack({place: Deferred(content, crop, "one") for place, crop in enumerate(crops)}, transform.size)
-    none = torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-    found = pixels(Batch(none, torch.zeros(8), torch.zeros(8), undecoded=rest), torch.device("cuda")).cpu()
-    expected = torch.stack([transform(image, seed) for seed in range(8)])
-    assert (found.float() - expected.float()).abs().mean() < 3
 
 
 def test_the_mode_that_the_test_above_relies_on_sees_a_wait():

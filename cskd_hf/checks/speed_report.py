@@ -53,8 +53,7 @@ class Speed:
 def describe(recipe: Recipe, speed: Speed, device: str, precision: str) -> list[str]:
     """What was measured, a line each."""
     size = "×".join(map(str, recipe.transform.input_size[1:]))
-    kind = {"process": "processes", "thread": "threads"}[recipe.data.worker_type]
-    loaders = f"by {speed.workers} {kind}" if speed.workers else "in the training process"
+    loaders = f"by {speed.workers} processes" if speed.workers else "in the training process"
     more = "" if speed.views == 1 else f"supervised, {speed.views * speed.loader:,.0f} loaded, "
     waited = 100 * speed.wait_share
     compiled = "compiled" if recipe.run.compile else "not compiled"

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from cskd_hf.batch import Batch
 from cskd_hf.data.buffers import Buffers, Parcels, room_for
 from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
-from cskd_hf.errors import UserError
 
 # More than this many have not been seen to feed a device better, and each takes memory.
 MOST_WORKERS = 16
@@ -66,11 +61,10 @@ def batch_loader(
     images: PairedImages,
     batches: KeyBatches | Sequence[list[Draw]],
     workers: int,
-    worker_type: Literal["process", "thread"],
     pin_memory: bool,
     persistent: bool,
     worker_init: Any,
-) -> DataLoader[Any] | ThreadLoader:
+) -> DataLoader[Any]:
     """A loader whose iteration gives the batches of `batches`, which may start elsewhere each time.
 
     Args:
@@ -78,17 +72,7 @@ def batch_loader(
         pin_memory: for copies to the device that wait for nothing.
         persistent: processes outlive an epoch.
         worker_init: called in each process with its number.
-
-    Raises:
-        UserError: threads, where the transforms seed the process's own generators.
     """
-    if worker_type == "thread" and workers > 0:
-        if images.transform.uses_global_generators:
-            raise UserError(
-                "data.worker_type: transform.color_jitter and transform.auto_augment draw from the process's own "
-                "generators, which threads share; write data.worker_type=process"
-            )
-        return ThreadLoader(images, batches, workers, pin_memory)
     dataset: PairedImages | Parcels = images
     first = next(iter(batches), None)  # than which no batch is larger
     # Of a loader whose processes persist there is one iteration at a time: a worker's places are its alone.
@@ -130,61 +114,6 @@ def workers_ended(loading: Any) -> Iterator[None]:
             iterator._shutdown_workers()
         if isinstance(loading, DataLoader):
             loading._iterator = None  # what iterates it again starts new processes
-
-
-class ThreadLoader:
-    """Batches from threads of this process: no copy between processes, nothing to start, one memory.
-
-    Decoding and resizing leave Python, so threads run at once; what is left of Python is a few per cent of the time.
-
-    Args:
-        images: batch of keys → `Batch`.
-        workers: threads.
-        pin_memory: copy each batch to pinned memory, in its thread.
-    """
-
-    def __init__(
-        self, images: PairedImages, batches: KeyBatches | Sequence[list[Draw]], workers: int, pin_memory: bool
-    ) -> None:
-        self.images, self.batches, self.workers, self.pin_memory = images, batches, workers, pin_memory
-        first = next(iter(batches), None)  # than which no batch is larger
-        num_bytes = math.prod(images.shape(first)) if first else 0
-        self._buffers = Buffers(BUFFERS * workers, num_bytes, shared=False)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches in order; whoever leaves off early leaves no thread at work.
-
-        Raises:
-            UserError: what loading the batch raised, at its turn.
-        """
-        coming: deque[Future[Batch]] = deque()
-        threads = ThreadPoolExecutor(self.workers, "loader", initializer=_stay_on_one_core)
-        try:
-            for draws in self.batches:
-                coming.append(threads.submit(self._load, draws))
-                if len(coming) > AHEAD * self.workers:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-
-    def _load(self, draws: list[Draw]) -> Batch:
-        place = self._buffers.take(range(self._buffers.count))
-        batch = self.images.load(draws, None if place is None else self._buffers.borrow(place))
-        return batch._replace(images=batch.images.pin_memory()) if self.pin_memory else batch
-
-
-def _stay_on_one_core() -> None:
-    """Loader threads share the cores among themselves; OpenMP would start more for each.
-
-    Its number of threads is each thread's own, so that the training thread keeps its.
-    """
-    torch.get_num_threads()  # torch sets this thread's number at its first use, which shall come before ours
-    threadpool_limits(1, user_api="openmp")
 
 
 def outlive_signals(_: int) -> None:

@@ -19,12 +19,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from cskd_hf.batch import Batch
 from cskd_hf.data.buffers import Parcel
-from cskd_hf.data.decode import UnreadableImageError, ordinary_jpeg
-from cskd_hf.data.jpeg import END
+from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.data.undecoded import Deferred, pack
 from cskd_hf.errors import ImageError
 
 __all__ = [
@@ -46,14 +44,6 @@ class Sample(NamedTuple):
     skipped: tuple[tuple[int, str], ...]  # unreadable images: (row, what was wrong)
 
 
-class _View(NamedTuple):
-    """A place of the batch: where its pixels go, or, if they may be left to the device, its image."""
-
-    pixels: torch.Tensor  # (H, W, 3)
-    place: int
-    later: dict[int, Deferred] | None
-
-
 class PairedImages(Dataset[Sample]):
     """A split as a function of keys; a batch is one fetch from Arrow, decoded into one buffer.
 
@@ -64,7 +54,6 @@ class PairedImages(Dataset[Sample]):
             class (by row, so the same one in every process); "drop" leaves the sample out of the batch (for tests).
         plain: a transform without randomness, of the same size; where given, each sample ends with its first image
             through this one.
-        deferred: leave ordinary JPEGs as they are, for the device to decode: see `undecoded.pixels`.
     """
 
     def __init__(
@@ -73,12 +62,8 @@ class PairedImages(Dataset[Sample]):
         transform: Transform,
         on_corrupt: Literal["error", "replace", "drop"] = "error",
         plain: Transform | None = None,
-        deferred: bool = False,
     ) -> None:
         self.split, self.transform, self.on_corrupt, self.plain = split, transform, on_corrupt, plain
-        self.deferred = deferred
-        if deferred and on_corrupt == "drop":
-            raise ValueError("a batch whose images are decoded later cannot be shorter for one that is unreadable")
 
     def __len__(self) -> int:
         return len(self.split)
@@ -109,13 +94,8 @@ class PairedImages(Dataset[Sample]):
         images = iter(self.split.fetch([index for draw in draws for index in draw.indices]))
         indices, skipped = np.zeros((num_views, len(draws)), dtype=np.int64), []
         kept: list[int] = []
-        later: dict[int, Deferred] = {}
         for place, draw in enumerate(draws):
-            views = [
-                _View(view, number * len(draws) + place, later if self.deferred else None)
-                for number, view in enumerate(buffer[:, place])
-            ]
-            shown, unreadable = self._load(draw, [next(images) for _ in draw.indices], views)
+            shown, unreadable = self._load(draw, [next(images) for _ in draw.indices], buffer[:, place])
             skipped += unreadable
             if shown:
                 indices[:, place] = shown
@@ -123,26 +103,22 @@ class PairedImages(Dataset[Sample]):
         if len(kept) < len(draws):  # "drop"
             buffer, indices = buffer[:, kept], indices[:, kept]
         target = torch.from_numpy(self.split.labels[[draws[place].indices[0] for place in kept]])
-        pixels = buffer.flatten(0, 1)
         return Batch(
-            images=(pixels[[at for at in range(len(pixels)) if at not in later]] if later else pixels).permute(
-                0, 3, 1, 2
-            ),  # channels_last: a view
+            images=buffer.flatten(0, 1).permute(0, 3, 1, 2),  # channels_last: a view
             target=target.repeat(num_views),
             index=torch.from_numpy(indices.reshape(-1)),
             skipped=tuple(skipped),
-            undecoded=pack(later, self.transform.size) if later else None,
         )
 
     def _load(
-        self, draw: Draw, images: list[Mapping[str, Any]], views: Sequence[_View]
+        self, draw: Draw, images: list[Mapping[str, Any]], views: torch.Tensor
     ) -> tuple[list[int], list[tuple[int, str]]]:
         """Show one key in its views: which images these are, none where it is dropped; unreadable ones."""
         indices, skipped = [], []
         for number, (index, image) in enumerate(zip(draw.indices, images, strict=True)):
             try:
                 # The first view's seed is the key's own, so an anchor has the same pixels with and without a partner.
-                self._show(index, image, draw.seed + number, views[number])
+                self.transform.write(image, draw.seed + number, views[number])
                 indices.append(index)
             except UnreadableImageError as error:
                 if self.on_corrupt == "error":
@@ -157,26 +133,17 @@ class PairedImages(Dataset[Sample]):
             return [], skipped
         if self.plain is not None:
             shown = images[0] if indices[0] == draw.indices[0] else self.split.fetch(indices[:1])[0]
-            self.plain.write(shown, draw.seed, views[-1].pixels)
+            self.plain.write(shown, draw.seed, views[-1])
             indices.append(indices[0])
         return indices, skipped
 
-    def _show(self, index: int, image: Mapping[str, Any], seed: int, view: _View) -> None:
-        jpeg = None if view.later is None else ordinary_jpeg(image)
-        if view.later is not None and jpeg is not None and jpeg[0].endswith(END):
-            content, height, width = jpeg
-            crop = self.transform.draw(height, width, seed)
-            view.later[view.place] = Deferred(content, crop, self.split.describe(index, image))
-        else:
-            self.transform.write(image, seed, view.pixels)
-
-    def _another(self, index: int, seed: int, view: _View) -> int:
+    def _another(self, index: int, seed: int, view: torch.Tensor) -> int:
         """Show the next readable image of the class of `index`, by row, and say which it is."""
         own_class = np.flatnonzero(self.split.labels == self.split.labels[index])
         at = int(np.searchsorted(own_class, index))
         for other in np.roll(own_class, -at - 1)[:-1].tolist():
             try:
-                self._show(other, self.split.fetch([other])[0], seed, view)
+                self.transform.write(self.split.fetch([other])[0], seed, view)
             except UnreadableImageError:
                 continue  # reported when its own turn as anchor comes
             return int(other)

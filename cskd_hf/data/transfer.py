@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def sent(part: Tensor, device: torch.device) -> Tensor:
+def to_device(part: Tensor, device: torch.device) -> Tensor:
     """A part of a batch on the device.
 
     CUDA copies from pinned memory beside the work that is queued, and the host goes on at once. Elsewhere it waits: a
@@ -16,7 +16,7 @@ def sent(part: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return part.to(device)
-    work, copies = torch.cuda.current_stream(device), copying(device)
+    work, copies = torch.cuda.current_stream(device), _copy_stream(device)
     with torch.cuda.stream(copies):
         there = part.to(device, non_blocking=True)
     work.wait_stream(copies)
@@ -25,6 +25,6 @@ def sent(part: Tensor, device: torch.device) -> Tensor:
 
 
 @functools.cache
-def copying(device: torch.device) -> torch.cuda.Stream:
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream of a device's copies."""
     return torch.cuda.Stream(device)

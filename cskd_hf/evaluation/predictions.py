@@ -13,7 +13,7 @@ from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals, w
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.splits import ImageSplit
-from cskd_hf.data.transfer import sent
+from cskd_hf.data.transfer import to_device
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 
@@ -47,7 +47,6 @@ def predict_split(
     skip_corrupt: bool,
     autocast: bool,
     with_features: bool = True,
-    worker_type: Literal["process", "thread"] = "process",
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
     """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
@@ -55,7 +54,7 @@ def predict_split(
     Args:
         model: a timm model, unwrapped; its mode is put back.
         with_features: false leaves them (N, 0): curves need none, and each process would be sent them all.
-        workers, worker_type: as `data.workers` and `data.worker_type`.
+        workers: as `data.workers`.
         stop: asked between batches, by every process equally often, whether to leave off.
         autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
 
@@ -73,7 +72,6 @@ def predict_split(
         PairedImages(split, transform, on_corrupt="drop" if skip_corrupt else "error"),
         batches,
         min(count_workers(workers), len(batches)),
-        worker_type,
         pin_memory=device.type == "cuda",
         persistent=False,
         worker_init=outlive_signals,
@@ -96,7 +94,7 @@ def predict_split(
             skipped.update(batch.skipped)
             if not len(batch.target):
                 continue
-            images = normalize(sent(batch.images, device), mean_, std_, channels_last)
+            images = normalize(to_device(batch.images, device), mean_, std_, channels_last)
             with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
                 maps = model.forward_features(images)
                 pooled = model.forward_head(maps, pre_logits=True).float()

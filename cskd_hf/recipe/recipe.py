@@ -62,7 +62,7 @@ class Recipe(Section):
 
 # Settings that change neither the weights nor the numbers of a run.
 _NOT_IN_HASH = {
-    "data": ("workers", "worker_type"),
+    "data": ("workers",),
     "run": (
         *("output_dir", "resume", "report_to", "logging_steps", "checkpoint_steps", "checkpoints_total_limit"),
         *("num_processes", "ddp_timeout", "max_hours", "hub_model_id", "hub_private_repo"),

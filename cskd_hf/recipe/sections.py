@@ -50,11 +50,6 @@ class DataSection(Section):
     """B, the supervised images a step on each process. CS-KD loads 2B."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loaders on each process; 0 loads in the training process; auto: its share of the node's cores, at most 16."""
-    worker_type: Literal["process", "thread"] = "process"
-    """Loaders are processes, or threads of the training process: the same batches, one memory, nothing to start."""
-    decode: Literal["cpu", "cuda"] = "cpu"
-    """cuda: ordinary JPEGs of training are decoded, cropped and resized on the device (torchcodec's nvJPEG): the same
-    pairs and crops, pixels that differ slightly."""
     drop_last: bool = False
     """Drop the short last batch of an epoch; the paper keeps it."""
     partner: Literal["any", "not_self"] = "any"

@@ -43,7 +43,7 @@ def recipe(tmp_path: Path) -> Path:
     "settings",
     [
         (),
-        ("data.workers=2", "data.worker_type=thread", "run.gradient_accumulation_steps=2"),
+        ("data.workers=2", "run.gradient_accumulation_steps=2"),
         ("method={name: cskd_e}", "data.workers=1", "run.grad_checkpointing=true"),
         ("method={name: cross_entropy}", "data.holdout=0.3", "optimizer.opt=adamw"),
     ],

@@ -41,7 +41,7 @@ def test_the_command_prints_what_it_would_run(folder: Path, capsys: pytest.Captu
 
 
 OF_NO_CONSEQUENCE = {
-    "data": {"workers": 7, "worker_type": "thread"},
+    "data": {"workers": 7},
     "run": {
         "output_dir": "elsewhere",
         "resume": "never",
