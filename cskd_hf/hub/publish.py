@@ -54,8 +54,8 @@ def publish_run(
     temperature = source.summary.metrics.temperature
     if fold_temperature and temperature is None:
         raise UserError(
-            f"--fold-temperature: {run} has no temperature because it has no hold-out set; train with data.holdout=0.1, "
-            "or publish without it"
+            f"--fold-temperature: {run} has no temperature because it has no hold-out set; train with "
+            "data.holdout=0.1, or publish without it"
         )
     licence = choose_licence(licence, terms_of(source.recipe))
     seed_metrics = read_seeds(run, seeds)
@@ -68,7 +68,8 @@ def publish_run(
     from cskd_hf.models.load import load_trained
     from cskd_hf.recipe.resolve import resolve
 
-    model, folded = load_trained(str(run)).model, []
+    model = load_trained(str(run)).model
+    folded: list[str] = []
     if fold_temperature and temperature is not None:
         model, folded = fold.fold_temperature(model, temperature, source.recipe.transform.input_size)
         say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; raw/ has the weights as trained")

@@ -37,9 +37,7 @@ def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None
         # Student and teacher have the same seed, so the teacher's folder may have another name.
         different = [str(difference) for difference in differences if difference.key != "method.teacher"]
         if different:
-            raise UserError(
-                f"--seeds: {folder} differs from {published} in more than the seed: {'; '.join(different)}"
-            )
+            raise UserError(f"--seeds: {folder} differs from {published} in more than the seed: {'; '.join(different)}")
         summaries.append(read_summary(folder, recipe))
     seeds = [summary.seed for summary in summaries]
     duplicates = {seed for seed in seeds if seeds.count(seed) > 1}

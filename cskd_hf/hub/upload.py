@@ -90,7 +90,7 @@ def upload_release(
     finish = f"{folder} is complete; to finish: {finish_command}"
     # The client's errors: its HTTP library's (httpx or requests, by version), RuntimeErrors of its upload threads, and
     # ValueErrors of its checks.
-    client_errors = (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
+    client_errors: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
     waits = iter(WAITS)
     try:
         while True:
@@ -129,7 +129,7 @@ def _upload(
     api.create_repo(repo_id, private=private, exist_ok=True)
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
-    info = api.model_info(repo_id, revision=branch, files_metadata=True)
+    info: Any = api.model_info(repo_id, revision=branch, files_metadata=True)
     say(f"{repo_id} is {'private' if info.private else 'public: anyone can read what is uploaded'}")
     changed, extra, foreign_weights = _compare(folder, info)
     if foreign_weights and branch is None and not replace:

@@ -75,7 +75,8 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
     for library, result in results.items():
         if result["differences"]:
             raise UserError(
-                f"{library} does not load the trained network: {'; '.join(result['differences'])}; nothing was published"
+                f"{library} does not load the trained network: {'; '.join(result['differences'])}; "
+                "nothing was published"
             )
         equality = f"within {result['error']:.1g}" if result["error"] else "bit for bit"
         say(f"{library}, {imported} cskd_hf: tensors equal; logits of {len(images)} images equal {equality}")

@@ -1,8 +1,9 @@
 """A Hugging Face Hub on loopback: the routes that the real client calls to publish and load models, with faults.
 
-Repositories are in memory, with one store of large files by SHA-256. Tokens are `WRITER` and `READER`. `Hub` serves from
-a thread of the test; its clients are other processes with `HF_ENDPOINT` set to its address. As on the Hub, large files
-are redirected to another host, which must not receive the token. Xet is missing: clients need `HF_HUB_DISABLE_XET=1`.
+Repositories are in memory, with one store of large files by SHA-256. Tokens are `WRITER` and `READER`. `Hub` serves
+from a thread of the test; its clients are other processes with `HF_ENDPOINT` set to its address. As on the Hub, large
+files are redirected to another host, which must not receive the token. Xet is missing: clients need
+`HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations
