@@ -15,7 +15,6 @@ from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
-from cskd_hf.hub.licences import licence_metadata
 from cskd_hf.hub.provenance import data_source, paper_of, published_results, terms_of
 from cskd_hf.hub.source import Release
 
@@ -28,12 +27,12 @@ def release_card(release: Release) -> str:
 
     source, summary = release.source, release.source.summary
     recipe, metrics = source.recipe, summary.metrics
-    data = data_source(recipe)
+    data, metadata = data_source(recipe), card_metadata(release)
     # The publisher's folder means nothing to others: they must say where the images are.
     dataset = recipe.data.dataset if recipe.data.dataset in (data.name, data.hub_id) else None
     templates = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return templates.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        metadata=card_metadata(release).to_yaml().strip(),
+        metadata=metadata.to_yaml().strip(),
         release=release,
         repo_id=release.repo_id,
         summary=summary,
@@ -44,7 +43,7 @@ def release_card(release: Release) -> str:
         data=data,
         paper=paper_of(recipe.method),
         terms=terms_of(recipe),
-        licence=licence_metadata(release.licence).get("license_name", release.licence),
+        licence=metadata.license_name or release.licence,
         method_settings=", ".join(f"{key} {value}" for key, value in summary.method.items() if key != "name"),
         test_split=recipe.data.test_split,
         raw=metrics.last,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
+from huggingface_hub import EvalResult, ModelCardData
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
-from cskd_hf.hub.licences import licence_metadata
+from cskd_hf.hub.licences import RESTRICTED, RESTRICTED_NAME
 from cskd_hf.hub.provenance import data_source, paper_of, pretrained_source
 from cskd_hf.hub.source import Release
 
@@ -21,9 +20,11 @@ def card_metadata(release: Release) -> ModelCardData:
     tags = ["image-classification", "timm", "calibration", recipe.method.name.replace("_", "-")]
     tags += [] if release.source.summary.model.needs_cskd_hf else ["transformers"]
     tags += [f"arxiv:{paper.arxiv}"] if paper.arxiv else []
-    licence: dict[str, Any] = licence_metadata(release.licence)
+    restricted = release.licence == RESTRICTED
     return ModelCardData(
-        **licence,
+        license=release.licence,
+        license_name=RESTRICTED_NAME if restricted else None,
+        license_link="LICENSE" if restricted else None,
         library_name="timm",
         pipeline_tag="image-classification",
         datasets=[data.hub_id] if data.hub_id else None,
@@ -97,15 +98,3 @@ def slug(name: str) -> str:
     """An image set's name as a file or repository name: letters, digits, dots, dashes and underscores."""
     words = re.sub(r"-{2,}|\.{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2]))
     return words.strip("-._") or "images"
-
-
-def check_metadata(folder: Path) -> int:
-    """Read the card back with the Hub's client; returns the number of its results.
-
-    Raises:
-        RuntimeError: the client reads something else than was written: our own mistake.
-    """
-    data: Any = ModelCard.load(folder / "README.md").data  # parses and validates the model-index
-    if data.to_dict() != metadata_load(folder / "README.md"):
-        raise RuntimeError(f"{folder / 'README.md'}: huggingface_hub reads other metadata than were written")
-    return len(data.eval_results or [])

@@ -58,13 +58,6 @@ def choose_licence(requested: str | None, terms: Sequence[Terms]) -> str:
     return requested
 
 
-def licence_metadata(licence: str) -> dict[str, str]:
-    """Its keys in the card's metadata."""
-    if licence == RESTRICTED:
-        return {"license": RESTRICTED, "license_name": RESTRICTED_NAME, "license_link": "LICENSE"}
-    return {"license": licence}
-
-
 def licence_text(licence: str, terms: Sequence[Terms], title: str) -> str:
     """The file LICENSE: the licence of the weights, then the terms of their sources."""
     if licence == RESTRICTED:

@@ -5,7 +5,6 @@ Needs the extra: `pip install cskd_hf[onnx]`. The file itself runs without torch
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import warnings
@@ -58,7 +57,11 @@ def export_onnx(folder: Path) -> Path:
             architecture.
         RuntimeError: onnxruntime's outputs differ from PyTorch's.
     """
-    onnx, onnxruntime = _extra("onnx"), _extra("onnxruntime")
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"ONNX export needs {error.name}: pip install cskd_hf[onnx]") from None
     trained = load_trained(f"local-dir:{folder}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     folded = config.get("cskd", {}).get("folded_temperature")  # absent from other people's weights
@@ -68,18 +71,14 @@ def export_onnx(folder: Path) -> Path:
         with warnings.catch_warnings():
             # The tracer warns of every `if` on a shape; `_check` measures what the warnings are about.
             warnings.simplefilter("ignore")
-            try:
-                onnx_export(
-                    calibrated,
-                    str(partial),
-                    example_input=_noise(trained, TRACED_BATCH),
-                    opset=OPSET,
-                    input_names=[INPUT],
-                    output_names=list(OUTPUTS),
-                )
-            except torch.onnx.OnnxExporterError as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise UserError(f"{folder}: torch cannot export this architecture to ONNX: {reason}") from error
+            onnx_export(
+                calibrated,
+                str(partial),
+                example_input=_noise(trained, TRACED_BATCH),
+                opset=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+            )
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, _metadata(trained, folded or trained.temperature))
         onnx.save(graph, partial)
@@ -87,16 +86,12 @@ def export_onnx(folder: Path) -> Path:
         for batch in CHECKED_BATCHES:
             _check(session, calibrated, _noise(trained, batch))
         os.replace(partial, path)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: torch cannot export this architecture to ONNX: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def _extra(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"ONNX export needs {package}: pip install cskd_hf[onnx] ({error})") from None
 
 
 def _noise(trained: TrainedModel, batch: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -9,6 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError
+from cskd_hf.hub.licences import choose_licence
+from cskd_hf.hub.provenance import terms_of
+from cskd_hf.hub.seeds import read_seeds
+from cskd_hf.hub.source import Release, read_source
+from cskd_hf.hub.upload import check_target, upload_release
 
 
 def publish_run(
@@ -42,17 +48,10 @@ def publish_run(
         UserError: an argument, the run or the repository is rejected, or the release does not load as the trained
             network. An earlier release stays unless only the upload failed.
     """
-    from cskd_hf.hub.licences import choose_licence
-    from cskd_hf.hub.provenance import terms_of
-    from cskd_hf.hub.seeds import read_seeds
-    from cskd_hf.hub.source import Release, read_source
-    from cskd_hf.hub.upload import check_target, upload_release
-
     # Everything that can be rejected without loading weights.
     check_target(repo_id, token_needed=False)
     source = read_source(run)
-    temperature = source.summary.metrics.temperature
-    if fold_temperature and temperature is None:
+    if fold_temperature and source.summary.metrics.temperature is None:
         raise UserError(
             f"--fold-temperature: {run} has no temperature because it has no hold-out set; train with "
             "data.holdout=0.1, or publish without it"
@@ -61,40 +60,7 @@ def publish_run(
     seed_metrics = read_seeds(run, seeds)
     check_target(repo_id, token_needed=not dry_run)
 
-    from cskd_hf.hub import fold
-    from cskd_hf.hub.card_metadata import check_metadata
-    from cskd_hf.hub.release import build_release
-    from cskd_hf.hub.verify import verify_release
-    from cskd_hf.models.load import load_trained
-    from cskd_hf.recipe.resolve import resolve
-
-    model = load_trained(str(run)).model
-    folded: list[str] = []
-    if fold_temperature and temperature is not None:
-        model, folded = fold.fold_temperature(model, temperature, source.recipe.transform.input_size)
-        say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; raw/ has the weights as trained")
-    release = Release(source, repo_id, licence, folded, seed_metrics, onnx)
-    folder, partial = run / "release", run / ".partial-release"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        build_release(release, partial, model)
-        say(f"built, licence {licence}; paths are reduced to their last component")
-        verify_release(partial, run, model, resolve(source.recipe), say)
-        say(f"card: {check_metadata(partial)} results read back by huggingface_hub")
-        if onnx:
-            from cskd_hf.hub.onnx import export_onnx
-
-            say(f"{export_onnx(partial).name}: outputs equal PyTorch's")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(partial, folder)
-    except BrokenPipeError:  # from `say`
-        raise
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _say_files(folder, say)
+    folder = _build(Release(source, repo_id, licence, seeds=seed_metrics, onnx=onnx), fold_temperature, say)
     if dry_run:
         say(f"dry run: nothing was uploaded; the card is {folder / 'README.md'}")
         return 0
@@ -113,8 +79,42 @@ def publish_run(
     return 0
 
 
-def _say_files(folder: Path, say: Callable[[str], None]) -> None:
+def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
+    """Build and verify a release beside an earlier one, then replace that."""
+    from cskd_hf.hub.fold import fold_temperature
+    from cskd_hf.hub.release import build_release
+    from cskd_hf.hub.verify import verify_release
+    from cskd_hf.models.load import load_trained
+    from cskd_hf.recipe.resolve import resolve
+
+    run, recipe = release.source.folder, resolve(release.source.recipe)
+    temperature = release.source.summary.metrics.temperature
+    model = load_trained(str(run)).model
+    if fold and temperature is not None:
+        model, folded = fold_temperature(model, temperature, recipe.transform.input_size)
+        release = dataclasses.replace(release, folded=folded)
+        say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; raw/ has the weights as trained")
+    folder, partial = run / "release", run / ".partial-release"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        build_release(release, partial, model)
+        say(f"built, licence {release.licence}; paths are reduced to their last component")
+        verify_release(partial, run, model, recipe, say)
+        if release.onnx:
+            from cskd_hf.hub.onnx import export_onnx
+
+            say(f"{export_onnx(partial).name}: outputs equal PyTorch's")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+    except BrokenPipeError:  # from `say`
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     say(f"{folder}: {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
     for path in files:
         say(f"  {path.stat().st_size:>13,}  {path.relative_to(folder).as_posix()}")
+    return folder

@@ -47,13 +47,8 @@ class Source:
         predictions = load_file(self.folder / "predictions.safetensors")
         logits, target = predictions["holdout_logits"], predictions["holdout_target"]
         scaled = apply_temperature(logits, temperature)
-        return {
-            "images": len(target),
-            "nll": nll(logits, target),
-            "nll_scaled": nll(scaled, target),
-            "ece": ece(logits, target),
-            "ece_scaled": ece(scaled, target),
-        }
+        likelihood = {"nll": nll(logits, target), "nll_scaled": nll(scaled, target)}
+        return {"images": len(target), **likelihood, "ece": ece(logits, target), "ece_scaled": ece(scaled, target)}
 
 
 @dataclass(frozen=True)

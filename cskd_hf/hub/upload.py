@@ -200,11 +200,10 @@ def _diagnose(error: BaseException, repo_id: str) -> tuple[str, bool]:
                 401: "the Hub does not know this token: run `hf auth login` again, or set HF_TOKEN",
                 403: f"the token may not write to {repo_id}: use one with write access to {repo_id.partition('/')[0]}",
                 404: f"the Hub has no {repo_id}, or hides it from this token",
-                412: f"somebody else is committing to {repo_id}",
                 429: "the Hub's rate limit is reached: wait some minutes",
             }
-            said = _one_line(cause.server_message or "no reason given")
-            return f"{advice.get(status, 'the upload failed')} (status {status}: {said})", status in _TRANSIENT
+            detail = f"status {status}: {_one_line(cause.server_message or 'no reason given')}"
+            return f"{advice.get(status, 'the upload failed')} ({detail})", status in _TRANSIENT
         if isinstance(cause, HfHubHTTPError.__bases__[0]):
             timed_out = "Timeout" in type(cause).__name__
             detail = f"no response within {TIMEOUT:g} s" if timed_out else _one_line(cause) or type(cause).__name__

@@ -23,7 +23,7 @@ from hub_server import READER, Hub
         ("POST .*/commit/main", {"status": 502, "times": 3}, "status 502"),
         ("POST .*/commit/main", {"cut": True}, "cannot be reached: "),
         ("POST .*/commit/main", {"seconds": 2.0}, "no response within 1 s"),
-        ("POST .*/commit/main", {"status": 412}, "somebody else is committing to org/name"),
+        ("POST .*/commit/main", {"status": 412}, "status 412"),
         ("POST .*/commit/main", {"status": 429}, "the Hub's rate limit is reached"),
     ],
 )
