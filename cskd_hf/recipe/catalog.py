@@ -24,7 +24,8 @@ class CatalogEntry:
     num_images: dict[str, int]  # by split
     official_split: str  # who divided the images into training and test
     citation: str
-    terms: str  # licence or terms of use
+    terms: str  # licence or terms of use, in words
+    licence: str  # Hub id; `other`: the set's own terms, all of which forbid commercial use; `unknown`: none stated
     prepare: str | None = None  # script that converts the original archive; None: not needed
     alternatives: tuple[str, ...] = ()  # other Hub ids with the same images, splits, columns and classes
     revision: str | None = None  # commit meant by `data.revision: null`; None: the Hub's main
@@ -50,6 +51,7 @@ CATALOG = {
         official_split="ILSVRC 2012's training and validation images; the labels of its test images are not public",
         citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015",
         terms="non-commercial research and education; ImageNet's terms of access, to be accepted on the Hub",
+        licence="other",
         prepare="scripts/prepare_imagenet.py",
     ),
     "cub200": CatalogEntry(
@@ -60,6 +62,7 @@ CATALOG = {
         official_split="the authors' train_test_split.txt",
         citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, Caltech CNS-TR-2011-001, 2011",
         terms="non-commercial research and education; Caltech owns no copyright in the images",
+        licence="other",
         prepare="scripts/prepare_cub200.py",
     ),
     "stanford_dogs": CatalogEntry(
@@ -70,6 +73,7 @@ CATALOG = {
         official_split="the authors' train_list.mat and test_list.mat: 100 training images a class",
         citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, FGVC workshop at CVPR 2011",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_stanford_dogs.py",
     ),
     "mit67": CatalogEntry(
@@ -79,6 +83,7 @@ CATALOG = {
         official_split="the authors' TrainImages.txt and TestImages.txt: about 80 and 20 images a class",
         citation="Quattoni and Torralba, Recognizing Indoor Scenes, CVPR 2009",
         terms="research only; the images' copyright stays with their owners",
+        licence="other",
         prepare="scripts/prepare_mit67.py",
     ),
     "tiny_imagenet": CatalogEntry(
@@ -89,6 +94,7 @@ CATALOG = {
         official_split="the course's training and validation images; the labels of its test images are not public",
         citation="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_tiny_imagenet.py",
     ),
     "cifar100": CatalogEntry(
@@ -102,6 +108,7 @@ CATALOG = {
         official_split="the authors' training and test batches: 500 and 100 images a class",
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
         terms="no licence stated; the authors ask for the citation",
+        licence="unknown",
     ),
     "fashion_mnist_1k": CatalogEntry(
         path=None,
@@ -115,6 +122,7 @@ CATALOG = {
         citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
         "Algorithms, arXiv:1708.07747, 2017",
         terms="MIT; copyright 2017 Zalando SE",
+        licence="mit",
         prepare="scripts/prepare_fashion_mnist_1k.py",
     ),
     "digits": CatalogEntry(
@@ -128,6 +136,7 @@ CATALOG = {
         "rest to test [ours]",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
+        licence="cc-by-4.0",
     ),
 }
 
