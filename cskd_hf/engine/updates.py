@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from cskd_hf.batch import Batch
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.transfer import to_device
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.runs.progress import Progress
 
 
@@ -164,7 +164,7 @@ def training_updates(
                     terms = {k: v.detach() for k, v in result.items() if k not in ("output", "target")}
                     arriving_terms = _HostCopy(torch.stack(list(terms.values())))
                     # DDP averages over processes; each sample of the group shall weigh the same wherever it is.
-                    with statistics_kept(objective) if grad_checkpointing else nullcontext():
+                    with restore_running_statistics(objective) if grad_checkpointing else nullcontext():
                         accelerator.backward(result["loss"] * (own * world / group_samples))
                 hits = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
                 totals.add({**terms, "top1_error": 100 * (1 - hits), "samples": torch.ones_like(hits)}, own)

@@ -31,7 +31,7 @@ from cskd_hf.batch import Batch
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.methods import CSKD, CrossEntropy, Method, MutualCSKD
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.recipe.sections import OptimizerSection
 
 # Method, pairs of images or not, supervised images in B; the last column: recompute activations.
@@ -79,7 +79,7 @@ def variant(name: str, args: argparse.Namespace, compiled: bool) -> Callable[[],
         with torch.autocast(args.device, precision, enabled=precision is not None):
             loss = objective(batch)["loss"]
         if recompute:
-            with statistics_kept(model):
+            with restore_running_statistics(model):
                 scaler.scale(loss).backward()
         else:
             scaler.scale(loss).backward()

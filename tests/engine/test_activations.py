@@ -16,7 +16,7 @@ from cskd_hf.batch import Batch
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.recipe.sections import ModelSection
 
 NUM, SIZE = 6, 32
@@ -106,7 +106,7 @@ def test_recomputed_activations_give_the_same_step(name, method_name, same_tenso
             torch.manual_seed(seed)
             batch = batch_for(method, num=NUM, size=SIZE, seed=seed)
             result = objective(batch)
-            with statistics_kept(objective.module):
+            with restore_running_statistics(objective.module):
                 result["loss"].backward()
             losses.append(result["loss"].detach())
         assert torch.equal(*losses)
@@ -134,7 +134,7 @@ def test_a_compiled_step_recomputes_alike(same_tensors):
     for seed in (0, 1):
         for objective in (plain, recomputed):
             result = objective(batch_for(method, num=NUM, size=SIZE, seed=seed))
-            with statistics_kept(objective.module):
+            with restore_running_statistics(objective.module):
                 result["loss"].backward()
     torch.compiler.reset()
     same_tensors(plain.state_dict(), recomputed.state_dict())
@@ -143,7 +143,7 @@ def test_a_compiled_step_recomputes_alike(same_tensors):
 
 
 def test_without_being_kept_running_statistics_move_twice():
-    """What `statistics_kept` is there for."""
+    """What `restore_running_statistics` is there for."""
     method = method_of("cskd")
     objective = objective_of(method, checkpointing(small_network()))
     objective(batch_for(method))["loss"].backward()
