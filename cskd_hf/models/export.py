@@ -6,7 +6,6 @@ write `num_classes` twice, which transformers rejects.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
+from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
 from cskd_hf.recipe.sections import ModelSection, TransformSection
@@ -110,12 +110,11 @@ def export_model(
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    # Not `save_file`, whose files only their owner may read, whatever the umask.
-    (partial / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
-    (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (partial / "README.md").write_text(readme, encoding="utf-8")
+    write_json(partial / "config.json", config)
+    write_text(partial / "README.md", readme)
 
     saved = load_file(partial / "model.safetensors")
     loaded = timm.create_model(f"local-dir:{partial}", pretrained=True).state_dict()
