@@ -40,7 +40,14 @@ else:
 
 
 class Recipe(Section):
-    """A whole experiment."""
+    """A whole experiment.
+
+    Example:
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml").replace(run={"seed": 1})
+        >>> recipe.run.seed, recipe.to_dict()["method"]["temperature"]
+        (1, 4.0)
+    """
 
     data: DataSection
     transform: TransformSection = TransformSection()
@@ -102,6 +109,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         UserError: one line for each mistake, with the key, what was read and what is allowed.
+
+    Example:
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml", ["optimizer.lr=0.05", "method.temperature=2.0"])
+        >>> recipe.optimizer.lr, recipe.method.temperature
+        (0.05, 2.0)
     """
     file = yaml_io.find(path)
     settings, lines = yaml_io.read(file)
