@@ -106,5 +106,10 @@ def _settings(run: Path | None) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-evaluate."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

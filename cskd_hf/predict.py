@@ -65,5 +65,10 @@ def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tupl
     return [(names[label], value) for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-predict."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -47,5 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-publish."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
