@@ -1,4 +1,4 @@
-"""The blocks of the README's section "In your own loop"; under torchrun, as a script, it writes down what they did."""
+"""The code blocks of cskd_hf/data/DROP_IN.md; as a script under torchrun, it runs them and records what they did."""
 
 from __future__ import annotations
 
@@ -16,35 +16,32 @@ from command_runs import ROOT
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+PAGE = ROOT / "cskd_hf" / "data" / "DROP_IN.md"
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
-# Of three classes, in no order. Batches of 4: on one process the last is of 2, on two the last takes 2 more keys.
+# Three classes, in no order. Batches of 4: in one process the last has 2, on two ranks it is padded by 2 keys.
 LABELS = [0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1]
 BATCH_SIZE, NUM_EPOCHS, LR = 4, 2, 0.1
 MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "timm.task": 0.9}
 
 
-def blocks() -> dict[str, str]:
-    """The section's Python blocks: what is common to all under "", the others under the bold words before them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n## In your own loop\n")[1].split("\n## ")[0]
-    found: dict[str, str] = {}
+def code_blocks() -> dict[str, str]:
+    """The page's Python blocks by the bold heading before them; the common one is under ""."""
+    blocks: dict[str, str] = {}
     heading = ""
-    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL):
+    page = PAGE.read_text(encoding="utf-8")
+    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
         if bold:
             heading = bold
         else:
-            assert heading not in found
-            found[heading] = code
-    return found
-
-
-# What the blocks are given
+            assert heading not in blocks
+            blocks[heading] = code
+    return blocks
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """An image's first channel says which row it is; the others are augmented out of each generator there is."""
+    """The first channel encodes the row; the others are augmented from all three global generators."""
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -56,7 +53,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 
 
 class Net(nn.Module):
-    """With BatchNorm; writes down its forwards: (gradient, train mode, rows)."""
+    """With BatchNorm; records its forwards: (gradient enabled, train mode, rows)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,17 +69,17 @@ class Net(nn.Module):
         return self.head(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-def names_of(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
-    """What the section says that its reader has."""
+def initial_names(framework: str, world: int, rank: int, folder: Path) -> dict[str, Any]:
+    """The variables that the page assumes."""
     model = Net()
-    given: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
-    given |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
-    given |= {"num_processes": num_processes, "process_index": process_index}
+    names: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
+    names |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
+    names |= {"num_processes": world, "process_index": rank}
     if framework == "transformers.Trainer":
         from transformers import TrainingArguments
 
-        given["args"] = TrainingArguments(
-            str(folder / f"trainer{process_index}"),
+        names["args"] = TrainingArguments(
+            str(folder / f"trainer{rank}"),
             use_cpu=True,
             per_device_train_batch_size=BATCH_SIZE,
             num_train_epochs=NUM_EPOCHS,
@@ -98,21 +95,21 @@ def names_of(framework: str, num_processes: int, process_index: int, folder: Pat
     if framework == "Lightning":
         import lightning
 
-        given["trainer"] = lightning.Trainer(
+        names["trainer"] = lightning.Trainer(
             accelerator="cpu",
-            devices=num_processes,
-            strategy="ddp" if num_processes > 1 else "auto",
+            devices=world,
+            strategy="ddp" if world > 1 else "auto",
             max_epochs=NUM_EPOCHS,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return given
+    return names
 
 
 def train_as_timm(names: dict[str, Any]) -> None:
-    """The loop of timm's training script, as far as it matters here."""
+    """The relevant part of timm's training script."""
     task, optimizer = names["task"], names["optimizer"]
     if names["num_processes"] > 1:
         task.prepare_distributed()
@@ -125,48 +122,48 @@ def train_as_timm(names: dict[str, Any]) -> None:
             optimizer.step()
 
 
-def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
-    code, done = blocks(), {}
+def run_blocks(folder: Path, world: int, rank: int) -> None:
+    code, records = code_blocks(), {}
     for framework in FRAMEWORKS:
         if framework == "timm.task" and not HAS_TIMM_TASK:
             continue
-        names = names_of(framework, num_processes, process_index, folder)
-        exec(compile(code[""], "README.md", "exec"), names)
+        names = initial_names(framework, world, rank, folder)
+        exec(compile(code[""], PAGE.name, "exec"), names)
         model, losses = names["model"], []
         names["objective"].register_forward_hook(
             lambda module, inputs, result, losses=losses: losses.append(result["loss"].item())
         )
-        exec(compile(code[framework], f"README.md, {framework}", "exec"), names)
+        exec(compile(code[framework], f"{PAGE.name}, {framework}", "exec"), names)
         if framework == "Accelerate":
-            assert names["accelerator"].num_processes == num_processes
+            assert names["accelerator"].num_processes == world
         elif framework == "transformers.Trainer":
-            assert names["args"].world_size == num_processes
+            assert names["args"].world_size == world
         elif framework == "Lightning":
-            assert names["trainer"].world_size == num_processes
+            assert names["trainer"].world_size == world
         else:
             train_as_timm(names)
-        done[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
-    torch.save(done, folder / f"{num_processes}-{process_index}.pt")
+        records[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
+    torch.save(records, folder / f"{world}-{rank}.pt")
 
 
 def main(folder: Path) -> None:
-    """One process of two; the first forks one that is alone, which spares it importing everything again."""
+    """One of two ranks; rank 0 also forks a single process, which saves importing everything again."""
     import lightning  # noqa: F401
     import transformers.trainer  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
 
-    process_index = int(os.environ["RANK"])
-    alone = os.fork() if process_index == 0 else None
-    if alone == 0:
+    rank = int(os.environ["RANK"])
+    single = os.fork() if rank == 0 else None
+    if single == 0:
         for name in [name for name in os.environ if re.search("RANK|WORLD_SIZE|MASTER_|TORCHELASTIC", name)]:
             del os.environ[name]
-        run_blocks(folder, num_processes=1, process_index=0)
+        run_blocks(folder, world=1, rank=0)
         os._exit(0)
-    run_blocks(folder, num_processes=2, process_index=process_index)
+    run_blocks(folder, world=2, rank=rank)
     assert torch.distributed.get_world_size() == 2
     torch.distributed.destroy_process_group()
-    if alone is not None:
-        assert os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]) == 0
+    if single is not None:
+        assert os.waitstatus_to_exitcode(os.waitpid(single, 0)[1]) == 0
 
 
 if __name__ == "__main__":
