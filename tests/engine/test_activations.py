@@ -156,5 +156,5 @@ def test_a_network_that_cannot_recompute_is_told_in_one_line():
     torch.manual_seed(0)
     made: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
     assert made.grad_checkpointing is True
-    with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 cannot recompute"):
+    with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 does not support it"):
         create_backbone(ModelSection(model_name="vgg11"), 3, grad_checkpointing=True)

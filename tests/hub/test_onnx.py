@@ -185,7 +185,7 @@ def test_a_graph_that_is_not_the_network_is_refused_and_the_earlier_file_stays(t
 def test_a_folder_without_weights_is_one_clear_line(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    with pytest.raises(UserError, match="no weights that timm loads"):
+    with pytest.raises(UserError, match="timm cannot load these weights"):
         export_onnx(tmp_path)
 
 
