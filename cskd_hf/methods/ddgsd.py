@@ -60,9 +60,10 @@ class DDGSD(Method):
         maps = module.forward_features(batch.images)
         features, output = module.forward_head(maps, pre_logits=True), module.forward_head(maps)
         first, second = output.chunk(2)
+        first_features, second_features = features.chunk(2)
         task_loss = F.cross_entropy(output.float(), batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((second, first)), self.temperature)
-        feature_loss = mean_discrepancy(*features.chunk(2), batch.index.chunk(2)[0])
+        feature_loss = mean_discrepancy(first_features, second_features, batch.index.chunk(2)[0])
         loss = task_loss + self.distill_loss_weight * kd_loss + self.feature_loss_weight * feature_loss
         terms = {"task_loss": task_loss, "kd_loss": kd_loss, "feature_loss": feature_loss}
         return {"loss": loss, "output": output, "target": batch.target, **terms}

@@ -92,17 +92,8 @@ class MixupCSKD(Mixup):
     """Of the unmixed pairs, as in CS-KD; the mixed images always get their own forward."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch
-        import torch.nn.functional as F
-
         images, partner_images = batch.images.chunk(2)
-        target = batch.target.chunk(2)[0]
-        mixed, soft_target = torch.compiler.disable(self.mix)(module, images, target)
-
-        mixed_output = module(mixed)
+        result = super().forward_loss(module, batch._replace(images=images, target=batch.target.chunk(2)[0]))
         output, partner_output = forward_views(module, (images, partner_images), self.batch_norm)
-
-        task_loss = F.cross_entropy(mixed_output.float(), soft_target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
-        loss = task_loss + self.distill_loss_weight * kd_loss
-        return {"loss": loss, "output": mixed_output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}
+        return {**result, "loss": result["task_loss"] + self.distill_loss_weight * kd_loss, "kd_loss": kd_loss}

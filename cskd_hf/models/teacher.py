@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
-from cskd_hf.models.load import load_trained
+from cskd_hf.models.load import TrainedModel, load_trained
 
 
 class ModelWithTeacher(nn.Module):
@@ -19,29 +18,22 @@ class ModelWithTeacher(nn.Module):
 
     Args:
         model: the student.
-        teacher: a timm model with as many classes.
-        mean: of the student's normalised images; with std.
-        std: see mean.
-        teacher_mean: the normalisation the teacher was trained with; with teacher_std.
-        teacher_std: see teacher_mean.
+        teacher: has as many classes, and its own normalisation.
+        mean: of the student's normalised images.
+        std: of the student's normalised images.
     """
 
     factor: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        model: nn.Module,
-        teacher: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        teacher_mean: Sequence[float],
-        teacher_std: Sequence[float],
-    ) -> None:
+    def __init__(self, model: nn.Module, teacher: TrainedModel, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.model, self.teacher = model, teacher.requires_grad_(False).eval()
-        # x is normalised already: the teacher's input is (x · std + mean − teacher_mean) / teacher_std.
-        m, s, m_t, s_t = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std, teacher_mean, teacher_std))
+        self.model, self.teacher = model, teacher.model.requires_grad_(False).eval()
+        # x is normalised already: the teacher's input is (x · std + mean − teacher mean) / teacher std.
+        m, s, m_t, s_t = (
+            torch.tensor(channels).view(1, -1, 1, 1)
+            for channels in (mean, std, teacher.transform.mean, teacher.transform.std)
+        )
         self.register_buffer("factor", s / s_t, persistent=False)
         self.register_buffer("shift", (m - m_t) / s_t, persistent=False)
 
@@ -73,21 +65,18 @@ def with_teacher(
     """
     try:
         with torch.device("cpu"):  # `check` builds on the meta device, which holds no weights
-            trained = load_trained(source)
+            teacher = load_trained(source)
     except UserError as error:
         raise UserError(f"method.teacher: {error}") from None
-    teacher: Any = trained.model
-    if teacher.num_classes != len(class_names):
+    if teacher.model.num_classes != len(class_names):
         raise UserError(
-            f"method.teacher: {source} has {teacher.num_classes} classes, and the data has {len(class_names)}; "
+            f"method.teacher: {source} has {teacher.model.num_classes} classes, and the data has {len(class_names)}; "
             "train the teacher on the same classes"
         )
-    for label, (theirs, ours) in enumerate(zip(trained.class_names or class_names, class_names, strict=True)):
+    for label, (theirs, ours) in enumerate(zip(teacher.class_names or class_names, class_names, strict=True)):
         if theirs != ours:
             raise UserError(
                 f"method.teacher: label {label} is {theirs!r} in {source} and {ours!r} in the data; train the teacher "
                 "on the same classes in the same order"
             )
-    assert trained.transform.mean is not None
-    assert trained.transform.std is not None
-    return ModelWithTeacher(model, teacher, mean, std, trained.transform.mean, trained.transform.std)
+    return ModelWithTeacher(model, teacher, mean, std)
