@@ -1,4 +1,4 @@
-"""The code blocks of cskd_hf/data/DROP_IN.md; as a script under torchrun, it runs them and records what they did."""
+"""The code of cskd_hf/data/DROP_IN.md; run as a script under torchrun, it records what the code did."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ PAGE = ROOT / "cskd_hf" / "data" / "DROP_IN.md"
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
-# Three classes, in no order. Batches of 4: in one process the last has 2, on two ranks it is padded by 2 keys.
+# Three classes, in no order. Batches of 4: the last one has 2 keys on one rank; on two ranks it is padded by 2.
 LABELS = [0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1]
 BATCH_SIZE, NUM_EPOCHS, LR = 4, 2, 0.1
 MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "timm.task": 0.9}
 
 
-def code_blocks() -> dict[str, str]:
-    """The page's Python blocks by the bold heading before them; the common one is under ""."""
-    blocks: dict[str, str] = {}
-    heading = ""
+def blocks() -> dict[str, str]:
+    """The page's Python blocks: the common one under "", the others under their bold headings."""
     page = PAGE.read_text(encoding="utf-8")
+    by_heading: dict[str, str] = {}
+    heading = ""
     for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
         if bold:
             heading = bold
         else:
-            assert heading not in blocks
-            blocks[heading] = code
-    return blocks
+            assert heading not in by_heading
+            by_heading[heading] = code
+    return by_heading
+
+
+# The names that the blocks expect
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """The first channel encodes the row; the others are augmented from all three global generators."""
+    """The first channel encodes the row; the others are noise from each of the global generators."""
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -53,7 +56,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 
 
 class Net(nn.Module):
-    """With BatchNorm; records its forwards: (gradient enabled, train mode, rows)."""
+    """With BatchNorm; records its forwards: (gradient, train mode, rows)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,17 +72,17 @@ class Net(nn.Module):
         return self.head(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-def initial_names(framework: str, world: int, rank: int, folder: Path) -> dict[str, Any]:
-    """The variables that the page assumes."""
+def names_of(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
+    """What the section assumes its reader has."""
     model = Net()
-    names: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
-    names |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
-    names |= {"num_processes": world, "process_index": rank}
+    given: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
+    given |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
+    given |= {"num_processes": num_processes, "process_index": process_index}
     if framework == "transformers.Trainer":
         from transformers import TrainingArguments
 
-        names["args"] = TrainingArguments(
-            str(folder / f"trainer{rank}"),
+        given["args"] = TrainingArguments(
+            str(folder / f"trainer{process_index}"),
             use_cpu=True,
             per_device_train_batch_size=BATCH_SIZE,
             num_train_epochs=NUM_EPOCHS,
@@ -95,21 +98,21 @@ def initial_names(framework: str, world: int, rank: int, folder: Path) -> dict[s
     if framework == "Lightning":
         import lightning
 
-        names["trainer"] = lightning.Trainer(
+        given["trainer"] = lightning.Trainer(
             accelerator="cpu",
-            devices=world,
-            strategy="ddp" if world > 1 else "auto",
+            devices=num_processes,
+            strategy="ddp" if num_processes > 1 else "auto",
             max_epochs=NUM_EPOCHS,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return names
+    return given
 
 
 def train_as_timm(names: dict[str, Any]) -> None:
-    """The relevant part of timm's training script."""
+    """The relevant part of the loop of timm's training script."""
     task, optimizer = names["task"], names["optimizer"]
     if names["num_processes"] > 1:
         task.prepare_distributed()
@@ -122,12 +125,12 @@ def train_as_timm(names: dict[str, Any]) -> None:
             optimizer.step()
 
 
-def run_blocks(folder: Path, world: int, rank: int) -> None:
-    code, records = code_blocks(), {}
+def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
+    code, done = blocks(), {}
     for framework in FRAMEWORKS:
         if framework == "timm.task" and not HAS_TIMM_TASK:
             continue
-        names = initial_names(framework, world, rank, folder)
+        names = names_of(framework, num_processes, process_index, folder)
         exec(compile(code[""], PAGE.name, "exec"), names)
         model, losses = names["model"], []
         names["objective"].register_forward_hook(
@@ -135,35 +138,35 @@ def run_blocks(folder: Path, world: int, rank: int) -> None:
         )
         exec(compile(code[framework], f"{PAGE.name}, {framework}", "exec"), names)
         if framework == "Accelerate":
-            assert names["accelerator"].num_processes == world
+            assert names["accelerator"].num_processes == num_processes
         elif framework == "transformers.Trainer":
-            assert names["args"].world_size == world
+            assert names["args"].world_size == num_processes
         elif framework == "Lightning":
-            assert names["trainer"].world_size == world
+            assert names["trainer"].world_size == num_processes
         else:
             train_as_timm(names)
-        records[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
-    torch.save(records, folder / f"{world}-{rank}.pt")
+        done[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
+    torch.save(done, folder / f"{num_processes}-{process_index}.pt")
 
 
 def main(folder: Path) -> None:
-    """One of two ranks; rank 0 also forks a single process, which saves importing everything again."""
+    """One rank of two; rank 0 forks a process that trains alone, without importing everything again."""
     import lightning  # noqa: F401
     import transformers.trainer  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
 
-    rank = int(os.environ["RANK"])
-    single = os.fork() if rank == 0 else None
-    if single == 0:
+    process_index = int(os.environ["RANK"])
+    alone = os.fork() if process_index == 0 else None
+    if alone == 0:
         for name in [name for name in os.environ if re.search("RANK|WORLD_SIZE|MASTER_|TORCHELASTIC", name)]:
             del os.environ[name]
-        run_blocks(folder, world=1, rank=0)
+        run_blocks(folder, num_processes=1, process_index=0)
         os._exit(0)
-    run_blocks(folder, world=2, rank=rank)
+    run_blocks(folder, num_processes=2, process_index=process_index)
     assert torch.distributed.get_world_size() == 2
     torch.distributed.destroy_process_group()
-    if single is not None:
-        assert os.waitstatus_to_exitcode(os.waitpid(single, 0)[1]) == 0
+    if alone is not None:
+        assert os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]) == 0
 
 
 if __name__ == "__main__":
