@@ -30,7 +30,7 @@ class TfKDReg(Method):
     """(1 − α) · L_CE + α · T² · KL(p_d at T ‖ P(· given x; θ, T)), where p_d is the virtual teacher.
 
     This is the paper's Eq. 9, with the student at T too, and with T² as in every distillation here [ours]; the authors'
-    code keeps the student at T = 1 for its smaller sets. At T = 1 it is label smoothing up to a constant.
+    CIFAR-100 code has the student at T = 1. At T = 1 the loss is label smoothing up to a constant.
 
     Example:
         >>> import torch

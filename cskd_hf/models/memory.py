@@ -49,10 +49,10 @@ class PredictionMemory(nn.Module):
         rows = self._rows(requested)
         owned = (rows < len(self.visits) - 1).unsqueeze(-1)
         # One tensor, so that one collective suffices; counts are exact in float32 up to 2²⁴.
-        found = torch.cat((self.predictions[rows].float(), self.visits[rows].float().unsqueeze(-1)), dim=-1) * owned
+        values = torch.cat((self.predictions[rows].float(), self.visits[rows].float().unsqueeze(-1)), dim=-1) * owned
         if self.world > 1:
-            dist.all_reduce(found)  # each row has one owner, the other ranks add zero
-        own = found[self.rank, : len(index)]
+            dist.all_reduce(values)  # each row has one owner, the other ranks add zero
+        own = values[self.rank, : len(index)]
         return own[:, :-1], own[:, -1]
 
     def remember(self, index: Tensor, predictions: Tensor) -> None:

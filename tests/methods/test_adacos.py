@@ -37,9 +37,9 @@ def test_the_scale_is_the_papers_and_a_constant(num: int, num_classes: int, scal
     if own is not None:
         cosine[np.arange(num), target] = own + random.uniform(-0.02, 0.02, num)
     tensor = torch.tensor(cosine, dtype=torch.float32, requires_grad=True)
-    found = adaptive_scale(tensor, torch.tensor(target), torch.tensor(scale), torch.arange(num))
-    assert (found.shape, found.dtype, found.requires_grad) == ((), torch.float32, False)
-    assert found.item() == pytest.approx(expected_scale(cosine, target, scale), rel=1e-5, abs=1e-5)
+    updated = adaptive_scale(tensor, torch.tensor(target), torch.tensor(scale), torch.arange(num))
+    assert (updated.shape, updated.dtype, updated.requires_grad) == ((), torch.float32, False)
+    assert updated.item() == pytest.approx(expected_scale(cosine, target, scale), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("own", [1.0, -1.0])

@@ -67,14 +67,14 @@ def gradients(method: BYOT, batch: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", [BYOT(distill_loss_weight=1.0, hint_loss_weight=0.0), BYOT(hint_loss_weight=10.0)])
 def test_the_deepest_classifier_learns_from_labels_alone(method: BYOT) -> None:
     batch = batch_of()
-    found = gradients(method, batch)
+    actual = gradients(method, batch)
     plain = objective_of(CrossEntropy(), with_statistics(small_network(), batch.images)).eval()
     plain(batch)["loss"].backward()
     expected = {name: p.grad for name, p in plain.module.named_parameters()}
     # After the last branching point only cross-entropy arrives; before it, the branches' gradients, too.
     for name in ("fc.weight", "fc.bias", "stages.3.0.0.weight"):
-        torch.testing.assert_close(found[f"model.{name}"], expected[name], rtol=1e-5, atol=1e-7)
-    assert not torch.allclose(found["model.stem.0.weight"], expected["stem.0.weight"], rtol=1e-2)
+        torch.testing.assert_close(actual[f"model.{name}"], expected[name], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(actual["model.stem.0.weight"], expected["stem.0.weight"], rtol=1e-2)
 
 
 def test_with_alpha_one_and_no_hint_the_branches_do_not_depend_on_the_labels() -> None:

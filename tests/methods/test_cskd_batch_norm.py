@@ -38,10 +38,10 @@ def test_anchors_only_has_the_gradients_of_separate_and_the_statistics_of_cross_
     for parameter, other in zip(separate.parameters(), anchors_only.parameters(), strict=True):
         assert torch.equal(parameter.grad, other.grad)
     baseline, _ = step(CrossEntropy())
-    found, expected, updated_twice = statistics(anchors_only), statistics(baseline), statistics(separate)
-    assert len(found) == 15
-    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
-    assert [name for name in found if torch.equal(found[name], updated_twice[name])] == []
+    actual, expected, updated_twice = statistics(anchors_only), statistics(baseline), statistics(separate)
+    assert len(actual) == 15
+    assert [name for name in actual if not torch.equal(actual[name], expected[name])] == []
+    assert [name for name in actual if torch.equal(actual[name], updated_twice[name])] == []
 
 
 @pytest.mark.parametrize("name", ["preact_resnet10_32px", "test_efficientnet"])  # torch's BatchNorm, and timm's own
