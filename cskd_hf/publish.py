@@ -37,5 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return publish_run(**vars(args), finish_command=shlex.join(["python", "-m", "cskd_hf.publish", *arguments]))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-publish."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

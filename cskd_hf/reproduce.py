@@ -136,5 +136,10 @@ def _figures(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-reproduce."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()
