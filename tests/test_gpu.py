@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.data.transfer import _copy_stream, to_device
+from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import training_updates
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe.sections import OptimizerSection
+from cskd_hf.recipe.sections import OptimizerSection, RunSection
 from cskd_hf.runs.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -67,9 +68,8 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         batches = GlobalBatches(ClassPairSampler(np.arange(400) % 3, 0), 4)
         loader: Any = itertools.repeat(batch)
         progress = Progress()
-        updates = training_updates(
-            objective, optimizer, None, loader, batches, accelerator, progress, num_epochs=1, clip_grad=1.0
-        )
+        learner = Learner(objective, model, model, optimizer, None)
+        updates = training_updates(learner, loader, batches, accelerator, progress, RunSection(clip_grad=1.0), 1)
         for _ in range(3):  # the first may wait: they compile and choose kernels
             next(updates)
         torch.cuda.set_sync_debug_mode("error")

@@ -150,13 +150,13 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
     from timm.models import get_pretrained_cfg
 
     from cskd_hf.data.duplicates import readable_size
-    from cskd_hf.engine.build import make_experiment, make_sampler
+    from cskd_hf.engine.build import build_sampler, describe_experiment
     from cskd_hf.models.factory import count_parameters, create_backbone
 
     run = recipe.run
     print()
     try:
-        make_sampler(recipe, images.train)
+        build_sampler(recipe, images.train)
     except UserError as error:
         findings.fatal.append(str(error))
     try:
@@ -164,7 +164,7 @@ def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
             settings = recipe.model.model_copy(update={"pretrained": False})
             model = create_backbone(settings, images.num_classes)
             num_features: int = model.num_features  # type: ignore[assignment]
-            module = recipe.method.build(model, make_experiment(recipe, images.train))
+            module = recipe.method.build(model, describe_experiment(recipe, images))
     except UserError as error:
         findings.fatal.append(str(error))
         return

@@ -7,13 +7,14 @@ Data, loader, model and step are those of training, on the device at hand; some 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
+from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
@@ -36,7 +37,7 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--speed: measures one process; start it without a launcher")
     # Heavy imports wait until the recipe is known to be good.
-    wait_briefly()
+    limit_openmp_spinning()
     import torch
     from accelerate import Accelerator
 
@@ -71,54 +72,33 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
         seconds: for each of three measurements, after a third as long that is not counted.
     """
     import torch
-    from accelerate.utils import set_seed
 
     from cskd_hf.batch import NUM_VIEWS
     from cskd_hf.checks.speed_report import Speed
-    from cskd_hf.data.batches import GlobalBatches
     from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
-    from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
-    from cskd_hf.engine.objective import try_out
-    from cskd_hf.engine.optimizer import create_optimizer
+    from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
+    from cskd_hf.engine.learner import build_learner
+    from cskd_hf.engine.objective import dry_run
     from cskd_hf.engine.updates import training_updates
     from cskd_hf.runs.progress import Progress
 
-    data, run = recipe.data, recipe.run
     on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
+    batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
+    # A short last batch would count as a whole one where one batch is repeated.
+    recipe = recipe.replace(data={"batch_size": batch_size, "drop_last": batch_size <= len(images.train)})
 
-    # images
-    sampler = make_sampler(recipe, images.train)
-    batch_size = min(data.batch_size, _CPU_BATCH) if on_cpu else data.batch_size
-    # A short last batch would be told as a whole one where a batch is trained on again and again.
-    batches = GlobalBatches(sampler, batch_size, drop_last=batch_size <= len(sampler))
-    loader = training_loader(recipe, images.train, batches, pin_memory=on_cuda)
-
-    # model
-    set_seed(run.seed)
-    built = build_objective(recipe, make_experiment(recipe, images.train))
-    try_out(built, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
-    # A rate of zero: weights that are trained on one batch for long shall not run away.
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(built.module), built.module, 0.0)
-    compile_objective(recipe, built)
-    objective, optimizer = accelerator.prepare(built, optimizer)
+    batches = build_batches(recipe, images.train, accelerator)
+    loader = build_loader(recipe, images.train, batches, accelerator)
+    built = build_training_objective(recipe, images, accelerator)
+    dry_run(built, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    learner = dataclasses.replace(build_learner(recipe, built, batches, accelerator), scheduler=None)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0  # weights trained on one batch for long must not diverge
 
     def train(on: Any) -> tuple[float, float]:
-        """Supervised images a second, and the share of waiting."""
+        """Supervised images per second, and the share of the time spent waiting for data."""
         progress = Progress()
-        updates: Any = training_updates(
-            objective,
-            optimizer,
-            None,
-            on,
-            batches,
-            accelerator,
-            progress,
-            num_epochs=2**31,
-            gradient_accumulation_steps=run.gradient_accumulation_steps,
-            clip_grad=run.clip_grad,
-            grad_checkpointing=run.grad_checkpointing,
-            seed=run.seed,
-        )
+        updates: Any = training_updates(learner, on, batches, accelerator, progress, recipe.run, num_epochs=2**31)
         # The first updates compile and choose kernels, and find as many batches ready as there are workers.
         next(updates)
         _pass(updates, 2 * workers + 1, seconds / 3)
@@ -128,7 +108,7 @@ def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Sp
         took = progress.seconds - spent
         return (progress.samples - samples) / took, (progress.wait_seconds - waited) / took
 
-    workers = count_workers(data.workers)
+    workers = count_workers(recipe.data.workers)
     arriving = _epochs(loader, batches)
     with workers_ended(loader):
         batch = next(arriving)

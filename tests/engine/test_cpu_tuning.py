@@ -10,7 +10,7 @@ import sys
 import pytest
 from command_runs import command, write_recipe
 
-from cskd_hf.engine.cpu_tuning import wait_briefly
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 
 # Faults of pages, for ten arrays of 48 MB one after another; the first two are not counted.
 FAULTS = """
@@ -63,7 +63,7 @@ def test_waiting_threads_spin_briefly_unless_the_environment_says_otherwise(monk
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    wait_briefly()
+    limit_openmp_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == found
 
 

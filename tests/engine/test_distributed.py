@@ -131,23 +131,23 @@ PROBE = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-import cskd_hf.engine.updates as loop
+import cskd_hf.engine.trainer as trainer
 from cskd_hf import train
 from accelerate.utils import gather_object
 from safetensors.torch import save
 
-original = loop.training_updates
+original = trainer.training_updates
 
-def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+def watched(learner, loader, batches, accelerator, *args):
     log = Path(sys.argv[1]) / f"rank{accelerator.process_index}.jsonl"
-    module = accelerator.unwrap_model(objective).module
+    module = learner.module
     seen = []
     collate = loader.collate_fn
     def note(batch):
         seen.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
         return collate(batch)
     loader.collate_fn = note
-    for update in original(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+    for update in original(learner, loader, batches, accelerator, *args):
         # Of the rows loaded, those that count: a process without a share repeats one that weighs nothing.
         digest = lambda tensors: hashlib.sha256(save({k: v.contiguous() for k, v in tensors})).hexdigest()
         with log.open("a") as file:
@@ -160,7 +160,7 @@ def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args
     with log.open("a") as file:
         file.write(json.dumps({"buffers": digest(module.named_buffers())}) + "\\n")
 
-loop.training_updates = watched
+trainer.training_updates = watched
 sys.exit(train.main(sys.argv[2:]))
 """
 

@@ -104,8 +104,8 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(finish
     assert done.stderr.splitlines() == [
         f"error: run.output_dir: {folder} holds a run of another recipe; name another folder, or write "
         "run.resume=force to go on with this one",
-        "error: method.temperature: 4.0 in the folder, 2.0 now",
-        "error: optimizer.lr: 0.01 in the folder, 0.02 now",
+        "error: method.temperature: 4.0 in the folder, 2.0 expected",
+        "error: optimizer.lr: 0.01 in the folder, 0.02 expected",
     ]
     assert tree(folder) == before
 
