@@ -14,7 +14,14 @@ NUM_VIEWS = {"single": 1, "same_class": 2, "same_class_plain": 3, "same_image": 
 
 
 class Batch(NamedTuple):
-    """Images with labels. Pairs are laid out `[anchors | partners]` along dimension 0, so N = 2B."""
+    """Images with labels. Pairs are laid out `[anchors | partners]` along dimension 0, so N = 2B.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import Batch
+        >>> pairs = Batch(torch.zeros(4, 3, 32, 32), target=torch.tensor([0, 1, 0, 1]), index=torch.arange(4))
+        >>> anchors, partners = pairs.images.chunk(2)
+    """
 
     images: Tensor  # (N, C, H, W): uint8 from the loader, float and normalised inside a method
     target: Tensor  # (N,) int64

@@ -35,8 +35,8 @@ from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.catalog import CATALOG, entry_of
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
 
 ROWS_PER_SHARD = 4096
 SAMPLE_SIZE = 200
@@ -134,14 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def open_sets(arguments: argparse.Namespace) -> dict[str, ImageSplit]:
     """The splits as training opens them, without a hold-out share, which is taken from the copy."""
     keys = ("dataset", "train_split", "test_split", "holdout", "image_column", "label_column", "revision")
-    settings = {
-        "data": {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None},
-        "model": {"model_name": "none: nothing is trained"},
-        "method": {"name": "cross_entropy"},
-        "optimizer": {"lr": 1.0},
-        "scheduler": {"num_epochs": 1},
-    }
-    data = resolve(parse_recipe(settings, source="command line")).data
+    settings = {key: value for key, value in vars(arguments).items() if key in keys and value is not None}
+    data = resolve_data(parse_data(settings, source="command line"))
     images = load_images(data if isinstance(data.holdout, str) else data.model_copy(update={"holdout": 0.0}))
     splits = [images.train, images.test, *([] if images.holdout is None else [images.holdout])]
     return {split.name: split for split in splits}

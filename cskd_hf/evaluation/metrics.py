@@ -21,6 +21,13 @@ def top_k_error(logits: Tensor, target: Tensor, k: int) -> float:
     """Share of images whose class is not among the k largest logits, in percent; 0 where k reaches all K classes.
 
     Equal logits rank by class index, as in argmax: a model that says the same of every class is not right by default.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import top_k_error
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+        >>> top_k_error(logits, torch.tensor([0, 2]), k=1), top_k_error(logits, torch.tensor([0, 2]), k=2)
+        (50.0, 0.0)
     """
     check_predictions(logits, target)
     own = logits.gather(1, target[:, None])
@@ -30,7 +37,14 @@ def top_k_error(logits: Tensor, target: Tensor, k: int) -> float:
 
 
 def nll(logits: Tensor, target: Tensor) -> float:
-    """Negative log-likelihood of the target, mean over images, in nats; inf where a target's logit is -inf."""
+    """Negative log-likelihood of the target, mean over images, in nats; inf where a target's logit is -inf.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import nll
+        >>> round(nll(torch.zeros(2, 4), torch.tensor([0, 3])), 4)  # uniform: ln 4
+        1.3863
+    """
     check_predictions(logits, target)
     return F.cross_entropy(logits.double(), target).item()
 
@@ -39,6 +53,12 @@ def brier(logits: Tensor, target: Tensor) -> float:
     """Squared error of the probabilities, summed over classes, mean over images: 0..2, not percent.
 
     Source: G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import brier
+        >>> brier(torch.zeros(2, 2), torch.tensor([0, 1]))  # (1 − ½)² + ½²
+        0.5
     """
     check_predictions(logits, target)
     error = _softmax(logits)
@@ -69,6 +89,13 @@ def ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS) -> float:
 
     Source: M. P. Naeini, G. F. Cooper, M. Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning",
     AAAI 2015, in the form of C. Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import ece
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> round(ece(logits, torch.tensor([0, 1])), 2)  # 90 % confident, 50 % accurate
+        40.0
     """
     bins = reliability_bins(logits, target, num_bins)
     gap = (bins.accuracy - bins.confidence).abs()
@@ -83,6 +110,13 @@ def adaptive_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS) -> fl
 
     Source: J. Mukhoti et al., "Calibrating deep neural networks using focal loss", NeurIPS 2020,
     https://arxiv.org/abs/2002.09437.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import adaptive_ece
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> round(adaptive_ece(logits, torch.tensor([0, 1]), num_bins=1), 2)
+        40.0
     """
     confidence, accuracy = _by_confidence(logits, target)
     gaps = (accuracy - confidence).tensor_split(num_bins)
@@ -95,6 +129,13 @@ def classwise_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS) -> f
     Bins are those of `ece`, over p_k of every image. Most p_k are near 0, so values fall with K: compare at equal K.
 
     Source: M. Kull et al., "Beyond temperature scaling", NeurIPS 2019, https://arxiv.org/abs/1910.12656.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import classwise_ece
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> round(classwise_ece(logits, torch.tensor([0, 1])), 2)  # 40 points too high for class 0, too low for class 1
+        40.0
     """
     check_predictions(logits, target)
     probability = _softmax(logits)
@@ -116,6 +157,13 @@ def aurc(logits: Tensor, target: Tensor) -> float:
 
     Source: Y. Geifman, G. Uziel, R. El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
     ICLR 2019, https://arxiv.org/abs/1805.08206.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import aurc
+        >>> logits = torch.tensor([[0.9, 0.1], [0.6, 0.4]]).log()
+        >>> aurc(logits, torch.tensor([0, 1]))  # risks 0 and ½: the error is the less confident prediction
+        25.0
     """
     _, accuracy = _by_confidence(logits, target)
     risk = (1 - accuracy).cumsum(dim=0) / torch.arange(1, len(target) + 1)
@@ -129,6 +177,13 @@ def recall_at_1(features: Tensor, target: Tensor, chunk_size: int = 1024) -> flo
     first counts. Memory: chunk_size × N float64 at a time.
 
     Source: the CS-KD paper, after H. O. Song et al., CVPR 2016, https://arxiv.org/abs/1511.06452.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import recall_at_1
+        >>> features = torch.tensor([[0.0], [0.1], [5.0], [5.2]])
+        >>> recall_at_1(features, torch.tensor([0, 0, 1, 2]))
+        50.0
     """
     if features.ndim != 2 or target.shape != features.shape[:1] or len(target) < 2:
         raise ValueError(
@@ -200,6 +255,13 @@ def evaluate_predictions(logits: Tensor, target: Tensor, features: Tensor | None
 
     Raises:
         ValueError: the input is empty, shapes disagree, a target is not a class, or a row has no softmax.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import evaluate_predictions
+        >>> metrics = evaluate_predictions(torch.zeros(4, 10), torch.tensor([0, 1, 2, 3]), features=None)
+        >>> metrics["top1_error"], metrics["ece"]
+        (75.0, 15.0)
     """
     return {name: metric.compute(logits, target, features) for name, metric in METRICS.items()}
 

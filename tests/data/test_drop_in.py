@@ -1,4 +1,4 @@
-"""The README's section "In your own loop", executed on one process and on two and compared with a plain loop."""
+"""The code of cskd_hf/data/DROP_IN.md, run on one process and on two and compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from drop_in_blocks import (
 )
 from torch import Tensor
 
-from cskd_hf.data.sampling import ClassPairSampler, Draw
+from cskd_hf import ClassPairSampler, Draw
 
 Ranks = list[dict[str, Any]]  # a framework's forwards, losses and weights on each rank
 
@@ -49,7 +49,7 @@ def run(request, folder) -> tuple[str, Ranks]:
     return framework, [torch.load(folder / f"{processes}-{index}.pt")[framework] for index in range(processes)]
 
 
-def test_the_readme_has_a_block_for_each_framework():
+def test_the_page_has_a_block_for_each_framework():
     assert list(blocks()) == ["", *FRAMEWORKS]
 
 

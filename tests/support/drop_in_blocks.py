@@ -1,4 +1,4 @@
-"""The code of the README's section "In your own loop"; run as a script under torchrun, it records what the code did."""
+"""The code of cskd_hf/data/DROP_IN.md; run as a script under torchrun, it records what the code did."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from command_runs import ROOT
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+PAGE = ROOT / "cskd_hf" / "data" / "DROP_IN.md"
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
@@ -26,18 +27,17 @@ MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "t
 
 
 def blocks() -> dict[str, str]:
-    """The section's Python blocks: the common one under "", the others under their bold headings."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n## In your own loop\n")[1].split("\n## ")[0]
-    found: dict[str, str] = {}
+    """The page's Python blocks: the common one under "", the others under their bold headings."""
+    page = PAGE.read_text(encoding="utf-8")
+    by_heading: dict[str, str] = {}
     heading = ""
-    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL):
+    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
         if bold:
             heading = bold
         else:
-            assert heading not in found
-            found[heading] = code
-    return found
+            assert heading not in by_heading
+            by_heading[heading] = code
+    return by_heading
 
 
 # The names that the blocks expect
@@ -131,12 +131,12 @@ def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
         if framework == "timm.task" and not HAS_TIMM_TASK:
             continue
         names = names_of(framework, num_processes, process_index, folder)
-        exec(compile(code[""], "README.md", "exec"), names)
+        exec(compile(code[""], PAGE.name, "exec"), names)
         model, losses = names["model"], []
         names["objective"].register_forward_hook(
             lambda module, inputs, result, losses=losses: losses.append(result["loss"].item())
         )
-        exec(compile(code[framework], f"README.md, {framework}", "exec"), names)
+        exec(compile(code[framework], f"{PAGE.name}, {framework}", "exec"), names)
         if framework == "Accelerate":
             assert names["accelerator"].num_processes == num_processes
         elif framework == "transformers.Trainer":
