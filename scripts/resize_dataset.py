@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from dataset_folder import FORMAT, describe, move_into_place, print_result, read_manifest, workspace, write_splits
-from datasets import load_from_disk
+from datasets import Dataset, concatenate_datasets
 from PIL import Image
 from stored_images import StoredImages
 
@@ -199,7 +199,8 @@ def _mean_bytes(split: ImageSplit) -> int:
 def measure_loss(split: ImageSplit, partial: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """The manifest's `resized`: settings, and PSNR over a sample of the training images."""
     rows = np.unique(np.linspace(0, len(split) - 1, SAMPLE_SIZE).astype(int)).tolist()
-    stored = load_from_disk(str(partial / split.name)).with_format("arrow")
+    shards = [Dataset.from_file(str(file)) for file in sorted((partial / split.name).glob("data-*.arrow"))]
+    stored = concatenate_datasets(shards).with_format("arrow")
     decibels = []
     for row in rows:
         content = stored[row : row + 1]["image"].to_pylist()[0]["bytes"]

@@ -54,6 +54,26 @@ class ImageStatistics:
         self.unreadable += other.unreadable
         self.digests += other.digests
 
+    def add_image(self, content: bytes, num_decoded: int) -> None:
+        """Count an encoded image; decode it if fewer than `num_decoded` have been opened.
+
+        Raises:
+            UnreadableImageError: see `Picture`.
+        """
+        stored = {"bytes": content, "path": None}
+        self.num_bytes += len(content)
+        self.opened += 1
+        try:
+            with Image.open(io.BytesIO(content)) as opened:
+                self.formats[str(opened.format)] += 1
+                self.modes[opened.mode] += 1
+                self.sizes[opened.size] += 1
+        except Exception:  # Pillow raises a dozen types; `decode` words the error
+            decode(stored)
+        if self.opened <= num_decoded:
+            self.decoded += 1
+            decode(stored)
+
     def widths_and_heights(self) -> np.ndarray:
         """(N, 2), in no order."""
         return np.repeat(np.array(list(self.sizes), int).reshape(-1, 2), list(self.sizes.values()), axis=0)
@@ -66,31 +86,14 @@ def image_statistics(split: ImageSplit, rows: Sequence[int], num_decoded: int) -
         block = rows[start : start + 16]
         for row, image in zip(block, split.fetch(block), strict=True):
             statistics.tried += 1
+            content = str(image["path"]).encode()  # stands in for a file that cannot be read
             try:
                 content = read_content(image)
-                statistics.digests.append(digest(content))
-                _add_image(statistics, content, num_decoded)
+                statistics.add_image(content, num_decoded)
             except UnreadableImageError as error:
                 statistics.unreadable.append(f"{split.describe(row, image)}: {error}")
-                if len(statistics.digests) < statistics.tried:
-                    statistics.digests.append(digest(str(image["path"]).encode()))
+            statistics.digests.append(digest(content))
     return statistics
-
-
-def _add_image(statistics: ImageStatistics, content: bytes, num_decoded: int) -> None:
-    stored = {"bytes": content, "path": None}
-    statistics.num_bytes += len(content)
-    statistics.opened += 1
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            statistics.formats[str(opened.format)] += 1
-            statistics.modes[opened.mode] += 1
-            statistics.sizes[opened.size] += 1
-    except Exception:  # Pillow raises a dozen types; `decode` words the error
-        decode(stored)
-    if statistics.opened <= num_decoded:
-        statistics.decoded += 1
-        decode(stored)
 
 
 class Blocks(Dataset[ImageStatistics]):

@@ -44,18 +44,19 @@ class PairedImages(Dataset[Sample]):
         ImageError: on loading an unreadable image under "error", or a class without a readable image under "replace".
 
     Example:
-        >>> from cskd_hf.data.splits import load_images
+        >>> from torch.utils.data import DataLoader
+        >>> from cskd_hf import ClassPairSampler, PairedImages, PairingCollator, load_images
+        >>> from cskd_hf.data.transforms import Transform
         >>> from cskd_hf.recipe.sections import DataSection, TransformSection
         >>> columns = {"image_column": "image", "label_column": "label"}
         >>> train = load_images(DataSection(dataset="digits", train_split="train", test_split="test", **columns)).train
         >>> images = PairedImages(train, Transform(TransformSection(input_size=(3, 32, 32)), is_training=True))
         >>> sampler = ClassPairSampler(train.labels, seed=0)
-        >>> loader = torch.utils.data.DataLoader(images, 16, sampler=sampler, collate_fn=PairingCollator())
-        >>> batch = next(iter(loader))
+        >>> batch = next(iter(DataLoader(images, 16, sampler=sampler, collate_fn=PairingCollator())))
         >>> batch.images.shape, batch.images.dtype
         (torch.Size([32, 3, 32, 32]), torch.uint8)
-        >>> torch.equal(batch.target[:16], batch.target[16:])  # [anchors | partners]
-        True
+        >>> (batch.target[:16] == batch.target[16:]).all()  # [anchors | partners]
+        tensor(True)
     """
 
     def __init__(
@@ -166,6 +167,9 @@ class PairingCollator:
     """Collates samples into a `Batch` laid out `[anchors | partners]`; passes a whole `Batch` through.
 
     Example:
+        >>> import torch
+        >>> from cskd_hf import PairingCollator
+        >>> from cskd_hf.data.pairing import Sample
         >>> image = torch.zeros(3, 8, 8)
         >>> samples = [Sample((image, image + 1), target, (row, row + 1), ()) for row, target in ((0, 5), (7, 6))]
         >>> batch = PairingCollator()(samples)

@@ -40,7 +40,10 @@ class Transform:
 
     Example:
         >>> import io
+        >>> import torch
         >>> from PIL import Image
+        >>> from cskd_hf.data.transforms import Transform
+        >>> from cskd_hf.recipe.sections import TransformSection
         >>> file = io.BytesIO()
         >>> Image.effect_noise((64, 48), sigma=60).save(file, "JPEG")
         >>> image = {"bytes": file.getvalue(), "path": None}
