@@ -24,9 +24,9 @@ UPLOAD_LIFETIME = 3600  # seconds
 
 INTRODUCTION = """# How sure is it?
 
-**Calibrated** means that of all pictures of which a model is 80 % sure, it names 80 % correctly. The expected calibration
-error (ECE) is the average distance from that. It was measured on pictures like those the model was trained on; a picture
-of anything else still gets one of the same names."""
+**Calibrated** means that of all pictures of which a model is 80 % sure, it names 80 % correctly. The expected
+calibration error (ECE) is the average distance from that. It was measured on pictures like those the model was trained
+on; a picture of anything else still gets one of the same names."""
 
 CSS = """
 .answer, .answer .html-container {padding: 0 !important;}
@@ -58,32 +58,23 @@ class Contender(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="A page to try trained weights.")
-    weights = "a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME"
-    parser.add_argument(
-        "model", nargs="?", default=os.environ.get("MODEL"), help=f"{weights} (default: variable MODEL)"
-    )
-    parser.add_argument(
-        "baseline",
-        nargs="?",
-        default=os.environ.get("BASELINE"),
-        help="other weights for the same classes (default: variable BASELINE)",
-    )
+    weights, variables = "a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME", os.environ
+    parser.add_argument("model", nargs="?", default=variables.get("MODEL"), help=f"{weights} (variable MODEL)")
+    other = "other weights for the same classes (variable BASELINE)"
+    parser.add_argument("baseline", nargs="?", default=variables.get("BASELINE"), help=other)
     args = parser.parse_args(argv)
     if not args.model:
         raise UserError(f"name the weights to show, as an argument or in the variable MODEL: {weights}")
     try:
         import gradio
     except ImportError as error:
-        raise UserError(
-            f"the page needs gradio; from a checkout: pip install -r scripts/space/requirements.txt ({error})"
-        ) from None
+        install = "pip install -r scripts/space/requirements.txt"
+        raise UserError(f"the page needs gradio; from a checkout: {install} ({error})") from None
 
     contenders = [read_contender(source) for source in (args.model, args.baseline) if source]
     names = {contender.trained.class_names for contender in contenders}
     if len(names) > 1:
-        raise UserError(
-            f"{args.baseline}: its classes differ from those of {args.model}; name a baseline trained on the same data"
-        )
+        raise UserError(f"{args.baseline}: other classes than {args.model}; name a baseline trained on the same data")
     page(contenders).launch(
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=CSS,
