@@ -108,7 +108,7 @@ def test_epochs_of_the_command_and_the_plain_loop_are_timed(bench, tmp_path):
 
 @pytest.mark.slow
 def test_preparing_and_opening_datasets_is_timed(bench, tmp_path):
-    bench("image_sets").main(["--images", "40", "--rows", "2000", "--repeats", "1", "--output", str(tmp_path)])
+    bench("image_sets").main(["--images", "40", "--rows", "60000", "--repeats", "1", "--output", str(tmp_path)])
     figures = json.loads((tmp_path / "image_sets.json").read_text())["figures"]
     assert all(len(times["prepare"]) == 1 for times in figures["preparing"].values())
     assert set(figures["opening"]) == {"0.0", "0.01"}
