@@ -1,4 +1,4 @@
-"""What a file holds, and that the disk has it."""
+"""Files that are complete or absent, never half-written, and their checksums."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sha256(path: Path) -> str:
@@ -20,7 +23,7 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's bytes, or a folder's names, would outlast a power cut."""
+    """Flush a file's bytes, or a folder's entries, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -28,7 +31,34 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` atomically. The mode follows the umask."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Replace `path` atomically, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace `path` atomically with indented JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace `path` atomically with a safetensors file.
+
+    Args:
+        path: the file.
+        tensors: any device, layout or sharing; a contiguous CPU copy of each is written.
+        metadata: the header's strings; transformers wants `{"format": "pt"}` with weights.
+    """
+    from safetensors.torch import save
+
+    # Clones: safetensors rejects tensors that share memory or are channels_last.
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # Not `save_file`: it makes the file private to its owner, whatever the umask.
+    write_bytes(path, save(copies, metadata=None if metadata is None else dict(metadata)))

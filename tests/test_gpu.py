@@ -112,7 +112,7 @@ def test_the_mode_that_the_test_above_relies_on_sees_a_wait():
 
 @pytest.mark.parametrize("model_name", ["resnet18", "resnet50"])
 def test_a_step_of_cskd_needs_the_memory_of_cross_entropy(model_name):
-    """The partner's forward keeps nothing, so the peak is that of cross-entropy and the partner's pixels."""
+    """The partner's forward saves nothing for the backward: the peak grows by its images and a few live activations."""
     import timm
 
     peak = {}
@@ -129,4 +129,6 @@ def test_a_step_of_cskd_needs_the_memory_of_cross_entropy(model_name):
         torch.cuda.reset_peak_memory_stats()
         objective(Batch(images, target, target))["loss"].backward()
         peak[method.name] = torch.cuda.max_memory_allocated()
-    assert peak["cskd"] <= 1.05 * peak["cross_entropy"]
+    pixels = 32 * 3 * 128 * 128 * (1 + 4 + 4)  # uint8, normalised, and a temporary of the normalisation
+    stem = 32 * 64 * 64 * 64 * 4  # the largest activation; a forward without gradient holds three at a time
+    assert peak["cskd"] - peak["cross_entropy"] <= pixels + 3 * stem

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from timm.layers import convert_sync_batchnorm
@@ -30,6 +31,9 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         UserError: a distributed strategy this loop does not support, another number of processes than
             `run.num_processes`, or a launcher that started several processes unaware of each other.
     """
+    if recipe.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
     accelerator = Accelerator(
         mixed_precision=recipe.run.mixed_precision,
         log_with=list(recipe.run.report_to) or None,

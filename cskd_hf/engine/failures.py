@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cskd_hf.data.splits import ImageSplit
-from cskd_hf.engine.distributed import Ranks, is_broken_collective
+from cskd_hf.engine.distributed import is_broken_collective
+from cskd_hf.engine.memory import explain_out_of_memory
+from cskd_hf.engine.run import Run
+from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
-from cskd_hf.runs.progress import Progress
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -71,20 +72,22 @@ def ignore_worker_deaths() -> None:
             continue
 
 
-def explain(error: Exception, folder: Path, train: ImageSplit, progress: Progress, ranks: Ranks) -> str | None:
+def explain(error: Exception, run: Run) -> str | None:
     """One line for the user about what stopped the run; None for an error of another kind, which is our own mistake.
 
     The line is empty on ranks that leave it to another.
     """
-    checkpoints = list_checkpoints(folder / "checkpoints")
+    checkpoints = list_checkpoints(run.folder / "checkpoints")
     resume = f"the last complete checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
-    if not folder.is_dir():  # on another machine
-        resume = f"checkpoints are in {folder} of {ranks.names[0]}"
+    if not run.folder.is_dir():  # on another machine
+        resume = f"checkpoints are in {run.folder} of {run.ranks.names[0]}"
     reason = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
     if isinstance(error, NonFiniteLossError):
         return (
             f"the loss is not finite at {error}; the optimizer did not step. "
-            f"{_dump_batch(error, folder, train, progress, ranks.rank)} lists the batch. Lower optimizer.lr, set "
+            f"{_dump_batch(error, run)} lists the batch. Lower optimizer.lr, set "
             f"run.clip_grad, or train in float32; {resume}"
         )
     if isinstance(error, NonFiniteWeightsError):
@@ -92,16 +95,18 @@ def explain(error: Exception, folder: Path, train: ImageSplit, progress: Progres
             f"weights are not finite at {error}, although every loss was; no checkpoint of them was saved. Lower "
             f"optimizer.lr, set run.clip_grad, or train in float32; {resume}"
         )
-    if is_broken_collective(error):
-        missing = ranks.missing()
-        present = [rank for rank in range(len(ranks.names)) if rank not in missing]
-        if missing and present and ranks.rank != present[0]:
+    if is_broken_collective(error) or (isinstance(error, DeviceTimeoutError) and len(run.ranks.names) > 1):
+        missing = run.ranks.missing()
+        present = [rank for rank in range(len(run.ranks.names)) if rank not in missing]
+        if missing and present and run.ranks.rank != present[0]:
             return ""
-        lost = " and ".join(ranks.names[rank] for rank in missing) or f"a connection ({reason})"
+        lost = " and ".join(run.ranks.names[rank] for rank in missing) or f"a connection ({reason})"
         return (
-            f"lost {lost} at step {progress.step}: killed, out of memory, disconnected, or stopped by an error it "
+            f"lost {lost} at step {run.progress.step}: killed, out of memory, disconnected, or stopped by an error it "
             f"printed itself; every process stops. Rerun the same command to resume; {resume}"
         )
+    if isinstance(error, RuntimeError) and "deterministic" in str(error):
+        return f"run.deterministic: {reason.partition('.')[0]}; write run.deterministic=false; {resume}"
     if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
         return f"{error}; free some disk space and rerun the same command; {resume}"
     if isinstance(error, (ConnectionError, EOFError)) or (
@@ -114,15 +119,15 @@ def explain(error: Exception, folder: Path, train: ImageSplit, progress: Progres
     return None
 
 
-def _dump_batch(error: NonFiniteLossError, folder: Path, train: ImageSplit, progress: Progress, rank: int) -> Path:
+def _dump_batch(error: NonFiniteLossError, run: Run) -> Path:
     """Write the batch behind a non-finite loss, with the images' files; returns the path."""
     report = {
         "step": error.step,
-        "epoch": progress.epoch,
-        "position": progress.position,
+        "epoch": run.progress.epoch,
+        "position": run.progress.position,
         "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
-        "batch": [train.describe(int(row)) for row in error.batch.index],
+        "batch": [run.images.train.describe(int(row)) for row in error.batch.index],
     }
-    path = folder / f"nonfinite-rank{rank}.json"
+    path = run.folder / f"nonfinite-rank{run.ranks.rank}.json"
     path.write_text(json.dumps(report, indent=2), encoding="utf-8")
     return path

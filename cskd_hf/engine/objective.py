@@ -79,6 +79,11 @@ def dry_run(
     try:
         with torch.no_grad():
             output = copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"model.model_name: the model does not fit into the device's memory with {num_samples} samples of {size}; "
+            "choose a smaller model or transform.input_size"
+        ) from None
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         if "more than 1 value per channel" in str(error):
             raise UserError(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+# Seconds between two polls of the device. The backward is queued behind what is waited for, so the device stays busy.
+POLL_INTERVAL = 1e-4
+
+
+class DeviceTimeoutError(RuntimeError):
+    """The device is stuck, most likely in a collective with a lost rank."""
 
 
 class Totals:
@@ -40,7 +49,21 @@ class HostCopy:
         elif values.device.type != "cpu":
             self.values = values.cpu()  # a device sync: other devices have no such event
 
-    def read(self) -> list[float]:
-        if self.event is not None:
-            self.event.synchronize()
+    def read(self, timeout: float) -> list[float]:
+        """The scalars, once the device has produced them.
+
+        Polls instead of blocking: a rank waiting in an NCCL all-reduce for a lost one would never return from
+        `synchronize`, and spinning there would take a core from the loader workers.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            DeviceTimeoutError: the device did not get there in time.
+        """
+        deadline = time.monotonic() + timeout
+        while self.event is not None and not self.event.query():
+            if time.monotonic() > deadline:
+                raise DeviceTimeoutError(f"the device has not finished a forward within {timeout:g} s")
+            time.sleep(POLL_INTERVAL)
         return self.values.tolist()

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from cskd_hf.engine.scalars import HostCopy
+
 STOPPED = 143  # 128 + SIGTERM: unfinished, rerun to resume
 INTERRUPTED = 130  # 128 + SIGINT
 
@@ -28,11 +30,15 @@ class StopRequest:
     Args:
         accelerator: whose ranks agree.
         max_hours: since the process started; None for no limit.
-        every: all-reduce in every `every`-th call of `agreed`.
+        every: all-reduce in every `every`-th call of `agreed`; the answer is read in the next one.
+        timeout: seconds to wait for the other ranks.
     """
 
-    def __init__(self, accelerator: Accelerator, max_hours: float | None = None, every: int = 10) -> None:
-        self.accelerator, self.every = accelerator, every
+    def __init__(
+        self, accelerator: Accelerator, max_hours: float | None = None, every: int = 10, timeout: float = 1800.0
+    ) -> None:
+        self.accelerator, self.every, self.timeout = accelerator, every, timeout
+        self.pending: HostCopy | None = None
         self.deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self.signal = 0
         self.signal_time = 0.0
@@ -71,12 +77,22 @@ class StopRequest:
         self.calls += 1
         if self.accelerator.num_processes == 1:
             self.answer = own
-        elif ask_now or self.calls % self.every == 0:
-            # A device sync, once in `every` calls.
-            highest = torch.tensor(own, device=self.accelerator.device)
-            torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-            self.answer = int(highest)
+        elif ask_now:
+            self.answer, self.pending = self._read(self._all_reduce(own)), None
+        elif self.pending is not None:
+            # Started one call ago, it has finished by now: reading it does not drain the device's queue.
+            self.answer, self.pending = self._read(self.pending), None
+        elif self.calls % self.every == 0:
+            self.pending = self._all_reduce(own)
         return self.answer != 0
+
+    def _all_reduce(self, own: int) -> HostCopy:
+        highest = torch.full((1,), own, device=self.accelerator.device)
+        torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+        return HostCopy(highest)
+
+    def _read(self, answer: HostCopy) -> int:
+        return int(answer.read(self.timeout)[0])
 
     @property
     def reason(self) -> str:

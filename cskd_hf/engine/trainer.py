@@ -70,7 +70,8 @@ def fit_and_finish(run: Run) -> Outcome:
     Raises:
         RunFailedError: the run cannot continue; the message names the last complete checkpoint.
     """
-    with StopRequest(run.accelerator, run.recipe.run.max_hours) as stop, workers_ended(run.loader):
+    stop = StopRequest(run.accelerator, run.recipe.run.max_hours, timeout=0.9 * run.recipe.run.ddp_timeout)
+    with stop, workers_ended(run.loader):
         try:
             if fit(run, stop):
                 splits = dict.fromkeys((run.watched, "test"))
@@ -80,7 +81,7 @@ def fit_and_finish(run: Run) -> Outcome:
         except (EOFError, OSError, RuntimeError) as error:
             failures.ignore_worker_deaths()
             run.console.close()
-            line = failures.explain(error, run.folder, run.images.train, run.progress, run.ranks)
+            line = failures.explain(error, run)
             if line is None:
                 raise
             raise failures.RunFailedError(line) from error

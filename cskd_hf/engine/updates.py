@@ -127,6 +127,7 @@ def training_updates(
                     totals=totals,
                     num_samples=micro.own,
                     step=progress.step,
+                    timeout=settings.ddp_timeout,
                     grad_checkpointing=settings.grad_checkpointing,
                 )
             lr = apply_update(learner, accelerator, settings.clip_grad)
@@ -167,6 +168,7 @@ def forward_backward(
     totals: Totals,
     num_samples: int,
     step: int,
+    timeout: float,
     grad_checkpointing: bool,
 ) -> dict[str, Tensor]:
     """Accumulate the gradient of one micro-batch; returns its logged terms, on the device.
@@ -176,9 +178,11 @@ def forward_backward(
         all_reduce: whether DDP averages gradients here, in the group's last micro-batch.
         totals: the epoch's sums, to which the terms are added.
         num_samples: of this rank's share; 0 if it only repeats a key.
+        timeout: seconds to wait for the device.
 
     Raises:
         NonFiniteLossError: a term is not finite.
+        DeviceTimeoutError: the device is stuck, most likely in a collective with a lost rank.
     """
     images, target, index = (to_device(part, accelerator.device) for part in batch[:3])
     if num_samples == 0:  # a repeated key: it weighs nothing, and no memory of predictions may store it
@@ -191,8 +195,9 @@ def forward_backward(
             accelerator.backward(result["loss"] * weight)
     correct = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
     totals.add({**terms, "top1_error": 100 * (1 - correct), "samples": torch.ones_like(correct)}, num_samples)
+    # 0.9: before NCCL's own watchdog, which aborts the process.
     # The step's only sync, with the forward alone: the backward is already queued and keeps the device busy.
-    values = dict(zip(terms, host_terms.read(), strict=True))
+    values = dict(zip(terms, host_terms.read(0.9 * timeout), strict=True))
     if not np.isfinite(list(values.values())).all():
         raise NonFiniteLossError(step, values, batch)
     return terms
@@ -204,5 +209,5 @@ def apply_update(learner: Learner, accelerator: Accelerator, clip_grad: float | 
         accelerator.clip_grad_norm_(learner.objective.parameters(), clip_grad)
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=learner.set_to_none)
     return lr

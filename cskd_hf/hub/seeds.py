@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cskd_hf.errors import UserError
-from cskd_hf.runs.summary import differences, read_recipe, read_summary
+from cskd_hf.runs.summary import read_recipe, read_summary, recipe_differences
 
 
 def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None:
@@ -37,9 +37,9 @@ def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None
         read_summary(folder, recipe)
         # A teacher is of the same seed as its pupil, so its folder may have another name.
         different = [
-            line
-            for line in differences(recipe, expected.replace(run={"seed": recipe.run.seed}))
-            if not line.startswith("method.teacher:")
+            str(difference)
+            for difference in recipe_differences(recipe, expected.replace(run={"seed": recipe.run.seed}))
+            if difference.key != "method.teacher"
         ]
         if different:
             raise UserError(

@@ -15,9 +15,10 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
+from cskd_hf.files import write_tensors
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
 from cskd_hf.recipe.sections import ModelSection, TransformSection
@@ -95,10 +96,8 @@ def export_model(
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    # Clones: safetensors refuses tensors that lie channels_last or share memory.
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    # Not `save_file`, whose files only their owner may read, whatever the umask.
-    (partial / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
     (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (partial / "README.md").write_text(readme, encoding="utf-8")

@@ -10,7 +10,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.paper.experiments import Run
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs import lock as run_lock
-from cskd_hf.runs.summary import Summary, differences, read_recipe, read_summary
+from cskd_hf.runs.summary import Summary, read_recipe, read_summary, recipe_differences
 
 Status = Literal["finished", "unfinished", "not started", "another recipe", "unreadable"]
 
@@ -58,7 +58,12 @@ def find_run(run: Run) -> Found:
         summary = read_summary(folder, recipe) if (folder / "summary.json").is_file() else None
     except UserError as error:
         return Found("unreadable", problem=" | ".join(str(error).splitlines()))
-    different = differences(recipe, run.expected)
+    # A teacher is the same run wherever the folder of runs has moved.
+    different = [
+        str(difference)
+        for difference in recipe_differences(recipe, run.expected)
+        if difference.key != "method.teacher" or Path(difference.old).name != Path(difference.new).name
+    ]
     if different:
         return Found("another recipe", recipe=recipe, problem="; ".join(different))
     epochs = recipe.scheduler.total_epochs if summary else _epochs_trained(folder)

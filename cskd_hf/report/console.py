@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from tqdm import tqdm
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.splits import Images
-from cskd_hf.evaluation.metrics import DEFINITIONS
+from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.progress import Progress
+from cskd_hf.runs.summary import read_summary
 
 
 class Console:
@@ -121,19 +121,14 @@ class Console:
         """The finished run's numbers with their definitions, and where things lie."""
         if not self.speaks:
             return
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        metrics = summary["metrics"]
-        scaled = metrics["metrics_scaled"]
-        self.say(f"\ntest split, last epoch{'':14s}as trained" + ("   calibrated" if scaled else ""))
-        for name, value in metrics["last"].items():
-            if value is not None:
-                after = f"{scaled[name]:13.4g}" if scaled else ""
-                self.say(f"  {name:18s} {value:26.4g}{after}   {DEFINITIONS[name]}")
-        if scaled:
-            self.say(f"calibrated: logits divided by {metrics['temperature']:.4f}, fitted on the held-out split")
+        summary = read_summary(folder)
+        metrics = summary.metrics
+        self.say(f"\ntest split, last epoch\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
+        if metrics.temperature is None:
+            self.say("no temperature was fitted: the run had no hold-out set (data.holdout: 0)")
         else:
-            self.say("no held-out split (data.holdout: 0), so no temperature was fitted")
-        for note in summary["notes"]:
+            self.say(f"calibrated: logits divided by {metrics.temperature:.4f}, fitted on the hold-out set")
+        for note in summary.notes:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")
-        self.say(loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary["model"]["needs_cskd_hf"]))
+        self.say(loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary.model.needs_cskd_hf))

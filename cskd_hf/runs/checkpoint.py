@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cskd_hf.files import sha256, sync
+from cskd_hf.files import sha256, sync, write_tensors
 from cskd_hf.models.memory import scatter_memories
 from cskd_hf.runs.progress import Progress
 
@@ -79,13 +79,10 @@ def _save(
     folder = final.parent
     shutil.rmtree(partial, ignore_errors=True)  # left by a kill
     partial.mkdir(parents=True)
-    held = {WEIGHTS: module.state_dict(), AVERAGE: {} if ema is None else ema.state_dict(), MEMORIES: memories or {}}
-    for name, source in held.items():
-        if source:
-            # Clones: safetensors refuses tensors that share memory or lie channels_last.
-            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in source.items()}
-            # Not `save_file`, whose files only their owner may read, whatever the umask.
-            (partial / name).write_bytes(save(tensors, metadata={"format": "pt"}))
+    files = {WEIGHTS: module.state_dict(), AVERAGE: {} if ema is None else ema.state_dict(), MEMORIES: memories or {}}
+    for name, tensors in files.items():
+        if tensors:
+            write_tensors(partial / name, tensors, {"format": "pt"})
     torch.save(
         {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
         partial / OPTIMIZER,

@@ -21,7 +21,7 @@ from cskd_hf.recipe.recipe import Recipe, dump_recipe
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint
 from cskd_hf.runs.environment import describe_environment
-from cskd_hf.runs.summary import _differences
+from cskd_hf.runs.summary import read_recipe, recipe_differences
 
 
 def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
@@ -46,7 +46,10 @@ def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
             f"run.resume: never, but {folder} holds a run; name another run.output_dir or remove the folder"
         )
     else:
-        different = _differences(held, recipe)
+        try:
+            different = [str(difference) for difference in recipe_differences(read_recipe(folder), recipe)]
+        except UserError as error:
+            different = [f"{held} cannot be read by this version: {error}"]
         if different and resume != "force":
             raise UserError(
                 f"run.output_dir: {folder} holds a run of another recipe; name another folder, or write "

@@ -1,133 +1,182 @@
-"""Read the summary and the recipe of a run folder, and compare recipes."""
+"""The summary and the recipe of a run folder: the one reader, writer and recipe diff."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cskd_hf.errors import UserError
+from cskd_hf.files import write_json
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe, identity, parse_recipe, recipe_hash
 
-
-def _differences(held: Path, recipe: Recipe) -> list[str]:
-    try:
-        before = identity(parse_recipe(yaml.safe_load(held.read_text(encoding="utf-8")), source=str(held)))
-    except (UserError, yaml.YAMLError) as error:
-        return [f"{held} cannot be read by this version: {error}"]
-    now = identity(recipe)
-    lines = []
-    for section in now:
-        for key in sorted(before[section].keys() | now[section].keys()):
-            old, new = before[section].get(key), now[section].get(key)
-            if old != new:
-                lines.append(f"{section}.{key}: {json.dumps(old)} in the folder, {json.dumps(new)} now")
-    return lines
+NAME = "summary.json"
 
 
-class _Read(BaseModel):
-    """What is read of a summary; the rest is for others."""
-
+class _Record(BaseModel):
+    # Keys added by a later version are ignored.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Numbers(_Read):
-    """The metrics that the paper's tables hold."""
+class DatasetSummary(_Record):
+    """The images of a run.
+
+    Attributes:
+        images: split → number of images; `holdout` only if images were held out.
+    """
+
+    name: str
+    num_classes: int
+    images: dict[str, int]
+
+
+class ModelSummary(_Record):
+    """The exported network; `needs_cskd_hf` if timm alone does not know its architecture."""
+
+    model_name: str
+    num_parameters: int
+    needs_cskd_hf: bool
+
+
+class MetricValues(_Record):
+    """One value for each of `cskd_hf.evaluation.metrics.METRICS`, in its order; its definitions hold."""
 
     top1_error: float
     top5_error: float
+    nll: float
+    brier: float
     ece: float
+    adaptive_ece: float
+    classwise_ece: float
+    aurc: float
     recall_at_1: float | None
 
 
-class Metrics(_Read):
-    last: Numbers
-    metrics_scaled: Numbers | None
+class MetricsSummary(_Record):
+    """Results on the test split.
+
+    Attributes:
+        last: at the last epoch.
+        temperature: fitted on the hold-out set; None without one.
+        metrics_scaled: `last` with the logits divided by the temperature.
+    """
+
+    last: MetricValues
+    temperature: float | None
+    metrics_scaled: MetricValues | None
 
 
-class Throughput(_Read):
+class Throughput(_Record):
+    """The cost of training; rates count all ranks, `peak_memory_bytes` is None without an accelerator."""
+
     images_per_second: float
+    data_wait_share: float
+    peak_memory_bytes: int | None
+    train_seconds: float
     num_processes: int
 
 
-class Summary(_Read):
-    """summary.json of a finished run; see `runs/folder.py`."""
+class Summary(_Record):
+    """`summary.json` of a finished run."""
 
     recipe_hash: str
-    metrics: Metrics
+    seed: int
+    epochs: int
+    selection: Literal["last"]
+    name: str
+    dataset: DatasetSummary
+    model: ModelSummary
+    method: dict[str, Any]
+    metrics: MetricsSummary
     throughput: Throughput
+    skipped_images: dict[str, int]
+    notes: tuple[str, ...]
 
     def metric(self, name: str) -> float | None:
-        """A metric of the last epoch; 'ece_scaled' is 'ece' with the fitted temperature."""
-        if name.endswith("_scaled"):
-            scaled = self.metrics.metrics_scaled
-            return None if scaled is None else scaled.model_dump()[name.removesuffix("_scaled")]
-        return self.metrics.last.model_dump()[name]
+        """A metric at the last epoch; `ece_scaled` is `ece` with the fitted temperature."""
+        values = self.metrics.metrics_scaled if name.endswith("_scaled") else self.metrics.last
+        return None if values is None else dict(values)[name.removesuffix("_scaled")]
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run folder.
+def read_summary(folder: Path, recipe: Recipe | None = None) -> Summary:
+    """The summary of a finished run.
 
-    Raises:
-        UserError: this version cannot read it.
-    """
-    path = folder / "recipe.yaml"
-    return parse_recipe(yaml_io.read(path)[0], source=str(path))
-
-
-def read_summary(folder: Path, recipe: Recipe) -> Summary:
-    """The summary of a finished run, which must be of `recipe`.
+    Args:
+        folder: the run folder.
+        recipe: the folder's own, from `read_recipe`; the summary must carry its hash.
 
     Raises:
-        UserError: it is cut, or of another version, or not of this recipe.
+        UserError: the file is missing, truncated, of another version, or not of this recipe.
     """
-    path = folder / "summary.json"
+    path = folder / NAME
     try:
         summary = Summary.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {place}{': ' if place else ''}{first['msg']}; cut, or another version's") from None
-    own = recipe_hash(recipe)
-    if summary.recipe_hash != own:
+        key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{path}: recipe_hash is {summary.recipe_hash}, but recipe.yaml beside it has {own}: one of the two was "
-            "changed, or written by another version"
+            f"{path}: {key}{': ' if key else ''}{first['msg']}; the file is truncated or of another version"
+        ) from None
+    if recipe is not None and summary.recipe_hash != recipe_hash(recipe):
+        raise UserError(
+            f"{path}: recipe_hash is {summary.recipe_hash}, but recipe.yaml beside it has {recipe_hash(recipe)}: one "
+            "of the two was edited, or written by another version"
         )
     return summary
 
 
-def differences(held: Recipe, expected: Recipe) -> list[str]:
-    """'section.key: … in the folder, … expected' for each setting that makes it another experiment.
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write `summary.json`, which marks the run as finished."""
+    write_json(folder / NAME, summary.model_dump(mode="json"))
 
-    What only training knows, the number of classes and the launcher's precision, is the folder's where none is
-    expected. A teacher is the same run wherever the folder of runs has moved.
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run folder.
+
+    Raises:
+        UserError: the file is missing, or of a version that this one cannot read.
     """
-    before, now = identity(held), identity(expected)
-    lines = []
-    for section in now:
-        for key in sorted(before[section].keys() | now[section].keys()):
-            # A method's sections have other keys than another's.
-            old, new = (_shown(keys, key) for keys in (before[section], now[section]))
-            if new == "null" and (section, key) in (("model", "num_classes"), ("run", "mixed_precision")):
-                continue
-            if (section, key) == ("method", "teacher") and _base_name(before, key) == _base_name(now, key):
-                continue
-            if old != new:
-                lines.append(f"{section}.{key}: {old} in the folder, {new} expected")
-    return lines
+    path = folder / "recipe.yaml"
+    return parse_recipe(yaml_io.read(path)[0], source=str(path))
 
 
-def _shown(keys: Mapping[str, Any], key: str) -> str:
-    return json.dumps(keys[key], ensure_ascii=False) if key in keys else "absent"
+class Difference(NamedTuple):
+    """A setting that makes two recipes different experiments; `str()` is the line to print.
+
+    Attributes:
+        key: "section.key".
+        old, new: JSON, or "absent" where the recipe's method has no such setting.
+    """
+
+    key: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} in the folder, {self.new} expected"
 
 
-def _base_name(settings: Mapping[str, Mapping[str, Any]], key: str) -> str | None:
-    return Path(settings["method"][key]).name if key in settings["method"] else None
+def recipe_differences(old: Recipe, new: Recipe) -> list[Difference]:
+    """The settings in which a folder's recipe `old` is another experiment than `new`.
+
+    A resolved recipe knows the number of classes and the launcher's precision; where `new` leaves these null, any
+    value of `old` agrees.
+    """
+    before, after = identity(old), identity(new)
+    differences = []
+    for section, settings in after.items():
+        for key in sorted(before[section].keys() | settings.keys()):
+            difference = Difference(f"{section}.{key}", _as_json(before[section], key), _as_json(settings, key))
+            unresolved = difference.new == "null" and difference.key in ("model.num_classes", "run.mixed_precision")
+            if difference.old != difference.new and not unresolved:
+                differences.append(difference)
+    return differences
+
+
+def _as_json(settings: dict[str, Any], key: str) -> str:
+    return json.dumps(settings[key], ensure_ascii=False) if key in settings else "absent"

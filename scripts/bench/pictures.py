@@ -24,9 +24,9 @@ def photographs() -> list[Pillow.Image]:
     return images + [Pillow.fromarray(image) for image in (data.astronaut(), data.coffee(), data.chelsea())]
 
 
-def jpegs(count: int) -> list[bytes]:
+def jpegs(count: int, seed: int = 0) -> list[bytes]:
     """Random crops of the photographs, mirrored, tinted and grained, 500×375 or 375×500, about 95 kB."""
-    sources, draws, files = photographs(), np.random.RandomState(0), []
+    sources, draws, files = photographs(), np.random.RandomState(seed), []
     for number in range(count):
         source = sources[number % len(sources)]
         size = (500, 375) if draws.rand() < 0.75 else (375, 500)

@@ -26,6 +26,7 @@ import timm
 import torch
 from reporting import ratios, report, spread, table
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.batch import Batch
@@ -52,12 +53,13 @@ RATIOS = {
 }
 # Compiling takes half a minute each on a CPU: only the variants whose ratios have a target.
 COMPILED = ("cross-entropy, B", "cross-entropy, 2B", "CS-KD, B", "mutual CS-KD, 2B")
+MODES = ("eager", "compiled", "reduce-overhead")
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 UPDATES = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
-def variant(name: str, args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
-    """A function that runs one step of a new network and returns the seconds it took."""
+def variant(name: str, args: argparse.Namespace, mode: str) -> Callable[[int], float]:
+    """A function that runs some steps of a new network and returns the mean seconds of one."""
     method, pairs, share, checkpointed = VARIANTS[name]
     torch.manual_seed(0)
     model: Any = timm.create_model(args.model, num_classes=args.classes)
@@ -72,33 +74,39 @@ def variant(name: str, args: argparse.Namespace, compiled: bool) -> Callable[[],
     target = torch.randint(args.classes, (num_images,), generator=generator)
     target = (target[: num_images // 2].repeat(2) if pairs else target).to(args.device)
     batch = Batch(images, target, target)
-    if compiled:
-        objective.compile()
+    if mode != "eager":
+        objective.compile(mode=None if mode == "compiled" else mode, dynamic=False)
     precision = PRECISIONS[args.precision]
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
 
-    def step() -> float:
+    def run(steps: int) -> float:
         start = time.perf_counter()
-        with torch.autocast(args.device, precision, enabled=precision is not None):
-            loss = objective(batch)["loss"]
-        with statistics_kept(model) if checkpointed else nullcontext():
-            scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        for _ in range(steps):
+            with torch.autocast(args.device, precision, enabled=precision is not None):
+                loss = objective(batch)["loss"]
+            with statistics_kept(model) if checkpointed else nullcontext():
+                scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / steps
 
-    return step
+    return run
 
 
-def memory_bytes(step: Callable[[], float]) -> int:
-    """Memory of one step, as defined above."""
-    if torch.cuda.is_available():
+def memory_and_flops(name: str, args: argparse.Namespace) -> tuple[int, int]:
+    """Memory of one step, as defined above, of a network alone on the device; and its floating-point operations."""
+    before = torch.cuda.memory_allocated() if args.device == "cuda" else 0
+    step = variant(name, args, "eager")
+    with FlopCounterMode(display=False) as counter:
+        step(1)  # also allocates the optimizer's state
+    flops = counter.get_total_flops()
+    if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated()
+        step(1)
+        return torch.cuda.max_memory_allocated() - before, flops
     saved: dict[int, int] = {}  # bytes by address: several tensors may share a storage
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,22 +114,21 @@ def memory_bytes(step: Callable[[], float]) -> int:
         return tensor
 
     with saved_tensors_hooks(record, lambda tensor: tensor):
-        step()
-    return sum(saved.values())
+        step(1)
+    return sum(saved.values()), flops
 
 
-def measure(names: Sequence[str], args: argparse.Namespace, compiled: bool) -> tuple[dict[str, list[float]], Any]:
-    """Seconds of each repeat, and bytes, by variant; without the first steps, which compile and choose kernels."""
-    steps = {name: variant(name, args, compiled) for name in names}
+def measure(names: Sequence[str], args: argparse.Namespace, mode: str) -> dict[str, list[float]]:
+    """Mean seconds of a step in each repeat, by variant; without the first steps, which compile and choose kernels."""
+    steps = {name: variant(name, args, mode) for name in names}
     for step in steps.values():
-        for _ in range(3):
-            step()
+        step(3)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     random = Random(0)
     for _ in range(args.repeats):
         for name in random.sample(list(names), len(names)):
-            seconds[name].append(statistics.fmean(steps[name]() for _ in range(args.steps)))
-    return seconds, {} if compiled else {name: memory_bytes(step) for name, step in steps.items()}
+            seconds[name].append(steps[name](args.steps))
+    return seconds
 
 
 def update_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
@@ -157,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="B")
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="no")
-    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager", "compiled"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
     parser.add_argument("--quick", action="store_true", help="eager only, few repeats")
@@ -169,14 +177,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables: list[str] = []
     figures: dict[str, Any] = {}
     for mode in args.modes:
-        names = VARIANTS if mode == "eager" else COMPILED
-        seconds, memory = measure(list(names), args, mode == "compiled")
+        names = [name for name in args.variants if mode == "eager" or name in COMPILED]
+        costs = {name: memory_and_flops(name, args) for name in names} if mode == "eager" else {}
+        memory, flops = ({name: cost[i] for name, cost in costs.items()} for i in (0, 1))
+        seconds = measure(names, args, mode)
         tables += [f"## {mode}", *mode_tables(seconds, memory, args.batch)]
-        figures[mode] = {"seconds": seconds, "bytes": memory, "ratios": step_ratios(seconds)}
-    updates = update_seconds(args)
-    rows = [(name, spread(times, 2, 1e3)) for name, times in updates.items()]
-    tables += ["## The update alone", table(("", "ms"), rows)]
-    figures["update"] = {"seconds": updates}
+        figures[mode] = {"seconds": seconds, "bytes": memory, "flops": flops, "ratios": step_ratios(seconds)}
+    if "eager" in args.modes:
+        updates = update_seconds(args)
+        rows = [(name, spread(times, 2, 1e3)) for name, times in updates.items()]
+        tables += ["## The update alone", table(("", "ms"), rows)]
+        figures["update"] = {"seconds": updates}
     where = f"{args.device}, {args.model}, {args.size} px, B = {args.batch}, mixed precision: {args.precision}"
     report(f"A step: {where}; n = {args.repeats} x {args.steps}", "step", tables, figures, args.output)
 

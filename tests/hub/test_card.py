@@ -16,7 +16,6 @@ from cskd_hf.hub.release import read_source
 from cskd_hf.hub.scrub_paths import Public
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
-from cskd_hf.report.model_readme import model_readme
 
 NAME = "acme/cskd-tiny"
 HOLDOUT = {"images": 8, "nll": 0.123456, "nll_scaled": 0.0234567, "ece": 1.0, "ece_scaled": 0.5}
@@ -231,9 +230,3 @@ def test_what_the_hubs_cache_holds_is_a_set_of_the_hub(source, tmp_path, monkeyp
 )
 def test_a_slug_is_a_legal_name(name, short):
     assert slug(name) == short
-
-
-def test_the_card_of_a_runs_own_weights_is_a_short_one(source, tmp_path):
-    text = model_readme(source.summary, source.recipe, tmp_path / "run")
-    assert 'timm.create_model("local-dir:' in text
-    assert f"| ece | {source.summary['metrics']['last']['ece']:.4g} |" in text

@@ -133,7 +133,7 @@ def test_output_that_is_no_terminal_gets_lines_and_no_bars(finished):
     assert "4 x 1 processes x 1 accumulated = 4 anchors (8 images)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
     for name in RATES:
-        assert f"  {name} " in stdout
+        assert f"\n{name} " in stdout
 
 
 def test_the_environment_is_described_without_naming_the_machine(finished):

@@ -53,8 +53,8 @@ def test_every_difference_of_another_recipe_is_listed(tmp_path):
     with pytest.raises(UserError) as caught:
         start(other, 1)
     assert str(caught.value).splitlines()[1:] == [
-        "optimizer.lr: 0.1 in the folder, 0.2 now",
-        "run.seed: 0 in the folder, 3 now",
+        "optimizer.lr: 0.1 in the folder, 0.2 expected",
+        "run.seed: 0 in the folder, 3 expected",
     ]
 
 

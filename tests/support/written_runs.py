@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from summaries import SUMMARY, metric_values
 
 from cskd_hf.paper.blocks import select
 from cskd_hf.paper.experiments import Run, RunKey, Setup, runs_of
 from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
+from cskd_hf.runs.summary import MetricsSummary, write_summary
 
 
 def some_runs(root: Path, *tables: str, seeds: Sequence[int] = (0, 1, 2), **chosen: Sequence[str]) -> dict[RunKey, Run]:
@@ -47,16 +49,12 @@ def write_finished(
 ) -> None:
     """`more` are other metrics of the last epoch."""
     write_unfinished(run, run.expected.scheduler.num_epochs)
-    last: dict[str, Any] = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0}
-    last |= more
-    summary = {
-        "recipe_hash": recipe_hash(as_trained(run)),
-        "seed": run.key.seed,
-        "metrics": {
-            "last": last,
-            "temperature": None if scaled_ece is None else 1.5,
-            "metrics_scaled": None if scaled_ece is None else last | {"ece": scaled_ece},
-        },
-        "throughput": {"images_per_second": speed, "data_wait_share": 0.1, "num_processes": num_processes},
-    }
-    (run.folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **more}
+    metrics = MetricsSummary(
+        last=metric_values(**values),
+        temperature=None if scaled_ece is None else 1.5,
+        metrics_scaled=None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece}),
+    )
+    throughput = SUMMARY.throughput.model_copy(update={"images_per_second": speed, "num_processes": num_processes})
+    changes = {"recipe_hash": recipe_hash(as_trained(run)), "seed": run.key.seed}
+    write_summary(run.folder, SUMMARY.model_copy(update={**changes, "metrics": metrics, "throughput": throughput}))

@@ -1,0 +1,63 @@
+"""The metrics table: name, value, calibrated value, definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cskd_hf.evaluation.metrics import DEFINITIONS
+from cskd_hf.runs.summary import MetricValues
+
+
+class MetricRow(NamedTuple):
+    """One metric; a value is None where it was not measured, `calibrated` where no temperature was fitted."""
+
+    name: str
+    value: float | None
+    calibrated: float | None
+    definition: str
+
+
+def metric_rows(
+    metrics: MetricValues | Mapping[str, float | None],
+    scaled: MetricValues | Mapping[str, float | None] | None = None,
+) -> list[MetricRow]:
+    """One row per metric.
+
+    Args:
+        metrics: what `evaluate_predictions` returns, or `Summary.metrics.last`.
+        scaled: the same with the logits divided by the fitted temperature.
+    """
+    calibrated = {} if scaled is None else dict(scaled)
+    return [MetricRow(name, value, calibrated.get(name), DEFINITIONS[name]) for name, value in dict(metrics).items()]
+
+
+def as_text(rows: Sequence[MetricRow]) -> str:
+    """Aligned columns for a terminal, with a header; no calibrated column without a temperature."""
+    header, *body = _cells(rows)
+    *columns, _ = zip(header, *body, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:]), definition])
+        for name, *values, definition in (header, *body)
+    )
+
+
+def as_markdown(rows: Sequence[MetricRow]) -> str:
+    """A Markdown table, with a header; no calibrated column without a temperature."""
+    header, *body = _cells(rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *body))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; a dash for a value that was not measured."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _cells(rows: Sequence[MetricRow]) -> list[list[str]]:
+    """Header and rows; the calibrated column only where there is one."""
+    cells = [["metric", "as trained", "calibrated", "definition"]]
+    cells += [[name, number(value), number(scaled), definition] for name, value, scaled, definition in rows]
+    if all(row.calibrated is None for row in rows):
+        cells = [[name, value, definition] for name, value, _, definition in cells]
+    return cells
