@@ -8,14 +8,16 @@ On a Space, the variables MODEL and BASELINE name the weights: hf-hub:OWNER/NAME
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.runs.summary import Summary, read_summary
 
 TOP_K = 5
 COLORS = ("#0072B2", "#D55E00")  # Okabe & Ito, safe for colour-blind readers, as in the reports
@@ -95,25 +97,25 @@ def read_contender(source: str) -> Contender:
     from cskd_hf.paper.latex import METHODS
 
     trained = load_trained(source)
-    metrics = _read_metrics(source, trained.run)
+    summary = _read_summary(source, trained.run)
     kind, _, repository = source.rpartition(":")
-    if metrics is None:
+    if summary is None:
         facts = "These weights come without metrics."
         if trained.temperature is None:
             facts = f"Not calibrated: no temperature was fitted. {facts}"
         # Visitors must not see the path of a folder.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
-    method = metrics["method"]["name"]
+    method = summary.method["name"]
     title = METHODS[method] if method in METHODS else method.replace("_", " ").capitalize()
-    return Contender(trained, title, repository if kind == "hf-hub" else metrics["name"], _facts(metrics))
+    return Contender(trained, title, repository if kind == "hf-hub" else summary.name, _facts(summary))
 
 
-def _read_metrics(source: str, run: Path | None) -> dict[str, Any] | None:
-    """summary.json of a run, or metrics.json of a published folder or repository; None without either."""
+def _read_summary(source: str, run: Path | None) -> Summary | None:
+    """The summary of a run, or metrics.json of a published folder or repository; None without either."""
     if run is not None:
-        path = run / "summary.json"
-    elif source.startswith("local-dir:"):
+        return read_summary(run)
+    if source.startswith("local-dir:"):
         path = Path(source.removeprefix("local-dir:")) / "metrics.json"
     else:
         from huggingface_hub import hf_hub_download
@@ -124,18 +126,21 @@ def _read_metrics(source: str, run: Path | None) -> dict[str, Any] | None:
             path = Path(hf_hub_download(repository, "metrics.json", revision=revision or None))
         except EntryNotFoundError:
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # another program's weights
+        return None
 
 
-def _facts(summary: dict[str, Any]) -> str:
-    metrics, images = summary["metrics"], summary["dataset"]["images"]
-    raw = f"{metrics['last']['ece']:.2f} %"
-    tested = f"{images['test']:,} test images of {Path(summary['dataset']['name']).name}"
-    if metrics["temperature"] is None:
+def _facts(summary: Summary) -> str:
+    images = summary.dataset.images
+    raw = f"{summary.metric('ece'):.2f} %"
+    tested = f"{images['test']:,} test images of {Path(summary.dataset.name).name}"
+    if summary.metrics.temperature is None:
         return f"Not calibrated: no temperature was fitted. ECE on {tested}: {raw}."
     return (
-        f"ECE on {tested}: {metrics['metrics_scaled']['ece']:.2f} % as shown, {raw} before the logits were divided by "
-        f"the temperature {metrics['temperature']:.3f}, fitted on {images['holdout']:,} other images."
+        f"ECE on {tested}: {summary.metric('ece_scaled'):.2f} % as shown, {raw} before the logits were divided by "
+        f"the temperature {summary.metrics.temperature:.3f}, fitted on {images['holdout']:,} other images."
     )
 
 

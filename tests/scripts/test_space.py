@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_runs import environment
+from command_runs import draw_folder, draw_image, environment, quick, summary_of, write_recipe
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -75,3 +76,21 @@ def test_missing_weights_or_gradio_give_one_line(args, before, message):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_page_shows_facts_and_bars_of_each_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SPACE))
+    app = importlib.import_module("app")
+    images = draw_folder(tmp_path / "images", {"train": [8] * 6, "test": [4] * 6})
+    holdout = {"test_split": "test", "holdout": 0.25}
+    assert quick(write_recipe(tmp_path / "run.yaml", images, data=holdout)).status == 0
+    run, bare = app.read_contender(str(tmp_path / "run")), app.read_contender(f"local-dir:{tmp_path / 'run' / 'model'}")
+    metrics = summary_of(tmp_path / "run")["metrics"]
+    assert (run.title, run.name) == ("CS-KD", "run")
+    assert f"{metrics['metrics_scaled']['ece']:.2f} % as shown, {metrics['last']['ece']:.2f} % before" in run.facts
+    assert f"the temperature {metrics['temperature']:.3f}, fitted on 12 other images" in run.facts
+    assert (bare.title, bare.facts) == ("model", "These weights come without metrics.")
+    draw_image(1, seed=2).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert app.answer([run, bare], str(tmp_path / "good.png")).count("<li>") == 10
+    assert "not a readable picture" in app.answer([run], str(tmp_path / "bad.png"))
