@@ -11,7 +11,7 @@ import pytest
 from datasets import load_from_disk
 from originals import ORIGINALS, imagenet, odd_picture, packed, unpacked, usual
 from PIL import Image as PillowImage
-from preparations import assert_whole, command, manifest, prepare
+from preparations import assert_prepared, command, manifest, prepare
 
 from cskd_hf.recipe.catalog import CATALOG
 
@@ -22,7 +22,7 @@ def test_the_original_archives_become_a_dataset_byte_for_byte(tmp_path, name):
     done = subprocess.run(command(name, *archives, tmp_path / "out"), cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar without a terminal
     assert f"data.dataset={tmp_path / 'out'}" in done.stdout
-    assert_whole(tmp_path / "out", ORIGINALS[name]())
+    assert_prepared(tmp_path / "out", ORIGINALS[name]())
     assert [(each["file"], each["sha256"]) for each in manifest(tmp_path / "out")["inputs"]] == [
         (archive.name, hashlib.sha256(archive.read_bytes()).hexdigest()) for archive in archives
     ]
@@ -45,7 +45,7 @@ def test_every_kind_of_archive_gives_the_same_dataset(tmp_path, name, kind):
     else:
         inputs = packed(tmp_path / "in", original, kind)
     assert prepare(name, *inputs, tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
 
 
 @pytest.mark.parametrize("name", ["stanford_dogs", "mit67"])
@@ -55,7 +55,7 @@ def test_one_folder_may_hold_all_unpacked_files(tmp_path, name):
         unpacked(root, members)
     unpacked(root, {".hidden/TrainImages.txt": b"none/a.jpg"})
     assert prepare(name, root, tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
 
 
 @pytest.mark.parametrize("kind", ["tar", "folder"])
@@ -67,7 +67,7 @@ def test_copies_of_lists_and_images_in_other_folders_are_ignored(tmp_path, kind)
     copies |= {"CUB_200_2011/a copy/images.txt": b"1 003.Sooty_Albatross/none.jpg\n"}
     original.files["CUB_200_2011.tgz"] = copies | members
     assert prepare("cub200", *packed(tmp_path / "in", original, kind), tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
 
 
 @pytest.mark.parametrize("layout", ["flat", "by class", "class tars"])
@@ -86,7 +86,7 @@ def test_imagenet_may_be_unpacked(tmp_path, layout):
     else:
         unpacked(root, original.files["ILSVRC2012_devkit_t12.tar.gz"])
     assert prepare("imagenet", root, tmp_path / "out", "--workers", 1) == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
 
 
 def test_workers_and_shard_size_change_the_files_but_not_the_dataset(tmp_path):
@@ -95,7 +95,7 @@ def test_workers_and_shard_size_change_the_files_but_not_the_dataset(tmp_path):
     for workers, size in ((1, 500), (2, 0.002)):
         out = tmp_path / f"{workers}"
         assert prepare("imagenet", *archives[::-1], out, "--workers", workers, "--shard-size", size) == 0
-        assert_whole(out, imagenet())
+        assert_prepared(out, imagenet())
         fingerprints.append([split._fingerprint for split in load_from_disk(str(out)).values()])
     assert fingerprints[0] == fingerprints[1]
     one, many = (manifest(tmp_path / f"{workers}")["splits"] for workers in (1, 2))
@@ -124,7 +124,7 @@ def test_batches_of_images_are_bounded_in_number_and_bytes(tmp_path, monkeypatch
     monkeypatch.setattr(shard_writer, "BATCH_BYTES", size)
     original = ORIGINALS["cub200"]()
     assert prepare("cub200", *packed(tmp_path / "in", original, "tar"), tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
     with pa.OSFile(str(tmp_path / "out/train/data-00000-of-00001.arrow")) as file:
         batches = [batch.num_rows for batch in pa.ipc.open_stream(file)]
     assert max(batches) == largest

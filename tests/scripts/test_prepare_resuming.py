@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from originals import ORIGINALS, imagenet, packed
-from preparations import KilledError, assert_whole, command, manifest, prepare
+from preparations import KilledError, assert_prepared, command, manifest, prepare
 
 
 def kill_in_the_middle(arguments: list[str], out: Path) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_a_killed_preparation_resumes_without_rewriting_complete_shards(tmp_path
     assert not (out / "dataset_dict.json").exists()
     moved = [path.rename(tmp_path / path.name) for path in archives]  # resuming does not depend on the path
     assert prepare("imagenet", *moved, out, *options) == 0
-    assert_whole(out, original)
+    assert_prepared(out, original)
     assert 0 < len(before) < sum(facts["num_shards"] for facts in manifest(out)["splits"].values())
     for record, inode in before.items():
         split, number = record.split("-")
@@ -72,7 +72,7 @@ def test_a_killed_preparation_of_other_archives_is_discarded(tmp_path):
     changed = imagenet(num_images=31, size=160)
     again = packed(tmp_path / "others", changed, "tar")
     assert prepare("imagenet", *again, tmp_path / "out", *options) == 0
-    assert_whole(tmp_path / "out", changed)
+    assert_prepared(tmp_path / "out", changed)
 
 
 def test_an_interruption_at_any_rename_leaves_a_complete_dataset_or_none_and_resumes(tmp_path, monkeypatch):
@@ -98,13 +98,13 @@ def test_an_interruption_at_any_rename_leaves_a_complete_dataset_or_none_and_res
         except KilledError:
             interrupted += 1
         if (out / "dataset_dict.json").exists():
-            assert_whole(out, original)
+            assert_prepared(out, original)
         before = limit
         limit, calls[:] = 10**9, []
         assert prepare("cub200", *archives, out, "--shard-size", 0.002) == 0
-        assert_whole(out, original)
+        assert_prepared(out, original)
         limit = before + 1
-    assert_whole(out, original)
+    assert_prepared(out, original)
     assert interrupted > 12
 
 
@@ -121,5 +121,5 @@ def test_another_shard_size_discards_the_unfinished_dataset(tmp_path, monkeypatc
             prepare("cub200", *archives, tmp_path / "out", "--shard-size", 0.002)
     assert len(list((tmp_path / "out").rglob("data-*.arrow"))) > 2
     assert prepare("cub200", *archives, tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
     assert len(list((tmp_path / "out").rglob("data-*.arrow"))) == 2

@@ -59,7 +59,7 @@ def open_splits(folder: Path, **keys: str) -> Any:
     return load_images(DataSection(dataset=str(folder), **(defaults | keys)))
 
 
-def assert_whole(out: Path, original: Original) -> None:
+def assert_prepared(out: Path, original: Original) -> None:
     """Every image's name, bytes, label and split, as `datasets` and as training read them."""
     opened = load_from_disk(str(out))
     assert list(opened) == list(original.rows)
