@@ -26,8 +26,8 @@ from stored_images import StoredImages
 
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -89,15 +89,8 @@ def open_set(name: str, place: str) -> Images:
     Raises:
         UserError: see `load_images`.
     """
-    settings = {
-        "data": {"dataset": place, "holdout": 0.0},
-        "model": {"model_name": "none: nothing is trained"},
-        "method": {"name": "cross_entropy"},
-        "optimizer": {"lr": 1.0},
-        "scheduler": {"num_epochs": 1},
-    }
     try:
-        return load_images(resolve(parse_recipe(settings, source=name)).data)
+        return load_images(resolve_data(parse_data({"dataset": place, "holdout": 0.0}, source=name)))
     except UserError as error:
         raise UserError(f"{name}={place}: {' '.join(str(error).split())}") from None
 

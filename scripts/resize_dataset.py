@@ -34,8 +34,8 @@ from cskd_hf.data.resizing import resized_bytes, stored_decibels
 from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.catalog import CATALOG, entry_of
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
 
 ROWS_A_SHARD = 4096
 SAMPLED = 200
@@ -106,14 +106,8 @@ def open_sets(arguments: argparse.Namespace) -> dict[str, ImageSplit]:
         UserError: see `load_images`.
     """
     keys = ("dataset", "train_split", "test_split", "holdout", "image_column", "label_column", "revision")
-    settings = {
-        "data": {key: getattr(arguments, key) for key in keys if getattr(arguments, key) is not None},
-        "model": {"model_name": "none: nothing is trained"},
-        "method": {"name": "cross_entropy"},
-        "optimizer": {"lr": 1.0},
-        "scheduler": {"num_epochs": 1},
-    }
-    data = resolve(parse_recipe(settings, source="command line")).data
+    settings = {key: value for key, value in vars(arguments).items() if key in keys and value is not None}
+    data = resolve_data(parse_data(settings, source="command line"))
     images = load_images(data if isinstance(data.holdout, str) else data.model_copy(update={"holdout": 0.0}))
     splits = [images.train, images.test, *([] if images.holdout is None else [images.holdout])]
     return {split.name: split for split in splits}

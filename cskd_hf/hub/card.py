@@ -13,7 +13,7 @@ from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.hub.licences import RESTRICTED, RESTRICTED_NAME, Terms
 from cskd_hf.hub.provenance import data_source, paper_figures, paper_of
-from cskd_hf.paper.blocks import Figure
+from cskd_hf.paper.blocks import MeanStd
 from cskd_hf.recipe.recipe import Recipe
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -100,7 +100,7 @@ def release_card(
     )
 
 
-def _shown(figures: Mapping[str, Figure]) -> dict[str, str]:
+def _shown(figures: Mapping[str, MeanStd]) -> dict[str, str]:
     return {
         name: _cell(figure.mean) + ("" if figure.std is None else f" ± {_cell(figure.std)}")
         for name, figure in figures.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
-from cskd_hf.paper.blocks import PAPER_NAMES, Figure, paper_tables
+from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
 from cskd_hf.recipe.recipe import Recipe
 
@@ -100,16 +100,11 @@ def terms_of(recipe: Recipe) -> list[Terms]:
     return terms
 
 
-def paper_figures(recipe: Recipe) -> dict[str, Figure]:
+def paper_figures(recipe: Recipe) -> dict[str, MeanStd]:
     """Metric → what the CS-KD paper reports of this method, network and image set; its other settings may differ."""
     method, network = recipe.method.name, recipe.model.model_name.partition(".")[0]
     if method == "cross_entropy" and recipe.to_dict()["method"]["smoothing"]:
         method = "label_smoothing"
     cell = PAPER_NAMES.get(method, method), data_source(recipe).name, _PAPER_NETWORKS.get(network, network)
-    found = {}
-    for blocks in paper_tables().values():
-        for block in blocks:
-            if cell in block.paper:
-                mean, std = block.paper[cell]
-                found[block.metric] = Figure(mean, std, 1 if std is None else 3)
-    return found
+    blocks = [block for table in paper_tables().values() for block in table]
+    return {block.metric: block.paper[cell] for block in blocks if cell in block.paper}

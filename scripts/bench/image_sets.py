@@ -37,23 +37,21 @@ CLASSES = 20
 
 OPEN = """
 import json, resource, sys, time
-from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.inspect import quick_check
 from cskd_hf.data.splits import load_images
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
+from cskd_hf.recipe.sections import TransformSection
 folder, holdout = sys.argv[1], float(sys.argv[2])
-recipe = resolve(parse_recipe({
-    "data": {"dataset": folder, "test_split": "test", "holdout": holdout},
-    "model": {"model_name": "resnet50"}, "method": {"name": "cskd"}, "optimizer": {"lr": 0.1},
-    "scheduler": {"num_epochs": 1}}))
+data = resolve_data(parse_data({"dataset": folder, "holdout": holdout}, source="command line"))
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 before, start = resident(), time.perf_counter()
-images = load_images(recipe.data)
+images = load_images(data)
 opened, growth = time.perf_counter() - start, resident() - before
 start = time.perf_counter()
-cheap_problems(images, recipe)
+quick_check(images, data, TransformSection())
 print(json.dumps([opened, growth, time.perf_counter() - start]))
 """
 

@@ -94,7 +94,7 @@ def read_contender(source: str) -> Contender:
         UserError: `source` has no weights that timm loads.
     """
     from cskd_hf.models.load import load_trained
-    from cskd_hf.paper.latex import METHODS
+    from cskd_hf.paper.blocks import method_title
 
     trained = load_trained(source)
     summary = _read_summary(source, trained.run)
@@ -106,8 +106,7 @@ def read_contender(source: str) -> Contender:
         # Visitors must not see the path of a folder.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
-    method = summary.method["name"]
-    title = METHODS[method] if method in METHODS else method.replace("_", " ").capitalize()
+    title = method_title(summary.method["name"])
     return Contender(trained, title, repository if kind == "hf-hub" else summary.name, _facts(summary))
 
 
@@ -147,7 +146,7 @@ def _facts(summary: Summary) -> str:
 def answer(contenders: Sequence[Contender], picture: str | None) -> str:
     """HTML of the right-hand side: bars for a picture, or a message why there are none."""
     from cskd_hf.data.decode import UnreadableImageError
-    from cskd_hf.predict import predict_image
+    from cskd_hf.evaluation.trained import predict_image
 
     message = ""
     bars: list[list[tuple[str, float]]] = [[] for _ in contenders]
