@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_folder import FORMAT, describe, move_into_place, print_result, read_manifest, workspace, write_splits
+from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
 from datasets import load_from_disk
 from stored_images import StoredImages
 
@@ -151,16 +151,12 @@ def write_copy(partial: Path, splits: dict[str, ImageSplit], plan: dict[str, Any
             for part in rows
         ]
     # One or two shards are written by threads of this process before other processes would have begun.
-    facts = write_splits(partial, class_names, shards, workers=workers if sum(map(len, shards.values())) > 2 else 0)
-    for name, entry in facts.items():
+    entries = write_splits(partial, class_names, shards, workers=workers if sum(map(len, shards.values())) > 2 else 0)
+    for name, entry in entries.items():
         entry["num_bytes"] = sum(file.stat().st_size for file in (partial / name).glob("*.arrow"))
-    manifest = {
-        "name": plan["name"],
-        "resized": loss(next(iter(splits.values())), partial, plan),
-        "inputs": [{"name": name, "size": len(split)} for name, split in splits.items()],
-        "words": {},
-    }
-    describe(partial, class_names, facts, manifest)
+    inputs = [{"name": name, "size": len(split)} for name, split in splits.items()]
+    resized = loss(next(iter(splits.values())), partial, plan)
+    write_manifest(partial, class_names, entries, name=plan["name"], inputs=inputs, words={}, resized=resized)
 
 
 def _mean_bytes(split: ImageSplit) -> int:
