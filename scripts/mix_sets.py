@@ -24,6 +24,7 @@ from dataset_folder import print_result, write_manifest, write_splits
 from shards import Shard
 from stored_images import StoredImages
 
+from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.recipe import parse_data
@@ -33,11 +34,7 @@ from cskd_hf.recipe.resolve import resolve_data
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """Indices of at most `per_class` random images of each class, ascending."""
     # NumPy guarantees RandomState's stream: every version draws the same.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(labels)) - np.repeat(start, count)
-    return np.sort(by_class[rank < per_class])
+    return np.flatnonzero(rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels))) < per_class)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

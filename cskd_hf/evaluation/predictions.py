@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals, workers_ended
+from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals, workers_ended
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.splits import ImageSplit
@@ -74,7 +74,7 @@ def predict_split(
         min(count_workers(workers), len(batches)),
         pin_memory=device.type == "cuda",
         persistent=False,
-        worker_init=outlive_signals,
+        worker_init=ignore_stop_signals,
     )
     mean_, std_ = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
     was_training = model.training

@@ -67,7 +67,7 @@ def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
     with pytest.raises(UserError) as caught:
         load_images(DataSection.model_validate(data_section("mit67", CATALOG["mit67"])))
     assert str(caught.value) == (
-        "data.dataset: the Hub has no mit67 with the official split: make a folder of the original archive with "
+        "data.dataset: the Hub has no mit67 with the official split: convert the original archive with "
         "scripts/prepare_mit67.py, and write data.dataset=FOLDER"
     )
 
@@ -233,11 +233,13 @@ def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
     )
     for line, name in ((gated, "gated/set"), (closed, "closed/set")):
         assert line == (
-            f"data.dataset: the Hub set {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
+            f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
             "then log in with `hf auth login`"
         )
-    assert unknown.startswith("data.dataset: the Hub has no set 'nobody/nothing', or it is private: ")
-    assert nowhere.startswith("data.dataset: the Hub set 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision")
+    assert unknown.startswith("data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: ")
+    assert nowhere.startswith(
+        "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
+    )
 
 
 def test_an_unreachable_hub_is_one_line_with_a_fix(tmp_path):
@@ -245,6 +247,6 @@ def test_an_unreachable_hub_is_one_line_with_a_fix(tmp_path):
         tmp_path / "home", data_section("cifar100", CATALOG["cifar100"]), HF_ENDPOINT="http://127.0.0.1:9"
     )
     assert line.startswith(
-        "data.dataset: the Hub set 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be reached: "
-        "write data.dataset=FOLDER"
+        "data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be "
+        "reached: write data.dataset=FOLDER"
     )

@@ -104,6 +104,7 @@ def test_epochs_of_the_command_and_the_plain_loop_are_timed(bench, tmp_path):
     )
     figures = json.loads((tmp_path / "end_to_end.json").read_text())["figures"]
     assert all(0 <= share <= 1 for values in figures["data_wait_share"].values() for share in values)
+    assert len(figures["images_per_second"]) == 2
 
 
 @pytest.mark.slow
