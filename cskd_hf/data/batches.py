@@ -26,7 +26,7 @@ class GlobalBatches:
         UserError: `drop_last` leaves no batch.
 
     Example:
-        >>> from cskd_hf.data.sampling import ClassPairSampler
+        >>> from cskd_hf import ClassPairSampler, GlobalBatches
         >>> sampler = ClassPairSampler([0, 1, 0, 1, 0, 1], seed=0)
         >>> whole = GlobalBatches(sampler, batch_size=4)
         >>> ranks = [GlobalBatches(sampler, 2, num_processes=2, process_index=rank) for rank in range(2)]

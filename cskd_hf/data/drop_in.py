@@ -36,7 +36,8 @@ class PairedDataset(Dataset[Sample]):
         UserError: at a key that is not a `Draw`, an image that is not a tensor, or a pair whose labels differ.
 
     Example:
-        >>> from cskd_hf.data.pairing import ClassPairSampler, PairingCollator
+        >>> import torch
+        >>> from cskd_hf import ClassPairSampler, PairedDataset, PairingCollator
         >>> labels = [0, 1, 0, 1]
         >>> dataset = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor(labels))
         >>> pairs, sampler = PairedDataset(dataset), ClassPairSampler(labels)

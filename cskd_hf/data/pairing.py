@@ -44,7 +44,9 @@ class PairedImages(Dataset[Sample]):
         ImageError: on loading an unreadable image under "error", or a class without a readable image under "replace".
 
     Example:
-        >>> from cskd_hf.data.splits import load_images
+        >>> import torch
+        >>> from cskd_hf import ClassPairSampler, PairedImages, PairingCollator, load_images
+        >>> from cskd_hf.data.transforms import Transform
         >>> from cskd_hf.recipe.sections import DataSection, TransformSection
         >>> columns = {"image_column": "image", "label_column": "label"}
         >>> train = load_images(DataSection(dataset="digits", train_split="train", test_split="test", **columns)).train
@@ -166,6 +168,9 @@ class PairingCollator:
     """Collates samples into a `Batch` laid out `[anchors | partners]`; passes a whole `Batch` through.
 
     Example:
+        >>> import torch
+        >>> from cskd_hf import PairingCollator
+        >>> from cskd_hf.data.pairing import Sample
         >>> image = torch.zeros(3, 8, 8)
         >>> samples = [Sample((image, image + 1), target, (row, row + 1), ()) for row, target in ((0, 5), (7, 6))]
         >>> batch = PairingCollator()(samples)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class Draw(NamedTuple):
-    """A key: the images of one sample and the seed of their augmentation."""
+    """A key: the images of one sample and the seed of their augmentation.
+
+    Example:
+        >>> from cskd_hf import ClassPairSampler
+        >>> draw = next(iter(ClassPairSampler([0, 1, 0, 1])))
+        >>> anchor, partner = draw.indices
+    """
 
     indices: tuple[int, ...]
     seed: int
@@ -79,6 +85,7 @@ class ImageSampler:
         UserError: no images.
 
     Example:
+        >>> from cskd_hf import ImageSampler
         >>> sampler = ImageSampler(num_images=4, seed=0, views=2)
         >>> sampler.set_epoch(1)
         >>> sorted(draw.indices for draw in sampler)
@@ -136,6 +143,7 @@ class ClassPairSampler(ImageSampler):
         UserError: no labels, labels that are not integers, or a class of one image under `singleton="error"`.
 
     Example:
+        >>> from cskd_hf import ClassPairSampler
         >>> labels = [0, 1, 0, 1, 1]
         >>> sampler = ClassPairSampler(labels, seed=0)
         >>> sampler.set_epoch(1)

@@ -82,6 +82,8 @@ def load_images(data: DataSection) -> Images:
         UserError: no such data, split or column; labels missing or of another type; fewer than two classes.
 
     Example:
+        >>> from cskd_hf import load_images
+        >>> from cskd_hf.recipe.sections import DataSection
         >>> columns = {"image_column": "image", "label_column": "label"}
         >>> data = DataSection(dataset="digits", train_split="train", test_split="test", holdout=0.25, **columns)
         >>> images = load_images(data)
