@@ -174,7 +174,7 @@ def find_duplicates(images: Images, num_bytes: float, limit: float, diagnostics:
 
 
 def num_images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+    return f"{count:,} image" if count == 1 else f"{count:,} images"
 
 
 def readable_size(num_bytes: float) -> str:

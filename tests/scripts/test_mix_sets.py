@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from originals import picture
-from preparations import open_splits
+from small_sets import load
 
 from cskd_hf.data.decode import decode
 from cskd_hf.errors import UserError
@@ -66,10 +66,10 @@ def rows(split: Any) -> list[tuple[str, bytes]]:
 def test_the_mix_has_every_test_image_and_some_training_images_of_each_class(script, tmp_path, capsys):
     folders, arrow = class_folders(tmp_path / "folders"), embedded(tmp_path / "arrow")
     script.main([str(tmp_path / "out"), f"pets={folders}", f"odd ones={arrow}", "--train-images-per-class", "3"])
-    mixed = open_splits(tmp_path / "out")
+    mixed = load(tmp_path / "out")
     assert mixed.test.class_names == ("pets: a", "pets: b", "pets: c", "odd ones: z", "odd ones: y")
     assert superclasses_of(mixed.test.class_names) == ["pets"] * 3 + ["odd ones"] * 2
-    originals = {"pets": open_splits(folders), "odd ones": open_splits(arrow)}
+    originals = {"pets": load(folders), "odd ones": load(arrow)}
     train, test = (
         [(f"{name}: {label}", image) for name, images in originals.items() for label, image in rows(part(images))]
         for part in (lambda images: images.train, lambda images: images.test)
@@ -109,7 +109,7 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_other_sets(script, tmp_path
     ):
         script.main([str(tmp_path / name), *sets, *options, seed])
     of_pets = {
-        name: [row for row in rows(open_splits(tmp_path / name).train) if row[0].startswith("pets")]
+        name: [row for row in rows(load(tmp_path / name).train) if row[0].startswith("pets")]
         for name in ("out", "again", "seed", "beside")
     }
     assert of_pets["again"] == of_pets["out"] == of_pets["beside"]
@@ -162,7 +162,7 @@ def test_only_an_empty_or_absent_out_is_written(script, tmp_path):
         script.main([str(tmp_path / "full" / "mine"), *sets])
     (tmp_path / "empty").mkdir()
     script.main([str(tmp_path / "empty"), *sets])
-    assert len(open_splits(tmp_path / "empty").test) == 9
+    assert len(load(tmp_path / "empty").test) == 9
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_runs import metrics_lines, quick, summary_of
-from preparations import digests, manifest, open_splits, prepare, rejection
+from preparations import digests, manifest, prepare, rejection
+from small_sets import load
 
 from cskd_hf.data.decode import decode
 from cskd_hf.recipe.catalog import CATALOG, entry_of
@@ -50,7 +51,7 @@ def authors_files(root: Path, shape: tuple[int, int] = (28, 28)) -> dict[str, tu
 
 def opened(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """split → (images, labels), as training reads them."""
-    images = open_splits(out, holdout="holdout")
+    images = load(out, holdout="holdout")
     return {
         name: (np.stack([np.asarray(decode(image)) for image in split.fetch(range(len(split)))]), split.labels)
         for name, split in (("train", images.train), ("holdout", images.holdout), ("test", images.test))

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Features, Image, load_from_disk
 from originals import ORIGINALS, Original, packed
+from small_sets import load
 
 from cskd_hf.data.decode import decode
-from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
-from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,12 +52,6 @@ def expected_digest(original: Original, split: str) -> str:
     return digest.hexdigest()
 
 
-def open_splits(folder: Path, **keys: str) -> Any:
-    """A folder as training opens it."""
-    defaults = {"train_split": "train", "test_split": "test", "image_column": "image", "label_column": "label"}
-    return load_images(DataSection(dataset=str(folder), **(defaults | keys)))
-
-
 def assert_prepared(out: Path, original: Original) -> None:
     """Every image's name, bytes, label and split, as `datasets` and as training read them."""
     opened = load_from_disk(str(out))
@@ -72,7 +65,7 @@ def assert_prepared(out: Path, original: Original) -> None:
         sizes = [decode({"bytes": content, "path": None}).size for *_, content in rows]
         assert [image.size for image in opened[split]["image"]] == sizes
     entry = CATALOG[original.name]
-    loaded = open_splits(out, train_split=entry.train_split, test_split=entry.test_split)
+    loaded = load(out, train_split=entry.train_split, test_split=entry.test_split)
     assert loaded.train.class_names == loaded.test.class_names == tuple(original.class_names)
     for part, split in ((loaded.train, entry.train_split), (loaded.test, entry.test_split)):
         assert part.labels.tolist() == [label for _, label, _ in original.rows[split]]
