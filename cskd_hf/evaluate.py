@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from accelerate import Accelerator
 
     from cskd_hf.data.splits import load_split
-    from cskd_hf.data.transforms import Transform
     from cskd_hf.evaluation.calibration import apply_temperature
-    from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_predictions
+    from cskd_hf.evaluation.metrics import evaluate_predictions
     from cskd_hf.evaluation.predictions import predict_split
+    from cskd_hf.evaluation.table import as_text, metric_rows
     from cskd_hf.models.load import load_trained
     from cskd_hf.recipe.resolve import resolve
 
@@ -56,15 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     seen = predict_split(
         trained.model.to(accelerator.device),
         split,
-        Transform(trained.transform, is_training=False),
         accelerator,
-        batch_size=recipe.data.batch_size,
-        workers=recipe.data.workers,
-        mean=trained.transform.mean or (),
-        std=trained.transform.std or (),
-        channels_last=False,
-        skip_corrupt=recipe.data.on_corrupt == "skip",
-        autocast=False,
+        recipe.data,
+        trained.transform,
     )
     accelerator.end_training()  # else gloo's threads may abort the process while Python is taken down, see train.py
     if not accelerator.is_main_process:
@@ -81,13 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         scaled = apply_temperature(seen.logits, trained.temperature)
         result["metrics_scaled"] = evaluate_predictions(scaled, seen.target, seen.features)
     print(f"{args.model} on split {split.name!r} of {recipe.data.dataset}: {len(seen.target):,} images")
-    for name, value in result["metrics"].items():
-        if value is None:
-            continue  # recall of a single image
-        after = f"{result['metrics_scaled'][name]:13.4g}" if result["metrics_scaled"] else ""
-        print(f"  {name:18s} {value:12.4g}{after}   {DEFINITIONS[name]}")
+    print(as_text(metric_rows(result["metrics"], result["metrics_scaled"])))
     if trained.temperature is not None:
-        print(f"second column: logits divided by {trained.temperature:.4f}")
+        print(f"calibrated: logits divided by {trained.temperature:.4f}")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0

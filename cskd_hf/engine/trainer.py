@@ -24,7 +24,6 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.data.inspect import cheap_problems
     from cskd_hf.data.loaders import workers_ended
     from cskd_hf.data.splits import fingerprint, load_images
-    from cskd_hf.data.transforms import Transform
     from cskd_hf.engine.build import (
         build_objective,
         compile_objective,
@@ -47,6 +46,7 @@ def train(recipe: Recipe) -> int:
     from cskd_hf.recipe.resolve import resolve
     from cskd_hf.report.console import Console
     from cskd_hf.report.finish import finish
+    from cskd_hf.report.report import write_report
     from cskd_hf.runs import folder as run_folder
     from cskd_hf.runs.checkpoint import load_average, load_checkpoint, save_checkpoint
     from cskd_hf.runs.progress import Progress, Stopwatch
@@ -113,6 +113,8 @@ def train(recipe: Recipe) -> int:
     found = run_folder.start(recipe, accelerator.num_processes) if accelerator.is_main_process else None
     folder, checkpoint, finished = broadcast_object_list([found])[0]
     if finished:
+        if accelerator.is_main_process and not (folder / "report.html").is_file():
+            write_report(folder)  # a kill after the summary left none
         console.say(f"{folder} is finished; its result:")
         console.result(folder)
         # At every orderly end: gloo's threads may need Python a moment after a collective has returned, and abort the
@@ -147,14 +149,10 @@ def train(recipe: Recipe) -> int:
         return predict_split(
             trained,
             getattr(images, split),
-            Transform(recipe.transform, False),
             accelerator,
-            batch_size=recipe.data.batch_size,
-            workers=recipe.data.workers,
-            mean=experiment.mean,
-            std=experiment.std,
+            recipe.data,
+            recipe.transform,
             channels_last=recipe.run.channels_last,
-            skip_corrupt=recipe.data.on_corrupt == "skip",
             autocast=autocast,
             with_features=not autocast,
             stop=stop.agreed,
@@ -269,7 +267,6 @@ def train(recipe: Recipe) -> int:
             trained,
             predictions,
             progress,
-            num_epochs=recipe.scheduler.total_epochs,
             num_processes=accelerator.num_processes,
             peak_memory_bytes=torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
         )

@@ -15,6 +15,7 @@ from cskd_hf.hub.licences import RESTRICTED, RESTRICTED_NAME, Terms
 from cskd_hf.hub.provenance import data_source, paper_figures, paper_of
 from cskd_hf.paper.blocks import Figure
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.runs.environment import hardware_line
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -24,7 +25,7 @@ def release_card(
     repo_id: str,
     recipe: Recipe,
     summary: Mapping[str, Any],
-    environment: Mapping[str, Any],
+    environments: Sequence[dict[str, Any]],
     config: Mapping[str, Any],
     *,
     holdout: Mapping[str, Any] | None,
@@ -38,7 +39,7 @@ def release_card(
 
     Args:
         metadata: its `ModelCardData`.
-        recipe, summary, environment: the run's, fit to be public.
+        recipe, summary, environments: the run's, fit to be public.
         config: the release's config.json.
         holdout: number of held-out images and their metrics before and after the temperature.
         folded: the layers that hold the temperature; none where it is left to who predicts.
@@ -86,9 +87,10 @@ def release_card(
         data_argument=named or data.hub_id or "FOLDER",
         rerun="" if named else " data.dataset=FOLDER",
         recipe_hash=summary["recipe_hash"],
-        environment=environment,
-        device=_device(environment),
-        hours=_duration(throughput["train_seconds"], throughput["num_processes"], environment),
+        environment=environments[-1],
+        segments=len(environments),
+        device="; then ".join(dict.fromkeys(map(hardware_line, environments))),
+        hours=_duration(throughput["train_seconds"], throughput["num_processes"], environments[-1]),
         throughput=throughput,
         memory=_memory(throughput["peak_memory_bytes"]),
         notes=summary["notes"],
@@ -111,15 +113,6 @@ def _spread(means: Mapping[str, Mapping[str, float]] | None, name: str) -> str:
     if means is None or name not in means:
         return "–"
     return f"{_cell(means[name]['mean'])} ± {means[name]['std']:.2g}"
-
-
-def _device(environment: Mapping[str, Any]) -> str:
-    hardware, processes = environment["hardware"], environment["num_processes"]
-    accelerators = hardware["accelerators"]
-    threads = f"{hardware['torch_threads']} thread{'' if hardware['torch_threads'] == 1 else 's'} a process"
-    name = accelerators[0] if accelerators else f"{hardware['cpu']} (CPU), {threads}"
-    precision = "float32" if environment["mixed_precision"] == "no" else environment["mixed_precision"]
-    return f"{processes} × {name}, {precision}"
 
 
 def _duration(seconds: float, num_processes: int, environment: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from cskd_hf.hub.licences import choose_licence, licence_text
 from cskd_hf.hub.scrub_paths import Public, public_recipe
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.runs.environment import read_environments
 from cskd_hf.runs.summary import read_recipe, read_summary
 
 _NEEDED = ("summary.json", "recipe.yaml", "environment.json", "predictions.safetensors", "model/config.json")
@@ -31,14 +32,14 @@ class Source:
 
     Attributes:
         recipe: as it ran.
-        summary, environment: without a path of the machine.
+        summary, environments: without a path of the machine; an environment for each segment between restarts.
         config: of `model/`.
     """
 
     folder: Path
     recipe: Recipe
     summary: dict[str, Any]
-    environment: dict[str, Any]
+    environments: list[dict[str, Any]]
     config: dict[str, Any]
 
 
@@ -62,10 +63,8 @@ def read_source(run: Path) -> Source:
     recipe = read_recipe(run)
     read_summary(run, recipe)
     public = Public(recipe)
-    summary, environment, config = (
-        _read_json(run / name) for name in ("summary.json", "environment.json", "model/config.json")
-    )
-    return Source(run, recipe, public.value(summary), public.value(environment), config)
+    summary, config = (_read_json(run / name) for name in ("summary.json", "model/config.json"))
+    return Source(run, recipe, public.value(summary), public.value(read_environments(run)), config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def build_release(
         shutil.copyfile(run / "model" / "model.safetensors", folder / "raw" / "model.safetensors")
         _write_json(folder / "raw" / "config.json", _release_config(source, repo_id, licence, ()))
     yaml_io.write(public_recipe(recipe, Public(recipe)), folder / "recipe.yaml")
-    _write_json(folder / "environment.json", source.environment)
+    _write_json(folder / "environment.json", {"segments": source.environments})
     _write_json(folder / "metrics.json", summary | {"holdout": holdout, "folded": list(folded), "seeds": seeds})
     (folder / "figures").mkdir()
     for figure in sorted((run / "figures").glob("*.png")):
@@ -136,7 +135,7 @@ def build_release(
         repo_id,
         recipe,
         summary,
-        source.environment,
+        source.environments,
         config,
         holdout=holdout,
         folded=folded,
@@ -179,7 +178,7 @@ def _release_config(source: Source, repo_id: str, licence: str, folded: Sequence
         "epochs": summary["epochs"],
         "seed": summary["seed"],
         "needs_cskd_hf": summary["model"]["needs_cskd_hf"],
-        "cskd_hf": source.environment["cskd_hf"],
+        "cskd_hf": source.environments[-1]["cskd_hf"],
     }
     return config
 

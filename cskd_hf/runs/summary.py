@@ -42,7 +42,7 @@ class ModelSummary(_Record):
 
 
 class MetricValues(_Record):
-    """One value for each of `cskd_hf.evaluation.metrics.METRICS`, in its order; its definitions hold."""
+    """`cskd_hf.evaluation.metrics.DEFINITIONS` says what each is."""
 
     top1_error: float
     top5_error: float

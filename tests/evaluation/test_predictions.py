@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,18 @@ from datasets import Dataset
 from PIL import Image
 
 from cskd_hf.data.splits import ImageSplit
-from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.predictions import Predictions, predict_split
+from cskd_hf.recipe.sections import DataSection
 
 
 @pytest.fixture
 def predict(transform):
     """Predictions of a network on a split, in batches of three unless said."""
 
-    def run(network: Any, split: ImageSplit, **settings: Any) -> Predictions:
-        settings = {"batch_size": 3, "workers": 0, "channels_last": False, "skip_corrupt": False, **settings}
-        settings = {"mean": transform.mean, "std": transform.std, "autocast": False, **settings}
-        return predict_split(network, split, Transform(transform, False), Accelerator(cpu=True), **settings)
+    def run(network: Any, split: ImageSplit, data: Mapping[str, Any] = {}, **settings: Any) -> Predictions:
+        section = DataSection.model_validate({"dataset": "unused", "batch_size": 3, "workers": 0, **data})
+        return predict_split(network, split, Accelerator(cpu=True), section, transform, **settings)
 
     return run
 
@@ -67,7 +67,10 @@ def test_rows_and_targets_stand_in_the_splits_order(predict, make_network, make_
     assert seen.skipped == {}
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 100}, {"workers": 2}, {"channels_last": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"data": {"batch_size": 1}}, {"data": {"batch_size": 100}}, {"data": {"workers": 2}}, {"channels_last": True}],
+)
 def test_batch_size_workers_and_memory_layout_do_not_matter(predict, make_network, make_split, settings):
     torch.manual_seed(0)
     network, split = make_network(), make_split(11)
@@ -92,7 +95,7 @@ def test_unreadable_images_are_left_out_and_reported_by_row(predict, make_networ
     network, split = make_network(), make_split(11)
     whole = predict(network, split)
     broken = {3, 4, 5, 9}  # a whole batch, and one of another
-    seen = predict(network, corrupt(split, broken), skip_corrupt=True)
+    seen = predict(network, corrupt(split, broken), data={"on_corrupt": "skip"})
     left = [row for row in range(11) if row not in broken]
     assert seen.row.tolist() == left
     assert seen.target.tolist() == split.labels[left].tolist()
@@ -108,4 +111,4 @@ def test_an_unreadable_image_stops_unless_it_may_be_skipped(predict, make_networ
 
 def test_a_split_without_a_readable_image_is_an_error_of_the_data(predict, make_network, make_split):
     with pytest.raises(UserError, match="split 'train' has no readable image"):
-        predict(make_network(), corrupt(make_split(4), {0, 1, 2, 3}), skip_corrupt=True)
+        predict(make_network(), corrupt(make_split(4), {0, 1, 2, 3}), data={"on_corrupt": "skip"})

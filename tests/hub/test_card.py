@@ -45,7 +45,9 @@ def card(source, recipe=None, summary=None, licence="apache-2.0", **changed: Any
         "onnx": False,
         **changed,
     }
-    return release_card(metadata, NAME, recipe, summary, source.environment, source.config, licence=licence, **keywords)
+    return release_card(
+        metadata, NAME, recipe, summary, source.environments, source.config, licence=licence, **keywords
+    )
 
 
 def cub200(tmp_path, source, **model):
