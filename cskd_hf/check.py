@@ -1,45 +1,44 @@
-"""Is the data what it should be, before hours of training?
+"""Check a recipe's data before training, or measure what limits the training speed.
 
     python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] [--full]
     python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] --speed
 
-Reads the data as training would. Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wrong or
-the data cannot be opened.
+Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wrong or the data cannot be opened.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from cskd_hf.checks.run import check
 from cskd_hf.errors import run_command
 from cskd_hf.recipe.recipe import load_recipe
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.check",
-        description="Read a recipe's data as training would, and list what is wrong with it.",
+        description="Read a recipe's data as training would and list what is wrong with it.",
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="data.dataset=FOLDER")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
-    what.add_argument("--speed", action="store_true", help="measure instead: loader and step apart, and which limits")
-    parser.add_argument("--seconds", type=float, default=30.0, help="that --speed measures for (30)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
+    mode.add_argument("--speed", action="store_true", help="measure loader and training step instead; name the slower")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long --speed measures (default: 30)")
     args = parser.parse_intermixed_args(argv)
     if not 0 < args.seconds <= 3600:
         parser.error(f"--seconds: read {args.seconds:g}, expected a number above 0 and at most 3600")
     recipe = load_recipe(args.recipe, args.overrides)
     if args.speed:
+        from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+
+        limit_openmp_spinning()  # before torch is imported
         from cskd_hf.checks.speed import check_speed
 
         return check_speed(recipe, args.seconds)
+    from cskd_hf.checks.run import check
+
     return check(recipe, args.full)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
+from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import parse_recipe
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_intermixed_args(argv)
 
-    wait_briefly()  # before torch comes with the next line
+    limit_openmp_spinning()  # before torch comes with the next line
     from accelerate import Accelerator
 
     from cskd_hf.data.splits import load_split

@@ -2,7 +2,7 @@
 
     accelerate launch -m cskd_hf.train recipes/imagenet_resnet50.yaml [section.key=value ...]
 
-The same command again goes on where a stopped run stood.
+Rerun the same command to resume.
 """
 
 from __future__ import annotations
@@ -10,25 +10,33 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cskd_hf.engine.trainer import train
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 from cskd_hf.errors import run_command
 from cskd_hf.recipe.recipe import load_recipe
-from cskd_hf.runs import lock as run_lock
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.train",
-        description="Train a classifier from a recipe; the same command again resumes a stopped run.",
+        description="Train a classifier from a recipe; rerun the same command to resume.",
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="optimizer.lr=0.05")
     args = parser.parse_intermixed_args(argv)
     recipe = load_recipe(args.recipe, args.overrides)
-    try:
-        return train(recipe)
-    finally:
-        run_lock.release_all()
+
+    # Slow imports come only after the recipe is known to be valid, so that a mistake in it shows at once.
+    limit_openmp_spinning()
+    from cskd_hf.engine.trainer import train
+    from cskd_hf.hub.publish import publish_run
+    from cskd_hf.hub.upload import check_target
+
+    if recipe.run.hub_model_id:
+        check_target(recipe.run.hub_model_id)  # a missing token shows before hours of training
+    outcome = train(recipe)
+    if recipe.run.hub_model_id and outcome.trained is not None:
+        return publish_run(outcome.trained, recipe.run.hub_model_id, private=recipe.run.hub_private_repo)
+    return outcome.status
 
 
 if __name__ == "__main__":

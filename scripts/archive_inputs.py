@@ -1,4 +1,4 @@
-"""The arguments of the prepare_*.py scripts: archives or folders, and the lists in them."""
+"""The inputs of the prepare_*.py scripts: archives or folders, and the lists in them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ COMPRESSED: dict[bytes, Callable[[], Any]] = {
 
 
 class Input:
-    """One argument: an archive, a folder, or a single file; its SHA-256 grows along with what is read.
+    """An archive, a folder or a single file; its SHA-256 is updated as it is read.
 
     Attributes:
-        stamp: what tells, without reading it, that it is the same as before; its path is no part of it.
+        kind: folder, tar, compressed (a tar), zip or file.
+        position: bytes that the SHA-256 covers.
+        stamp: size and time of change, which identify it without reading it, whatever its path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,15 +56,19 @@ class Input:
         elif start.startswith(tuple(COMPRESSED)):
             self.kind = "compressed"
         else:
-            # Before 1988 a tar had no magic; its checksum field, octal with a space or NUL, is there in all of them.
+            # A tar from before 1988 has no magic bytes, but every tar has a checksum: octal, then a space or NUL.
             octal = re.fullmatch(rb" *[0-7]+[ \0]+", start[148:156])
             self.kind = "tar" if octal and len(start) == 512 else "file"
 
     def open(self, spool: Path, progress: Callable[[int], object]) -> Tree:
-        """Its tree; `spool` is where a compressed one is decompressed to.
+        """List the members.
+
+        Args:
+            spool: file to decompress a compressed tar to.
+            progress: called with the number of compressed bytes that were read.
 
         Raises:
-            UserError: it is truncated, damaged or not safe; see `index_tar`.
+            UserError: the archive is truncated, damaged or unsafe; see `index_tar`.
         """
         if self.kind == "folder":
             return self._files
@@ -77,21 +83,21 @@ class Input:
             raise UserError(f"{self.path} is truncated or damaged before its first member: {failure}")
         try:
             tree = index_tar(spool, str(self.path))
-        except UserError as error:  # says inside which member it ends
+        except UserError as error:  # names the member it ends in
             raise UserError(f"{error} ({failure})" if failure else str(error)) from failure
         if failure is not None:
             raise UserError(f"{self.path} is truncated or damaged at its end, after all its members: {failure}")
         return tree
 
     def _decompress(self, spool: Path, progress: Callable[[int], object]) -> Exception | None:
-        """Write what can be decompressed; returns what stopped it before the end."""
+        """Write what can be decompressed; returns the error that stopped it before the end."""
         with open(self.path, "rb", buffering=0) as file, open(spool, "wb", buffering=BLOCK) as copy:
             decoder = None
             while block := file.read(BLOCK):
                 self.feed(block)
                 progress(len(block))
                 while block:
-                    if decoder is None or decoder.eof:  # several streams may follow each other, and zeros the last
+                    if decoder is None or decoder.eof:  # streams may be concatenated, and padded with zeros
                         block = block.lstrip(b"\0")
                         magic = [magic for magic in COMPRESSED if block.startswith(magic)]
                         if not magic:
@@ -100,14 +106,14 @@ class Input:
                     try:
                         copy.write(decoder.decompress(block))
                     except (OSError, zlib.error) as error:
-                        if isinstance(error, OSError) and error.errno:  # the disk's: bz2 has no number
+                        if isinstance(error, OSError) and error.errno:  # of the disk; bz2 sets no errno
                             raise
                         return error
                     block = decoder.unused_data
         return None if decoder is not None and decoder.eof else EOFError("the compressed stream has no end")
 
     def advance(self, end: int | None = None) -> None:
-        """Take the bytes up to `end` (all) into the SHA-256."""
+        """Read on for the SHA-256, up to position `end` or to the end of the file."""
         end = self.size if end is None else end
         if self.kind == "folder" or self.position >= end:
             return
@@ -121,7 +127,7 @@ class Input:
         self.position += len(block)
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest. A folder has no SHA-256: those of the splits say what was in it."""
+        """Entry of the manifest. A folder has no SHA-256: those of the splits identify its content."""
         if self.kind == "folder":
             return {"folder": self.path.resolve().name, "size": self.size, "sha256": None}
         self.advance()
@@ -129,40 +135,47 @@ class Input:
 
 
 def expand(paths: Sequence[Path], archives: Sequence[str]) -> list[Path]:
-    """A folder of the official archives stands for them."""
+    """Replace a folder that holds the official archives by these."""
     expanded: list[Path] = []
     for path in paths:
-        packed = path.is_dir() and any((path / name).is_file() for name in archives[:1])
-        expanded += [path / name for name in archives if (path / name).is_file()] if packed else [path]
+        holds_archives = path.is_dir() and any((path / name).is_file() for name in archives[:1])
+        expanded += [path / name for name in archives if (path / name).is_file()] if holds_archives else [path]
     return expanded
 
 
 def locate(trees: Sequence[Tree], expected: str, *files: str) -> list[tuple[Tree, str]]:
-    """Where these files lie, whatever folders they are in; the outermost one if there are several.
+    """Find files by name in any folder, the outermost if there are several.
+
+    Args:
+        expected: what the archives should contain, for the message.
+
+    Returns:
+        (tree, member) of each.
 
     Raises:
-        UserError: some are nowhere; the message has what was expected and what there is instead.
+        UserError: a file is missing.
     """
-    found: dict[str, tuple[Tree, str]] = {}
+    members: dict[str, tuple[Tree, str]] = {}
     for tree in trees:
         for member in sorted(tree.members, key=lambda member: (member.count("/"), member)):
-            found.setdefault(member.rsplit("/", 1)[-1], (tree, member))
-    missing = [file for file in files if file not in found]
+            members.setdefault(member.rsplit("/", 1)[-1], (tree, member))
+    missing = [file for file in files if file not in members]
     if missing:
-        raise unlike(trees, expected, ", ".join(missing))
-    return [found[file] for file in files]
+        raise missing_error(trees, expected, ", ".join(missing))
+    return [members[file] for file in files]
 
 
-def unlike(trees: Sequence[Tree], expected: str, missing: str) -> UserError:
-    held = []
+def missing_error(trees: Sequence[Tree], expected: str, missing: str) -> UserError:
+    """Names what is missing, what was expected and what the archives hold instead."""
+    contents = []
     for tree in trees:
         names = list(tree.members)
-        held.append(f"{tree.shown} holds {', '.join(names[:3]) or 'nothing'}{', …' if len(names) > 3 else ''}")
-    return UserError(f"found no {missing}; expected {expected}; {'; '.join(held)}")
+        contents.append(f"{tree.shown} holds {', '.join(names[:3]) or 'nothing'}{', …' if len(names) > 3 else ''}")
+    return UserError(f"found no {missing}; expected {expected}; {'; '.join(contents)}")
 
 
 def lines(tree: Tree, member: str) -> Iterator[tuple[str, str]]:
-    """(where, text) of the lines that are not blank; both kinds of line end."""
+    """(where, text) of the lines that are not blank, with either kind of line ending."""
     text = tree.read(member).decode(errors="surrogateescape")
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
@@ -170,7 +183,7 @@ def lines(tree: Tree, member: str) -> Iterator[tuple[str, str]]:
 
 
 def columns(tree: Tree, member: str, separator: str | None = None) -> Iterator[tuple[str, str, str]]:
-    """(where, first, second) of the lines of a list; further columns are left out."""
+    """(where, first column, second column) of the lines of a list."""
     for where, line in lines(tree, member):
         values = line.split(separator)
         if len(values) < 2:
@@ -179,10 +192,16 @@ def columns(tree: Tree, member: str, separator: str | None = None) -> Iterator[t
 
 
 def image_folder(trees: Sequence[Tree], expected: str, wanted: Sequence[tuple[str, str]]) -> tuple[Tree, str]:
-    """The folder that holds the images a list names, as (where, "class/file.jpg").
+    """Find the folder of the images that a list names.
+
+    Args:
+        wanted: (where, "class/file.jpg") of each image.
+
+    Returns:
+        The tree, and the prefix of the images' names in it.
 
     Raises:
-        UserError: there is none, or an image is missing.
+        UserError: there is no such folder, or an image is missing.
     """
     files = {file for _, file in wanted}
     folders: Counter[tuple[int, str]] = Counter()
@@ -192,7 +211,7 @@ def image_folder(trees: Sequence[Tree], expected: str, wanted: Sequence[tuple[st
             if "/".join(parts[-2:]) in files:
                 folders[number, "".join(f"{part}/" for part in parts[:-2])] += 1
     if not folders:
-        raise unlike(trees, expected, wanted[0][1] if wanted else "image")
+        raise missing_error(trees, expected, wanted[0][1] if wanted else "image")
     (number, folder), _ = folders.most_common(1)[0]
     tree = trees[number]
     missing = [(where, file) for where, file in wanted if folder + file not in tree.members]

@@ -1,8 +1,7 @@
-"""Original archives as trees of named members that are read in place: nothing is unpacked to disk.
+"""Read the members of tar and zip archives and of folders in place, without unpacking them.
 
-A plain tar and a zip are read by offset, a folder file by file. A compressed tar cannot be read by offset, and its
-members lie in no useful order: it is decompressed once, as the one tar file it is, beside the output, and that copy is
-removed at the end. What could write outside a folder if it were unpacked is refused by name.
+A plain tar and a zip are read by offset. A compressed tar does not allow that: it is decompressed once into a temporary
+tar beside the output. Archives that could write outside a folder if they were unpacked are rejected.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ ZIP_HEADER = struct.Struct("<4s5H3I2H")
 
 
 class Member(NamedTuple):
-    """Where the bytes of one file lie; the last three are a zip's."""
+    """Position of a file's bytes; the last three fields are for zip archives only."""
 
     size: int
-    offset: int = 0  # of the data; in a zip, of the header in front of it
+    offset: int = 0  # of the data; in a zip, of the local header in front of it
     packed: int = 0
     method: int = 0
     crc: int = 0
@@ -38,11 +37,11 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by name ("a/b.jpg").
+    """The files of an archive or folder by name, such as "a/b.jpg".
 
     Attributes:
-        path: the folder or archive; of a compressed tar, its decompressed copy.
-        shown: what messages call it.
+        path: the folder or archive; for a compressed tar, its decompressed copy.
+        shown: its name in messages.
     """
 
     path: Path
@@ -51,15 +50,15 @@ class Tree:
     members: dict[str, Member]
 
     def only(self, names: Iterable[str]) -> Tree:
-        """The same tree with fewer members: what a worker process is sent."""
+        """The tree with these members alone, which is cheaper to send to a worker process."""
         return Tree(self.path, self.shown, self.kind, {name: self.members[name] for name in names})
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], bytes]]:
-        """A function from a member's name to its bytes.
+        """Open the archive; yields a function from a member's name to its bytes.
 
         Raises:
-            UserError: the archive is shorter than it says, or damaged; the message names the member.
+            UserError: the archive is truncated or damaged; the message names the member.
         """
         if self.kind == "folder":
             yield self._read_file
@@ -96,7 +95,7 @@ class Tree:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a file, as a file: what `tarfile` reads headers from."""
+    """Part of a file as a file object, from which `tarfile` reads headers."""
 
     def __init__(self, file: int, start: int, size: int) -> None:
         self.file, self.start, self.size, self.position = file, start, size, 0
@@ -116,10 +115,13 @@ class _Window(io.RawIOBase):
 
 
 def index_tar(path: Path, shown: str, start: int = 0, size: int | None = None) -> Tree:
-    """The members of a plain tar, or of one that lies inside another from `start` on.
+    """List the members of a plain tar, or of a tar inside another one.
+
+    Args:
+        start, size: position of the inner tar.
 
     Raises:
-        UserError: not a tar; truncated, with the member; a member that is no plain file or lies outside.
+        UserError: not a tar, truncated, or an unsafe member; the message names the member.
     """
     members: dict[str, Member] = {}
     last = ""
@@ -128,9 +130,9 @@ def index_tar(path: Path, shown: str, start: int = 0, size: int | None = None) -
         try:
             archive = tarfile.TarFile(fileobj=window)
             while (info := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of every member stays
+                archive.members.clear()  # type: ignore[attr-defined]  # saves a kilobyte per member
                 last = info.name
-                kind = "" if (info.isreg() and not info.issparse()) or info.isdir() else "no plain file"
+                kind = "" if (info.isreg() and not info.issparse()) or info.isdir() else "not a plain file"
                 kind = "a link" if info.issym() or info.islnk() else "a device" if info.isdev() else kind
                 name = safe_name(shown, info.name, kind)
                 if info.isreg():
@@ -140,7 +142,7 @@ def index_tar(path: Path, shown: str, start: int = 0, size: int | None = None) -
         except tarfile.TarError as error:
             after = f"is truncated or damaged after {last}" if last else "is not a tar archive"
             raise UserError(f"{shown} {after}: {error}") from error
-        # tarfile stops without a word at a header it cannot read; a whole tar ends with blocks of zeros.
+        # tarfile stops silently at a header it cannot read; a complete tar ends with blocks of zeros.
         window.seek(archive.offset)
         if window.read(512) != bytes(512):
             raise UserError(f"{shown} is truncated or damaged after {last}: it has no end mark")
@@ -148,7 +150,7 @@ def index_tar(path: Path, shown: str, start: int = 0, size: int | None = None) -
 
 
 def index_zip(path: Path) -> Tree:
-    """The members of a zip; errors as `index_tar`."""
+    """List the members of a zip; raises like `index_tar`."""
     members: dict[str, Member] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -160,14 +162,14 @@ def index_zip(path: Path) -> Tree:
         kind = "a link" if mode == stat.S_IFLNK else "a device" if mode not in (0, stat.S_IFREG, stat.S_IFDIR) else ""
         name = safe_name(str(path), info.orig_filename, kind)
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path}: {name} is encrypted or packed by a method other than deflate")
+            raise UserError(f"{path}: {name} is encrypted or not compressed with deflate")
         if not info.is_dir():
             members[name] = Member(info.file_size, info.header_offset, info.compress_size, info.compress_type, info.CRC)
     return Tree(path, str(path), "zip", members)
 
 
 def _last_in_zip(path: Path) -> str:
-    """A zip's directory stands at its end; without it, walk the header in front of each member."""
+    """Name of the last member that has a header; a truncated zip lacks the directory at its end."""
     position, last = 0, "its first member"
     with open(path, "rb") as file:
         while len(block := file.read(ZIP_HEADER.size)) == ZIP_HEADER.size and block.startswith(b"PK\3\4"):
@@ -180,11 +182,13 @@ def _last_in_zip(path: Path) -> str:
 
 
 def index_folder(path: Path) -> Tree:
-    """The files below a folder, hidden ones left out; links are followed, for it is the user's own folder. Here a
-    member's `offset` is its time of change, so that two versions of a file differ."""
+    """List the files below a folder, except hidden ones; links are followed.
+
+    A member's `offset` is its modification time here, so that two versions of a file differ.
+    """
     members = {}
-    for parent, below, names in os.walk(path, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+    for parent, folders, names in os.walk(path, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         prefix = "" if parent == str(path) else f"{os.path.relpath(parent, path)}/"
         for name in sorted(names):
             if not name.startswith("."):
@@ -194,7 +198,14 @@ def index_folder(path: Path) -> Tree:
 
 
 def safe_name(shown: str, name: str, kind: str) -> str:
-    """A member's name without "./"; refused if unpacking it could write outside the folder."""
+    """A member's name without "./".
+
+    Args:
+        kind: what else than a plain file it is, for the message; "" for a plain file.
+
+    Raises:
+        UserError: unpacking the member could write outside the folder.
+    """
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
         kind = "an absolute path"

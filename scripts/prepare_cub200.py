@@ -1,11 +1,11 @@
-"""CUB-200-2011 (Caltech-UCSD Birds) → a folder that `data.dataset` names.
+"""Prepare CUB-200-2011 (Caltech-UCSD Birds): original archive → a folder for `data.dataset`.
 
     python scripts/prepare_cub200.py CUB_200_2011.tgz OUT
 
-The archive is CUB_200_2011.tgz, from CaltechDATA or the Perona lab's page; the folder it unpacks to serves as well.
+The archive is CUB_200_2011.tgz, from CaltechDATA or the Perona lab's page, or the folder it unpacks to.
 
-Splits train and test are those of train_test_split.txt, images in the order of images.txt, classes in that of
-classes.txt under their names there ("001.Black_footed_Albatross").
+Splits train and test follow train_test_split.txt, images the order of images.txt, classes the order and names of
+classes.txt ("001.Black_footed_Albatross").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS = {"1": "train", "0": "test"}
 
 def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
     files = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
-    images, classes, split_of, names = (list(columns(*found)) for found in locate(trees, EXPECTED, *files))
+    images, classes, split_of, names = (list(columns(*place)) for place in locate(trees, EXPECTED, *files))
     labels = {number: label for label, (_, number, _) in enumerate(names)}
     class_of = {image: number for _, image, number in classes}
     part_of = {image: part for _, image, part in split_of}
@@ -37,7 +37,9 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
     for where, image, file in images:
         number, part = class_of.get(image), part_of.get(image)
         if number not in labels or part not in SPLITS:
-            raise UserError(f"{where}: image {image} has class {number} and split {part}, which the other lists lack")
+            raise UserError(
+                f"{where}: image {image} has class {number} and split {part}, which are not in the other lists"
+            )
         rows[SPLITS[part]].append((labels[number], folder + file))
     class_names = [name for _, _, name in names]
     words = {name: name.split(".", 1)[-1].replace("_", " ") for name in class_names}

@@ -1,15 +1,15 @@
-"""Fashion-MNIST, 100 training images a class → a folder that `data.dataset` names.
+"""Prepare Fashion-MNIST with 100 training images per class: original files → a folder for `data.dataset`.
 
     python scripts/prepare_fashion_mnist_1k.py /usr/share/datasets/fashion-mnist OUT
 
-That folder is what Debian's package dataset-fashion-mnist installs, 31 MB: apt-get install dataset-fashion-mnist; not
-being root, apt-get download dataset-fashion-mnist, then dpkg -x dataset-fashion-mnist_*.deb FOLDER. Any folder with the
+Debian's package dataset-fashion-mnist (31 MB) installs that folder: apt-get install dataset-fashion-mnist; without
+root, apt-get download dataset-fashion-mnist, then dpkg -x dataset-fashion-mnist_*.deb FOLDER. Any folder with the
 authors' files will do: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
 t10k-labels-idx1-ubyte.gz.
 
-Split test is the authors' 10,000 test images. Of their 60,000 training images, in the order of the file, the first 100
-of each class are split train, the next 100 of each class split holdout, for the temperature [ours]; the rest is left
-out. Images are stored as PGM: a PNG's bytes, and with them a split's SHA-256, would depend on the encoder's version.
+Split test is the authors' 10,000 test images. Of their 60,000 training images, in file order, the first 100 of each
+class are split train, and the next 100 of each class are split holdout, for the temperature [ours]. Images are stored
+as PGM: the bytes of a PNG, and so a split's SHA-256, would depend on the encoder's version.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from shards import even_parts
 
 from cskd_hf.errors import UserError, run_command
 
-FILES = [f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 PACKAGE = "apt-get install dataset-fashion-mnist puts it in /usr/share/datasets/fashion-mnist"
 EXPECTED = f"a folder with {FILES[0]} and the authors' three other files ({PACKAGE})"
-PER_CLASS = 100  # in train, and as many in holdout
-# The files have numbers only; these are the names in the authors' README.
+PER_CLASS = 100  # in train, and in holdout
+# From the authors' README: the files have numbers only.
 CLASS_NAMES = "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 
 Scan = tuple[int, str, bytes]  # label, file name, content
 
 
 class Scans(NamedTuple):
-    """A shard whose images lie in memory."""
+    """A `Shard` of images in memory."""
 
     path: Path
     scans: Sequence[Scan]
+    end: int = 0
 
     @property
     def num_images(self) -> int:
@@ -58,7 +59,7 @@ class Scans(NamedTuple):
 
 
 def read_idx(tree: Tree, member: str, num_dims: int) -> np.ndarray:
-    """The array of bytes in a gzipped IDX file: 0, 0, 8, the number of dimensions, these, the data."""
+    """The uint8 array in a gzipped IDX file: the bytes 0, 0, 8, the number of dimensions, the dimensions, the data."""
     try:
         content = gzip.decompress(tree.read(member))
     except (OSError, EOFError, zlib.error) as error:
@@ -66,12 +67,12 @@ def read_idx(tree: Tree, member: str, num_dims: int) -> np.ndarray:
     start = 4 + 4 * num_dims
     shape = np.frombuffer(content, ">u4", offset=4, count=num_dims).tolist() if len(content) >= start else []
     if content[:4] != bytes([0, 0, 8, num_dims]) or len(content) != start + math.prod(shape):
-        raise UserError(f"{tree.shown}: {member} is no IDX file of bytes in {num_dims} dimensions, or not a whole one")
+        raise UserError(f"{tree.shown}: {member} is not a complete IDX file of bytes in {num_dims} dimensions")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[Scan]]:
-    """(where, labels, images) of one of the authors' two parts."""
+    """(folder, labels, images) of one of the authors' parts, train or t10k."""
     names = [name for name in FILES if name.startswith(part)]
     (tree, pixels_file), (labels_tree, labels_file) = locate(trees, EXPECTED, *names)
     pixels, labels = read_idx(tree, pixels_file, 3), read_idx(labels_tree, labels_file, 1)
@@ -94,7 +95,7 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
     by_class = [np.flatnonzero(labels == label) for label in range(len(CLASS_NAMES))]
     splits = {}
     for split, start in (("train", 0), ("holdout", PER_CLASS)):
-        rows = np.sort(np.concatenate([found[start : start + PER_CLASS] for found in by_class]))
+        rows = np.sort(np.concatenate([indices[start : start + PER_CLASS] for indices in by_class]))
         splits[split] = shards(path, [scans[row] for row in rows])
     splits["test"] = shards(test[0], test[2])
     return ImageSet(list(CLASS_NAMES), splits)

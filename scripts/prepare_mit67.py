@@ -1,12 +1,12 @@
-"""MIT Indoor 67 → a folder that `data.dataset` names.
+"""Prepare MIT Indoor 67: original archive and lists → a folder for `data.dataset`.
 
     python scripts/prepare_mit67.py indoorCVPR_09.tar TrainImages.txt TestImages.txt OUT
 
 The archive is indoorCVPR_09.tar and the lists are TrainImages.txt and TestImages.txt, from the Indoor Scene Recognition
-page; a folder with all three, or with the lists beside the unpacked Images/, serves as well.
+page, or a folder with all three, or with the lists and the unpacked Images/.
 
-Splits train and test, and the order of their images, are those of the lists, which name 6,700 of the 15,620 images;
-classes are the folders in alphabetical order. Some files called .jpg are PNG or GIF: their bytes stay what they are.
+Splits train and test, and the order of their images, follow the lists, which name 6,700 of the 15,620 images; classes
+are the folders in alphabetical order. Images keep their bytes: some files named .jpg are PNG or GIF.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ EXPECTED = "indoorCVPR_09.tar with Images/airport_inside/*.jpg, and TrainImages.
 
 
 def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
-    found = locate(trees, EXPECTED, "TrainImages.txt", "TestImages.txt")
-    lists = {split: list(lines(*place)) for split, place in zip(("train", "test"), found, strict=True)}
+    places = locate(trees, EXPECTED, "TrainImages.txt", "TestImages.txt")
+    lists = {split: list(lines(*place)) for split, place in zip(("train", "test"), places, strict=True)}
     entries = [entry for part in lists.values() for entry in part]
     for where, file in entries:
         if file.count("/") != 1:

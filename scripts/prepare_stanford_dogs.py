@@ -1,12 +1,12 @@
-"""Stanford Dogs → a folder that `data.dataset` names.
+"""Prepare Stanford Dogs: original archives → a folder for `data.dataset`.
 
     python scripts/prepare_stanford_dogs.py images.tar lists.tar OUT
 
-The archives are images.tar and lists.tar, from the Stanford Dogs (ImageNetDogs) page; a folder with both, or with what
-they unpack to, serves as well.
+The archives are images.tar and lists.tar, from the Stanford Dogs (ImageNetDogs) page, or a folder with both or with
+their unpacked content.
 
-Splits train and test, and the order of their images, are those of train_list.mat and test_list.mat; classes are in
-the order of the labels there, under the names of their folders ("n02085620-Chihuahua").
+Splits train and test, and the order of their images, follow train_list.mat and test_list.mat; classes follow the labels
+there, under the names of their folders ("n02085620-Chihuahua").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXPECTED = "images.tar with Images/n02085620-Chihuahua/*.jpg and lists.tar with 
 
 
 def read_list(tree: Tree, member: str) -> list[tuple[str, str, int]]:
-    """(where, file, label from 1)."""
+    """(where, file, label) of each image; labels start at 1."""
     from scipy.io import loadmat
 
     try:
@@ -34,23 +34,23 @@ def read_list(tree: Tree, member: str) -> list[tuple[str, str, int]]:
         files = [str(np.asarray(file).item()) for file in content["file_list"].ravel()]
         labels = [int(label) for label in content["labels"].ravel()]
         return [(f"{member}, row {row}", *pair) for row, pair in enumerate(zip(files, labels, strict=True), 1)]
-    except Exception as error:  # loadmat raises many types
+    except Exception as error:  # loadmat raises many kinds
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{member}: expected file_list and labels of one length ({reason})") from error
 
 
 def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
-    found = locate(trees, EXPECTED, "train_list.mat", "test_list.mat")
-    lists = {split: read_list(*place) for split, place in zip(("train", "test"), found, strict=True)}
+    places = locate(trees, EXPECTED, "train_list.mat", "test_list.mat")
+    lists = {split: read_list(*place) for split, place in zip(("train", "test"), places, strict=True)}
     entries = [entry for part in lists.values() for entry in part]
     tree, folder = image_folder(trees, EXPECTED, [(where, file) for where, file, _ in entries])
     names: dict[int, str] = {}
     for where, file, label in entries:
         name = file.rsplit("/", 1)[0]
         if names.setdefault(label, name) != name:
-            raise UserError(f"{where}: {file} has label {label}, which is that of {names[label]}")
+            raise UserError(f"{where}: {file} has label {label}, the label of {names[label]}")
     if sorted(names) != list(range(1, len(names) + 1)):
-        raise UserError(f"labels: expected 1 to {len(names)} for {len(names)} classes, found {max(names)} as highest")
+        raise UserError(f"labels: expected 1 to {len(names)} for {len(names)} classes, the highest is {max(names)}")
     class_names = [names[label] for label in sorted(names)]
     splits = {
         split: listed(tree, [(label - 1, folder + file) for _, file, label in part], shard_bytes)

@@ -1,12 +1,12 @@
-"""Tiny ImageNet (Stanford CS 231N) → a folder that `data.dataset` names.
+"""Prepare Tiny ImageNet (Stanford CS 231N): original archive → a folder for `data.dataset`.
 
     python scripts/prepare_tiny_imagenet.py tiny-imagenet-200.zip OUT
 
-The archive is tiny-imagenet-200.zip, from the CS 231N course page; the folder it unpacks to serves as well.
+The archive is tiny-imagenet-200.zip, from the CS 231N course page, or the folder it unpacks to.
 
-Splits train and valid; the test images have no public labels and are left out. Classes are the WordNet ids in
-alphabetical order, as a folder of classes or ImageNet has them, not in that of wnids.txt. Training images come by
-class, then file name; those of valid in the order of val_annotations.txt.
+Splits train and valid; the test images have no public labels. Classes are the WordNet ids in alphabetical order, as in
+ImageNet or a folder of classes, not in the order of wnids.txt. Training images are ordered by class, then file name;
+those of valid as in val_annotations.txt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from archive_inputs import columns, lines, locate, unlike
+from archive_inputs import columns, lines, locate, missing_error
 from archives import Tree
 from preparation import ImageSet, prepare
 from shards import listed
@@ -39,7 +39,7 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
                 raise UserError(f"{member}: its class is not in {wnids[1]}")
             train.append((labels[match[1]], member))
     if not train:
-        raise unlike(trees, EXPECTED, "train/*/images/*.JPEG")
+        raise missing_error(trees, EXPECTED, "train/*/images/*.JPEG")
     valid = []
     for where, file, wnid in columns(*annotations, separator="\t"):
         member = f"{root}val/images/{file}"
@@ -49,8 +49,8 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
             raise UserError(f"{where} names {file}, which is not in {tree.shown}")
         valid.append((labels[wnid], member))
     splits = {"train": listed(tree, sorted(train), shard_bytes), "valid": listed(tree, valid, shard_bytes)}
-    spoken = {wnid: word for _, wnid, word in columns(*words, separator="\t") if wnid in labels}
-    return ImageSet(class_names, splits, spoken)
+    words_of = {wnid: word for _, wnid, word in columns(*words, separator="\t") if wnid in labels}
+    return ImageSet(class_names, splits, words_of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

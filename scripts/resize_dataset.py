@@ -16,23 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dataset_folder import FORMAT, describe, move_into_place, print_result, read_manifest, workspace, write_splits
 from datasets import load_from_disk
-from preparation import FORMAT, _place, _split_digest, _state, _workspace
-from shards import SCHEMA, put, write_shards
 from stored_images import StoredImages
 
-import cskd_hf
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.resizing import resized_bytes, stored_decibels
@@ -86,15 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{out} is whole already: nothing to do; remove it to write it again")
         return 0
     try:
-        with _workspace(out, plan) as partial:
+        with workspace(out, plan) as partial:
             if not (partial / "dataset_dict.json").is_file():
                 write_copy(partial, splits, plan, arguments.workers)
-            _place(partial, out, list(splits))
+            move_into_place(partial, out, list(splits))
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}; what is done is kept") from error
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    for name, facts in manifest["splits"].items():
-        print(f"{name}: {facts['num_images']:,} images, {facts['num_bytes'] / 1e6:,.1f} MB, sha256 {facts['sha256']}")
+    manifest = read_manifest(out)
     lost = manifest["resized"]
     print(
         f"lost: {lost['mean_decibels']:.1f} dB PSNR (least {lost['least_decibels']:.1f}) over {lost['num_sampled']} "
@@ -102,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lost["num_resized"]
         else "lost: nothing, no sampled image was larger"
     )
-    print(f"{manifest['num_classes']} classes; in a recipe: data.dataset={os.path.join('.', out)}")
+    print_result(out, manifest)
     return 0
 
 
@@ -163,32 +156,17 @@ def write_copy(partial: Path, splits: dict[str, ImageSplit], plan: dict[str, Any
             Smaller(split.take(part), size * len(part), short_side=plan["short_side"], quality=plan["quality"])
             for part in rows
         ]
-    features = {"image": {"_type": "Image"}, "label": {"names": class_names, "_type": "ClassLabel"}}
-    schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     # One or two shards are written by threads of this process before other processes would have begun.
-    write_shards(shards, partial, schema, [], workers if sum(map(len, shards.values())) > 2 else 0)
-    told: dict[str, Any] = {}
-    for name, parts in shards.items():
-        num_images, sha256 = _split_digest(partial, name, len(parts))
-        folder = partial / name
-        info = {"features": features, "description": "", "citation": "", "homepage": "", "license": ""}
-        put(folder / "dataset_info.json", json.dumps(info, indent=2).encode())
-        put(folder / "state.json", json.dumps(_state(folder, sha256), indent=2).encode())
-        num_bytes = sum(file.stat().st_size for file in folder.glob("*.arrow"))
-        told[name] = {"num_images": num_images, "num_shards": len(parts), "num_bytes": num_bytes, "sha256": sha256}
+    facts = write_splits(partial, class_names, shards, workers=workers if sum(map(len, shards.values())) > 2 else 0)
+    for name, entry in facts.items():
+        entry["num_bytes"] = sum(file.stat().st_size for file in (partial / name).glob("*.arrow"))
     manifest = {
         "name": plan["name"],
-        "num_classes": len(class_names),
-        "splits": told,
         "resized": loss(next(iter(splits.values())), partial, plan),
         "inputs": [{"name": name, "size": len(split)} for name, split in splits.items()],
-        "versions": {"cskd_hf": cskd_hf.__version__, "python": platform.python_version()}
-        | {package: version(package) for package in ("datasets", "pyarrow", "pillow")},
-        "classes": class_names,
         "words": {},
     }
-    put(partial / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode(errors="replace"))
-    put(partial / "dataset_dict.json", json.dumps({"splits": list(splits)}).encode())
+    describe(partial, class_names, facts, manifest)
 
 
 def _mean_bytes(split: ImageSplit) -> int:

@@ -1,4 +1,4 @@
-"""Images of a set that training can open → shards of another one, as `shards.write_shards` takes them."""
+"""Images of a dataset that training can open, as the shards of another one."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 
-ROWS_A_READ = 64
+ROWS_PER_READ = 64
 
 
 @dataclass(frozen=True)
 class StoredImages:
-    """A shard of some rows of a split; what is stored of an image is its own bytes.
+    """A `Shard` with the rows of a split; images keep their bytes.
 
     Args:
-        num_bytes: about what is read, for the bar; 0 where it is only known then.
-        first_label: the new number of the split's class 0.
+        num_bytes: estimate for the progress bar; 0 if unknown.
+        first_label: new label of the split's class 0.
     """
 
     split: ImageSplit
     num_bytes: int = 0
     first_label: int = 0
 
-    end = 0  # the rows are read from no archive that is read in parallel
+    end = 0
 
     @property
     def path(self) -> Path:
@@ -37,22 +37,22 @@ class StoredImages:
         return len(self.split)
 
     def images(self) -> Iterator[tuple[int, str, bytes]]:
-        """(label, file name, bytes), a few rows in memory at a time.
+        """(label, file name, content) of each, a few rows in memory at a time.
 
         Raises:
             UserError: see `content`.
         """
-        for start in range(0, len(self.split), ROWS_A_READ):
-            rows = range(start, min(start + ROWS_A_READ, len(self.split)))
+        for start in range(0, len(self.split), ROWS_PER_READ):
+            rows = range(start, min(start + ROWS_PER_READ, len(self.split)))
             for row, image in zip(rows, self.split.fetch(rows), strict=True):
                 name = image["path"] or f"{self.split.name}_{self.split.rows[row]}"
                 yield self.first_label + int(self.split.labels[row]), name, self.content(row, image)
 
     def content(self, row: int, image: Mapping[str, Any]) -> bytes:
-        """What to store of an image.
+        """The bytes to store for a row.
 
         Raises:
-            UserError: there is no image, or no such file.
+            UserError: the row has no image, or its file cannot be read.
         """
         if image["bytes"] is not None:
             stored: bytes = image["bytes"]

@@ -1,13 +1,12 @@
-"""Kill a training with SIGKILL at random moments, again and again, and compare what comes out with a run left alone.
+"""Kill a training run with SIGKILL at random moments, and compare its results with those of an uninterrupted run.
 
     python scripts/torture.py --kills 50
     python scripts/torture.py --kills 20 --processes 2 --output torture.md
 
-The command is the real one, on the embedded digits with timm's smallest ResNet, a checkpoint every other step. One
-process is forked from one that has done the imports, which leave nothing to be found; two are torchrun's, and their
-time is counted from when they have said what they are about to run. A moment is drawn, from a seed, between the start
-and a little after the run would end: so it hits training, evaluation, checkpoints and the writing of the results
-alike. When a run is done, before all kills are, another begins.
+The command is the real one, on the embedded digits with timm's smallest ResNet and a checkpoint every other step. One
+process is forked from one that has imported everything; two are started by torchrun and timed from their last line
+before the first step. Moments are drawn uniformly between the start and 5 % after the run would end, so they hit
+training, evaluation, checkpoints and the writing of results alike. A run that finishes is followed by the next one.
 """
 
 from __future__ import annotations
@@ -40,56 +39,60 @@ SETTINGS = (
     "data.workers=1",
     "data.batch_size=16",
 )
-SPOKEN = "  precision  "  # in the last of the lines before the first step
+LAST_LINE = "  precision  "  # before the first step
 TIMING = ("images_per_second", "data_wait_share", "seconds")
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill and what became of it.
+    """One kill.
 
     Attributes:
-        run: which run of how many it hit.
+        run: number of the run it hit.
         moment: seconds after the start.
-        found: what lay in the run folder.
-        resumed: where the next start of the command went on.
+        left: the state of the run folder.
+        resumed_at: where the next start resumed.
     """
 
     run: int
     moment: float
-    found: str
-    resumed: str
+    left: str
+    resumed_at: str
 
 
-def torture(place: Path, kills: int, processes: int, seed: int) -> tuple[list[Kill], dict[int, list[str]]]:
-    """Kill so many times; returns the kills, and for each finished run the files that differ from a run left alone."""
-    draw = random.Random(seed)
-    start(place / "first", processes, None)  # which pays for the imports that the later ones are forked from
-    status, said, whole = start(place / "alone", processes, None)
+def torture(folder: Path, num_kills: int, processes: int, seed: int) -> tuple[list[Kill], dict[int, list[str]]]:
+    """Train below `folder`, killing so many times.
+
+    Returns:
+        The kills, and for each finished run the results that differ from those of an uninterrupted run.
+    """
+    generator = random.Random(seed)
+    start(folder / "warm-up", processes, None)  # starts the process that the others are forked from
+    status, output, duration = start(folder / "uninterrupted", processes, None)
     if status != 0:
-        raise SystemExit(f"error: a run left alone failed:\n{said}")
+        raise SystemExit(f"error: an uninterrupted run failed:\n{output}")
 
-    table: list[Kill] = []
-    different: dict[int, list[str]] = {}
+    kills: list[Kill] = []
+    differences: dict[int, list[str]] = {}
     run, pending = 0, None
-    while len(table) < kills or run not in different:
-        folder = place / f"run{run}"
-        last = len(table) >= kills
-        moment = None if last else draw.uniform(0, 1.05 * whole)
-        status, said, _ = start(folder, processes, moment)
-        if pending is not None:  # this start shows what became of the kill before
-            table[-1] = Kill(*pending, resumed_at(said))
+    while len(kills) < num_kills or run not in differences:
+        run_folder = folder / f"run{run}"
+        is_last = len(kills) >= num_kills
+        moment = None if is_last else generator.uniform(0, 1.05 * duration)
+        status, output, _ = start(run_folder, processes, moment)
+        if pending is not None:  # this start resumes after the previous kill
+            kills[-1] = Kill(*pending, resumed_at(output))
             pending = None
-        if status is not None:
-            if status == 0 and (folder / "summary.json").is_file():
-                different[run] = compare(folder, place / "alone")
-                run += not last
-                continue
-            raise SystemExit(f"error: the command failed without a kill:\n{said}")
-        assert moment is not None
-        pending = (run, moment, describe(folder))
-        table.append(Kill(*pending, "not started again"))
-    return table, different
+        if status is None:
+            assert moment is not None
+            pending = (run, moment, describe(run_folder))
+            kills.append(Kill(*pending, "not restarted"))
+        elif status == 0 and (run_folder / "summary.json").is_file():
+            differences[run] = compare(run_folder, folder / "uninterrupted")
+            run += not is_last
+        else:
+            raise SystemExit(f"error: the command failed without a kill:\n{output}")
+    return kills, differences
 
 
 def arguments(folder: Path) -> list[str]:
@@ -107,10 +110,10 @@ def torchrun(folder: Path, processes: int, log: IO[str]) -> subprocess.Popen[str
 
 
 def start(folder: Path, processes: int, moment: float | None) -> tuple[int | None, str, float]:
-    """Start the command, kill it `moment` seconds later.
+    """Start the command and kill it after `moment` seconds, unless None.
 
     Returns:
-        Its exit status, None where it was killed, its words, and how many seconds it took.
+        Its exit status, None if it was killed; its output; its duration in seconds.
     """
     with tempfile.NamedTemporaryFile("w+") as log:
         began = time.monotonic()
@@ -120,104 +123,105 @@ def start(folder: Path, processes: int, moment: float | None) -> tuple[int | Non
             pid, status = forked.pid, forked.exitcode
         else:
             process = torchrun(folder, processes, log)
-            while process.poll() is None and SPOKEN not in Path(log.name).read_text():
+            while process.poll() is None and LAST_LINE not in Path(log.name).read_text():
                 time.sleep(0.02)
             began = time.monotonic()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moment)
             pid, status = process.pid, process.returncode
-        took = time.monotonic() - began
+        duration = time.monotonic() - began
         if status is None:
             assert pid is not None
-            for member in family(pid):
+            for descendant in process_tree(pid):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(member, signal.SIGKILL)
+                    os.kill(descendant, signal.SIGKILL)
             forked.join() if processes == 1 else process.wait()
-        return status, Path(log.name).read_text(), took
+        return status, Path(log.name).read_text(), duration
 
 
-def family(pid: int) -> list[int]:
-    """A process and all below it: torchrun gives each of its workers a process group of its own."""
+def process_tree(pid: int) -> list[int]:
+    """A process and its descendants; killing its group is not enough, as torchrun gives each worker a group."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         children = []
-    return [pid, *(member for child in children for member in family(int(child)))]
+    return [pid, *(descendant for child in children for descendant in process_tree(int(child)))]
 
 
 def describe(folder: Path) -> str:
-    """What a kill left, as somebody who opens the folder sees it."""
+    """The state in which a kill left a run folder."""
     if not (folder / "recipe.yaml").is_file():
-        return "nothing yet"
+        return "nothing"
     checkpoints = sorted((folder / "checkpoints").glob("step-*"))
-    found = [checkpoints[-1].name if checkpoints else "no checkpoint"]
+    state = [checkpoints[-1].name if checkpoints else "no checkpoint"]
     if list((folder / "checkpoints").glob(".partial-*")):
-        found.append("half of the next one")
+        state.append("a partial checkpoint")
     if (folder / "summary.json").is_file():
-        found.append("the results")
+        state.append("results")
     elif (folder / "predictions.safetensors").is_file():
-        found.append("half of the results")
-    return ", ".join(found)
+        state.append("partial results")
+    return ", ".join(state)
 
 
-def resumed_at(said: str) -> str:
-    for line in said.splitlines():
+def resumed_at(output: str) -> str:
+    for line in output.splitlines():
         if line.startswith("resuming at "):
             return line.removeprefix("resuming at ")
         if line.endswith("is finished; its result:"):
-            return "finished already"
-    return "the beginning" if SPOKEN in said else "killed again before that"
+            return "finished"
+    return "start" if LAST_LINE in output else "killed before resuming"
 
 
-def compare(folder: Path, alone: Path) -> list[str]:
-    """The results that differ from those of the run left alone, timing and names aside."""
+def compare(folder: Path, reference: Path) -> list[str]:
+    """The results of two runs that differ, timing and names aside."""
     different = [
         name
         for name in ("model/model.safetensors", "predictions.safetensors")
-        if (folder / name).read_bytes() != (alone / name).read_bytes()
+        if (folder / name).read_bytes() != (reference / name).read_bytes()
     ]
-    if metrics_of(folder) != metrics_of(alone):
+    if read_metrics(folder) != read_metrics(reference):
         different.append("metrics.jsonl")
-    if summary_of(folder) != summary_of(alone):
+    if read_summary(folder) != read_summary(reference):
         different.append("summary.json")
     return different
 
 
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
 
-def summary_of(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {key: value for key, value in summary.items() if key not in ("throughput", "name")}
 
 
-def as_markdown(table: Sequence[Kill], different: dict[int, list[str]]) -> str:
-    rows = ["| kill | run | after | found in the folder | the next start went on at | equal in the end |"]
-    rows.append("|---|---|---|---|---|---|")
-    for number, kill in enumerate(table, start=1):
-        verdict = ", ".join(different[kill.run]) + " differ" if different[kill.run] else "yes"
-        rows.append(f"| {number} | {kill.run + 1} | {kill.moment:.2f} s | {kill.found} | {kill.resumed} | {verdict} |")
-    return "\n".join(rows)
+def as_markdown(kills: Sequence[Kill], differences: dict[int, list[str]]) -> str:
+    lines = ["| kill | run | after | left in the run folder | next start resumed at | final results equal |"]
+    lines.append("|---|---|---|---|---|---|")
+    for number, kill in enumerate(kills, start=1):
+        verdict = ", ".join(differences[kill.run]) + " differ" if differences[kill.run] else "yes"
+        cells = (number, kill.run + 1, f"{kill.moment:.2f} s", kill.left, kill.resumed_at, verdict)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill a training at random moments and compare what comes out.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--output", type=Path, help="also write the table there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--output", type=Path, help="file to write the table to as well")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        table, different = torture(Path(place), args.kills, args.processes, args.seed)
-    text = as_markdown(table, different)
+    with tempfile.TemporaryDirectory() as folder:
+        kills, differences = torture(Path(folder), args.kills, args.processes, args.seed)
+    text = as_markdown(kills, differences)
     print(text)
-    bad = sum(map(bool, different.values()))
-    print(f"\n{len(table)} kills in {len(different)} runs of {args.processes} processes; {bad} runs differ")
+    num_different = sum(map(bool, differences.values()))
+    print(f"\n{len(kills)} kills in {len(differences)} runs of {args.processes} processes; {num_different} runs differ")
     if args.output is not None:
         args.output.write_text(text + "\n", encoding="utf-8")
-    return 1 if bad else 0
+    return 1 if num_different else 0
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""One thread a test process: the tests' networks are too small for more, and several processes share the cores."""
+"""One thread per test process, no GPU outside `-m gpu`, slow files first."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the commands that tests start
+# Before torch is imported, and for the commands that tests start: the networks are tiny and processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["shared_fixtures"]
 
-# The files that take a minute or more. First, or else one of them is left for the end, and one core does nothing.
+# Files that take a minute or more go first, so that none of them is left for one core at the end.
 LONGEST = ("test_smoke.py", "test_faults.py", "test_distributed.py", "test_stopping.py")
+
+
+def pytest_configure(config):
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # results on a GPU differ, and several tests would share its memory
 
 
 def pytest_collection_modifyitems(items):

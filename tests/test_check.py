@@ -1,3 +1,5 @@
+"""`python -m cskd_hf.check`: exit status, counts, duplicates, unreadable files, capacity."""
+
 from __future__ import annotations
 
 import re
@@ -62,7 +64,7 @@ def as_arrow(folder: Path, root: Path) -> Path:
     return root
 
 
-# status
+# exit status
 
 
 @pytest.mark.parametrize("full", [[], ["--full"]])
@@ -73,10 +75,10 @@ def test_a_clean_folder_has_no_problems(tmp_path, folder, checked, full):
     assert f"folder {folder}" in done.stdout
     assert re.search(r"^train +train +7 +– +2 +3 +3.5 +4 +0$", done.stdout, flags=re.MULTILINE)
     assert "PNG 100 %; RGB 100 %; 20×20 to 20×20, median 20×20" in done.stdout
-    assert ("--full looks at everything" in done.stdout) == (not full)
+    assert ("--full reads every image" in done.stdout) == (not full)
 
 
-def test_the_command_ends_with_status_2_where_recipe_or_data_cannot_be_read(tmp_path, folder):
+def test_an_unreadable_recipe_or_dataset_gives_exit_status_2(tmp_path, folder):
     recipe = write_recipe(tmp_path / "run.yaml", folder)
     with pytest.raises(UserError, match="unknown key"):
         check.main([str(recipe), "optimizer.lrr=1"])
@@ -85,7 +87,7 @@ def test_the_command_ends_with_status_2_where_recipe_or_data_cannot_be_read(tmp_
     assert done.stderr.startswith(f"error: data.dataset: '{tmp_path}/missing' is none of a folder, ")
 
 
-def test_help_needs_no_heavy_import():
+def test_the_command_imports_nothing_heavy():
     heavy = "import sys, cskd_hf.check; print({'torch', 'timm', 'datasets', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -97,13 +99,13 @@ def test_every_problem_is_in_the_numbered_list(tmp_path, folder, checked):
     done = checked(write_recipe(tmp_path / "run.yaml", folder), "model.model_name=resnet8")
     assert done.status == 1
     assert len(done.problems) == 3
-    assert "3 problems in what was looked at" in done.stdout
+    assert "3 problems in the sample" in done.stdout
 
 
 # counts
 
 
-def test_rows_and_classes_that_are_not_the_catalogs_are_problems(tmp_path, folder, checked, monkeypatch):
+def test_counts_other_than_the_catalogs_are_problems(tmp_path, folder, checked, monkeypatch):
     entry = CATALOG["digits"]
     monkeypatch.setitem(
         CATALOG,
@@ -122,15 +124,14 @@ def test_rows_and_classes_that_are_not_the_catalogs_are_problems(tmp_path, folde
         inspect.cheap_problems(load_images(resolved.data), resolved)
 
 
-def test_the_digits_are_what_the_catalog_says(checked):
+def test_the_digits_match_their_catalog_entry(checked):
     for holdout in ("holdout", "0.2"):
         done = checked(ROOT / "recipes" / "digits_resnet10.yaml", f"data.holdout={holdout}", "--full")
         assert (done.status, done.problems) == (0, [])
-    assert "200" in done.stdout
-    assert "held out: 0.2 of each class of 'train'" in done.stdout
+    assert "hold-out set: 0.2 of each class of 'train'" in done.stdout
 
 
-def test_singletons_are_a_note_and_classes_without_test_images_a_problem(tmp_path, folder, checked):
+def test_singletons_are_noted_and_classes_without_test_images_are_problems(tmp_path, folder, checked):
     (folder / "train" / "class 2").mkdir()
     draw_image(2, 2).save(folder / "train" / "class 2" / "00.png")
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
@@ -141,13 +142,13 @@ def test_singletons_are_a_note_and_classes_without_test_images_a_problem(tmp_pat
     assert "data.singleton" in done.problems[0]
 
 
-# images that occur twice
+# duplicates
 
 
 @pytest.mark.parametrize("arrow", [False, True])
 @pytest.mark.parametrize("full", [[], ["--full"]])
 @pytest.mark.parametrize("holdout", [0.0, 0.3])
-def test_images_that_occur_twice_are_found(tmp_path, folder, checked, arrow, full, holdout):
+def test_duplicates_are_found_within_and_across_splits(tmp_path, folder, checked, arrow, full, holdout):
     train, test = folder / "train", folder / "test"
     (test / "class 0" / "twin.png").write_bytes((train / "class 0" / "01.png").read_bytes())
     draw_image(9, 9).save(train / "class 0" / "y.png")
@@ -164,12 +165,12 @@ def test_images_that_occur_twice_are_found(tmp_path, folder, checked, arrow, ful
         assert labels.startswith("1 image twice in train under two labels, such as split 'train', row")
         assert "(class 0) = split 'train', row" in labels
         assert any(note.startswith("2 images twice in train, such as") for note in done.notes)
-    else:  # some of the same images are held out now: each pair is found on whichever sides it fell
+    else:  # either image of a pair may be in the hold-out set
         assert all(re.match(r"\d images? (in|twice in) (train|held out) ", one) for one in done.problems)
         assert any("and in test" in problem for problem in done.problems)
 
 
-def test_equal_bytes_are_found_whatever_selection_of_the_table_they_are_in(tmp_path, folder):
+def test_fingerprints_do_not_depend_on_the_selected_rows(tmp_path, folder):
     loaded = load_images(load_data(tmp_path, as_arrow(folder, tmp_path / "arrow")))
     for rows in ([6, 0, 3], [2], list(range(7))):
         part = loaded.train.take(np.array(rows))
@@ -185,7 +186,7 @@ def load_data(tmp_path: Path, dataset: Path) -> Any:
 
 
 @pytest.mark.parametrize("arrow", [False, True])
-def test_large_data_is_compared_by_a_sample_and_the_output_says_so(tmp_path, folder, checked, monkeypatch, arrow):
+def test_large_data_is_compared_by_a_sample(tmp_path, folder, checked, monkeypatch, arrow):
     (folder / "test" / "class 0" / "twin.png").write_bytes((folder / "train" / "class 0" / "01.png").read_bytes())
     monkeypatch.setitem(inspect.HASHED_BYTES, "check", 1)
     data = as_arrow(folder, tmp_path / "arrow") if arrow else folder
@@ -242,7 +243,7 @@ def test_only_the_sample_is_decoded(tmp_path, folder, monkeypatch):
     assert len(calls) == 2 * 2
 
 
-def test_formats_modes_and_sizes_are_told(tmp_path, folder, checked):
+def test_formats_modes_and_sizes_are_printed(tmp_path, folder, checked):
     draw_image(0, 50, size=60).convert("L").save(folder / "train" / "class 0" / "grey.jpg")
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
     assert "PNG 87.5 %, JPEG 12.5 %; RGB 87.5 %, L 12.5 %; 20×20 to 60×60" in done.stdout
@@ -253,7 +254,7 @@ def test_formats_modes_and_sizes_are_told(tmp_path, folder, checked):
 # machine
 
 
-def test_a_model_that_timm_does_not_have_is_a_problem(tmp_path, folder, checked):
+def test_an_unknown_model_is_a_problem(tmp_path, folder, checked):
     done = checked(write_recipe(tmp_path / "run.yaml", folder), "model.model_name=resnet18x")
     assert done.problems[0].startswith("model.model_name: timm has no 'resnet18x'; did you mean")
 
@@ -262,10 +263,10 @@ def test_a_full_disk_is_a_problem(tmp_path, folder, checked, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
     (problem,) = done.problems
-    assert re.match(r"a run writes about [\d.]+ MB, but .* has 1 kB free", problem)
+    assert re.match(r"a run writes about [\d.]+ MB; .* has 1 kB free", problem)
 
 
-def test_the_need_of_disk_is_that_of_the_checkpoints_and_predictions(tmp_path, folder, checked):
+def test_disk_space_is_estimated_from_checkpoints_and_predictions(tmp_path, folder, checked):
     done = checked(
         write_recipe(tmp_path / "run.yaml", folder), "model.model_name=resnet18", "run.checkpoints_total_limit=4"
     )
@@ -274,7 +275,7 @@ def test_the_need_of_disk_is_that_of_the_checkpoints_and_predictions(tmp_path, f
     assert f"about {duplicates.readable_size(need)} for a run: 5 checkpoints of" in done.stdout
 
 
-def test_weights_that_are_not_in_the_cache_are_a_problem_offline(tmp_path, folder, checked, monkeypatch):
+def test_offline_uncached_weights_are_a_problem(tmp_path, folder, checked, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     recipe = write_recipe(tmp_path / "run.yaml", folder, model={"model_name": "resnet18", "pretrained": True})
@@ -285,13 +286,13 @@ def test_weights_that_are_not_in_the_cache_are_a_problem_offline(tmp_path, folde
 # training
 
 
-def test_training_says_what_the_cheap_part_finds(tmp_path, folder):
+def test_training_starts_with_the_cheap_check(tmp_path, folder):
     (folder / "test" / "class 0" / "twin.png").write_bytes((folder / "train" / "class 0" / "01.png").read_bytes())
     done = quick(write_recipe(tmp_path / "run.yaml", folder), "scheduler.num_epochs=1")
     assert done.status == 0, done.stderr
     assert "note: 1 image in train and in test, such as" in done.stdout
 
 
-@pytest.mark.parametrize(("num_bytes", "told"), [(7, "7 bytes"), (1234, "1.23 kB"), (5.6e9, "5.6 GB"), (2e12, "2 TB")])
-def test_sizes_are_told_as_people_say_them(num_bytes, told):
-    assert duplicates.readable_size(num_bytes) == told
+@pytest.mark.parametrize(("num_bytes", "text"), [(7, "7 bytes"), (1234, "1.23 kB"), (5.6e9, "5.6 GB"), (2e12, "2 TB")])
+def test_sizes_are_readable(num_bytes, text):
+    assert duplicates.readable_size(num_bytes) == text

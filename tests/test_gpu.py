@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.data.transfer import _copy_stream, to_device
+from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import training_updates
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe.sections import OptimizerSection
+from cskd_hf.recipe.sections import OptimizerSection, RunSection
 from cskd_hf.runs.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -67,9 +68,8 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         batches = GlobalBatches(ClassPairSampler(np.arange(400) % 3, 0), 4)
         loader: Any = itertools.repeat(batch)
         progress = Progress()
-        updates = training_updates(
-            objective, optimizer, None, loader, batches, accelerator, progress, num_epochs=1, clip_grad=1.0
-        )
+        learner = Learner(objective, model, model, optimizer, None)
+        updates = training_updates(learner, loader, batches, accelerator, progress, RunSection(clip_grad=1.0), 1)
         for _ in range(3):  # the first may wait: they compile and choose kernels
             next(updates)
         torch.cuda.set_sync_debug_mode("error")
@@ -112,7 +112,7 @@ def test_the_mode_that_the_test_above_relies_on_sees_a_wait():
 
 @pytest.mark.parametrize("model_name", ["resnet18", "resnet50"])
 def test_a_step_of_cskd_needs_the_memory_of_cross_entropy(model_name):
-    """The partner's forward keeps nothing, so the peak is that of cross-entropy and the partner's pixels."""
+    """The partner's forward saves nothing for the backward: the peak grows by its images and a few live activations."""
     import timm
 
     peak = {}
@@ -129,4 +129,6 @@ def test_a_step_of_cskd_needs_the_memory_of_cross_entropy(model_name):
         torch.cuda.reset_peak_memory_stats()
         objective(Batch(images, target, target))["loss"].backward()
         peak[method.name] = torch.cuda.max_memory_allocated()
-    assert peak["cskd"] <= 1.05 * peak["cross_entropy"]
+    pixels = 32 * 3 * 128 * 128 * (1 + 4 + 4)  # uint8, normalised, and a temporary of the normalisation
+    stem = 32 * 64 * 64 * 64 * 4  # the largest activation; a forward without gradient holds three at a time
+    assert peak["cskd"] - peak["cross_entropy"] <= pixels + 3 * stem

@@ -1,206 +1,192 @@
-"""Check a recipe and its data before training: counts, images, duplicates, disk and memory."""
+"""Check a recipe before training: its data source, counts, image files, duplicates, model, disk and memory."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import get_pretrained_cfg
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from cskd_hf.checks.layout import row
+from cskd_hf.data import inspect
+from cskd_hf.data.duplicates import ALL, compare, find_duplicates, named_splits, readable_size
+from cskd_hf.data.hub import cached_commit
+from cskd_hf.data.inspect import Blocks, Findings, Seen
+from cskd_hf.data.loaders import available_cores
+from cskd_hf.data.splits import Images, ImageSplit, load_images
+from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
+from cskd_hf.models.factory import count_parameters, create_backbone
+from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from cskd_hf.data.inspect import Findings, Seen
-    from cskd_hf.data.splits import Images, ImageSplit
+from cskd_hf.recipe.resolve import resolve
 
 
 def check(recipe: Recipe, full: bool) -> int:
-    """Print what is found; returns the exit status."""
-    from cskd_hf.data import inspect
-    from cskd_hf.data.duplicates import ALL, compare, find_duplicates, named_splits
-    from cskd_hf.data.splits import load_images
-    from cskd_hf.recipe.resolve import resolve
+    """Print a report on a recipe's data, model and disk space.
 
+    Args:
+        full: decode every image and compare all bytes, not a sample.
+
+    Returns:
+        The exit status: 1 if there are problems, else 0.
+
+    Raises:
+        UserError: the data cannot be opened.
+    """
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    findings = inspect.Findings()
-
-    # where from
-    say_source(recipe)
-
-    # labels
+    findings = Findings()
+    print_source(recipe)
     inspect.count(images, recipe.data, findings)
-    say_counts(images, recipe)
+    print_counts(images, recipe)
+    check_files(images, recipe, full, findings)
+    check_capacity(images, recipe, findings)
 
-    # images
-    splits = named_splits(images)
-    if full:
-        seen = {name: look_at_all(name, split) for name, split in splits.items()}
-        duplicates = compare(splits, {name: one.all_fingerprints() for name, one in seen.items()}, ALL)
-    else:
-        seen, num_bytes = inspect.look_at_samples(images)
-        duplicates = find_duplicates(images, num_bytes, inspect.HASHED_BYTES["check"])
-    inspect.judge(seen, recipe, findings)
-    findings.problems += duplicates.problems
-    findings.notes += duplicates.notes
-    say_images(seen, splits, duplicates.how)
-
-    # machine
-    say_machine(recipe, images, findings)
-
-    # verdict
     problems = findings.fatal + findings.problems
     if findings.notes:
-        print("\nnotes")
-        for note in findings.notes:
-            print(f"  - {note}")
-    print(f"\n{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}" + ("" if full else _NOT_FULL))
+        print("\nnotes", *(f"  - {note}" for note in findings.notes), sep="\n")
+    scope = "" if full else " in the sample; --full reads every image"
+    print(f"\n{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}{scope}")
     for number, problem in enumerate(problems, start=1):
         print(f"  {number}. {problem}")
     return 1 if problems else 0
 
 
-_NOT_FULL = " in what was looked at; --full looks at everything"
-
-
-def say_source(recipe: Recipe) -> None:
-    from huggingface_hub import constants
-
-    from cskd_hf.data.hub import cached_commit
-    from cskd_hf.recipe.catalog import CATALOG, entry_of
-
+def print_source(recipe: Recipe) -> None:
+    """Folder, or Hub dataset and commit; the official split, terms and citation of a catalog entry."""
     data = recipe.data
     entry, commit = entry_of(data.dataset), cached_commit(data)
-    place = "ships with scikit-learn" if data.dataset == "digits" else f"folder {os.path.abspath(data.dataset)}"
+    source = "ships with scikit-learn" if data.dataset == "digits" else f"folder {os.path.abspath(data.dataset)}"
     if commit is not None:
-        asked = f" (revision {data.revision})" if data.revision else ""
-        place = f"Hub set {entry.path if data.dataset in CATALOG and entry else data.dataset}, commit {commit}{asked}"
-    print(f"{'data':11s}{data.dataset}: {place}")
+        revision = f" (revision {data.revision})" if data.revision else ""
+        path = entry.path if data.dataset in CATALOG and entry else data.dataset
+        source = f"Hub dataset {path}, commit {commit}{revision}"
+    print(row("data", f"{data.dataset}: {source}"))
     if entry is not None:
-        print(f"{'':11s}split     {entry.official_split}\n{'':11s}terms     {entry.terms}")
-        print(f"{'':11s}citation  {entry.citation}")
+        print(row("", f"split     {entry.official_split}", f"terms     {entry.terms}", f"citation  {entry.citation}"))
     mode = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE is not set"
-    cached = f"the set is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data needs no Hub"
-    print(f"{'offline':11s}{mode}; {cached}")
+    cached = f"the dataset is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data needs no Hub"
+    print(row("offline", f"{mode}; {cached}"))
 
 
-def say_counts(images: Images, recipe: Recipe) -> None:
-    """A line a part of the data, with the sizes of its classes."""
-    import numpy as np
-
-    from cskd_hf.data.duplicates import named_splits
-    from cskd_hf.data.inspect import against_catalog
-
-    official = {split: count for split, _, count in against_catalog(images, recipe.data)}
-    columns = ("split", "images", "catalog", "classes", "smallest", "median", "largest", "singletons")
-    print(f"\n{'':11s}{columns[0]:12s}" + "".join(f"{column:>11s}" for column in columns[1:]))
-    for name, part in named_splits(images).items():
-        size = np.bincount(part.labels, minlength=images.num_classes)
-        expected = official[part.name]
-        numbers = [len(part), expected, (size > 0).sum(), size.min(), np.median(size), size.max(), (size == 1).sum()]
+def print_counts(images: Images, recipe: Recipe) -> None:
+    """One row for each split: images, and how they spread over the classes."""
+    official = {split: count for split, _, count in inspect.against_catalog(images, recipe.data)}
+    columns = ("images", "catalog", "classes", "smallest", "median", "largest", "singletons")
+    print("\n" + row("", f"{'split':12s}" + "".join(f"{column:>11s}" for column in columns)))
+    for name, split in named_splits(images).items():
+        size = np.bincount(split.labels, minlength=images.num_classes)
+        expected = official[split.name]
+        numbers = [len(split), expected, (size > 0).sum(), size.min(), np.median(size), size.max(), (size == 1).sum()]
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
-        print(f"{name:11s}{part.name:12s}{cells}")
+        print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
-        print(f"{'':11s}held out: {recipe.data.holdout:g} of each class of {images.train.name!r}, before training")
+        print(row("", f"hold-out set: {recipe.data.holdout:g} of each class of {images.train.name!r}"))
 
 
-def look_at_all(name: str, split: ImageSplit) -> Seen:
-    """Every image of a split, in as many processes as there are cores; a few images in memory at a time."""
-    from torch.utils.data import DataLoader
-    from tqdm import tqdm
+def check_files(images: Images, recipe: Recipe, full: bool, findings: Findings) -> None:
+    """Decode images and compare their bytes, all or a sample; print formats and sizes."""
+    splits = named_splits(images)
+    if full:
+        stats = {name: decode_all(name, split) for name, split in splits.items()}
+        duplicates = compare(splits, {name: each.all_fingerprints() for name, each in stats.items()}, ALL)
+    else:
+        stats, num_bytes = inspect.look_at_samples(images)
+        duplicates = find_duplicates(images, num_bytes, inspect.HASHED_BYTES["check"])
+    inspect.judge(stats, recipe, findings)
+    findings.problems += duplicates.problems
+    findings.notes += duplicates.notes
+    print_files(stats, splits)
+    print(row("duplicates", duplicates.how))
 
-    from cskd_hf.data.inspect import Blocks, Seen
-    from cskd_hf.data.loaders import available_cores
 
-    blocks = Blocks(split)
-    total = Seen()
+def decode_all(name: str, split: ImageSplit) -> Seen:
+    """Decode a split with one worker for each core, a few images in memory at a time."""
+    blocks, total = Blocks(split), Seen()
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
-        for seen in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
-            total.add(seen)
-            bar.update(seen.tried)
+        for stats in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
+            total.add(stats)
+            bar.update(stats.tried)
     return total
 
 
-def say_images(seen: dict[str, Seen], splits: dict[str, ImageSplit], compared: str) -> None:
-    import numpy as np
-
-    def shares(counts: dict[str, int]) -> str:
-        most = sorted(counts.items(), key=lambda item: -item[1])
-        return ", ".join(f"{name} {100 * number / sum(counts.values()):.3g} %" for name, number in most)
+def print_files(stats: Mapping[str, Seen], splits: Mapping[str, ImageSplit]) -> None:
+    def shares(counts: Counter[str]) -> str:
+        return ", ".join(f"{name} {100 * number / counts.total():.3g} %" for name, number in counts.most_common())
 
     print()
-    for name, one in seen.items():
-        whole = "every image" if one.tried == len(splits[name]) else f"{one.tried} of {len(splits[name]):,} images"
-        decoded = "decoded" if one.decoded == one.tried else f"opened, {one.decoded} of them decoded whole"
-        print(f"{name:11s}{whole} {decoded}")
-        if one.sizes:
-            width, height = one.widths_and_heights().T
-            print(
-                f"{'':11s}{shares(one.formats)}; {shares(one.modes)}; {width.min()}×{height.min()} to "
+    for name, each in stats.items():
+        num_images = len(splits[name])
+        scope = "every image" if each.tried == num_images else f"{each.tried} of {num_images:,} images"
+        decoded = "decoded" if each.decoded == each.tried else f"opened, {each.decoded} of them decoded"
+        lines = [f"{scope} {decoded}"]
+        if each.sizes:
+            width, height = each.widths_and_heights().T
+            lines.append(
+                f"{shares(each.formats)}; {shares(each.modes)}; {width.min()}×{height.min()} to "
                 f"{width.max()}×{height.max()}, median {np.median(width):.0f}×{np.median(height):.0f}"
             )
-    print(f"{'twice':11s}{compared}")
+        print(row(name, *lines))
 
 
-def say_machine(recipe: Recipe, images: Images, findings: Findings) -> None:
-    """The model, and what a run of it writes and holds."""
-    import torch
-    from huggingface_hub import constants, try_to_load_from_cache
-    from timm.models import get_pretrained_cfg
-
-    from cskd_hf.data.duplicates import readable_size
-    from cskd_hf.engine.build import make_experiment, make_sampler
-    from cskd_hf.models.factory import count_parameters, create_backbone
-
-    run = recipe.run
+def check_capacity(images: Images, recipe: Recipe, findings: Findings) -> None:
+    """Build the model without memory; compare what a run of it needs with this machine's disk and memory."""
     print()
     try:
-        make_sampler(recipe, images.train)
+        build_sampler(recipe, images.train)
     except UserError as error:
         findings.fatal.append(str(error))
     try:
         with torch.device("meta"):  # shapes without memory
             settings = recipe.model.model_copy(update={"pretrained": False})
-            model = create_backbone(settings, images.num_classes)
-            num_features: int = model.num_features  # type: ignore[assignment]
-            module = recipe.method.build(model, make_experiment(recipe, images.train))
+            backbone = create_backbone(settings, images.num_classes)
+            module = recipe.method.build(backbone, describe_experiment(recipe, images))
     except UserError as error:
         findings.fatal.append(str(error))
         return
-    print(f"{'model':11s}{recipe.model.model_name}, {count_parameters(model):,} parameters, {recipe.method.name}")
-    weights = get_pretrained_cfg(recipe.model.model_name) if recipe.model.pretrained else None
-    if weights is not None and weights.hf_hub_id and constants.HF_HUB_OFFLINE:
-        files = ("model.safetensors", "pytorch_model.bin")
-        if not any(isinstance(try_to_load_from_cache(weights.hf_hub_id, file), str) for file in files):
-            findings.fatal.append(
-                f"model.pretrained: HF_HUB_OFFLINE is set, and {weights.hf_hub_id} is not in {constants.HF_HUB_CACHE}"
-            )
+    name, num_parameters = recipe.model.model_name, count_parameters(backbone)
+    print(row("model", f"{name}, {num_parameters:,} parameters, {recipe.method.name}"))
+    pretrained = get_pretrained_cfg(name) if recipe.model.pretrained else None
+    if pretrained is not None and pretrained.hf_hub_id and constants.HF_HUB_OFFLINE:
+        source, files = pretrained.hf_hub_id, ("model.safetensors", "pytorch_model.bin")
+        if not any(isinstance(try_to_load_from_cache(source, file), str) for file in files):
+            problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"
+            findings.fatal.append(f"model.pretrained: {problem}")
+    num_features: int = backbone.num_features  # type: ignore[assignment]
+    num_holdout = 0 if images.holdout is None else len(images.holdout)
+    outputs = len(images.test) * (images.num_classes + num_features) + num_holdout * images.num_classes
+    check_disk_and_memory(recipe, 4 * num_parameters, 4 * count_parameters(module), 4 * outputs, findings)
 
-    # Adam and its kin keep two numbers a parameter, the others one.
-    states = 2 if "ada" in recipe.optimizer.opt.lower() or "lamb" in recipe.optimizer.opt.lower() else 1
-    held = 4 * count_parameters(module)
-    checkpoint = held * (1 + states)
-    held_out = 0 if images.holdout is None else len(images.holdout)
-    predictions = 4 * (len(images.test) * (images.num_classes + num_features) + held_out * images.num_classes)
-    # One more than is kept: the new one is complete before an old one goes.
-    need = checkpoint * (run.checkpoints_total_limit + 1) + 4 * count_parameters(model) + predictions
-    folder = Path(run.output_dir or "runs").absolute()
+
+def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: int, findings: Findings) -> None:
+    """Compare estimates with what is free; `model`, `module` (with what the method adds) and `predictions` in bytes."""
+    opt = recipe.optimizer.opt.lower()
+    states = 2 if "ada" in opt or "lamb" in opt else 1  # Adam's moments, or SGD's momentum
+    checkpoint = module * (1 + states)
+    num_checkpoints = recipe.run.checkpoints_total_limit + 1  # the oldest is deleted once the newest is complete
+    disk = checkpoint * num_checkpoints + model + predictions
+    folder = Path(recipe.run.output_dir or "runs").absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    print(
-        f"{'disk':11s}about {readable_size(need)} for a run: {run.checkpoints_total_limit + 1} checkpoints of "
-        f"{readable_size(checkpoint)}, weights, predictions;\n{'':11s}{readable_size(free)} free at {folder}"
-    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    print(
-        f"{'memory':11s}{readable_size(checkpoint + held)} on the device for weights, gradients and optimizer, "
-        f"before activations;\n{'':11s}{readable_size(predictions)} for predictions, of {readable_size(memory)} here"
+    written = f"{num_checkpoints} checkpoints of {readable_size(checkpoint)}, weights, predictions"
+    print(row("disk", f"about {readable_size(disk)} for a run: {written};", f"{readable_size(free)} free at {folder}"))
+    on_device = (
+        f"{readable_size(checkpoint + module)} on the device for weights, gradients, optimizer, plus activations"
     )
-    if need > free:
-        findings.problems.append(
-            f"a run writes about {readable_size(need)}, but {folder} has {readable_size(free)} free"
-        )
+    on_host = f"{readable_size(predictions)} for predictions, of {readable_size(memory)} on this machine"
+    print(row("memory", f"{on_device};", on_host))
+    if disk > free:
+        findings.problems.append(f"a run writes about {readable_size(disk)}; {folder} has {readable_size(free)} free")
     if predictions > memory:
         findings.problems.append(f"the predictions, {readable_size(predictions)}, do not fit into memory")

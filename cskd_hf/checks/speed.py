@@ -1,49 +1,49 @@
-"""How fast a recipe trains here: its loader alone, its step alone, both together.
-
-    python -m cskd_hf.check RECIPE --speed
-
-Data, loader, model and step are those of training, on the device at hand; some seven seconds each, after a warm-up.
-"""
+"""Measure how fast a recipe trains on this machine: its loader alone, its training step alone, both together."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from cskd_hf.batch import NUM_VIEWS
+from cskd_hf.checks.speed_report import Speed, advise, describe, estimate
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
+from cskd_hf.data.splits import Images, load_images
+from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
+from cskd_hf.engine.cpu_tuning import keep_freed_memory
+from cskd_hf.engine.learner import build_learner
+from cskd_hf.engine.objective import dry_run
+from cskd_hf.engine.updates import training_updates
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.resolve import resolve
+from cskd_hf.runs.progress import Progress, Stopwatch
 
-if TYPE_CHECKING:
-    from cskd_hf.checks.speed_report import Speed
-
-# A CPU is as fast on few images as on many, and shall come to several steps in so short a time.
+# A CPU's throughput hardly depends on the batch size, and a small batch gives several steps in little time.
 _CPU_BATCH = 16
 
 
 def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
-    """Measure and print one screen; returns the exit status.
+    """Measure, print one screen and return the exit status.
 
     Args:
         seconds: for the three measurements and their warm-ups.
 
     Raises:
-        UserError: what would stop training too; more than one process; too little memory on the device.
+        UserError: whatever would stop training; several processes; a batch that does not fit on the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--speed: measures one process; start it without a launcher")
-    # Heavy imports wait until the recipe is known to be good.
-    wait_briefly()
-    import torch
-    from accelerate import Accelerator
-
-    from cskd_hf.checks.speed_report import advise, describe, estimate
-    from cskd_hf.data.splits import load_images
-    from cskd_hf.recipe.resolve import resolve
-
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
@@ -58,113 +58,76 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
         ) from None
     device = accelerator.device.type
     name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    held = None if images.holdout is None else len(images.holdout)
-    lines = [*describe(recipe, speed, name, accelerator.mixed_precision), "", *advise(speed), ""]
-    print("\n".join([*lines, *estimate(recipe, speed, len(images.train), held, len(images.test))]))
+    num_holdout = 0 if images.holdout is None else len(images.holdout)
+    print("\n".join(describe(recipe, speed, name, accelerator.mixed_precision)), end="\n\n")
+    print("\n".join(advise(speed)), end="\n\n")
+    print("\n".join(estimate(recipe, speed, len(images.train), num_holdout, len(images.test))))
     return 0
 
 
-def measure(recipe: Recipe, images: Any, accelerator: Any, seconds: float) -> Speed:
+def measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: float) -> Speed:
     """Build what training builds from a resolved recipe, and time it.
 
     Args:
-        seconds: for each of three measurements, after a third as long that is not counted.
+        seconds: for each of the three measurements, after a warm-up a third as long.
     """
-    import torch
-    from accelerate.utils import set_seed
-
-    from cskd_hf.batch import NUM_VIEWS
-    from cskd_hf.checks.speed_report import Speed
-    from cskd_hf.data.batches import GlobalBatches
-    from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
-    from cskd_hf.engine.build import build_objective, compile_objective, make_experiment, make_sampler, training_loader
-    from cskd_hf.engine.objective import try_out
-    from cskd_hf.engine.optimizer import create_optimizer
-    from cskd_hf.engine.updates import training_updates
-    from cskd_hf.runs.progress import Progress
-
-    data, run = recipe.data, recipe.run
     on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
+    batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
+    # Rates count every batch as a full one, so a short last batch is dropped.
+    recipe = recipe.replace(data={"batch_size": batch_size, "drop_last": batch_size <= len(images.train)})
+    batches = build_batches(recipe, images.train, accelerator)
+    loader = build_loader(recipe, images.train, batches, accelerator)
+    objective = build_training_objective(recipe, images, accelerator)
+    dry_run(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    learner = dataclasses.replace(build_learner(recipe, objective, batches, accelerator), scheduler=None)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0  # thousands of steps on one batch must not make the weights diverge
+    workers = count_workers(recipe.data.workers)
 
-    # images
-    sampler = make_sampler(recipe, images.train)
-    batch_size = min(data.batch_size, _CPU_BATCH) if on_cpu else data.batch_size
-    # A short last batch would be told as a whole one where a batch is trained on again and again.
-    batches = GlobalBatches(sampler, batch_size, drop_last=batch_size <= len(sampler))
-    loader = training_loader(recipe, images.train, batches, pin_memory=on_cuda)
-
-    # model
-    set_seed(run.seed)
-    built = build_objective(recipe, make_experiment(recipe, images.train))
-    try_out(built, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
-    # A rate of zero: weights that are trained on one batch for long shall not run away.
-    optimizer = create_optimizer(recipe.optimizer, recipe.method.export(built.module), built.module, 0.0)
-    compile_objective(recipe, built)
-    objective, optimizer = accelerator.prepare(built, optimizer)
-
-    def train(on: Any) -> tuple[float, float]:
-        """Supervised images a second, and the share of waiting."""
+    def train(source: Any) -> dict[str, float]:
         progress = Progress()
-        updates: Any = training_updates(
-            objective,
-            optimizer,
-            None,
-            on,
-            batches,
-            accelerator,
-            progress,
-            num_epochs=2**31,
-            gradient_accumulation_steps=run.gradient_accumulation_steps,
-            clip_grad=run.clip_grad,
-            grad_checkpointing=run.grad_checkpointing,
-            seed=run.seed,
-        )
-        # The first updates compile and choose kernels, and find as many batches ready as there are workers.
-        next(updates)
-        _pass(updates, 2 * workers + 1, seconds / 3)
-        samples, spent, waited = progress.samples, progress.seconds, progress.wait_seconds
-        _pass(updates, None, seconds)
-        updates.close()
-        took = progress.seconds - spent
-        return (progress.samples - samples) / took, (progress.wait_seconds - waited) / took
+        updates: Any = training_updates(learner, source, batches, accelerator, progress, recipe.run, num_epochs=2**31)
+        with closing(updates):
+            # The first updates compile, choose kernels and use up the batches that the workers prefetched.
+            next(updates)
+            _consume(updates, seconds / 3, at_most=2 * workers + 1)
+            stopwatch = Stopwatch(progress)
+            _consume(updates, seconds)
+        return stopwatch.lap(progress)
 
-    workers = count_workers(data.workers)
-    arriving = _epochs(loader, batches)
     with workers_ended(loader):
-        batch = next(arriving)
-        _pass(arriving, 2 * workers, seconds / 3)
-        began = time.perf_counter()
-        count = _pass(arriving, None, seconds)
-        loader_rate = count * batch_size / (time.perf_counter() - began)
-        arriving.close()
-        step_rate, _ = train(itertools.repeat(batch))
-        together, wait_share = train(loader)
-    peak = torch.cuda.max_memory_allocated() if on_cuda else None
+        with closing(_endless(loader, batches)) as epochs:
+            batch = next(epochs)
+            _consume(epochs, seconds / 3, at_most=2 * workers)
+            start = time.perf_counter()
+            num_images = batch_size * _consume(epochs, seconds)
+            loader_rate = num_images / (time.perf_counter() - start)
+        step, together = train(itertools.repeat(batch)), train(loader)
     return Speed(
         loader=loader_rate,
-        step=step_rate,
-        together=together,
-        wait_share=wait_share,
+        step=step["images_per_second"],
+        together=together["images_per_second"],
+        wait_share=together["data_wait_share"],
         batch_size=batch_size,
         views=NUM_VIEWS[recipe.method.views],
         workers=workers,
         cores=available_cores(),
         threads=torch.get_num_threads() if on_cpu else None,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_cuda else None,
     )
 
 
-def _epochs(loader: Any, batches: Any) -> Generator[Any, None, None]:
+def _endless(loader: DataLoader[Any], batches: GlobalBatches) -> Generator[Any, None, None]:
+    """The batches of one epoch after another."""
     for epoch in itertools.count():
         batches.start_epoch(epoch)
         yield from loader
 
 
-def _pass(things: Iterator[Any], most: int | None, seconds: float) -> int:
-    """Take things one after another until the time is over, at least one; returns how many."""
+def _consume(iterator: Iterator[Any], seconds: float, at_most: int | None = None) -> int:
+    """Take at least one item, and more until the time is over; returns how many."""
     end = time.perf_counter() + seconds
-    for number in itertools.count(1):
-        next(things)
-        if number == most or time.perf_counter() > end:
-            return number
-    raise AssertionError("unreachable")
+    for count, _ in enumerate(iterator, start=1):
+        if count == at_most or time.perf_counter() > end:
+            return count
+    raise AssertionError("the iterator is endless")

@@ -1,24 +1,26 @@
-"""What `check --speed` measured, in words: which part limits, what would feed it, how long a run takes."""
+"""What `check --speed` measured, in words: the bottleneck, the workers that would remove it, the length of a run."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from cskd_hf.checks.layout import row
 from cskd_hf.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured. A rate counts supervised images a second, as `images_per_second` of a run does.
+    """Measured rates of one process, in supervised images per second, like a run's `images_per_second`.
 
     Attributes:
-        loader, step, together: the rates, of one process.
-        wait_share: of the time that training took, what it waited for data.
-        views: images that are loaded for each supervised one.
-        workers: loaders; 0 loads in the training process.
-        cores: that this process may use; threads: that the step takes of them, None on another device.
-        peak_memory_bytes: most that was allocated on a CUDA device, from the model's making on.
+        loader, step, together: the loader alone, the step alone on one batch, and training.
+        wait_share: share of the training time spent waiting for data.
+        views: images loaded for each supervised one.
+        workers: loader processes; 0 loads in the training process.
+        cores: cores this process may use.
+        threads: cores the step uses on a CPU; None on another device.
+        peak_memory_bytes: peak allocation on a CUDA device, model included.
     """
 
     loader: float
@@ -34,7 +36,7 @@ class Speed:
 
     @property
     def loader_cores(self) -> int:
-        """Cores that the loader was busy on."""
+        """Cores the loader kept busy."""
         return max(1, min(self.workers, self.cores))
 
     @property
@@ -44,77 +46,72 @@ class Speed:
 
     @property
     def loader_share(self) -> float:
-        """Of the work of training an image, in seconds of a core, what loading it is; where the CPU trains."""
+        """Share of loading in the core-seconds that an image costs, where a CPU trains."""
         assert self.threads is not None
         loading, training = self.loader_cores / self.loader, min(self.threads, self.cores) / self.step
         return loading / (loading + training)
 
 
 def describe(recipe: Recipe, speed: Speed, device: str, precision: str) -> list[str]:
-    """What was measured, a line each."""
+    """The setting and the measured rates."""
     size = "×".join(map(str, recipe.transform.input_size[1:]))
-    loaders = f"by {speed.workers} processes" if speed.workers else "in the training process"
-    more = "" if speed.views == 1 else f"supervised, {speed.views * speed.loader:,.0f} loaded, "
-    waited = 100 * speed.wait_share
     compiled = "compiled" if recipe.run.compile else "not compiled"
+    setting = f"{recipe.model.model_name}, {recipe.method.name}, {size}, batches of {speed.batch_size}, precision"
+    loaded = "" if speed.views == 1 else f"supervised, {speed.views * speed.loader:,.0f} loaded, "
+    loaders = f"{speed.workers} worker processes" if speed.workers else "in the training process"
+    waiting = f"{100 * speed.wait_share:.0f} % of the time waiting for data"
     lines = [
-        f"{'speed':11s}{recipe.model.model_name}, {recipe.method.name}, {size}, batches of {speed.batch_size}, "
-        f"precision {precision}, {compiled}",
-        f"{'':11s}on {device}; {speed.cores} cores for this process",
-        f"{'loader':11s}{speed.loader:9,.0f} images/s   {more}{loaders}",
-        f"{'step':11s}{speed.step:9,.0f} images/s   one batch again and again",
-        f"{'together':11s}{speed.together:9,.0f} images/s   waiting for data {waited:.0f} % of the time",
+        row("speed", f"{setting} {precision}, {compiled}", f"on {device}; {speed.cores} cores for this process"),
+        row("loader", f"{speed.loader:9,.0f} images/s   {loaded}{loaders}"),
+        row("step", f"{speed.step:9,.0f} images/s   repeating one batch"),
+        row("together", f"{speed.together:9,.0f} images/s   {waiting}"),
     ]
     if speed.peak_memory_bytes is not None:
-        lines.append(f"{'memory':11s}{speed.peak_memory_bytes / 1e9:9,.1f} GB on the device at the peak")
+        lines.append(row("memory", f"{speed.peak_memory_bytes / 1e9:9,.1f} GB peak on the device"))
     return lines
 
 
 def advise(speed: Speed) -> list[str]:
-    """Which of the two limits, and what would change it."""
+    """The bottleneck, and how many workers would remove it."""
     need = speed.cores_to_feed
     if speed.threads is not None:
         share = 100 * speed.loader_share
-        first = "the loader" if share > 50 else "the step"
-        cores = f"{speed.cores} cores" if speed.cores > 1 else "one core"
+        work = f"loading is {share:.0f} % of the work, the step {100 - share:.0f} %"
         return [
-            f"{'limit':11s}{first}. Both share {cores}: of the work of an image, loading is {share:.0f} %, the step "
-            f"{100 - share:.0f} %",
-            f"{'workers':11s}a device of this step's speed is fed by {need} core{'s' * (need > 1)}",
+            row("limit", f"the {'loader' if share > 50 else 'step'}: they share the cores ({speed.cores}); {work}"),
+            row("workers", f"{need} core{'s' * (need > 1)} would feed a device as fast as this step"),
         ]
     if speed.loader >= speed.step:
         return [
-            f"{'limit':11s}the step: the loader is {speed.loader / speed.step:.1f} times as fast",
-            f"{'workers':11s}data.workers={need} would feed the device",
+            row("limit", f"the step: the loader is {speed.loader / speed.step:.1f} times as fast"),
+            row("workers", f"data.workers={need} would feed the device"),
         ]
-    told = f"{'workers':11s}data.workers={need}, each on a core of its own, would feed the device"
+    advice = [f"data.workers={need}, one core each, would feed the device"]
     if need > speed.cores:
-        told += (
-            f"; this process may use {speed.cores}.\n{'':11s}A copy with smaller images loads several times as fast: "
-            "scripts/resize_dataset.py"
-        )
-    return [f"{'limit':11s}the loader: the step is {speed.step / speed.loader:.1f} times as fast", told]
+        advice[0] += f"; this process may use {speed.cores} cores."
+        advice.append("A copy with smaller images loads faster; from a checkout: scripts/resize_dataset.py")
+    limit = f"the loader: the step is {speed.step / speed.loader:.1f} times as fast"
+    return [row("limit", limit), row("workers", *advice)]
 
 
-def estimate(recipe: Recipe, speed: Speed, num_train: int, num_held: int | None, num_test: int) -> list[str]:
-    """Hours of an epoch and of the run, evaluations included."""
+def estimate(recipe: Recipe, speed: Speed, num_train: int, num_holdout: int, num_test: int) -> list[str]:
+    """Duration of an epoch, and of the run with its evaluations."""
     processes = recipe.run.num_processes or 1
     epochs = recipe.scheduler.total_epochs
     epoch = num_train / speed.together / processes
-    # An evaluated image is loaded once and forwarded, a third of a step.
+    # An evaluated image is loaded once and forwarded, about a third of a step.
     loading, forward = 1 / (speed.views * speed.loader), 1 / (3 * speed.step)
-    evaluated = loading + forward if speed.threads is not None else max(loading, forward)
-    watched = num_test if num_held is None else num_held
-    times = math.ceil(epochs / recipe.run.val_interval)
-    final = num_test + (num_held or 0)
-    total = epochs * epoch + (times * watched + final) * evaluated / processes
-    shared = f", on {processes} processes as fast as this one" if processes > 1 else ""
+    per_image = loading + forward if speed.threads is not None else max(loading, forward)
+    evaluations = math.ceil(epochs / recipe.run.val_interval)
+    num_evaluated = evaluations * (num_holdout or num_test) + num_holdout + num_test
+    total = epochs * epoch + num_evaluated * per_image / processes
+    scaled = f", on {processes} processes as fast as this one" if processes > 1 else ""
     return [
-        f"{'time':11s}{_readable(epoch)} an epoch of {num_train:,} images{shared}",
-        f"{'':11s}{_readable(total)} in all: {epochs:,} epochs, evaluations included",
+        row("time", f"{_readable(epoch)} per epoch of {num_train:,} images{scaled}"),
+        row("", f"{_readable(total)} in total: {epochs:,} epochs, evaluations included"),
     ]
 
 
 def _readable(seconds: float) -> str:
-    """'1.7 hours' down to a hundredth of an hour, and seconds below."""
+    """'1.70 hours' from a hundredth of an hour, else '12.3 seconds'."""
     return f"{seconds / 3600:,.2f} hours" if seconds >= 36 else f"{seconds:.1f} seconds"

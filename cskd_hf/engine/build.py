@@ -1,60 +1,87 @@
-"""From a resolved recipe to what trains: the order of its images, their loader, the objective."""
+"""Build what trains from a resolved recipe: batches, loader, objective; `engine/learner.py` adds the optimizer.
+
+Training, `check --speed` and the time estimate of `reproduce --plan` all build here.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals
 from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
-from cskd_hf.data.splits import ImageSplit
+from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.transforms import Transform
+from cskd_hf.engine.distributed import synchronize_batch_norm
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.recipe import Recipe
 
 
-def make_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
-    """The order that the method's views ask for: images, or images with their partners.
+def build_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
+    """The epoch order the method needs: single images, or class-wise pairs.
 
     Raises:
-        UserError: `data.singleton` refuses a class of one image.
+        UserError: `data.singleton: error` and a class has one training image.
     """
     if recipe.method.views in ("same_class", "same_class_plain"):
         return ClassPairSampler(train.labels, recipe.run.seed, recipe.data.partner, recipe.data.singleton)
     return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views])
 
 
-def training_loader(recipe: Recipe, train: ImageSplit, batches: GlobalBatches, pin_memory: bool) -> DataLoader[Any]:
-    """Augmented images in `batches`; with one un-augmented, where the method looks at such."""
-    plain = Transform(recipe.transform, False) if recipe.method.views == "same_class_plain" else None
+def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -> GlobalBatches:
+    """This rank's share of every global batch."""
+    return GlobalBatches(
+        build_sampler(recipe, train),
+        recipe.data.batch_size,
+        accelerator.num_processes,
+        accelerator.process_index,
+        recipe.data.drop_last,
+    )
+
+
+def build_loader(
+    recipe: Recipe, train: ImageSplit, batches: GlobalBatches, accelerator: Accelerator
+) -> DataLoader[Any]:
+    """Augmented images of `batches`, with an un-augmented view where the method asks for one."""
     images = PairedImages(
         train,
         Transform(recipe.transform, True),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
-        plain=plain,
+        plain=Transform(recipe.transform, False) if recipe.method.views == "same_class_plain" else None,
     )
-    return make_loader(images, batches, recipe.data.workers, pin_memory)
+    return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 
 
-def make_experiment(recipe: Recipe, train: ImageSplit) -> Experiment:
-    """What of the recipe and its images a method may ask for."""
+def make_loader(
+    images: PairedImages, batches: GlobalBatches, workers: int | Literal["auto"], pin_memory: bool
+) -> DataLoader[Any]:
+    """A loader of this rank's share whose workers outlive an epoch and the stop signals."""
+    return batch_loader(
+        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=outlive_signals
+    )
+
+
+def describe_experiment(recipe: Recipe, images: Images) -> Experiment:
+    """What a method may ask about the recipe and its images."""
     mean, std = recipe.transform.mean, recipe.transform.std
     assert mean is not None, "the recipe is not resolved"
     assert std is not None, "the recipe is not resolved"
-    return Experiment(len(train), recipe.scheduler.total_epochs, train.class_names, mean, std)
+    return Experiment(len(images.train), recipe.scheduler.total_epochs, images.train.class_names, mean, std)
 
 
 def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:
-    """The method's objective over a new network; weights are drawn from torch's generator.
+    """The method's objective over a new network, initialised from torch's global generator.
 
     Raises:
-        UserError: timm has no such network; the method does not go with it, or with the experiment.
+        UserError: timm has no such network, or the method does not support it or the experiment.
     """
     model = create_backbone(recipe.model, len(experiment.class_names), recipe.run.grad_checkpointing)
     module = recipe.method.build(model, experiment)
@@ -64,19 +91,10 @@ def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:
     return objective
 
 
-def compile_objective(recipe: Recipe, objective: Objective) -> None:
-    """As `run.compile` asks; in place, so that the weights' names stay as they are."""
-    if recipe.run.compile:
-        objective.compile(mode=None if recipe.run.compile in (True, "default") else recipe.run.compile)
-
-
-def make_loader(
-    images: PairedImages,
-    batches: GlobalBatches,
-    workers: int | Literal["auto"],
-    pin_memory: bool,
-) -> DataLoader[Any]:
-    """A loader over this process's share; start it anywhere with `batches.start_epoch`."""
-    return batch_loader(
-        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=outlive_signals
-    )
+def build_training_objective(recipe: Recipe, images: Images, accelerator: Accelerator) -> Objective:
+    """The objective of a seeded training run, with SyncBatchNorm where the recipe asks for it."""
+    set_seed(recipe.run.seed)
+    objective = build_objective(recipe, describe_experiment(recipe, images))
+    if recipe.run.sync_bn:
+        objective.module = synchronize_batch_norm(objective.module, accelerator)
+    return objective

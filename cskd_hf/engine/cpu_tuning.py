@@ -1,6 +1,6 @@
-"""What the C libraries below torch are asked for where a CPU trains, beside processes that load its images.
+"""Settings of OpenMP and glibc for training on a CPU beside loader workers.
 
-Both are settings that one may know as environment variables; what the environment says already stays.
+Both can be set as environment variables, too; what the environment sets is left alone.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import sys
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
-def wait_briefly() -> None:
-    """Have OpenMP's threads spin for a short while only when they wait; to be called before torch is imported.
+def limit_openmp_spinning() -> None:
+    """Let idle OpenMP threads spin only briefly. Call it before torch is imported.
 
-    GNU's spin for milliseconds, on cores on which the loader could decode: with a network that costs little, two cores
-    train half as many images again where they do not. Not to spin at all would cost every step.
+    GNU's OpenMP spins for milliseconds on cores that loader workers could use: a small network on two cores trains half
+    as many images again without. Not spinning at all would slow down every step.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, for this process to use again.
+    """Make glibc reuse freed memory instead of returning it to the kernel.
 
-    glibc gives large blocks back to the kernel at once, and gets them again filled with zeros, page by page: of a batch
-    of 100 images at 224 pixels, normalising takes 9 ms, and that 20 ms more. A device's memory has torch's own
-    allocator, which keeps it anyway. Processes forked later inherit it; elsewhere than with glibc nothing happens.
+    By default it returns large blocks at once and gets them back zeroed, page by page: for a batch of 100 images at 224
+    pixels, normalisation takes 9 ms and that another 20 ms. Processes forked later inherit the setting. CUDA memory has
+    torch's own caching allocator. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl has none
+    except AttributeError:  # musl
         return
     for name, option, value in (("MALLOC_MMAP_MAX_", _MMAP_MAX, 0), ("MALLOC_TRIM_THRESHOLD_", _TRIM_THRESHOLD, -1)):
         if name not in os.environ:

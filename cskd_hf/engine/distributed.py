@@ -1,4 +1,4 @@
-"""What must hold before several processes train one network: the right ones are there, and they mean the same."""
+"""Several ranks training one network: the launch is right, they agree on the data, and a lost rank is named."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed import DistError, TCPStore
@@ -18,80 +19,71 @@ from torch.distributed import DistError, TCPStore
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
-_TRAINED_WITH = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-# How many processes a launcher started, where it says so, for a process that found no others.
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+# Variables by which a launcher says how many processes it started, for a process that found no others.
 _LAUNCHERS = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "WORLD_SIZE": "torchrun"}
 
 
-def check_processes(accelerator: Accelerator, recipe: Recipe) -> None:
-    """Refuse what cannot be right, before any image is read.
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Join the process group; misconfigured launches are rejected before any image is read.
 
     Raises:
-        UserError: a strategy that this loop does not train with; another number of processes than the recipe asks for;
-            a launcher started several processes that know nothing of each other.
+        UserError: a distributed strategy this loop does not support, another number of processes than
+            `run.num_processes`, or a launcher that started several processes unaware of each other.
     """
-    if accelerator.distributed_type not in _TRAINED_WITH:
+    if recipe.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+    accelerator = Accelerator(
+        mixed_precision=recipe.run.mixed_precision,
+        log_with=list(recipe.run.report_to) or None,
+        project_dir=recipe.run.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.ddp_timeout))],
+    )
+    if accelerator.distributed_type not in _SUPPORTED:
         raise UserError(
             f"accelerate: distributed_type {accelerator.distributed_type.value}: CS-KD's two forwards need whole "
-            "weights and BatchNorm statistics on every process; use MULTI_GPU, one process a GPU"
+            "weights and BatchNorm statistics on every rank; use MULTI_GPU, one process per GPU"
         )
-    found, asked = accelerator.num_processes, recipe.run.num_processes
-    if asked is not None and asked != found:
+    found, expected = accelerator.num_processes, recipe.run.num_processes
+    if expected is not None and expected != found:
         raise UserError(
-            f"run.num_processes: read {asked}, but {found} found; start {asked} with torchrun --nproc_per_node, or "
-            "accelerate launch --num_processes (which starts one on CPUs, whatever it is told)"
+            f"run.num_processes: read {expected}, but {found} found; start {expected} with torchrun --nproc_per_node, "
+            "or accelerate launch --num_processes (which starts only one on CPUs)"
         )
     if found == 1:
         for variable, launcher in _LAUNCHERS.items():
             started = os.environ.get(variable, "1")
             if started.isdigit() and int(started) > 1:
                 raise UserError(
-                    f"{launcher} started {started} processes ({variable}), but each of them would train alone: start "
-                    "torchrun or accelerate launch, once a machine"
+                    f"{launcher} started {started} processes ({variable}), but each of them would train alone; run "
+                    "torchrun or accelerate launch once per machine"
                 )
+    return accelerator
 
 
-def check_agreement(peers: Peers, facts: Mapping[str, Any]) -> None:
-    """Refuse processes that would train on different things; a collective.
-
-    Args:
-        facts: name → what must be the same everywhere; the recipe's hash, a split's fingerprint.
+def synchronize_batch_norm(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """BatchNorm over the images of all ranks, by timm's converter, which keeps the activations in its own norms.
 
     Raises:
-        UserError: in every process, naming the fact, the values and where they were found.
-    """
-    gathered = gather_object([dict(facts)])
-    for name in facts:
-        held: dict[str, list[str]] = {}
-        for process, theirs in zip(peers.names, gathered, strict=True):
-            held.setdefault(str(theirs[name]), []).append(process)
-        if len(held) > 1:
-            told = "; ".join(f"{value}: {', '.join(who)}" for value, who in held.items())
-            raise UserError(f"the processes differ in {name}: {told}; give every machine the same files and command")
-
-
-def synchronise_batch_norm(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """BatchNorm over the images of all processes; timm's converter, which keeps the activations of its own norms.
-
-    Raises:
-        UserError: torch has no such BatchNorm for CPUs.
+        UserError: torch has no SyncBatchNorm for CPUs.
     """
     if accelerator.device.type != "cuda":
-        raise UserError("run.sync_bn: torch synchronises BatchNorm on CUDA only; write run.sync_bn=false")
+        raise UserError("run.sync_bn: SyncBatchNorm needs CUDA; write run.sync_bn=false")
     return convert_sync_batchnorm(module)
 
 
-class Peers:
-    """Knows every process by rank, host and pid, and calls the roll when a collective has failed. A collective.
+class Ranks:
+    """Every rank's host and pid, and a roll call for when a collective has failed. Creating it is a collective.
 
-    The roll is called at a store of its own in process 0: torch's collectives cannot be asked anything once one of
-    them has failed.
+    The roll call goes through a TCPStore of our own on rank 0: after a failed collective, torch's process group can no
+    longer be asked anything.
 
     Args:
-        accelerator: its processes.
+        accelerator: already started.
 
     Attributes:
-        names: "process 1 on HOST (pid 123)", by rank.
+        names: by rank, "process 1 on HOST (pid 123)".
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -99,36 +91,56 @@ class Peers:
         self.names: list[str] = gather_object([f"process {self.rank} on {socket.gethostname()} (pid {os.getpid()})"])
         self.store: TCPStore | None = None
         if len(self.names) > 1:
-            # Where the launcher's own store is, process 0 is.
+            # The launcher's own store is on rank 0's host, too.
             host, port = os.environ.get("MASTER_ADDR", "localhost"), 0
             if self.rank == 0:
-                self.store = _store(host, 0, True)
+                self.store = _store(host, 0, is_master=True)
                 port = self.store.port
             port = broadcast_object_list([port])[0]
-            self.store = self.store or _store(host, port, False)
+            self.store = self.store or _store(host, port, is_master=False)
             self.address = (host, port)
 
     def missing(self, patience: float = 5.0) -> list[int]:
-        """Ranks that do not answer the roll. Every process that still lives calls it, at about the same time.
+        """Ranks that do not answer the roll call. Every surviving rank calls it at about the same time.
 
         Args:
-            patience: seconds that the others have to answer.
+            patience: seconds the others have to answer.
         """
         assert self.store is not None
-        end = time.monotonic() + patience
+        deadline = time.monotonic() + patience
         absent = set(range(len(self.names)))
         try:
-            # Asked first, because the store's own client tells of a lost server by pages of stack frames.
+            # Connect first: for a lost server, the store's own client prints pages of stack frames.
             socket.create_connection(self.address, timeout=patience).close()
             self.store.set(f"here/{self.rank}", "")
-            while absent and time.monotonic() < end:
+            while absent and time.monotonic() < deadline:
                 absent -= {rank for rank in absent if self.store.check([f"here/{rank}"])}
                 time.sleep(0.1)
         except (DistError, OSError):
-            return [0]  # the store is in process 0, and gone with it
+            return [0]  # the store died with rank 0
         if self.rank == 0:
-            time.sleep(1.0)  # who asks last shall still find the store
+            time.sleep(1.0)  # keep the store up for the last rank that asks
         return sorted(absent)
+
+    def check_agreement(self, facts: Mapping[str, Any]) -> None:
+        """Reject ranks that would train on different things. A collective.
+
+        Args:
+            facts: name -> value that must be equal on every rank, such as the recipe's hash.
+
+        Raises:
+            UserError: on every rank, naming the fact, its values and the ranks.
+        """
+        facts_by_rank = gather_object([dict(facts)])
+        for fact in facts:
+            ranks_by_value: dict[str, list[str]] = {}
+            for name, rank_facts in zip(self.names, facts_by_rank, strict=True):
+                ranks_by_value.setdefault(str(rank_facts[fact]), []).append(name)
+            if len(ranks_by_value) > 1:
+                values = "; ".join(f"{value}: {', '.join(names)}" for value, names in ranks_by_value.items())
+                raise UserError(
+                    f"the processes differ in {fact}: {values}; give every machine the same files and command"
+                )
 
 
 def _store(host: str, port: int, is_master: bool) -> TCPStore:
@@ -136,5 +148,5 @@ def _store(host: str, port: int, is_master: bool) -> TCPStore:
 
 
 def is_broken_collective(error: BaseException) -> bool:
-    """Whether a collective failed because of another process; gloo has no type of its own for that."""
+    """Whether a collective failed because of another rank; gloo raises a plain RuntimeError for that."""
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -1,114 +1,133 @@
-"""What stops a run in its middle, told in one line that names the last good checkpoint."""
+"""What stops a run in the middle, as one line that names the last complete checkpoint."""
 
 from __future__ import annotations
 
 import errno
 import json
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from cskd_hf.data.splits import ImageSplit
-from cskd_hf.engine.distributed import Peers, is_broken_collective
+from cskd_hf.engine.distributed import is_broken_collective
+from cskd_hf.engine.memory import explain_out_of_memory
+from cskd_hf.engine.run import Run
+from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
-from cskd_hf.runs.progress import Progress
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class RunFailedError(Exception):
+    """The run cannot continue; the message is for the user, empty on ranks that leave it to another."""
 
 
 class NonFiniteWeightsError(RuntimeError):
-    """A weight is NaN or infinite: a gradient was, under a finite loss."""
+    """A weight became non-finite although the loss was finite."""
 
 
 def check_weights(module: nn.Module, step: int) -> None:
-    """Called before a checkpoint is written, so that none holds weights that are not finite; waits for the device.
+    """Called before a checkpoint is saved, so that none holds non-finite weights. A device sync.
 
     Raises:
         NonFiniteWeightsError: naming the first parameter and the step.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
-    finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one wait for all
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one sync
     if not all(finite):
         raise NonFiniteWeightsError(f"step {step}: {names[finite.index(False)]}")
 
 
-def check_predictions(predictions: Mapping[str, Predictions]) -> str | None:
-    """What is wrong with logits that no result can be made of, or None.
+def find_divergence(predictions: Mapping[str, Predictions]) -> str | None:
+    """One line for the user if the final logits of a split are not finite, else None.
 
     Args:
-        predictions: split → those of the trained network.
+        predictions: split -> predictions of the trained network.
     """
-    for split, seen in predictions.items():
-        broken = int((~seen.logits.isfinite().all(dim=1)).sum())
+    for split, of_split in predictions.items():
+        logits = of_split.logits
+        broken = int((~logits.isfinite().all(dim=1)).sum())
         if broken:
             return (
-                f"the logits of {broken} of {len(seen.logits)} images of the {split} split are not finite: training "
-                "diverged. Lower optimizer.lr, set run.clip_grad, or run in float32"
+                f"the logits of {broken} of {len(logits)} images of the {split} split are not finite: training "
+                "diverged. Lower optimizer.lr, set run.clip_grad, or train in float32"
             )
     return None
 
 
-def let_workers_die() -> None:
-    """From here on a loader's process that ends raises nothing.
+def ignore_worker_deaths() -> None:
+    """From here on, a loader worker that dies raises nothing.
 
-    torch raises from its handler of SIGCHLD, wherever the program then is: a process that was killed may be met first
-    as a closed pipe, and its signal arrive while the error is being told.
+    torch raises from its SIGCHLD handler wherever the program happens to be. A killed worker may first show up as a
+    closed pipe, and its signal may arrive while that error is being reported.
     """
     while signal.getsignal(signal.SIGCHLD) not in (signal.SIG_DFL, None):
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        except RuntimeError:  # of a signal that had already come: torch's handler raises once for each loader
+        except RuntimeError:  # from a signal already delivered: torch's handler raises once per loader
             continue
 
 
-def tell(error: Exception, folder: Path, train: ImageSplit, progress: Progress, peers: Peers) -> int:
-    """Print what happened and return the exit status; an error that is none of these is raised again."""
-    saved = list_checkpoints(folder / "checkpoints")
-    resume = f"the last complete checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-    if not folder.is_dir():  # another machine's
-        resume = f"checkpoints are in {folder} of {peers.names[0]}"
+def explain(error: Exception, run: Run) -> str | None:
+    """One line for the user about what stopped the run; None for an error of another kind, which is our own mistake.
+
+    The line is empty on ranks that leave it to another.
+    """
+    checkpoints = list_checkpoints(run.folder / "checkpoints")
+    resume = f"the last complete checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    if not run.folder.is_dir():  # on another machine
+        resume = f"checkpoints are in {run.folder} of {run.ranks.names[0]}"
+    reason = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
     if isinstance(error, NonFiniteLossError):
-        told = {name: str(value) for name, value in error.terms.items()}  # JSON has no word for NaN
-        report = {"step": error.step, "epoch": progress.epoch, "position": progress.position, "terms": told}
-        report["batch"] = [train.describe(int(row)) for row in error.batch.index]
-        path = folder / f"nonfinite-rank{peers.rank}.json"
-        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
-        line = (
-            f"the loss is not finite at {error}; the optimizer did not step. {path} lists the batch. Lower "
-            f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
+        return (
+            f"the loss is not finite at {error}; the optimizer did not step. "
+            f"{_dump_batch(error, run)} lists the batch. Lower optimizer.lr, set "
+            f"run.clip_grad, or train in float32; {resume}"
         )
-    elif isinstance(error, NonFiniteWeightsError):
-        line = (
-            f"weights are not finite at {error}, though every loss was; no checkpoint of them was written. Lower "
-            f"optimizer.lr, set run.clip_grad, or run in float32; {resume}"
+    if isinstance(error, NonFiniteWeightsError):
+        return (
+            f"weights are not finite at {error}, although every loss was; no checkpoint of them was saved. Lower "
+            f"optimizer.lr, set run.clip_grad, or train in float32; {resume}"
         )
-    elif is_broken_collective(error):
-        gone = peers.missing()
-        present = [rank for rank in range(len(peers.names)) if rank not in gone]
-        if gone and present and peers.rank != present[0]:
-            return 1  # one tells for all
-        who = " and ".join(peers.names[rank] for rank in gone) or f"a connection ({' '.join(str(error).split())})"
-        line = (
-            f"lost {who} at step {progress.step}: killed, out of memory, cut off, or stopped by an error of its own, "
-            f"which it then told; every process stops. The same command goes on; {resume}"
+    if is_broken_collective(error) or (isinstance(error, DeviceTimeoutError) and len(run.ranks.names) > 1):
+        missing = run.ranks.missing()
+        present = [rank for rank in range(len(run.ranks.names)) if rank not in missing]
+        if missing and present and run.ranks.rank != present[0]:
+            return ""
+        lost = " and ".join(run.ranks.names[rank] for rank in missing) or f"a connection ({reason})"
+        return (
+            f"lost {lost} at step {run.progress.step}: killed, out of memory, disconnected, or stopped by an error it "
+            f"printed itself; every process stops. Rerun the same command to resume; {resume}"
         )
-    elif isinstance(error, CheckpointError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-    ):
-        line = f"{error}; make room and run the same command again; {resume}"
-    elif isinstance(error, (ConnectionError, EOFError)) or (
+    if isinstance(error, RuntimeError) and "deterministic" in str(error):
+        return f"run.deterministic: {reason.partition('.')[0]}; write run.deterministic=false; {resume}"
+    if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+        return f"{error}; free some disk space and rerun the same command; {resume}"
+    if isinstance(error, (ConnectionError, EOFError)) or (
         isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-    ):  # whichever of them the training process meets first
-        reason = " ".join(str(error).split())
-        line = (
-            f"a loader process was killed ({reason}); out of memory? Lower data.workers and run the same command "
-            f"again; {resume}"
+    ):  # whichever the training process meets first
+        return (
+            f"a loader worker was killed ({reason}); out of memory? Lower data.workers and rerun the same command; "
+            f"{resume}"
         )
-    else:
-        raise error
-    print(f"error: {line}", file=sys.stderr)
-    return 1
+    return None
+
+
+def _dump_batch(error: NonFiniteLossError, run: Run) -> Path:
+    """Write the batch behind a non-finite loss, with the images' files; returns the path."""
+    report = {
+        "step": error.step,
+        "epoch": run.progress.epoch,
+        "position": run.progress.position,
+        "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
+        "batch": [run.images.train.describe(int(row)) for row in error.batch.index],
+    }
+    path = run.folder / f"nonfinite-rank{run.ranks.rank}.json"
+    path.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return path

@@ -1,4 +1,4 @@
-"""The module that is trained: one `forward(batch)` a step, whatever a method does inside it."""
+"""The module that is trained: one `forward(batch)` per step, whatever the method does inside."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cskd_hf.models.memory import memories
 class Objective(nn.Module):
     """A method applied to its module.
 
-    This is what Accelerate prepares and torch compiles: DDP sees exactly one forward a step however many the method
-    makes, so autocast and gradient accumulation need no special case.
+    Accelerate prepares it and torch compiles it: DDP sees exactly one forward per step however many the method makes,
+    so autocast and gradient accumulation need no special case.
 
     Args:
         method: hyper-parameters and mathematics.
-        module: what `method.build` returned; it holds every parameter and state.
-        mean, std: of the RGB channels in [0, 1]; images that arrive as floats are taken as normalised.
+        module: what `method.build` returned; holds every parameter and state.
+        mean, std: of the RGB channels in [0, 1], for uint8 images; float images are taken as normalised.
         channels_last: memory format of the normalised images.
     """
 
@@ -40,10 +40,10 @@ class Objective(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.method, self.module, self.channels_last = method, module, channels_last
-        # Not saved with the weights: the recipe knows them.
+        # Not saved with the weights: the recipe has them.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        # A shard is its process's own: DDP, which sends the first one's buffers to all, shall leave it alone.
+        # DDP broadcasts rank 0's buffers; a sharded memory belongs to its own rank.
         self._ddp_params_and_buffers_to_ignore = [
             f"module.{name}.{key}" if name else f"module.{key}"
             for name, memory in memories(module).items()
@@ -51,34 +51,39 @@ class Objective(nn.Module):
         ]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """What `Method.forward_loss` returns; 'output' is cut from the graph, so that nobody keeps it alive."""
+        """What `Method.forward_loss` returns, with 'output' detached so that nothing keeps the graph alive."""
         if batch.images.dtype == torch.uint8:
             batch = batch._replace(images=normalize(batch.images, self.mean, self.std, self.channels_last))
         result = self.method.forward_loss(self.module, batch)
         return {**result, "output": result["output"].detach()}
 
 
-def try_out(
+def dry_run(
     objective: Objective, input_size: Sequence[int], num_samples: int, num_classes: int, device: torch.device
 ) -> None:
-    """One training forward of a copy on blank images, so that what cannot run says so before anything is written.
+    """One training forward of a copy on blank images, so that a bad configuration fails before anything is written.
 
-    A collective, where the method has any: on the device that the processes speak through.
+    A collective if the method has any, hence on the device that the process group uses.
 
     Args:
-        input_size: (C, H, W) of the recipe.
-        num_samples: of the smallest batch that a process will meet.
+        input_size: the recipe's (C, H, W).
+        num_samples: of the smallest batch a rank will see.
 
     Raises:
-        UserError: the model does not take such images, gives no (N, K) logits, or cannot normalise so few of them.
+        UserError: the model does not take such images, returns no (N, K) logits, or cannot normalise so few images.
     """
     num_images = num_samples * NUM_VIEWS[objective.method.views]
     blank = torch.zeros(num_images, *input_size, dtype=torch.uint8, device=device)
-    nothing = torch.zeros(num_images, dtype=torch.int64, device=device)
+    zeros = torch.zeros(num_images, dtype=torch.int64, device=device)
     size = f"{input_size[1]}×{input_size[2]}"
     try:
         with torch.no_grad():
-            output = copy.deepcopy(objective).to(device).train()(Batch(blank, nothing, nothing))["output"]
+            output = copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"model.model_name: the model does not fit into the device's memory with {num_samples} samples of {size}; "
+            "choose a smaller model or transform.input_size"
+        ) from None
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         if "more than 1 value per channel" in str(error):
             raise UserError(
@@ -91,4 +96,6 @@ def try_out(
             "where the model takes one, or model.global_pool"
         ) from error
     if output.ndim != 2 or output.shape[1] != num_classes:
-        raise UserError(f"model.global_pool: the output has shape {tuple(output.shape)}, no row of logits an image")
+        raise UserError(
+            f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) logits"
+        )

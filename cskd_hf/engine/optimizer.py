@@ -1,4 +1,4 @@
-"""The optimizer: timm's, over the network's parameters and over what a method adds to them."""
+"""timm's optimizer over the network and whatever a method adds to it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import nn
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import OptimizerSection
 
-# Those of torch's optimizers that update all weights by one kernel, on a CPU as on CUDA; no other class of timm's does.
-# On CUDA it also spares fp16 a wait a step: the kernel itself looks whether the gradients are finite.
+# torch's optimizers with a fused kernel on CPU and CUDA; no other class in timm has one. On CUDA it also saves fp16 a
+# sync per step: the kernel itself checks whether the gradients are finite.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
 def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float) -> Any:
-    """`timm.optim.create_optimizer_v2` for what a method trains.
+    """`timm.optim.create_optimizer_v2` for everything a method trains.
 
-    timm asks the network itself which parameters go without weight decay and how deep each lies, by the network's own
-    names. So it is asked about the network alone, and a method's heads join as groups of their own, at the full rate.
+    timm decides weight decay and layer decay by the network's own parameter names, so it gets the network alone. A
+    method's heads join as separate groups at the full learning rate.
 
     Args:
-        model: the timm model inside.
+        model: the plain timm model.
         module: what the method built around it.
-        lr: of the global batch.
+        lr: for the global batch.
 
     Raises:
-        UserError: timm has no such optimizer, or it does not take these settings.
+        UserError: timm has no such optimizer, or it rejects these settings.
     """
     try:
         keywords = settings.model_dump(exclude_none=True, exclude={"lr_base", "fused"}) | {"lr": lr}

@@ -1,277 +1,236 @@
-"""Train a recipe to its end: data, model, run folder, updates, evaluation, results."""
+"""Train a recipe to its end: updates, evaluation, checkpoints, results."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, wait_briefly
+import torch
+from accelerate.utils import gather_object
+from timm.utils import distribute_bn
+
+from cskd_hf.data.loaders import workers_ended
+from cskd_hf.engine import failures
+from cskd_hf.engine.run import Run
+from cskd_hf.engine.stopping import StopRequest
+from cskd_hf.engine.updates import Update, training_updates
+from cskd_hf.evaluation import metrics
+from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
+from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
+from cskd_hf.report.finish import finish
+from cskd_hf.runs import folder as run_folder
+from cskd_hf.runs import lock
+from cskd_hf.runs.checkpoint import save_checkpoint
 
 
-def train(recipe: Recipe) -> int:
-    """Run a recipe to its end in this process, one of however many Accelerate finds; returns the exit status."""
-    # Heavy imports wait until the recipe is known to be good: a mistake in it shall show at once.
-    wait_briefly()
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
-    from timm.scheduler import create_scheduler_v2
-    from timm.utils import ModelEmaV3, distribute_bn
+class Outcome(NamedTuple):
+    """How a training ended.
 
-    from cskd_hf.data.batches import GlobalBatches
-    from cskd_hf.data.inspect import cheap_problems
-    from cskd_hf.data.loaders import workers_ended
-    from cskd_hf.data.splits import fingerprint, load_images
-    from cskd_hf.engine.build import (
-        build_objective,
-        compile_objective,
-        make_experiment,
-        make_sampler,
-        training_loader,
-    )
-    from cskd_hf.engine.distributed import Peers, check_agreement, check_processes, synchronise_batch_norm
-    from cskd_hf.engine.failures import check_predictions, check_weights, let_workers_die, tell
-    from cskd_hf.engine.objective import try_out
-    from cskd_hf.engine.optimizer import create_optimizer
-    from cskd_hf.engine.stopping import StopRequest
-    from cskd_hf.engine.updates import training_updates
-    from cskd_hf.evaluation import metrics
-    from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
-    from cskd_hf.hub.publish import publish_run
-    from cskd_hf.hub.upload import check_target
-    from cskd_hf.models.factory import count_parameters
-    from cskd_hf.models.memory import gather_memories
-    from cskd_hf.recipe.resolve import resolve
-    from cskd_hf.report.console import Console
-    from cskd_hf.report.finish import finish
-    from cskd_hf.report.report import write_report
-    from cskd_hf.runs import folder as run_folder
-    from cskd_hf.runs.checkpoint import load_average, load_checkpoint, save_checkpoint
-    from cskd_hf.runs.progress import Progress, Stopwatch
+    Attributes:
+        status: the exit status.
+        trained: the run folder, on the main rank of a training that finished in this call.
+    """
 
-    # processes
-    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.ddp_timeout))
-    accelerator = Accelerator(
-        mixed_precision=recipe.run.mixed_precision,
-        log_with=list(recipe.run.report_to) or None,
-        project_dir=recipe.run.output_dir,
-        kwargs_handlers=[timeout],
-    )
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    check_processes(accelerator, recipe)
-    if recipe.run.hub_model_id:
-        check_target(recipe.run.hub_model_id)  # a missing token shows before hours of work
-    peers = Peers(accelerator)
-    console = Console(accelerator.is_main_process)
+    status: int
+    trained: Path | None = None
 
-    # images
-    recipe = resolve(recipe)
-    with accelerator.main_process_first():  # the others find what it downloaded
-        images = load_images(recipe.data)
-    if accelerator.is_main_process:
-        for problem in cheap_problems(images, recipe):
-            console.say(f"note: {problem}")
-    batches = GlobalBatches(
-        make_sampler(recipe, images.train),
-        recipe.data.batch_size,
-        accelerator.num_processes,
-        accelerator.process_index,
-        recipe.data.drop_last,
-    )
-    loader = training_loader(recipe, images.train, batches, pin_memory=accelerator.device.type == "cuda")
-    facts = {"recipe": recipe_hash(recipe), "training images": fingerprint(images.train)}
-    facts |= {"test images": fingerprint(images.test)}
-    check_agreement(peers, facts)
 
-    # model
-    set_seed(recipe.run.seed)
-    experiment = make_experiment(recipe, images.train)
-    objective = build_objective(recipe, experiment)
-    recipe = recipe.replace(
-        model={"num_classes": images.num_classes}, run={"mixed_precision": accelerator.mixed_precision}
-    )
-    if recipe.run.sync_bn:
-        objective.module = synchronise_batch_norm(objective.module, accelerator)
-    module = objective.module
-    trained = network = recipe.method.export(module)  # what is evaluated is what is exported
-    try_out(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+def train(recipe: Recipe) -> Outcome:
+    """Train to the end, or to the next stop request, on this rank of however many Accelerate finds.
 
-    # optimizer
-    lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * recipe.run.gradient_accumulation_steps)
-    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
-    settings = recipe.scheduler.model_dump(exclude_none=True)
-    scheduler, _ = create_scheduler_v2(
-        optimizer, **settings, updates_per_epoch=-(-len(batches) // recipe.run.gradient_accumulation_steps)
-    )
-    compile_objective(recipe, objective)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    Raises:
+        UserError: the recipe, its data or the launch is wrong.
+    """
+    try:
+        run = Run(recipe)
+        run.load_data()
+        run.build_model()
+        outcome = fit_and_finish(run) if run.open_folder() else Outcome(0)
+    except failures.RunFailedError as failure:
+        # No end_training: the process group may be broken, and leaving it would block.
+        if str(failure):
+            print(f"error: {failure}", file=sys.stderr)
+        return Outcome(1)
+    finally:
+        lock.release_all()
+    # gloo's threads may need Python for a moment after the last collective returns, and abort the process if Python is
+    # already being finalized (pytorch/pytorch#190489). They end with the last reference to the process group;
+    # `run_command` collects cycles that hold one.
+    run.accelerator.end_training()
+    return outcome
 
-    # run folder
-    found = run_folder.start(recipe, accelerator.num_processes) if accelerator.is_main_process else None
-    folder, checkpoint, finished = broadcast_object_list([found])[0]
-    if finished:
-        if accelerator.is_main_process and not (folder / "report.html").is_file():
-            write_report(folder)  # a kill after the summary left none
-        console.say(f"{folder} is finished; its result:")
-        console.result(folder)
-        # At every orderly end: gloo's threads may need Python a moment after a collective has returned, and abort the
-        # process where it is being taken down by then (pytorch/pytorch#190489). They end with the last that holds the
-        # group; run_command sees to cycles.
-        accelerator.end_training()
-        return 0
-    progress = Progress()
-    if checkpoint is not None:
-        progress = load_checkpoint(checkpoint, module, optimizer, accelerator.scaler)
-        console.say(f"resuming at step {progress.step}, epoch {progress.epoch}, sample {progress.position}")
-    ema = None
-    if recipe.run.model_ema:
-        ema = ModelEmaV3(network, decay=recipe.run.model_ema_decay, use_warmup=recipe.run.model_ema_warmup)
-        trained = ema.module
-        if checkpoint is not None:
-            load_average(checkpoint, trained)
-    if accelerator.is_main_process:
-        run_folder.cut_metrics(folder, progress.epoch - bool(progress.line))
-    if recipe.run.report_to:
-        flat = {f"{s}.{k}": str(v) for s, keys in recipe.to_dict().items() for k, v in keys.items()}
-        accelerator.init_trackers("cskd_hf", config=flat)
-    console.start(recipe, images, count_parameters(network), batches, progress, recipe.scheduler.total_epochs)
-    if accelerator.num_processes > 1:
-        batches.start_epoch(progress.epoch, progress.position)
-        console.first_keys(recipe, peers.names, gather_object([batches.first_keys()]))
 
-    # The test split is looked at once, at the end, wherever there is a held-out one to watch instead.
-    watched = "test" if images.holdout is None else "holdout"
+def fit_and_finish(run: Run) -> Outcome:
+    """Train, evaluate the final model, write the results.
 
-    def predict(split: str, autocast: bool) -> Predictions:
-        return predict_split(
-            trained,
-            getattr(images, split),
-            accelerator,
-            recipe.data,
-            recipe.transform,
-            channels_last=recipe.run.channels_last,
-            autocast=autocast,
-            with_features=not autocast,
-            stop=stop.agreed,
-        )
-
-    def save(totals: dict[str, float]) -> None:
-        check_weights(network, progress.step)
-        if accelerator.num_processes > 1:
-            for other in gather_object([progress.skipped]):
-                progress.skipped.update(other)
-        remembered = gather_memories(module)
-        if accelerator.is_main_process:
-            state = dataclasses.replace(progress, totals=totals)
-            place, keep = folder / "checkpoints", recipe.run.checkpoints_total_limit
-            average = None if ema is None else trained
-            save_checkpoint(
-                place, module, optimizer, accelerator.scaler, state, recipe_hash(recipe), keep, average, remembered
-            )
-        accelerator.wait_for_everyone()  # who left now would take the one that writes along
-
-    def end_epoch() -> None:
-        """Evaluate, and put the line of the epoch that `progress.line` has begun into metrics.jsonl."""
-        line, last = progress.line, recipe.scheduler.total_epochs
-        if progress.epoch % recipe.run.val_interval == 0 or progress.epoch == last:
-            seen = predict(watched, autocast=True)
-            if seen.logits.isfinite().all():
-                line[f"{watched}/top1_error"] = metrics.top_k_error(seen.logits, seen.target, 1)
-                line[f"{watched}/nll"] = metrics.nll(seen.logits, seen.target)
-                line[f"{watched}/ece"] = metrics.ece(seen.logits, seen.target)
-            else:  # half precision may overflow where training, with its own batch statistics, does not
-                console.say(f"note: epoch {progress.epoch}: logits of the {watched} split are not finite")
-        if accelerator.is_main_process:
-            run_folder.append_metrics(folder, line)
-        if recipe.run.report_to:
-            accelerator.log({k: v for k, v in line.items() if k not in ("epoch", "step")}, step=progress.step)
-        console.epoch(line, last)
-        progress.line = {}
-        save({})
-
-    watch = Stopwatch(progress)
-    updates = training_updates(
-        objective,
-        optimizer,
-        scheduler,
-        loader,
-        batches,
-        accelerator,
-        progress,
-        num_epochs=recipe.scheduler.total_epochs,
-        gradient_accumulation_steps=recipe.run.gradient_accumulation_steps,
-        clip_grad=recipe.run.clip_grad,
-        grad_checkpointing=recipe.run.grad_checkpointing,
-        seed=recipe.run.seed,
-    )
-    with StopRequest(accelerator, recipe.run.max_hours) as stop, workers_ended(loader):
+    Raises:
+        RunFailedError: the run cannot continue; the message names the last complete checkpoint.
+    """
+    stop = StopRequest(run.accelerator, run.recipe.run.max_hours, timeout=0.9 * run.recipe.run.ddp_timeout)
+    with stop, workers_ended(run.loader):
         try:
-            if progress.line:  # stopped while it evaluated
-                end_epoch()
-            # training
-            for update in updates:
-                if ema is not None:
-                    ema.update(network, step=update.step)
-                console.advance(progress)
-                if update.step % recipe.run.logging_steps == 0:
-                    terms = {name: value.item() for name, value in update.terms.items()}  # a wait for the device
-                    console.show(terms, progress)
-                    if recipe.run.report_to:
-                        told = {f"update/{name}": value for name, value in terms.items()}
-                        accelerator.log(told | {"lr": update.lr}, step=update.step)
-                if update.ends_epoch:
-                    if accelerator.num_processes > 1:  # each process has its own running statistics
-                        for part in (module,) if ema is None else (module, trained):
-                            distribute_bn(part, accelerator.num_processes, reduce=True)
-                    totals = update.totals.read(accelerator)
-                    samples = totals.pop("samples")
-                    progress.line = {"epoch": update.epoch, "step": update.step, "lr": update.lr}
-                    progress.line |= {f"train/{name}": value / samples for name, value in totals.items()}
-                    progress.line |= watch.lap(progress)
-                    end_epoch()
-                elif recipe.run.checkpoint_steps and update.step % recipe.run.checkpoint_steps == 0:
-                    save(update.totals.read(accelerator))
-                if stop.agreed(ask_now=update.ends_epoch):
-                    if not update.ends_epoch:
-                        save(update.totals.read(accelerator))
-                    console.stopped(stop.reason, progress)
-                    accelerator.end_training()
-                    return stop.status
-            # results
-            predictions = {split: predict(split, autocast=False) for split in dict.fromkeys((watched, "test"))}
+            if fit(run, stop):
+                splits = dict.fromkeys((run.watched, "test"))
+                predictions = {split: predict(run, split, stop, autocast=False) for split in splits}
         except EvaluationStoppedError:
-            save({})
-            console.stopped(stop.reason, progress)
-            accelerator.end_training()
-            return stop.status
+            save(run)
         except (EOFError, OSError, RuntimeError) as error:
-            let_workers_die()
-            console.close()
-            return tell(error, folder, images.train, progress, peers)
-    console.close()
+            failures.ignore_worker_deaths()
+            run.console.close()
+            line = failures.explain(error, run)
+            if line is None:
+                raise
+            raise failures.RunFailedError(line) from error
+    if stop.answer:
+        run.console.stopped(stop.reason, run.progress)
+        return Outcome(stop.status)
+    run.console.close()
+    return write_results(run, predictions)
 
-    diverged = check_predictions(predictions)
-    if diverged:
-        if accelerator.is_main_process:
-            print(f"error: {diverged}", file=sys.stderr)
-        accelerator.end_training()
-        return 1
-    if accelerator.is_main_process:
-        finish(
-            folder,
-            recipe,
-            images,
-            trained,
-            predictions,
-            progress,
-            num_processes=accelerator.num_processes,
-            peak_memory_bytes=torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
+
+def fit(run: Run, stop: StopRequest) -> bool:
+    """Train to the last epoch; False if all ranks agreed to stop before, with a checkpoint saved."""
+    settings, num_epochs = run.recipe.run, run.recipe.scheduler.total_epochs
+    if run.progress.line:  # stopped during an evaluation
+        end_epoch(run, stop)
+    for update in training_updates(
+        run.learner, run.loader, run.batches, run.accelerator, run.progress, settings, num_epochs
+    ):
+        if run.ema is not None:
+            run.ema.update(run.learner.network, step=update.step)
+        run.console.advance(run.progress)
+        if update.step % settings.logging_steps == 0:
+            log_update(run, update)
+        if update.ends_epoch:
+            begin_line(run, update)
+            end_epoch(run, stop)
+        elif settings.checkpoint_steps and update.step % settings.checkpoint_steps == 0:
+            save(run, update.totals.read(run.accelerator))
+        if stop.agreed(ask_now=update.ends_epoch):
+            if not update.ends_epoch:
+                save(run, update.totals.read(run.accelerator))
+            return False
+    return True
+
+
+def log_update(run: Run, update: Update) -> None:
+    """Loss terms for the progress bar and the trackers. A device sync, every `run.logging_steps` updates."""
+    terms = {name: value.item() for name, value in update.terms.items()}
+    run.console.show(terms, run.progress)
+    if run.recipe.run.report_to:
+        scalars = {f"update/{name}": value for name, value in terms.items()}
+        run.accelerator.log(scalars | {"lr": update.lr}, step=update.step)
+
+
+def begin_line(run: Run, update: Update) -> None:
+    """Begin the epoch's line of metrics.jsonl, with the training means; `end_epoch` completes it.
+
+    It is part of the progress, so a run stopped during the evaluation resumes with it.
+    """
+    world = run.accelerator.num_processes
+    if world > 1:  # every rank has its own running statistics
+        for module in (run.learner.module,) if run.ema is None else (run.learner.module, run.model):
+            distribute_bn(module, world, reduce=True)
+    totals = update.totals.read(run.accelerator)
+    samples = totals.pop("samples")
+    means = {f"train/{name}": value / samples for name, value in totals.items()}
+    run.progress.line = {"epoch": update.epoch, "step": update.step, "lr": update.lr, **means}
+    run.progress.line |= run.stopwatch.lap(run.progress)
+
+
+def end_epoch(run: Run, stop: StopRequest) -> None:
+    """Evaluate if due, write the epoch's line, save a checkpoint."""
+    line, num_epochs = run.progress.line, run.recipe.scheduler.total_epochs
+    if run.progress.epoch % run.recipe.run.val_interval == 0 or run.progress.epoch == num_epochs:
+        line |= evaluate(run, stop)
+    if run.is_main:
+        run_folder.append_metrics(run.folder, line)
+    if run.recipe.run.report_to:
+        scalars = {name: value for name, value in line.items() if name not in ("epoch", "step")}
+        run.accelerator.log(scalars, step=run.progress.step)
+    run.console.epoch(line, num_epochs)
+    run.progress.line = {}
+    save(run)
+
+
+def evaluate(run: Run, stop: StopRequest) -> dict[str, float]:
+    """Error and calibration on the watched split, in the run's precision; empty if a logit is not finite."""
+    split = run.watched
+    predictions = predict(run, split, stop, autocast=True)
+    logits, target = predictions.logits, predictions.target
+    if not logits.isfinite().all():  # half precision may overflow where training, with batch statistics, does not
+        run.console.say(f"note: epoch {run.progress.epoch}: logits of the {split} split are not finite")
+        return {}
+    return {
+        f"{split}/top1_error": metrics.top_k_error(logits, target, 1),
+        f"{split}/nll": metrics.nll(logits, target),
+        f"{split}/ece": metrics.ece(logits, target),
+    }
+
+
+def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predictions:
+    """Predictions of the exported model on a split, gathered from all ranks; in float32 unless `autocast`."""
+    return predict_split(
+        run.model,
+        getattr(run.images, split),
+        run.accelerator,
+        run.recipe.data,
+        run.recipe.transform,
+        channels_last=run.recipe.run.channels_last,
+        autocast=autocast,
+        with_features=not autocast,
+        stop=stop.agreed,
+    )
+
+
+def save(run: Run, totals: dict[str, float] | None = None) -> None:
+    """Save a checkpoint; every rank takes part.
+
+    Args:
+        totals: the epoch's sums so far, within an epoch.
+    """
+    learner, accelerator = run.learner, run.accelerator
+    failures.check_weights(learner.network, run.progress.step)
+    if accelerator.num_processes > 1:
+        for skipped in gather_object([run.progress.skipped]):
+            run.progress.skipped.update(skipped)
+    memories = gather_memories(learner.module)
+    if run.is_main:
+        save_checkpoint(
+            run.folder / "checkpoints",
+            learner.module,
+            learner.optimizer,
+            accelerator.scaler,
+            dataclasses.replace(run.progress, totals=totals or {}),
+            recipe_hash(run.recipe),
+            run.recipe.run.checkpoints_total_limit,
+            None if run.ema is None else run.model,
+            memories,
         )
-        console.result(folder)
-    accelerator.end_training()
-    if recipe.run.hub_model_id and accelerator.is_main_process:
-        return publish_run(folder, recipe.run.hub_model_id, private=recipe.run.hub_private_repo, say=console.say)
-    return 0
+    accelerator.wait_for_everyone()  # a rank exiting now would abort rank 0 mid-write
+
+
+def write_results(run: Run, predictions: dict[str, Predictions]) -> Outcome:
+    """Weights, summary, figures and report of the last epoch, unless training diverged."""
+    divergence = failures.find_divergence(predictions)
+    if divergence:
+        if run.is_main:
+            print(f"error: {divergence}", file=sys.stderr)
+        return Outcome(1)
+    if not run.is_main:
+        return Outcome(0)
+    finish(
+        run.folder,
+        run.recipe,
+        run.images,
+        run.model,
+        predictions,
+        run.progress,
+        num_processes=run.accelerator.num_processes,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if run.accelerator.device.type == "cuda" else None,
+    )
+    run.console.result(run.folder)
+    return Outcome(0, trained=run.folder)

@@ -1,28 +1,33 @@
-"""The training loop, as a generator of updates: logging, evaluation and checkpoints stay with the caller."""
+"""The training step: group micro-batches, forward and backward each, apply the optimizer.
+
+`training_updates` yields once per optimizer step. Logging, evaluation and checkpoints belong to the caller.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from cskd_hf.batch import Batch
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.transfer import to_device
+from cskd_hf.engine.learner import Learner
+from cskd_hf.engine.scalars import HostCopy, Totals
 from cskd_hf.models.layers import statistics_kept
+from cskd_hf.recipe.sections import RunSection
 from cskd_hf.runs.progress import Progress
 
 
 class NonFiniteLossError(RuntimeError):
-    """A term of the loss is NaN or infinite; the optimizer has not stepped."""
+    """A loss term is NaN or infinite; the optimizer has not stepped."""
 
     def __init__(self, step: int, terms: dict[str, float], batch: Batch) -> None:
         self.step, self.terms, self.batch = step, terms, batch
@@ -30,37 +35,17 @@ class NonFiniteLossError(RuntimeError):
         super().__init__(f"step {step}: {bad}")
 
 
-class Totals:
-    """Sums of logged terms over an epoch's samples, kept on the device so that no step waits for it."""
-
-    def __init__(self, device: torch.device, start: dict[str, float]) -> None:
-        self.device, self.start = device, start
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, terms: dict[str, Tensor], count: int) -> None:
-        for name, value in terms.items():
-            # float64, so that a resumed epoch's means equal an uninterrupted one's; mps has none.
-            wide = value.to(torch.float32 if self.device.type == "mps" else torch.float64) * count
-            self.sums[name] = self.sums[name] + wide if name in self.sums else wide
-
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Sums over all processes, those from before a restart included. A wait for the device, and a collective."""
-        if not self.sums:
-            return self.start
-        reduced = accelerator.reduce(torch.stack(list(self.sums.values())), reduction="sum").tolist()
-        return {name: value + self.start.get(name, 0.0) for name, value in zip(self.sums, reduced, strict=True)}
-
-
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step leaves for the caller.
+    """One optimizer step.
 
     Attributes:
-        epoch: the one trained in; step: updates made, this one included.
-        lr: learning rate of the step (the largest, where layers have their own).
-        terms: each logged scalar of this process's last micro-batch, on the device; reading one waits for it.
+        epoch: the epoch trained in, from 0.
+        step: updates made, including this one.
+        lr: learning rate of the step; the largest, if layers differ.
+        terms: every logged scalar of this rank's last micro-batch, on the device; reading one syncs.
         totals: of the epoch so far; `totals.read` is a collective.
-        ends_epoch: the epoch's last update.
+        ends_epoch: whether this is the epoch's last update.
     """
 
     epoch: int
@@ -71,122 +56,158 @@ class Update:
     ends_epoch: bool
 
 
-class _HostCopy:
-    """A few device numbers on their way to the host while the device goes on working."""
+class MicroBatch(NamedTuple):
+    """How many samples a global batch has, and how many of them are this rank's."""
 
-    def __init__(self, values: Tensor) -> None:
-        self.values = values.to("cpu", non_blocking=True)  # into pinned memory, where the source is a CUDA tensor
-        self.event = None
-        if values.device.type == "cuda":
-            self.event = torch.cuda.Event()
-            self.event.record()
-        elif values.device.type != "cpu":
-            self.values = values.cpu()  # a wait: other devices have no such event
+    total: int
+    own: int
 
-    def read(self) -> list[float]:
-        if self.event is not None:
-            self.event.synchronize()
-        return self.values.tolist()
+
+def group_micro_batches(batches: GlobalBatches, position: int, steps: int) -> list[MicroBatch]:
+    """The micro-batches of the next update: at most `steps`, fewer at the end of the epoch."""
+    group: list[MicroBatch] = []
+    while position < batches.num_samples and len(group) < steps:
+        group.append(MicroBatch(*batches.counts(position)))
+        position += group[-1].total
+    return group
 
 
 def training_updates(
-    objective: torch.nn.Module,
-    optimizer: Any,
-    scheduler: Any,
-    loader: DataLoader[Any],
+    learner: Learner,
+    loader: Iterable[Batch],
     batches: GlobalBatches,
     accelerator: Accelerator,
     progress: Progress,
-    *,
+    settings: RunSection,
     num_epochs: int,
-    gradient_accumulation_steps: int = 1,
-    clip_grad: float | None = None,
-    grad_checkpointing: bool = False,
-    seed: int = 0,
 ) -> Iterator[Update]:
-    """Train from where `progress` stands to the end of `num_epochs`, one yield an optimizer step.
+    """Train from `progress` to the end of `num_epochs`, yielding once per optimizer step.
 
-    `progress` is moved before the yield, to the next epoch after an epoch's last step, so a checkpoint taken there goes
-    on with the next step. The caller may evaluate and save in between; each step puts the module in train mode itself.
+    `progress` advances before the yield (past an epoch's last step: to the next epoch), so a checkpoint saved by the
+    caller resumes with the next step. Each step sets train mode, so the caller may evaluate in between.
 
     Args:
-        objective: a prepared `Objective`.
-        optimizer: prepared; `scheduler`: timm's, not prepared, or None.
-        loader: over `batches`.
+        learner: its scheduler may be None.
+        loader: iterates over `batches`.
+        settings: accumulation, clipping, gradient checkpointing, seed.
         num_epochs: including warm-up and cool-down.
-        clip_grad: largest global L2 norm.
-        grad_checkpointing: the backward recomputes activations; running statistics must not move again.
-        seed: of dropout and everything else random on the device, together with step and process.
 
     Raises:
         NonFiniteLossError: before the optimizer steps.
     """
-    world = accelerator.num_processes
     while progress.epoch < num_epochs:
         if progress.position >= batches.num_samples:
-            # Restarted with larger global batches and drop_last: what is left of the epoch does not fill one.
+            # Resumed with larger global batches and drop_last: the rest of the epoch does not fill one.
             progress.epoch, progress.position, progress.totals = progress.epoch + 1, 0, {}
             continue
-        if scheduler is not None:
-            scheduler.step(progress.epoch)
+        if learner.scheduler is not None:
+            learner.scheduler.step(progress.epoch)
         batches.start_epoch(progress.epoch, progress.position)
         totals = Totals(accelerator.device, progress.totals)
-        arriving = iter(loader)
-        before = time.perf_counter()
-        while True:
-            objective.train()
-            if scheduler is not None:
-                scheduler.step_update(progress.step)
-            # A pure function of (seed, step, process): resuming has no generator state to restore.
-            mixed = np.random.SeedSequence([seed, progress.step, accelerator.process_index]).generate_state(
-                1, np.uint64
-            )
-            torch.manual_seed(int(mixed[0] >> np.uint64(1)))
+        batch_iterator = iter(loader)
+        ends_epoch = False
+        while not ends_epoch:
+            started = time.perf_counter()
+            learner.objective.train()
+            if learner.scheduler is not None:
+                learner.scheduler.step_update(progress.step)
+            _seed_step(settings.seed, progress.step, accelerator.process_index)
 
-            counts: list[tuple[int, int]] = []
-            position = progress.position
-            while position < batches.num_samples and len(counts) < gradient_accumulation_steps:
-                counts.append(batches.counts(position))
-                position += counts[-1][0]
-            group_samples = sum(total for total, _ in counts)
+            group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)
+            group_samples = sum(micro.total for micro in group)
+            for number, micro in enumerate(group, start=1):
+                batch = _next_batch(batch_iterator, progress)
+                terms = forward_backward(
+                    learner.objective,
+                    batch,
+                    accelerator,
+                    # DDP averages over ranks; every sample of the group weighs the same wherever it is.
+                    weight=micro.own * accelerator.num_processes / group_samples,
+                    all_reduce=number == len(group),
+                    totals=totals,
+                    num_samples=micro.own,
+                    step=progress.step,
+                    timeout=settings.ddp_timeout,
+                    grad_checkpointing=settings.grad_checkpointing,
+                )
+            lr = apply_update(learner, accelerator, settings.clip_grad)
 
-            for micro, (_, own) in enumerate(counts):
-                waiting = time.perf_counter()
-                batch: Batch = next(arriving)
-                progress.wait_seconds += time.perf_counter() - waiting
-                progress.skipped.update(batch.skipped)
-                images, target, index = (to_device(part, accelerator.device) for part in batch[:3])
-                if own == 0:  # a process without a share repeats a key: it counts for nothing, nobody remembers it
-                    index = torch.full_like(index, -1)
-                is_last = micro == len(counts) - 1
-                with nullcontext() if is_last else accelerator.no_sync(objective):
-                    result = objective(Batch(images, target, index))
-                    terms = {k: v.detach() for k, v in result.items() if k not in ("output", "target")}
-                    arriving_terms = _HostCopy(torch.stack(list(terms.values())))
-                    # DDP averages over processes; each sample of the group shall weigh the same wherever it is.
-                    with statistics_kept(objective) if grad_checkpointing else nullcontext():
-                        accelerator.backward(result["loss"] * (own * world / group_samples))
-                hits = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
-                totals.add({**terms, "top1_error": 100 * (1 - hits), "samples": torch.ones_like(hits)}, own)
-                # A wait for the forward only: the device is busy with the backward, which is already queued.
-                values = dict(zip(terms, arriving_terms.read(), strict=True))
-                if not np.isfinite(list(values.values())).all():
-                    raise NonFiniteLossError(progress.step, values, batch)
-
-            if clip_grad is not None:
-                accelerator.clip_grad_norm_(objective.parameters(), clip_grad)
-            lr = max(group["lr"] for group in optimizer.param_groups)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
+            position = progress.position + group_samples
             ends_epoch = position >= batches.num_samples
             update = Update(progress.epoch, progress.step + 1, lr, terms, totals, ends_epoch)
             progress.step += 1
             progress.samples += group_samples
             progress.epoch, progress.position = (progress.epoch + 1, 0) if ends_epoch else (progress.epoch, position)
             progress.totals = {} if ends_epoch else progress.totals
-            progress.seconds += time.perf_counter() - before
+            progress.seconds += time.perf_counter() - started
             yield update
-            before = time.perf_counter()
-            if ends_epoch:
-                break
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch as a pure function of (seed, step, rank): resuming has no generator state to restore."""
+    (mixed,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed >> np.uint64(1)))
+
+
+def _next_batch(batch_iterator: Iterator[Batch], progress: Progress) -> Batch:
+    """The loader's next batch; the time spent waiting for it and its unreadable images go into `progress`."""
+    started = time.perf_counter()
+    batch = next(batch_iterator)
+    progress.wait_seconds += time.perf_counter() - started
+    progress.skipped.update(batch.skipped)
+    return batch
+
+
+def forward_backward(
+    objective: nn.Module,
+    batch: Batch,
+    accelerator: Accelerator,
+    *,
+    weight: float,
+    all_reduce: bool,
+    totals: Totals,
+    num_samples: int,
+    step: int,
+    timeout: float,
+    grad_checkpointing: bool,
+) -> dict[str, Tensor]:
+    """Accumulate the gradient of one micro-batch; returns its logged terms, on the device.
+
+    Args:
+        weight: of this rank's mean loss in the update.
+        all_reduce: whether DDP averages gradients here, in the group's last micro-batch.
+        totals: the epoch's sums, to which the terms are added.
+        num_samples: of this rank's share; 0 if it only repeats a key.
+        timeout: seconds to wait for the device.
+
+    Raises:
+        NonFiniteLossError: a term is not finite.
+        DeviceTimeoutError: the device is stuck, most likely in a collective with a lost rank.
+    """
+    images, target, index = (to_device(part, accelerator.device) for part in batch[:3])
+    if num_samples == 0:  # a repeated key: it weighs nothing, and no memory of predictions may store it
+        index = torch.full_like(index, -1)
+    with nullcontext() if all_reduce else accelerator.no_sync(objective):
+        result = objective(Batch(images, target, index))
+        terms = {name: value.detach() for name, value in result.items() if name not in ("output", "target")}
+        host_terms = HostCopy(torch.stack(list(terms.values())))
+        with statistics_kept(objective) if grad_checkpointing else nullcontext():
+            accelerator.backward(result["loss"] * weight)
+    correct = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
+    totals.add({**terms, "top1_error": 100 * (1 - correct), "samples": torch.ones_like(correct)}, num_samples)
+    # 0.9: before NCCL's own watchdog, which aborts the process.
+    # The step's only sync, with the forward alone: the backward is already queued and keeps the device busy.
+    values = dict(zip(terms, host_terms.read(0.9 * timeout), strict=True))
+    if not np.isfinite(list(values.values())).all():
+        raise NonFiniteLossError(step, values, batch)
+    return terms
+
+
+def apply_update(learner: Learner, accelerator: Accelerator, clip_grad: float | None) -> float:
+    """Clip, step and zero the gradients; returns the step's largest learning rate."""
+    if clip_grad is not None:
+        accelerator.clip_grad_norm_(learner.objective.parameters(), clip_grad)
+    lr = max(group["lr"] for group in learner.optimizer.param_groups)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=learner.set_to_none)
+    return lr

@@ -202,6 +202,9 @@ class RunSection(Section):
     channels_last: bool = True
     grad_checkpointing: bool = False
     """Recompute activations in the backward instead of keeping them: less memory, a third more time, the same step."""
+    deterministic: bool = False
+    """Use only deterministic CUDA kernels: two runs, or a run and its resumption, are then bit-equal. Slower. On a
+    CPU they are equal anyway."""
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     """torch.compile of the whole objective, both forwards and the loss; or its mode."""
     val_interval: Count = 1

@@ -48,8 +48,8 @@ WITHOUT: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 # The real command with the network that is registered here; it leaves when the last epoch's line is written.
 TRAIN = """
 import json, os, sys
-from cskd_hf.engine.cpu_tuning import wait_briefly
-wait_briefly()  # as the command does, before anybody imports torch
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+limit_openmp_spinning()  # as the command does, before anybody imports torch
 import tiny_network
 from cskd_hf import train
 from cskd_hf.results import run_folder

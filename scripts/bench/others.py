@@ -1,4 +1,4 @@
-"""What people load images with today, written plainly, for loader.py."""
+"""Image loaders in common use, for loader.py to compare with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image as Pillow
 from torch.utils.data import DataLoader
 from torchvision import transforms as tv
 
-Epoch = Callable[[], int]  # loads an epoch, says how many images came
+Epoch = Callable[[], int]  # loads an epoch, returns the number of images
 
 
 class AuthorsPairs(torch.utils.data.Dataset[Any]):
-    """ImageFolder's way: open, convert, torchvision's transforms, floats."""
+    """As ImageFolder: open, convert, torchvision's transforms, floats."""
 
     def __init__(self, root: Path) -> None:
         self.paths = sorted(root.rglob("*.JPEG"))
@@ -42,7 +42,7 @@ class AuthorsPairs(torch.utils.data.Dataset[Any]):
 
 
 class ListOfListsPairs:
-    """Batches of anchors, then their partners: for each class a list of its images."""
+    """Batches of anchors, then their partners, drawn from a list of images for each class."""
 
     def __init__(self, labels: list[int], batch_size: int) -> None:
         self.labels, self.batch_size = labels, batch_size
@@ -72,7 +72,7 @@ def authors(root: Path, args: argparse.Namespace) -> Epoch:
 
 
 def timm_folder(root: Path, args: argparse.Namespace) -> Epoch:
-    """Two epochs of single images, so that as many images are loaded as in an epoch of pairs."""
+    """Two epochs of single images, as many images as in one epoch of pairs."""
     from timm.data import ImageDataset, create_loader
 
     loader = create_loader(
@@ -87,7 +87,7 @@ def timm_folder(root: Path, args: argparse.Namespace) -> Epoch:
         pin_memory=False,
         persistent_workers=True,
     )
-    inner = loader.loader  # uint8, as ours; the prefetcher's float copy would take the workers' cores
+    inner = loader.loader  # uint8, like ours; the prefetcher's float copy would compete for the workers' cores
     once = counted(inner)
     return lambda: once() + once()
 

@@ -1,10 +1,9 @@
-"""Time and memory of an epoch of class pairs at ImageNet's size, beside the usual list of lists.
+"""Time and memory to draw an epoch of class pairs at ImageNet's size, compared with a list of lists.
 
     python scripts/bench/pairing.py [--images 1281167] [--classes 1000] [--repeats 7] [--output FOLDER]
 
-The reference is what most code does, written plainly here: for each class a Python list of its images, for each image a
-random choice from its class's list. Both draw with replacement, the image itself included. Runs alternate. Memory is
-what is allocated at the peak, and what is kept when it is done, as tracemalloc counts it.
+The reference is what most code does: for each class a Python list of its images, for each image a random choice from
+its class's list. Both draw with replacement, the anchor included. Runs alternate. Memory is counted by tracemalloc.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def mebibytes(call: Callable[[], object]) -> tuple[float, float]:
-    """At the peak, and kept."""
+    """At the peak, and in the end."""
     tracemalloc.start()
-    kept = call()
-    now, peak = tracemalloc.get_traced_memory()
+    result = call()
+    final, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    del kept
-    return peak / 2**20, now / 2**20
+    del result
+    return peak / 2**20, final / 2**20
 
 
 def main() -> None:
@@ -65,14 +64,14 @@ def main() -> None:
     as_list = labels.tolist()
     by_class = list_of_lists_index(as_list)
     sampler = ClassPairSampler(labels)
-    apart = ClassPairSampler(labels, partner="not_self")
+    not_self = ClassPairSampler(labels, partner="not_self")
 
     calls: dict[str, Callable[[], object]] = {
         "list of lists: index": lambda: list_of_lists_index(as_list),
         "list of lists: epoch": lambda: list_of_lists_epoch(as_list, by_class, seed=1),
         "ours: index and first epoch": lambda: ClassPairSampler(labels),
         "ours: epoch": lambda: sampler.set_epoch(1),
-        "ours: epoch, partner not_self": lambda: apart.set_epoch(1),
+        "ours: epoch, partner not_self": lambda: not_self.set_epoch(1),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(args.repeats):
@@ -82,16 +81,16 @@ def main() -> None:
 
     rows = [[name, spread(times[name], 3), *(f"{part:.0f}" for part in memory[name])] for name in calls]
     faster = ratios(times["list of lists: epoch"], times["ours: epoch"])
-    told = f"{args.images:,} images, {args.classes:,} classes, n = {args.repeats}."
+    setting = f"{args.images:,} images, {args.classes:,} classes, n = {args.repeats}."
     ratio = (
         f"An epoch, list of lists / ours: {statistics.median(faster):.0f}× ({min(faster):.0f} to {max(faster):.0f}) in "
-        f"time, {memory['list of lists: epoch'][0] / memory['ours: epoch'][0]:.0f}× in memory at the peak."
+        f"time, {memory['list of lists: epoch'][0] / memory['ours: epoch'][0]:.0f}× in peak memory."
     )
-    head = ["what", "seconds", "MiB at the peak", "MiB kept"]
+    head = ["", "seconds", "peak MiB", "final MiB"]
     figures = {
-        name: {"seconds": times[name], "peak_mib": memory[name][0], "kept_mib": memory[name][1]} for name in calls
+        name: {"seconds": times[name], "peak_mib": memory[name][0], "final_mib": memory[name][1]} for name in calls
     }
-    report("Pairing at ImageNet's size", "pairing", [told, table(head, rows), ratio], figures, args.output)
+    report("Pairing at ImageNet's size", "pairing", [setting, table(head, rows), ratio], figures, args.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ImageNet-like JPEGs made of photographs that ship in installed packages, as a folder and as Arrow."""
+"""Images for the benchmarks: ImageNet-like JPEGs as a folder and as Arrow, and large sets of tiny images."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import io
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, disable_progress_bars
 from PIL import Image as Pillow
 
 NUM_CLASSES = 20
 
 
 def photographs() -> list[Pillow.Image]:
-    """Every photograph that the installed packages ship, large enough."""
+    """The photographs that installed packages ship."""
     from sklearn.datasets import load_sample_images
 
-    found = [Pillow.fromarray(image) for image in load_sample_images().images]
+    images = [Pillow.fromarray(image) for image in load_sample_images().images]
     try:
         from skimage import data
     except ImportError:
-        return found
-    return found + [Pillow.fromarray(image) for image in (data.astronaut(), data.coffee(), data.chelsea())]
+        return images
+    return images + [Pillow.fromarray(image) for image in (data.astronaut(), data.coffee(), data.chelsea())]
 
 
-def jpegs(count: int) -> list[bytes]:
-    """Crops of the photographs, each mirrored, tinted and grained in its own way."""
-    sources, draws, made = photographs(), np.random.RandomState(0), []
+def jpegs(count: int, seed: int = 0) -> list[bytes]:
+    """Random crops of the photographs, mirrored, tinted and grained, 500×375 or 375×500, about 95 kB."""
+    sources, draws, files = photographs(), np.random.RandomState(seed), []
     for number in range(count):
         source = sources[number % len(sources)]
         size = (500, 375) if draws.rand() < 0.75 else (375, 500)
@@ -39,8 +39,8 @@ def jpegs(count: int) -> list[bytes]:
         buffer = io.BytesIO()
         picture = Pillow.fromarray((pixels + grain).clip(0, 255).astype(np.uint8))
         picture.save(buffer, "JPEG", quality=93, subsampling=2)
-        made.append(buffer.getvalue())
-    return made
+        files.append(buffer.getvalue())
+    return files
 
 
 def as_folder(files: list[bytes], labels: np.ndarray, root: Path) -> Path:
@@ -56,3 +56,18 @@ def as_arrow(files: list[bytes], labels: np.ndarray, root: Path) -> Dataset:
     rows = {"image": [{"bytes": data, "path": None} for data in files], "label": labels.tolist()}
     Dataset.from_dict(rows, features=features).save_to_disk(str(root))
     return Dataset.load_from_disk(str(root))
+
+
+def save_tiny_images(folder: Path, num_train: int, num_test: int) -> None:
+    """A saved dataset of 8×8 PNGs, no two alike, in 1,000 classes; rows are sorted by class."""
+    disable_progress_bars()
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (8, 8), (200, 30, 90)).save(buffer, "PNG")
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=1000)})
+
+    def split(count: int, salt: str) -> Dataset:
+        # Decoders ignore the bytes behind a PNG's end; they make the images differ.
+        images = [{"bytes": buffer.getvalue() + f"{salt}{i}".encode(), "path": None} for i in range(count)]
+        return Dataset.from_dict({"image": images, "label": np.arange(count) * 1000 // count}, features=features)
+
+    DatasetDict(train=split(num_train, "t"), test=split(num_test, "v")).save_to_disk(str(folder))

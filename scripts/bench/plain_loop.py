@@ -1,11 +1,11 @@
-"""CS-KD as it is often written, for `end_to_end.py` to be held against: written from the method's description.
+"""CS-KD as it is often written, for end_to_end.py to compare with; written from the method's description.
 
 A folder of images, Pillow, float tensors from the workers; a list of images for each class, pairs drawn in Python; two
-forwards a step; three numbers read from the device at every step.
+forwards per step; three numbers read from the device at every step.
 
     python scripts/bench/plain_loop.py FOLDER MODEL BATCH WORKERS EPOCHS
 
-Prints of each epoch: its seconds, those of them that it waited for data, and its anchors.
+Prints for each epoch: seconds, seconds spent waiting for data, anchors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
         ]
     )
     dataset = ImageFolder(folder, transform)
-    # Workers that live on: without, a short epoch would be told slower than a long one is.
+    # Persistent workers: starting them anew would slow down these short epochs.
     loader = DataLoader(
         dataset, batch_sampler=PairBatches(dataset, int(batch_size)), num_workers=int(workers), persistent_workers=True
     )
@@ -62,12 +62,12 @@ def main() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     total_loss = total_kd = correct = 0.0
     for _ in range(int(epochs)):
-        arriving = iter(loader)
-        began, waited, anchors = time.perf_counter(), 0.0, 0
+        batches = iter(loader)
+        start, waited, anchors = time.perf_counter(), 0.0, 0
         while True:
-            asked = time.perf_counter()
-            batch = next(arriving, None)
-            waited += time.perf_counter() - asked
+            request = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - request
             if batch is None:
                 break
             images, target = batch
@@ -84,7 +84,7 @@ def main() -> None:
             total_kd += kd.item()
             correct += (output.argmax(1) == target).sum().item()
             anchors += len(target)
-        print(json.dumps([time.perf_counter() - began, waited, anchors]), flush=True)
+        print(json.dumps([time.perf_counter() - start, waited, anchors]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark prints: where it ran, medians with their range, Markdown for people and JSON for programs."""
+"""The page that every benchmark prints: machine and versions, medians with their range, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cskd_hf.runs.environment import describe_environment
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
-    """Median (least to greatest)."""
-    middle, low, high = (scale * part for part in (statistics.median(values), min(values), max(values)))
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+    """Median (minimum to maximum)."""
+    median, low, high = (scale * part for part in (statistics.median(values), min(values), max(values)))
+    return f"{median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Of each repeat: what slows one of a pair down for a while slows the other down too."""
+    """Ratio of each repeat: a machine that is slow for a while slows both down."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
@@ -30,7 +30,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def report(title: str, name: str, tables: Sequence[str], figures: Mapping[str, Any], output: Path | None) -> None:
-    """Print a page; with a folder, write it there too, as `name`.md, and every single figure as `name`.json."""
+    """Print a page.
+
+    Args:
+        figures: every single measurement.
+        output: folder to write the page to as `name`.md, and the figures as `name`.json.
+    """
     environment = describe_environment(1, "no")
     hardware, packages = environment["hardware"], environment["packages"]
     command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -43,7 +48,7 @@ def report(title: str, name: str, tables: Sequence[str], figures: Mapping[str, A
         [
             f"# {title}",
             f"`{command}`, {environment['time']}{commit}\n\n{where}, {hardware['torch_threads']} threads; "
-            f"Python {environment['python']}, {versions}. Medians (least to greatest); variants alternate.",
+            f"Python {environment['python']}, {versions}. Medians (minimum to maximum); variants alternate.",
             *tables,
         ]
     )
@@ -51,5 +56,5 @@ def report(title: str, name: str, tables: Sequence[str], figures: Mapping[str, A
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / f"{name}.md").write_text(page + "\n", encoding="utf-8")
-        held = {"environment": environment, "figures": figures}
-        (output / f"{name}.json").write_text(json.dumps(held, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = {"environment": environment, "figures": figures}
+        (output / f"{name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

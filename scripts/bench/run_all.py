@@ -1,10 +1,9 @@
-"""Every benchmark, one after another, each in a process of its own: under 15 minutes on two idle cores.
+"""Run every benchmark, one after another: under 15 minutes on two idle cores.
 
     python scripts/bench/run_all.py [--output bench] [--only step start ...]
 
-Each prints its page and leaves it in the folder, as Markdown and JSON; together.md holds all pages. A benchmark that
-fails is named at the end, and the others run all the same (exit status 1). What each command measures, and how to ask
-it for more, is said by its own --help.
+Each prints its page and writes it to the output folder as Markdown and JSON; together.md has all pages. A benchmark
+that fails is named at the end (exit status 1), and the others still run. The --help of each says what it measures.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# Repeats such that all take some ten minutes. The step twice: a compiled one takes two minutes to be made on a CPU.
+# As many repeats as take some ten minutes. Only the eager step: compiling takes two minutes on a CPU.
 BENCHES: dict[str, tuple[str, ...]] = {
     "pairing": ("pairing.py",),
     "loader": ("loader.py", "--repeats", "9"),
@@ -30,7 +29,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("bench"))
+    parser.add_argument("--output", type=Path, default=Path("bench"), help="folder for the pages (bench)")
     parser.add_argument("--only", nargs="+", choices=list(BENCHES), default=list(BENCHES))
     args = parser.parse_args(argv)
 
@@ -39,17 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.only:
         script, *settings = BENCHES[name]
         print(f"== {name}", file=sys.stderr, flush=True)
-        began = time.perf_counter()
+        start = time.perf_counter()
         command = [sys.executable, str(HERE / script), *settings, "--output", str(args.output)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         print(done.stdout, flush=True)
-        print(f"== {name}: {time.perf_counter() - began:.0f} s, status {done.returncode}", file=sys.stderr, flush=True)
+        print(f"== {name}: {time.perf_counter() - start:.0f} s, status {done.returncode}", file=sys.stderr, flush=True)
         pages.append(done.stdout)
         if done.returncode:
             failed.append(name)
     (args.output / "together.md").write_text("\n".join(pages), encoding="utf-8")
     for name in failed:
-        print(f"error: {name} failed; see above", file=sys.stderr)
+        print(f"error: {name} failed, see above", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -1,13 +1,13 @@
-"""One training step: cross-entropy, CS-KD and mutual CS-KD; eager and compiled; time and memory.
+"""Time and memory of one training step: cross-entropy, CS-KD and mutual CS-KD, eager and compiled.
 
     python scripts/bench/step.py                                  # ResNet-18 at 64 px on the CPU
     python scripts/bench/step.py --device cuda --model resnet50 --size 224 --batch 128 --classes 1000 --precision bf16
 
-A step is what training does with a batch that is loaded: bytes normalised, forward or forwards, backward, update. Each
-repeat takes every variant once, in an order of its own; ratios are of one repeat's times. B is the supervised images of
-a cross-entropy or CS-KD step; mutual CS-KD supervises 2B, and is held against cross-entropy of 2B.
+A step is what training does with a loaded batch: normalise the uint8 images, forward, backward, update. Each repeat
+runs every variant once in random order; ratios compare times of one repeat. B is the number of supervised images of a
+cross-entropy or CS-KD step; mutual CS-KD supervises 2B and is compared with cross-entropy at 2B.
 
-Memory is what the forward keeps for the backward (CPU), or the most that was allocated in a step (CUDA).
+Memory is what the forward saves for the backward (CPU), or the peak allocation of a step (CUDA).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ import timm
 import torch
 from reporting import ratios, report, spread, table
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.batch import Batch
@@ -34,31 +36,34 @@ from cskd_hf.methods import CSKD, CrossEntropy, Method, MutualCSKD
 from cskd_hf.models.layers import statistics_kept
 from cskd_hf.recipe.sections import OptimizerSection
 
-# Method, pairs of images or not, supervised images in B; the last column: recompute activations.
+# Method, pairs, supervised images in units of B, activation checkpointing.
 VARIANTS: dict[str, tuple[Method, bool, int, bool]] = {
     "cross-entropy, B": (CrossEntropy(), False, 1, False),
     "cross-entropy, 2B": (CrossEntropy(), False, 2, False),
     "CS-KD, B": (CSKD(), True, 1, False),
     "CS-KD anchors_only, B": (CSKD(batch_norm="anchors_only"), True, 1, False),
     "mutual CS-KD, 2B": (MutualCSKD(), True, 2, False),
-    "CS-KD, B, activations recomputed": (CSKD(), True, 1, True),
+    "CS-KD, B, checkpointed": (CSKD(), True, 1, True),
 }
 RATIOS = {
     "CS-KD / cross-entropy": ("CS-KD, B", "cross-entropy, B"),
     "CS-KD anchors_only / CS-KD": ("CS-KD anchors_only, B", "CS-KD, B"),
     "mutual / cross-entropy at 2B": ("mutual CS-KD, 2B", "cross-entropy, 2B"),
-    "CS-KD with activations recomputed / CS-KD": ("CS-KD, B, activations recomputed", "CS-KD, B"),
+    "CS-KD checkpointed / CS-KD": ("CS-KD, B, checkpointed", "CS-KD, B"),
 }
+# Compiling takes half a minute each on a CPU: only the variants whose ratios have a target.
+COMPILED = ("cross-entropy, B", "cross-entropy, 2B", "CS-KD, B", "mutual CS-KD, 2B")
+MODES = ("eager", "compiled", "reduce-overhead")
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 UPDATES = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
-def variant(name: str, args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
-    """A step of its own network: call it, and it says how many seconds it took."""
-    method, pairs, share, recompute = VARIANTS[name]
+def variant(name: str, args: argparse.Namespace, mode: str) -> Callable[[int], float]:
+    """A function that runs some steps of a new network and returns the mean seconds of one."""
+    method, pairs, share, checkpointed = VARIANTS[name]
     torch.manual_seed(0)
     model: Any = timm.create_model(args.model, num_classes=args.classes)
-    model.set_grad_checkpointing(recompute)
+    model.set_grad_checkpointing(checkpointed)
     objective = Objective(method, model, (0.5,) * 3, (0.25,) * 3, channels_last=True)
     objective.to(args.device, memory_format=torch.channels_last).train()
     optimizer = create_optimizer(OptimizerSection(lr=0.1, weight_decay=1e-4), model, model, 0.01)
@@ -69,83 +74,85 @@ def variant(name: str, args: argparse.Namespace, compiled: bool) -> Callable[[],
     target = torch.randint(args.classes, (num_images,), generator=generator)
     target = (target[: num_images // 2].repeat(2) if pairs else target).to(args.device)
     batch = Batch(images, target, target)
-    if compiled:
-        objective.compile()
+    if mode != "eager":
+        objective.compile(mode=None if mode == "compiled" else mode, dynamic=False)
     precision = PRECISIONS[args.precision]
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
 
-    def step() -> float:
-        started = time.perf_counter()
-        with torch.autocast(args.device, precision, enabled=precision is not None):
-            loss = objective(batch)["loss"]
-        if recompute:
-            with statistics_kept(model):
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast(args.device, precision, enabled=precision is not None):
+                loss = objective(batch)["loss"]
+            with statistics_kept(model) if checkpointed else nullcontext():
                 scaler.scale(loss).backward()
-        else:
-            scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return (time.perf_counter() - start) / steps
 
-    return step
+    return run
 
 
-def kept_bytes(step: Callable[[], float]) -> int:
-    """What one step needs: see the top of this file."""
-    if torch.cuda.is_available():
+def memory_and_flops(name: str, args: argparse.Namespace) -> tuple[int, int]:
+    """Memory of one step, as defined above, of a network alone on the device; and its floating-point operations."""
+    before = torch.cuda.memory_allocated() if args.device == "cuda" else 0
+    step = variant(name, args, "eager")
+    with FlopCounterMode(display=False) as counter:
+        step(1)  # also allocates the optimizer's state
+    flops = counter.get_total_flops()
+    if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated()
-    kept: dict[int, int] = {}
+        step(1)
+        return torch.cuda.max_memory_allocated() - before, flops
+    saved: dict[int, int] = {}  # bytes by address: several tensors may share a storage
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        step()
-    return sum(kept.values())
+    with saved_tensors_hooks(record, lambda tensor: tensor):
+        step(1)
+    return sum(saved.values()), flops
 
 
-def measure(names: Sequence[str], args: argparse.Namespace, compiled: bool) -> tuple[dict[str, list[float]], Any]:
-    """Seconds of each repeat, and bytes, by variant; the first steps, which compile and choose kernels, left out."""
-    steps = {name: variant(name, args, compiled) for name in names}
+def measure(names: Sequence[str], args: argparse.Namespace, mode: str) -> dict[str, list[float]]:
+    """Mean seconds of a step in each repeat, by variant; without the first steps, which compile and choose kernels."""
+    steps = {name: variant(name, args, mode) for name in names}
     for step in steps.values():
-        for _ in range(3):
-            step()
+        step(3)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     random = Random(0)
     for _ in range(args.repeats):
         for name in random.sample(list(names), len(names)):
-            seconds[name].append(statistics.fmean(steps[name]() for _ in range(args.steps)))
-    return seconds, {} if compiled else {name: kept_bytes(step) for name, step in steps.items()}
+            seconds[name].append(steps[name](args.steps))
+    return seconds
 
 
 def update_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
-    """The update alone, by each way that torch has."""
+    """Seconds of the update alone, with each of torch's implementations."""
     torch.manual_seed(0)
     network = timm.create_model(args.model, num_classes=args.classes)
     optimizers = {}
     for opt in ("momentum", "adamw"):
-        for way, keywords in UPDATES.items():
+        for implementation, keywords in UPDATES.items():
             model = copy.deepcopy(network).to(args.device)
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, 1e-3)
-            made = timm.optim.create_optimizer_v2(model, opt=opt, lr=1e-3, weight_decay=1e-4, **keywords)
-            made.step()
-            optimizers[f"{opt}, {way}"] = made
+            optimizer = timm.optim.create_optimizer_v2(model, opt=opt, lr=1e-3, weight_decay=1e-4, **keywords)
+            optimizer.step()  # allocates its state
+            optimizers[f"{opt}, {implementation}"] = optimizer
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     random = Random(0)
     for _ in range(args.repeats):
         for name in random.sample(list(optimizers), len(optimizers)):
-            started = time.perf_counter()
+            start = time.perf_counter()
             optimizers[name].step()
             if args.device == "cuda":
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -157,46 +164,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="B")
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="no")
-    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager", "compiled"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=2, help="in each repeat")
-    parser.add_argument("--quick", action="store_true", help="eager alone, few repeats")
-    parser.add_argument("--output", type=Path, help="a folder for step.md and step.json")
+    parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
+    parser.add_argument("--quick", action="store_true", help="eager only, few repeats")
+    parser.add_argument("--output", type=Path, help="folder for step.md and step.json")
     args = parser.parse_args(argv)
     if args.quick:
         args.modes, args.repeats, args.steps = ["eager"], min(args.repeats, 5), 1
 
-    tables, figures = [], {}
+    tables: list[str] = []
+    figures: dict[str, Any] = {}
     for mode in args.modes:
-        # Each compilation takes half a minute on a CPU: those of the ratios that have a bar.
-        names = [name for name in VARIANTS if mode == "eager" or name in NEEDED_COMPILED]
-        seconds, memory = measure(names, args, mode == "compiled")
-        images = {name: args.batch * VARIANTS[name][2] for name in names}
-        rows = [
-            (
-                name,
-                spread(seconds[name], 1, 1e3),
-                f"{images[name] / statistics.median(seconds[name]):,.0f}",
-                f"{memory[name] / 2**20:,.1f}" if memory else "",
-            )
-            for name in names
-        ]
-        tables.append(f"## {mode}\n\n" + table(("step", "ms", "supervised images/s", "MiB"), rows))
-        compared = {
-            name: ratios(seconds[a], seconds[b]) for name, (a, b) in RATIOS.items() if a in seconds and b in seconds
-        }
-        tables.append(
-            table(("of one repeat, per supervised image", "ratio"), [(k, spread(v, 3)) for k, v in compared.items()])
-        )
-        figures[mode] = {"seconds": seconds, "bytes": memory, "ratios": compared}
-    updates = update_seconds(args)
-    tables.append("## The update alone\n\n" + table(("", "ms"), [(k, spread(v, 2, 1e3)) for k, v in updates.items()]))
-    figures["update"] = {"seconds": updates}
+        names = [name for name in args.variants if mode == "eager" or name in COMPILED]
+        costs = {name: memory_and_flops(name, args) for name in names} if mode == "eager" else {}
+        memory, flops = ({name: cost[i] for name, cost in costs.items()} for i in (0, 1))
+        seconds = measure(names, args, mode)
+        tables += [f"## {mode}", *mode_tables(seconds, memory, args.batch)]
+        figures[mode] = {"seconds": seconds, "bytes": memory, "flops": flops, "ratios": step_ratios(seconds)}
+    if "eager" in args.modes:
+        updates = update_seconds(args)
+        rows = [(name, spread(times, 2, 1e3)) for name, times in updates.items()]
+        tables += ["## The update alone", table(("", "ms"), rows)]
+        figures["update"] = {"seconds": updates}
     where = f"{args.device}, {args.model}, {args.size} px, B = {args.batch}, mixed precision: {args.precision}"
     report(f"A step: {where}; n = {args.repeats} x {args.steps}", "step", tables, figures, args.output)
 
 
-NEEDED_COMPILED = ("cross-entropy, B", "cross-entropy, 2B", "CS-KD, B", "mutual CS-KD, 2B")
+def step_ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: ratios(seconds[a], seconds[b]) for name, (a, b) in RATIOS.items() if a in seconds and b in seconds}
+
+
+def mode_tables(seconds: dict[str, list[float]], memory: dict[str, int], batch: int) -> list[str]:
+    rows = [
+        (
+            name,
+            spread(times, 1, 1e3),
+            f"{batch * VARIANTS[name][2] / statistics.median(times):,.0f}",
+            f"{memory[name] / 2**20:,.1f}" if memory else "",
+        )
+        for name, times in seconds.items()
+    ]
+    compared = [(name, spread(values, 3)) for name, values in step_ratios(seconds).items()]
+    return [
+        table(("step", "ms", "supervised images/s", "MiB"), rows),
+        table(("within a repeat, per supervised image", "ratio"), compared),
+    ]
+
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""A network that costs next to nothing at 224 px, registered with timm: a run of it is as fast as its loader."""
+"""A network that costs next to nothing at 224 px, registered with timm: its training is as fast as the loader."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sparse(nn.Module):
 
 @register_model
 def bench_tiny(pretrained: bool = False, **keywords: Any) -> StagedNetwork:
-    """Every eighth pixel, two convolutions, a classifier: less than a million multiplications an image."""
+    """Every eighth pixel, two convolutions, a classifier: less than a million multiplications per image."""
 
     def layers(in_chs: int, out_chs: int, stride: int) -> list[nn.Module]:
         conv = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False)

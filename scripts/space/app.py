@@ -1,8 +1,8 @@
-"""A page to try trained weights on: a picture in, calibrated probabilities out, a baseline's beside them.
+"""A page to try trained weights: calibrated probabilities of a picture, next to those of a baseline.
 
-python scripts/space/app.py runs/digits_resnet10-cskd-seed0 runs/digits_resnet10-cross_entropy-seed0
+    python scripts/space/app.py runs/digits_resnet10-cskd-seed0 runs/digits_resnet10-cross_entropy-seed0
 
-On a Space the two are named by the variables MODEL and BASELINE: hf-hub:OWNER/NAME.
+On a Space, the variables MODEL and BASELINE name the weights: hf-hub:OWNER/NAME.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 from cskd_hf.errors import UserError, run_command
 
 TOP_K = 5
-COLORS = ("#0072B2", "#D55E00")  # blue and vermillion of Okabe & Ito, as in the reports: told apart by everybody
+COLORS = ("#0072B2", "#D55E00")  # Okabe & Ito, safe for colour-blind readers, as in the reports
 MAX_UPLOAD = "20mb"
-SECONDS_KEPT = 3600  # an uploaded picture, on the server
+UPLOAD_LIFETIME = 3600  # seconds
 
 INTRODUCTION = """# How sure is it?
 
-**Calibrated** means: of all the pictures of which a model is 80 % sure, 80 % are what it says. The expected calibration
-error (ECE) is how far it is from that, on average. It was measured on pictures like those that the model learnt from; a
-picture of anything else is given one of the same names."""
+**Calibrated** means that of all pictures of which a model is 80 % sure, it names 80 % correctly. The expected calibration
+error (ECE) is the average distance from that. It was measured on pictures like those the model was trained on; a picture
+of anything else still gets one of the same names."""
 
 CSS = """
 .answer, .answer .html-container {padding: 0 !important;}
@@ -48,7 +48,7 @@ CSS = """
 
 
 class Contender(NamedTuple):
-    """Weights that the page shows the bars of."""
+    """Weights to show, with their title, name and measured calibration."""
 
     trained: Any
     title: str
@@ -57,11 +57,16 @@ class Contender(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="A page to try trained weights on.")
+    parser = argparse.ArgumentParser(description="A page to try trained weights.")
     weights = "a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME"
-    parser.add_argument("model", nargs="?", default=os.environ.get("MODEL"), help=f"{weights}; else MODEL says it")
     parser.add_argument(
-        "baseline", nargs="?", default=os.environ.get("BASELINE"), help="other weights of the same classes; or BASELINE"
+        "model", nargs="?", default=os.environ.get("MODEL"), help=f"{weights} (default: variable MODEL)"
+    )
+    parser.add_argument(
+        "baseline",
+        nargs="?",
+        default=os.environ.get("BASELINE"),
+        help="other weights for the same classes (default: variable BASELINE)",
     )
     args = parser.parse_args(argv)
     if not args.model:
@@ -69,12 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import gradio
     except ImportError as error:
-        raise UserError(f"the page needs gradio: pip install -r scripts/space/requirements.txt ({error})") from None
+        raise UserError(
+            f"the page needs gradio; from a checkout: pip install -r scripts/space/requirements.txt ({error})"
+        ) from None
 
     contenders = [read_contender(source) for source in (args.model, args.baseline) if source]
     names = {contender.trained.class_names for contender in contenders}
     if len(names) > 1:
-        raise UserError(f"{args.baseline}: other classes than {args.model}; name a baseline of the same data")
+        raise UserError(
+            f"{args.baseline}: its classes differ from those of {args.model}; name a baseline trained on the same data"
+        )
     page(contenders).launch(
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=CSS,
@@ -86,31 +95,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_contender(source: str) -> Contender:
-    """Load weights, and what their run measured.
+    """Load weights and the metrics of their run.
 
     Raises:
-        UserError: there are no weights that timm loads.
+        UserError: `source` has no weights that timm loads.
     """
     from cskd_hf.models.load import load_trained
     from cskd_hf.paper.latex import METHODS
 
     trained = load_trained(source)
-    measured = _measured(source, trained.run)
+    metrics = _read_metrics(source, trained.run)
     kind, _, repository = source.rpartition(":")
-    if measured is None:
-        facts = "What was measured of these weights is not told."
+    if metrics is None:
+        facts = "These weights come without metrics."
         if trained.temperature is None:
             facts = f"Not calibrated: no temperature was fitted. {facts}"
-        # Never the path of a folder, which is not the visitors' to know.
+        # Visitors must not see the path of a folder.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
-    method = measured["method"]["name"]
+    method = metrics["method"]["name"]
     title = METHODS[method] if method in METHODS else method.replace("_", " ").capitalize()
-    return Contender(trained, title, repository if kind == "hf-hub" else measured["name"], _facts(measured))
+    return Contender(trained, title, repository if kind == "hf-hub" else metrics["name"], _facts(metrics))
 
 
-def _measured(source: str, run: Path | None) -> dict[str, Any] | None:
-    """summary.json of a run, or metrics.json of a published folder or repository; None of weights without it."""
+def _read_metrics(source: str, run: Path | None) -> dict[str, Any] | None:
+    """summary.json of a run, or metrics.json of a published folder or repository; None without either."""
     if run is not None:
         path = run / "summary.json"
     elif source.startswith("local-dir:"):
@@ -127,20 +136,20 @@ def _measured(source: str, run: Path | None) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _facts(measured: dict[str, Any]) -> str:
-    metrics, images = measured["metrics"], measured["dataset"]["images"]
+def _facts(summary: dict[str, Any]) -> str:
+    metrics, images = summary["metrics"], summary["dataset"]["images"]
     raw = f"{metrics['last']['ece']:.2f} %"
-    tested = f"{images['test']:,} test images of {Path(measured['dataset']['name']).name}"
+    tested = f"{images['test']:,} test images of {Path(summary['dataset']['name']).name}"
     if metrics["temperature"] is None:
         return f"Not calibrated: no temperature was fitted. ECE on {tested}: {raw}."
     return (
-        f"ECE on {tested}: {metrics['metrics_scaled']['ece']:.2f} % as shown, {raw} before its logits were divided by "
-        f"the temperature {metrics['temperature']:.3f}, which was fitted on {images['holdout']:,} other images."
+        f"ECE on {tested}: {metrics['metrics_scaled']['ece']:.2f} % as shown, {raw} before the logits were divided by "
+        f"the temperature {metrics['temperature']:.3f}, fitted on {images['holdout']:,} other images."
     )
 
 
 def answer(contenders: Sequence[Contender], picture: str | None) -> str:
-    """The page's right-hand side, HTML: bars of a picture, or a sentence why there are none."""
+    """HTML of the right-hand side: bars for a picture, or a message why there are none."""
     from cskd_hf.data.decode import UnreadableImageError
     from cskd_hf.predict import predict_image
 
@@ -150,8 +159,7 @@ def answer(contenders: Sequence[Contender], picture: str | None) -> str:
         try:
             bars = [predict_image(contender.trained, picture, TOP_K) for contender in contenders]
         except UnreadableImageError:
-            # Not the decoder's own words, which are for who can look at the file.
-            message = '<p class="unreadable" role="alert">This file is not a picture that can be read: try another.</p>'
+            message = '<p class="unreadable" role="alert">This file is not a readable picture; try another one.</p>'
     sections = map(_section, contenders, bars, COLORS)
     return f'{message}<div class="contenders">{"".join(sections)}</div>'
 
@@ -162,7 +170,7 @@ def _section(contender: Contender, bars: Sequence[tuple[str, float]], color: str
         f'<span class="track" aria-hidden="true"><span class="bar" style="width:{100 * value:.2f}%"></span></span></li>'
         for name, value in bars
     )
-    shown = f"<ol>{rows}</ol>" if rows else '<p class="hint">The likeliest names of a picture will be listed here.</p>'
+    shown = f"<ol>{rows}</ol>" if rows else '<p class="hint">The most likely names of a picture appear here.</p>'
     return (
         f'<section style="--bar: {color}"><h2>{escape(contender.title)}</h2>'
         f'<p class="run">{escape(contender.name)}</p>{shown}<p class="facts">{escape(contender.facts)}</p></section>'
@@ -170,11 +178,11 @@ def _section(contender: Contender, bars: Sequence[tuple[str, float]], color: str
 
 
 def page(contenders: Sequence[Contender]) -> Any:
-    """The page, a `gradio.Blocks`; nothing on it asks another server for anything."""
+    """The page, a `gradio.Blocks` that sends no request to other servers."""
     import gradio
 
     with gradio.Blocks(
-        title="How sure is it?", analytics_enabled=False, delete_cache=(SECONDS_KEPT, SECONDS_KEPT)
+        title="How sure is it?", analytics_enabled=False, delete_cache=(UPLOAD_LIFETIME, UPLOAD_LIFETIME)
     ) as blocks:
         gradio.Markdown(INTRODUCTION, elem_classes="introduction")
         with gradio.Row():
@@ -182,8 +190,8 @@ def page(contenders: Sequence[Contender]) -> Any:
                 picture = gradio.Image(
                     label="Your picture", sources=["upload", "clipboard"], height=300, elem_classes="picture"
                 )
-                # The uploaded bytes as they are: gradio's own decodes and re-encodes, and fails on what is no image.
-                # No subclass, beside whose file gradio writes a .pyi.
+                # The uploaded file as it is: gradio would decode and re-encode it, and fail if it is not an image.
+                # Not a subclass: gradio would write a .pyi next to its file.
                 picture.preprocess = lambda payload: None if payload is None else payload.path
             with gradio.Column(scale=2, min_width=320):
                 shown = gradio.HTML(answer(contenders, None), elem_classes="answer")

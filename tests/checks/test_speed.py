@@ -1,4 +1,4 @@
-"""`check --speed`: what it measures with, and what it makes of the numbers."""
+"""`check --speed`: the measurement, and the advice drawn from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path / "run.yaml", folder)
 
 
-# the command
+# the measurement
 
 
 @pytest.mark.parametrize(
@@ -48,32 +48,29 @@ def recipe(tmp_path: Path) -> Path:
         ("method={name: cross_entropy}", "data.holdout=0.3", "optimizer.opt=adamw"),
     ],
 )
-def test_loader_and_step_are_measured_with_what_training_uses(recipe, settings, capsys, tmp_path):
+def test_loader_and_step_are_measured_without_a_run_folder(recipe, settings, capsys, tmp_path):
     assert speed.check_speed(load_recipe(recipe, settings), seconds=0.8) == 0
-    told = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for name in ("loader", "step", "together"):
-        assert re.search(rf"^{name} {NUMBER} images/s  ", told, flags=re.MULTILINE), told
-    assert "test_resnet, " in told
-    assert re.search(rf"^time {NUMBER} seconds an epoch of [69] images$", told, flags=re.MULTILINE)
-    assert re.search(rf"^ {NUMBER} (seconds|hours) in all: 2 epochs", told, flags=re.MULTILINE)
-    assert len(told.splitlines()) < 24
-    assert max(map(len, told.splitlines())) <= 120
+        assert re.search(rf"^{name} {NUMBER} images/s  ", stdout, flags=re.MULTILINE), stdout
+    assert "test_resnet, " in stdout
+    assert re.search(rf"^time {NUMBER} seconds per epoch of [69] images$", stdout, flags=re.MULTILINE)
+    assert re.search(rf"^ {NUMBER} (seconds|hours) in total: 2 epochs", stdout, flags=re.MULTILINE)
+    assert len(stdout.splitlines()) < 24
+    assert max(map(len, stdout.splitlines())) <= 120
     assert not (tmp_path / "run").exists()
 
 
-def test_the_flag_of_the_command_measures(recipe):
+def test_the_command_measures_with_the_flag(recipe, capsys):
     done = command(recipe, "--speed", "--seconds", 2, module="cskd_hf.check")
     assert done.status == 0, done.stderr
     assert re.search(r"^limit +the (step|loader)", done.stdout, flags=re.MULTILINE)
-
-
-def test_the_two_kinds_of_check_are_not_mixed(recipe, capsys):
     with pytest.raises(SystemExit, match="2"):
         check.main([str(recipe), "--speed", "--full"])
     assert "--full: not allowed with argument --speed" in capsys.readouterr().err
 
 
-def test_what_training_would_refuse_is_refused_here(recipe, tmp_path):
+def test_recipes_that_cannot_train_are_rejected(recipe, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^model\.model_name: timm has no"):
         speed.check_speed(load_recipe(recipe, ["model.model_name=resnet8"]))
     with pytest.raises(UserError, match=r"^data\.batch_size: an epoch's last batch leaves 1 "):
@@ -81,71 +78,67 @@ def test_what_training_would_refuse_is_refused_here(recipe, tmp_path):
     (tmp_path / "images" / "train" / "class 1" / "02.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"split 'train', row 7.*unreadable image"):
         speed.check_speed(load_recipe(recipe), seconds=0.8)
-
-
-def test_one_of_several_processes_does_not_measure(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="without a launcher"):
         speed.check_speed(load_recipe(recipe))
 
 
-# what is made of the numbers
+# the advice
 
 
-def test_a_device_that_waits_is_told_how_many_workers_would_feed_it():
-    lines = advise(ON_CUDA)
-    assert lines == [
-        "limit      the loader: the step is 2.6 times as fast",
-        "workers    data.workers=11, each on a core of its own, would feed the device",  # 250 images a core
-    ]
+def test_a_slow_loader_gets_the_number_of_workers_that_feed_the_device():
+    limit, workers = advise(ON_CUDA)
+    assert limit == "limit      the loader: the step is 2.6 times as fast"
+    # 250 images a second on each core
+    assert workers == "workers    data.workers=11, one core each, would feed the device"
 
 
-def test_where_the_cores_do_not_suffice_a_smaller_copy_is_named():
+def test_too_few_cores_get_the_advice_to_shrink_the_images():
     lines = "\n".join(advise(dataclasses.replace(ON_CUDA, cores=8)))
     assert "data.workers=11," in lines
-    assert "this process may use 8." in lines
-    assert "scripts/resize_dataset.py" in lines
+    assert "this process may use 8 cores." in lines
+    assert "from a checkout: scripts/resize_dataset.py" in lines
 
 
-def test_more_workers_than_cores_count_as_the_cores():
+def test_workers_beyond_the_cores_do_not_count():
     assert dataclasses.replace(ON_CUDA, workers=32, loader=4000.0).cores_to_feed == 11
     assert dataclasses.replace(ON_CUDA, workers=0).cores_to_feed == 3
 
 
-def test_a_loader_that_waits_is_told_how_few_would_do():
+def test_a_fast_loader_gets_the_smallest_sufficient_number_of_workers():
     assert advise(dataclasses.replace(ON_CUDA, workers=16, loader=5200.0)) == [
         "limit      the step: the loader is 2.0 times as fast",
         "workers    data.workers=8 would feed the device",
     ]
 
 
-def test_on_a_cpu_the_two_share_the_cores():
+def test_on_a_cpu_loader_and_step_share_the_cores():
     # An image takes 2 / 500 s of a core to load and 2 / 125 s to train: one part in five.
-    both = dataclasses.replace(ON_CUDA, workers=4, cores=2, threads=2, loader=500.0, step=125.0)
-    limit, workers = advise(both)
-    assert limit == "limit      the step. Both share 2 cores: of the work of an image, loading is 20 %, the step 80 %"
-    assert workers == "workers    a device of this step's speed is fed by 1 core"
-    assert advise(dataclasses.replace(both, step=4000.0))[0].startswith("limit      the loader. ")
+    on_cpu = dataclasses.replace(ON_CUDA, workers=4, cores=2, threads=2, loader=500.0, step=125.0)
+    limit, workers = advise(on_cpu)
+    assert limit == "limit      the step: they share the cores (2); loading is 20 % of the work, the step 80 %"
+    assert workers == "workers    1 core would feed a device as fast as this step"
+    assert advise(dataclasses.replace(on_cpu, step=4000.0))[0].startswith("limit      the loader: ")
 
 
-def test_hours_count_epochs_evaluations_and_processes(recipe):
+def test_the_estimate_counts_epochs_evaluations_and_processes(recipe):
     read = load_recipe(recipe, ["scheduler.num_epochs=90", "run.val_interval=10"])
     # Loaded at 2,000 a second, forwarded at 7,800: 50,000 images take 25 s, nine times and once at the end.
-    assert estimate(read, ON_CUDA, 990 * 3600, None, 50_000) == [
-        "time       1.00 hours an epoch of 3,564,000 images",
-        f"           {90 + 10 * 25 / 3600:.2f} hours in all: 90 epochs, evaluations included",
+    assert estimate(read, ON_CUDA, 990 * 3600, 0, 50_000) == [
+        "time       1.00 hours per epoch of 3,564,000 images",
+        f"           {90 + 10 * 25 / 3600:.2f} hours in total: 90 epochs, evaluations included",
     ]
     four = estimate(load_recipe(recipe, ["run.num_processes=4"]), ON_CUDA, 990 * 3600, 100, 100)
-    assert four[0] == "time       0.25 hours an epoch of 3,564,000 images, on 4 processes as fast as this one"
+    assert four[0] == "time       0.25 hours per epoch of 3,564,000 images, on 4 processes as fast as this one"
 
 
-def test_the_screen_says_what_was_measured(recipe):
+def test_the_report_names_setting_rates_and_peak_memory(recipe):
     read = load_recipe(recipe, ["run.compile=true", "data.workers=4"])
     assert describe(read, ON_CUDA, "Some GPU", "bf16") == [
-        "speed      test_resnet, cskd, 48×48, batches of 128, precision bf16, compiled",
+        "speed      test_resnet, cskd, 48×48, batches of 128, precision bf16, compiled\n"
         "           on Some GPU; 16 cores for this process",
-        "loader         1,000 images/s   supervised, 2,000 loaded, by 4 processes",
-        "step           2,600 images/s   one batch again and again",
-        "together         990 images/s   waiting for data 60 % of the time",
-        "memory          12.3 GB on the device at the peak",
+        "loader         1,000 images/s   supervised, 2,000 loaded, 4 worker processes",
+        "step           2,600 images/s   repeating one batch",
+        "together         990 images/s   60 % of the time waiting for data",
+        "memory          12.3 GB peak on the device",
     ]

@@ -1,4 +1,4 @@
-"""What a step keeps for its backward: CS-KD no more than cross-entropy, and less where activations are recomputed."""
+"""What a step saves for its backward: CS-KD no more than cross-entropy, and less with gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shapes(kept: dict[int, Tensor]) -> Counter[tuple[int, ...]]:
 
 @pytest.mark.parametrize("batch_norm", ["separate", "anchors_only"])
 @pytest.mark.parametrize("model_name", ["test_resnet", "resnet18"])
-def test_cskd_keeps_what_cross_entropy_keeps_but_for_logits_and_the_partners_pixels(model_name, batch_norm):
+def test_cskd_saves_the_activations_of_cross_entropy_plus_partner_logits_and_pixels(model_name, batch_norm):
     method = method_of("cskd", batch_norm=batch_norm)
     batch = batch_for(method, num=NUM, size=SIZE)
     pairs = kept_for_the_backward(objective_of(method, backbone(model_name)), batch)
@@ -64,7 +64,7 @@ def test_cskd_keeps_what_cross_entropy_keeps_but_for_logits_and_the_partners_pix
     assert num_bytes(pairs) - num_bytes(alone) == partners + logits * NUM * NUM_CLASSES * 4 + scalars
 
 
-def test_a_joint_forward_keeps_the_activations_of_both_images():
+def test_a_joint_forward_saves_the_activations_of_both_images():
     """What the test above would see, were the partner's forward kept."""
     kept = {}
     for batch_norm in ("separate", "joint"):
@@ -94,7 +94,7 @@ def checkpointing(model: nn.Module) -> Any:
     [(name, "cskd") for name in ("ours", "test_resnet", "densenet121", "test_vit", "test_convnext")]
     + [("ours", name) for name in ("cross_entropy", "mutual_cskd", "byot")],
 )
-def test_recomputed_activations_give_the_same_step(name, method_name, same_tensors):
+def test_gradient_checkpointing_gives_the_same_step(name, method_name, same_tensors):
     method = method_of(method_name)
     network = network_of(name)
     plain, recomputed = objective_of(method, copy.deepcopy(network)), objective_of(method, checkpointing(network))
@@ -125,7 +125,7 @@ def test_recomputed_activations_give_the_same_step(name, method_name, same_tenso
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_step_recomputes_alike(same_tensors):
+def test_a_compiled_step_checkpoints_the_same_way(same_tensors):
     """By AOTAutograd, which every real backend goes through, without the code that inductor makes."""
     method, network = method_of("cskd"), network_of("test_resnet")
     plain, recomputed = objective_of(method, copy.deepcopy(network)), objective_of(method, checkpointing(network))
@@ -142,7 +142,7 @@ def test_a_compiled_step_recomputes_alike(same_tensors):
         torch.testing.assert_close(recomputed.get_parameter(key).grad, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_without_being_kept_running_statistics_move_twice():
+def test_running_statistics_would_move_twice_unless_restored():
     """What `statistics_kept` is there for."""
     method = method_of("cskd")
     objective = objective_of(method, checkpointing(small_network()))
@@ -152,7 +152,7 @@ def test_without_being_kept_running_statistics_move_twice():
     assert {value for key, value in counters.items() if ".stages." in key} == {3}
 
 
-def test_a_network_that_cannot_recompute_is_told_in_one_line():
+def test_a_network_without_gradient_checkpointing_is_rejected_in_one_line():
     torch.manual_seed(0)
     made: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
     assert made.grad_checkpointing is True

@@ -1,4 +1,4 @@
-"""torch.compile of the whole objective, as `run.compile` does it, gives every method's eager step."""
+"""Compiling the whole objective, as `run.compile` does, reproduces every method's eager step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def graphs_of(objective: torch.nn.Module) -> list[torch.fx.GraphModule]:
     ("model_name", "batch_norm"),
     [("resnet18", "separate"), ("resnet18", "joint"), ("resnet18", "anchors_only"), ("test_vit", "separate")],
 )
-def test_both_forwards_in_one_graph_give_every_bit_of_the_eager_step(model_name, batch_norm):
+def test_both_forwards_compile_to_one_graph_bit_equal_to_eager(model_name, batch_norm):
     method = method_of("cskd", batch_norm=batch_norm)
     network = backbone(model_name, **({"img_size": 32} if "vit" in model_name else {}))
     eager, compiled = objective_of(method, network), objective_of(method, copy.deepcopy(network))
@@ -56,7 +56,7 @@ def test_both_forwards_in_one_graph_give_every_bit_of_the_eager_step(model_name,
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_what_accelerate_wraps_around_a_step_breaks_no_graph(precision):
+def test_accelerate_adds_no_graph_break(precision):
     method = method_of("cskd")
     objective = objective_of(method)
     graphs = graphs_of(objective)
@@ -76,7 +76,7 @@ def test_what_accelerate_wraps_around_a_step_breaks_no_graph(precision):
     [(name, {"cutmix_alpha": 1.0} if "cutmix_alpha" in method.model_fields else {}) for name, method in METHODS.items()]
     + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")],
 )
-def test_a_compiled_step_is_the_eager_one(name, settings):
+def test_a_compiled_step_equals_the_eager_one(name, settings):
     """As torch traces it, with its graph breaks; the code that inductor would make of it is left out."""
     method = method_of(name, **settings)
     eager = objective_of(method)

@@ -1,4 +1,4 @@
-"""What the C libraries are asked for, seen in processes that ask them."""
+"""OpenMP and glibc settings, observed in processes that set them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 from command_runs import command, write_recipe
 
-from cskd_hf.engine.cpu_tuning import wait_briefly
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 
 # Faults of pages, for ten arrays of 48 MB one after another; the first two are not counted.
 FAULTS = """
@@ -39,13 +39,13 @@ def faults(ask: bool, **variables: str) -> int:
 
 
 @glibc_only
-def test_freed_memory_is_used_again_without_a_page_fault():
+def test_freed_memory_is_reused_without_a_page_fault():
     assert faults(ask=False) > 8 * 1000
     assert faults(ask=True) < 8
 
 
 @glibc_only
-def test_what_the_environment_asks_of_malloc_stays():
+def test_malloc_settings_of_the_environment_win():
     assert faults(ask=True, MALLOC_MMAP_MAX_="65536", MALLOC_MMAP_THRESHOLD_="1000000") > 8 * 1000
 
 
@@ -58,17 +58,17 @@ def test_what_the_environment_asks_of_malloc_stays():
     ],
     ids=str,
 )
-def test_waiting_threads_spin_briefly_unless_the_environment_says_otherwise(monkeypatch, said, found):
+def test_idle_threads_spin_briefly_unless_the_environment_says_otherwise(monkeypatch, said, found):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    wait_briefly()
+    limit_openmp_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
-def test_training_asks_before_torch_reads_it(tmp_path):
+def test_training_limits_spinning_before_torch_is_imported(tmp_path):
     """OpenMP says what it read when it is loaded, which torch does."""
     done = command(write_recipe(tmp_path / "run.yaml", tmp_path / "nowhere"), OMP_DISPLAY_ENV="verbose")
     assert done.status == 2, done.stderr

@@ -58,7 +58,7 @@ def whole(tmp_path_factory, images) -> Path:
     return recipe.with_suffix("")
 
 
-def test_two_processes_were_really_there(whole):
+def test_two_ranks_really_ran(whole):
     (environment,) = read_environments(whole)
     assert environment["num_processes"] == 2
     assert summary_of(whole)["throughput"]["num_processes"] == 2
@@ -73,7 +73,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_no_thread_is_left_that_would_need_python_while_it_is_taken_down(whole, tmp_path, end):
+def test_no_gloo_thread_is_left_at_interpreter_exit(whole, tmp_path, end):
     """gloo's would, a moment after the last collective: with them starved, four ends in six were SIGABRT."""
     command = [word.format(whole=whole, new=tmp_path / "new") for word in ENDS[end].split()]
     done = torchrun(ROOT / "tests" / "support" / "last_threads.py", tmp_path, *command)
@@ -84,7 +84,7 @@ def test_no_thread_is_left_that_would_need_python_while_it_is_taken_down(whole, 
     assert not [name for names in left for name in names if "gloo" in name], left
 
 
-def test_each_process_says_which_pairs_it_begins_with(whole, images):
+def test_each_rank_prints_its_first_pairs(whole, images):
     recipe = load_recipe(str(whole / "recipe.yaml"))
     draws = list(ClassPairSampler(load_images(recipe.data).train.labels, recipe.run.seed))[:4]
     told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws]
@@ -92,7 +92,7 @@ def test_each_process_says_which_pairs_it_begins_with(whole, images):
     assert json.loads((whole / "first_keys.json").read_text()) == expected
 
 
-def test_what_two_processes_evaluated_is_what_they_saved(whole, images):
+def test_two_ranks_save_the_model_they_evaluated(whole, images):
     model = timm.create_model(f"local-dir:{whole / 'model'}", pretrained=True).eval()
     saved = load_file(whole / "predictions.safetensors")
     assert saved["row"].tolist() == list(range(7))
@@ -108,7 +108,7 @@ def test_what_two_processes_evaluated_is_what_they_saved(whole, images):
         assert torch.equal(last[name], value), name
 
 
-def test_two_processes_equal_one_of_twice_the_batch_without_batchnorm(tmp_path, images):
+def test_two_ranks_equal_one_with_twice_the_batch_without_batchnorm(tmp_path, images):
     # 13 images in global batches of 4: the second process has nothing in the last one, a group of its own.
     settings = ["model={model_name: test_vit, img_size: 32}", "transform.input_size=[3, 32, 32]"]
     settings += ["run.gradient_accumulation_steps=3"]
@@ -132,23 +132,23 @@ PROBE = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-import cskd_hf.engine.updates as loop
+import cskd_hf.engine.trainer as trainer
 from cskd_hf import train
 from accelerate.utils import gather_object
 from safetensors.torch import save
 
-original = loop.training_updates
+original = trainer.training_updates
 
-def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+def watched(learner, loader, batches, accelerator, *args):
     log = Path(sys.argv[1]) / f"rank{accelerator.process_index}.jsonl"
-    module = accelerator.unwrap_model(objective).module
+    module = learner.module
     seen = []
     collate = loader.collate_fn
     def note(batch):
         seen.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
         return collate(batch)
     loader.collate_fn = note
-    for update in original(objective, optimizer, scheduler, loader, batches, accelerator, *args, **kwargs):
+    for update in original(learner, loader, batches, accelerator, *args):
         # Of the rows loaded, those that count: a process without a share repeats one that weighs nothing.
         digest = lambda tensors: hashlib.sha256(save({k: v.contiguous() for k, v in tensors})).hexdigest()
         with log.open("a") as file:
@@ -161,7 +161,7 @@ def watched(objective, optimizer, scheduler, loader, batches, accelerator, *args
     with log.open("a") as file:
         file.write(json.dumps({"buffers": digest(module.named_buffers())}) + "\\n")
 
-loop.training_updates = watched
+trainer.training_updates = watched
 sys.exit(train.main(sys.argv[2:]))
 """
 
@@ -177,19 +177,19 @@ def watched_ranks(tmp_path_factory, images) -> list[list[dict[str, Any]]]:
     return [[json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
 
 
-def test_the_weights_of_both_processes_are_equal_after_every_update(watched_ranks):
+def test_both_ranks_have_equal_weights_after_every_update(watched_ranks):
     first, second = ([line["weights"] for line in rank[:-1]] for rank in watched_ranks)
     assert len(first) == 8
     assert len(set(first)) == 8
     assert first == second
 
 
-def test_the_running_statistics_of_both_processes_are_equal_when_the_epoch_is_evaluated(watched_ranks):
+def test_both_ranks_have_equal_running_statistics_at_evaluation(watched_ranks):
     first, second = (rank[-1]["buffers"] for rank in watched_ranks)
     assert first == second
 
 
-def test_both_processes_together_load_each_anchor_once_an_epoch_with_partners_of_its_class(watched_ranks):
+def test_both_ranks_together_load_each_anchor_once_per_epoch_with_partners_of_its_class(watched_ranks):
     class_of = [label for label, count in enumerate(IMAGES["train"]) for _ in range(count)]
     for epoch in (0, 1):
         anchors: Counter[int] = Counter()
@@ -216,7 +216,7 @@ def killed(tmp_path_factory, images) -> tuple[Path, dict[str, Any]]:
     return recipe, kill_within_an_epoch(process, recipe.with_suffix(""))
 
 
-def test_two_killed_processes_go_on_to_the_weights_of_two_left_alone(killed, whole, tmp_path):
+def test_two_killed_ranks_resume_to_the_weights_of_an_uninterrupted_run(killed, whole, tmp_path):
     recipe, progress = killed
     folder = shutil.copytree(recipe.with_suffix(""), tmp_path / "two")
     done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, f"run.output_dir={folder}")
@@ -227,7 +227,7 @@ def test_two_killed_processes_go_on_to_the_weights_of_two_left_alone(killed, who
     assert metrics_lines(folder) == metrics_lines(whole)
 
 
-def test_two_killed_processes_go_on_as_one_with_the_rest_of_the_epoch(killed, tmp_path):
+def test_two_killed_ranks_resume_as_one_with_the_rest_of_the_epoch(killed, tmp_path):
     recipe, progress = killed
     folder = shutil.copytree(recipe.with_suffix(""), tmp_path / "one")
     done = quick(recipe, *SETTINGS, f"run.output_dir={folder}")
@@ -247,7 +247,7 @@ def test_two_killed_processes_go_on_as_one_with_the_rest_of_the_epoch(killed, tm
 # Mistakes
 
 
-def test_a_mistake_in_the_recipe_is_told_once(tmp_path, images):
+def test_a_recipe_mistake_is_printed_once(tmp_path, images):
     done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
     assert done.status != 0
     assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
@@ -255,7 +255,7 @@ def test_a_mistake_in_the_recipe_is_told_once(tmp_path, images):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreadable_image_is_named_by_the_process_that_meets_it(tmp_path):
+def test_an_unreadable_image_is_named_by_the_rank_that_loads_it(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
     broken = folder / "test" / "class 1" / "01.png"  # in the second process's share
     broken.write_bytes(b"not an image")
@@ -264,7 +264,7 @@ def test_an_unreadable_image_is_named_by_the_process_that_meets_it(tmp_path):
     assert done.stderr.count(f"error: split 'test', row 3, file {broken}: unreadable image") == 1
 
 
-def test_two_processes_skip_and_report_what_either_of_them_met(tmp_path):
+def test_two_ranks_report_unreadable_images_of_both(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (6, 6), "test": (2, 2)})
     unreadable = sorted((folder / "train" / "class 0").glob("*.png"))[:4]
     for broken in (*unreadable, folder / "test" / "class 1" / "01.png"):
@@ -280,7 +280,7 @@ def test_two_processes_skip_and_report_what_either_of_them_met(tmp_path):
     assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
 
 
-def test_timing_is_left_out_of_comparisons_and_nothing_else(whole):
+def test_comparisons_ignore_timing_only(whole):
     line = json.loads((whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(TIMING) < set(line)
     assert set(line) - set(metrics_lines(whole)[0]) == set(TIMING)

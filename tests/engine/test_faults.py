@@ -1,4 +1,4 @@
-"""What breaks a run in its middle is told in one line, and loses nothing that was saved."""
+"""What stops a run in the middle is reported in one line and loses no checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def images(tmp_path_factory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("images") / "set", {"train": (10, 10, 10), "test": (3, 3, 3)})
 
 
-def test_a_disk_that_is_full_leaves_the_checkpoints_before_whole(tmp_path, images):
+def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
     recipe = write_recipe(tmp_path / "run.yaml", images)
     assert quick(recipe, "run.max_hours=1e-9").status == 143
     (before,) = (tmp_path / "run" / "checkpoints").iterdir()
@@ -47,19 +47,19 @@ def test_a_disk_that_is_full_leaves_the_checkpoints_before_whole(tmp_path, image
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the checkpoint of step 8 could not be written: ")
-    assert line.endswith(f"run the same command again; the last complete checkpoint is {before}")
+    assert line.endswith(f"rerun the same command; the last complete checkpoint is {before}")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [before.name]
     assert quick(recipe).status == 0
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path, images):
+def test_an_unwritable_folder_is_rejected_before_training(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.output_dir=/proc/run")  # not even by root
     assert done.status == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: run.output_dir: /proc/run cannot be written: ")
 
 
-def test_a_disk_that_turns_read_only_leaves_the_checkpoints_before_whole(tmp_path, images):
+def test_a_disk_that_turns_read_only_leaves_earlier_checkpoints_intact(tmp_path, images):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], capture_output=True, text=True)
@@ -83,7 +83,7 @@ def test_a_disk_that_turns_read_only_leaves_the_checkpoints_before_whole(tmp_pat
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_checkpoint(tmp_path, images):
+def test_a_killed_worker_is_reported_and_the_run_resumes_from_its_checkpoint(tmp_path, images):
     settings = ("run.checkpoint_steps=1", "data.batch_size=1", "scheduler.num_epochs=20", "data.workers=1")
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = start(recipe, *settings)
@@ -94,12 +94,12 @@ def test_a_loader_process_that_is_killed_is_told_and_the_run_goes_on_from_its_ch
         os.kill(int(pid), signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1, stderr
-    assert stderr.splitlines()[-1].startswith("error: a loader process was killed ("), stderr
+    assert stderr.splitlines()[-1].startswith("error: a loader worker was killed ("), stderr
     assert "the last complete checkpoint is" in stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_process_that_dies_is_named_by_those_that_live_and_the_run_goes_on(tmp_path, images, rank):
+def test_a_lost_rank_is_named_by_a_survivor_and_the_run_resumes(tmp_path, images, rank):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 2})
     settings = ("run.checkpoint_steps=5", "scheduler.num_epochs=100", "run.ddp_timeout=30")
     process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -122,7 +122,7 @@ def command_line(pid: str) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, images):
+def test_non_finite_weights_are_never_saved(tmp_path, images):
     # A decay that overflows the weights in one step, under a loss that was finite.
     done = quick(
         write_recipe(tmp_path / "run.yaml", images),
@@ -137,7 +137,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, images):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(tmp_path, images):
+def test_another_number_of_processes_than_the_recipes_is_rejected(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
     assert done.status == 2
     (line,) = done.stderr.splitlines()
@@ -145,7 +145,7 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_know_nothing_of_each_other_are_refused(tmp_path, images):
+def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):
     done = command(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
     assert done.status == 2
     (line,) = done.stderr.splitlines()
@@ -161,7 +161,7 @@ run_command(lambda: train.main([*sys.argv[1:], f"run.seed={os.environ['RANK']}"]
 """
 
 
-def test_processes_with_different_recipes_are_refused(tmp_path, images):
+def test_ranks_with_different_recipes_are_rejected(tmp_path, images):
     (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
     done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images))
     assert done.status != 0
@@ -174,7 +174,7 @@ def test_processes_with_different_recipes_are_refused(tmp_path, images):
 
 
 @pytest.mark.parametrize("lr", [{"lr": 0.02}, {"lr": None, "lr_base": 1.28}], ids=["lr", "lr_base"])
-def test_the_rate_is_printed_with_how_it_came_about(tmp_path, images, lr):
+def test_the_learning_rate_is_printed_with_its_rule(tmp_path, images, lr):
     recipe = write_recipe(tmp_path / "run.yaml", images, optimizer=lr)
     done = quick(recipe, "run.max_hours=1e-9", "run.gradient_accumulation_steps=2")
     rule = "lr 0.02 as written" if lr["lr"] else "lr 0.04 = lr_base 1.28 x 8 / 256"

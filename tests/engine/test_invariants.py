@@ -1,4 +1,4 @@
-"""Eight anchors an update are the same eight, with the same loss, however processes and batches share them."""
+"""Eight anchors per update are the same eight, with the same loss, however ranks and batches share them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def left(out: Path, shared: str) -> dict[str, Any]:
     return found
 
 
-def test_one_process_of_eight_sees_every_image_once_an_epoch(out):
+def test_one_rank_of_eight_sees_every_image_once_per_epoch(out):
     pairs = left(out, "1x8x1")["pairs"]
     assert [len(update) for update in pairs] == [8, 8, 6] * 2
     for epoch in (pairs[:3], pairs[3:]):

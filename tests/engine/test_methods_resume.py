@@ -1,4 +1,4 @@
-"""Every method through the training loop: stopped within an epoch, it goes on to the same bits."""
+"""Every method, stopped within an epoch, resumes bit-equal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def settings_of(name: str, **settings: Any) -> dict[str, Any]:
 # 22 images in batches of 4: six updates an epoch, the last one of two images.
 @pytest.mark.parametrize("stop", [6, 8])  # at an epoch's end, within the second epoch
 @pytest.mark.parametrize("name", METHODS)
-def test_eleven_updates_equal_some_a_restart_and_the_others(tmp_path, make_run, same_tensors, name, stop):
+def test_eleven_updates_equal_some_then_a_restart_then_the_rest(tmp_path, make_run, same_tensors, name, stop):
     whole = make_run(**settings_of(name))
     whole.train(11)
 
@@ -44,7 +44,7 @@ def test_eleven_updates_equal_some_a_restart_and_the_others(tmp_path, make_run, 
     same_tensors(second.state(), whole.state())
 
 
-def test_the_state_that_is_compared_holds_scale_memory_branches_and_teacher(make_run):
+def test_the_compared_state_includes_scale_memory_branches_and_teacher(make_run):
     held = {name: set(make_run(**settings_of(name)).state()) for name in ("adacos", "pskd", "byot", "distillation")}
     assert "fc.scale" in held["adacos"]
     assert {"memory.predictions", "memory.visits"} <= held["pskd"]
@@ -52,7 +52,7 @@ def test_the_state_that_is_compared_holds_scale_memory_branches_and_teacher(make
     assert any(key.startswith("teacher.") for key in held["distillation"])
 
 
-def test_every_image_of_an_epoch_is_remembered_once_with_the_prediction_of_its_own_batch(make_run):
+def test_the_memory_stores_each_image_once_per_epoch_with_its_own_prediction(make_run):
     run = make_run(**settings_of("pskd"), dropout=0.0, lr=0.0, momentum=0.0)
     run.train(6)
     memory = run.module.memory

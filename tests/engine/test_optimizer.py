@@ -1,4 +1,4 @@
-"""The optimizer's groups: the network's are those that timm makes of it alone, whatever a method puts around it."""
+"""Parameter groups: timm's for the network alone, whatever a method adds around it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def described(optimizer: Any, module: nn.Module) -> dict[str, tuple[float, float
 @pytest.mark.parametrize("filter_bias_and_bn", [True, False])
 @pytest.mark.parametrize("model_name", MODELS)
 @pytest.mark.parametrize("name", METHODS)
-def test_the_networks_groups_are_timms_and_each_trainable_parameter_is_there_once(
+def test_parameter_groups_are_timms_and_hold_each_trainable_parameter_once(
     name, model_name, filter_bias_and_bn, layer_decay
 ):
     model = backbone(model_name)
@@ -79,7 +79,7 @@ def test_the_networks_groups_are_timms_and_each_trainable_parameter_is_there_onc
             assert found[key] == (0.0 if one_dimensional and filter_bias_and_bn else 0.05, LR, 1.0), key
 
 
-def test_without_the_filter_a_vits_own_list_still_goes_without_decay():
+def test_a_vits_no_weight_decay_list_applies_without_the_filter():
     """The rule that the groups above are compared with is timm's, and a wrapper would have hidden the names."""
     model = backbone("test_vit")
     optimizer, module, _ = optimizer_of("byot", settings_of(filter_bias_and_bn=False), model)
@@ -88,7 +88,7 @@ def test_without_the_filter_a_vits_own_list_still_goes_without_decay():
     assert found["model.blocks.0.attn.qkv.bias"][0] == 0.05
 
 
-def test_deeper_layers_keep_their_share_of_the_rate_beside_a_methods_heads():
+def test_layer_decay_applies_to_the_network_but_not_to_heads():
     model = backbone("test_convnext")
     optimizer, module, _ = optimizer_of("byot", settings_of(layer_decay=0.5), model)
     found = described(optimizer, module)
@@ -101,7 +101,7 @@ def test_deeper_layers_keep_their_share_of_the_rate_beside_a_methods_heads():
         assert after[key][1] == pytest.approx(0.1 * LR * share), key
 
 
-def test_what_is_frozen_is_left_out():
+def test_frozen_parameters_are_left_out():
     teacher, module, _ = optimizer_of("distillation", settings_of(), small_network())
     assert not [key for key in described(teacher, module) if key.startswith("teacher.")]
     virtual, module, _ = optimizer_of("virtual_softmax", settings_of(filter_bias_and_bn=False), small_network())
@@ -111,7 +111,7 @@ def test_what_is_frozen_is_left_out():
 
 
 @pytest.mark.parametrize("opt", ["momentum", "adamw", "lamb", "lookahead_adamw", "muon"])
-def test_heads_learn_under_every_kind_of_optimizer(opt):
+def test_heads_learn_under_every_optimizer(opt):
     optimizer, module, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
     before = {key: p.detach().clone() for key, p in module.named_parameters()}
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_heads_learn_under_every_kind_of_optimizer(opt):
     assert still == []
 
 
-def test_an_optimizer_that_timm_does_not_have_is_told_in_one_line():
+def test_an_unknown_optimizer_is_rejected_in_one_line():
     with pytest.raises(
         UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
     ):
@@ -136,20 +136,20 @@ def test_an_optimizer_that_timm_does_not_have_is_told_in_one_line():
 @pytest.mark.parametrize(
     ("opt", "fused"), [("momentum", True), ("sgd", True), ("adamw", True), ("lamb", None), ("muon", None)]
 )
-def test_torchs_own_optimizers_update_all_weights_by_one_kernel_unless_told_otherwise(opt, fused):
+def test_torchs_optimizers_are_fused_by_default(opt, fused):
     optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
     assert {group.get("fused") for group in optimizer.param_groups} == {fused}  # the heads' groups too
     optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt, fused=False), small_network())
     assert not any(group.get("fused") for group in optimizer.param_groups)
 
 
-def test_a_kernel_that_an_optimizer_does_not_have_is_refused():
+def test_fused_is_rejected_for_optimizers_without_it():
     with pytest.raises(UserError, match=r"^optimizer: timm cannot make 'lamb' with these settings: .*'fused'"):
         optimizer_of("cskd", settings_of(opt="lamb", fused=True), small_network())
 
 
 @pytest.mark.parametrize("opt", ["momentum", "sgd", "adamw"])
-def test_one_kernel_makes_the_same_updates(opt):
+def test_fused_makes_the_same_updates(opt):
     network = small_network()
     trained = {}
     for fused in (True, False):

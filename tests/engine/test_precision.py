@@ -1,4 +1,4 @@
-"""Half precision stops and goes on like single precision; Accelerate scales no loss on a CPU."""
+"""Half precision stops and resumes like single precision. Accelerate scales no loss on a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_run_stopped_after_every_step_ends_with_the_bits_of_one_left_alone(tmp_path, images, precision):
+def test_a_run_stopped_after_every_step_ends_bit_equal_to_an_uninterrupted_one(tmp_path, images, precision):
     settings = (f"run.mixed_precision={precision}", "run.gradient_accumulation_steps=2", "run.model_ema=true")
     alone, stopped = (write_recipe(tmp_path / f"{name}.yaml", images) for name in ("alone", "stopped"))
     assert quick(alone, *settings).status == 0

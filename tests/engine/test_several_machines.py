@@ -1,4 +1,4 @@
-"""Two machines: network namespaces with names of their own, joined by a cable that can be pulled."""
+"""Two machines: network namespaces joined by a virtual cable that the test can pull."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def error_line(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.slow
-def test_a_machine_cut_off_is_named_and_the_same_command_goes_on_to_the_same_weights(tmp_path, machines):
+def test_a_disconnected_machine_is_named_and_the_run_resumes_to_the_same_weights(tmp_path, machines):
     images = draw_folder(tmp_path / "images", {"train": (10, 10, 10), "test": (3, 3, 3)})
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 2})
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Signals and time limits: a checkpoint, a status that says so, and the same command goes on to the same end."""
+"""Signals and time limits: a checkpoint, an exit status that says so, and an exact resume."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SLOW = pytest.mark.slow
     ],
     ids=lambda part: str(part),
 )
-def test_a_signal_stops_at_the_next_step_and_the_same_command_goes_on(tmp_path, images, alone, number, status):
+def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, alone, number, status):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"workers": 1})
     process = start(recipe, *EVERY_STEP)
     wait_for_a_checkpoint(process, tmp_path / "run")
@@ -85,7 +85,7 @@ def test_a_signal_stops_at_the_next_step_and_the_same_command_goes_on(tmp_path, 
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_a_signal_while_evaluating_stops_there_and_the_evaluation_is_done_first_thing(tmp_path):
+def test_a_signal_during_evaluation_stops_it_and_resuming_repeats_it_first(tmp_path):
     images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (400, 400)})
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 1}, scheduler={"num_epochs": 1})
     process = start(recipe, *EVERY_STEP[:1])
@@ -110,7 +110,7 @@ def test_a_signal_while_evaluating_stops_there_and_the_evaluation_is_done_first_
     assert_same_run(folder, other)
 
 
-def test_a_time_limit_stops_every_step_and_loses_none(tmp_path, images, alone):
+def test_a_time_limit_stops_after_each_step_and_loses_none(tmp_path, images, alone):
     recipe = write_recipe(tmp_path / "run.yaml", images)
     starts = 0
     while not (tmp_path / "run" / "summary.json").exists():
@@ -147,7 +147,7 @@ with stopping.StopRequest(Accelerator(cpu=True)) as stop:
         assert process.wait(timeout=30) == -signal.SIGTERM
 
 
-def test_two_processes_stop_at_the_same_step_and_go_on_to_the_weights_of_two_left_alone(tmp_path, images):
+def test_two_ranks_stop_at_the_same_step_and_resume_to_the_weights_of_an_uninterrupted_run(tmp_path, images):
     settings = (*EVERY_STEP, "data.batch_size=1", "scheduler.num_epochs=3")
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""The same command again: a finished run is told, a damaged one mended, another recipe refused."""
+"""Rerunning the same command: a finished run is reported, a damaged one repaired, another recipe rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
     return whole_run(tmp_path_factory.mktemp("finished"), images, quick)
 
 
-def test_a_finished_run_is_told_and_not_touched(finished):
+def test_a_finished_run_is_reported_and_left_alone(finished):
     recipe, folder, _ = finished
     before = tree(folder)
     done = quick(recipe)
@@ -35,7 +35,7 @@ def test_a_finished_run_is_told_and_not_touched(finished):
     assert tree(folder) == before
 
 
-def test_settings_that_change_no_number_do_not_make_another_recipe(finished):
+def test_settings_that_change_no_result_are_not_another_recipe(finished):
     recipe, folder, _ = finished
     before = tree(folder)
     done = quick(recipe, "data.workers=1", "run.logging_steps=1", "run.checkpoint_steps=2")
@@ -44,7 +44,7 @@ def test_settings_that_change_no_number_do_not_make_another_recipe(finished):
     assert tree(folder) == before
 
 
-def test_a_missing_report_of_a_finished_run_is_written_again(finished, tmp_path):
+def test_a_missing_report_of_a_finished_run_is_rewritten(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -54,7 +54,7 @@ def test_a_missing_report_of_a_finished_run_is_written_again(finished, tmp_path)
     assert (copy / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
-def test_a_run_killed_among_its_results_finishes_them_from_its_last_checkpoint(finished, tmp_path):
+def test_a_run_killed_while_writing_results_finishes_from_its_last_checkpoint(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -69,7 +69,7 @@ def test_a_run_killed_among_its_results_finishes_them_from_its_last_checkpoint(f
     assert summary_of(copy)["metrics"] == summary_of(folder)["metrics"]
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(finished, tmp_path):
+def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_digit(finished, tmp_path):
     assert metrics_lines(copy) == metrics_lines(folder)
 
 
-def test_with_every_checkpoint_damaged_the_run_does_not_silently_start_anew(finished, tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_start_over(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -96,7 +96,7 @@ def test_with_every_checkpoint_damaged_the_run_does_not_silently_start_anew(fini
     assert "every checkpoint is damaged" in done.stderr.splitlines()[-1]
 
 
-def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(finished):
+def test_another_recipe_in_the_same_folder_is_rejected_with_the_difference(finished):
     recipe, folder, _ = finished
     before = tree(folder)
     done = quick(recipe, "optimizer.lr=0.02", "method.temperature=2.0")
@@ -110,7 +110,7 @@ def test_another_recipe_in_the_same_folder_is_refused_with_the_difference(finish
     assert tree(folder) == before
 
 
-def test_resume_force_goes_on_with_the_changed_recipe(finished, tmp_path):
+def test_resume_force_continues_with_the_changed_recipe(finished, tmp_path):
     recipe, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -126,7 +126,7 @@ def test_resume_force_goes_on_with_the_changed_recipe(finished, tmp_path):
     assert yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))["optimizer"]["lr"] == 0.5
 
 
-def test_resume_never_refuses_a_folder_that_holds_a_run(finished):
+def test_resume_never_rejects_a_folder_with_a_run(finished):
     recipe, folder, _ = finished
     before = tree(folder)
     done = quick(recipe, "run.resume=never")

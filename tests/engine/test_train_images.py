@@ -1,4 +1,4 @@
-"""The images that a run is given: parquet as on the Hub, files of every kind, unreadable ones, a test split of one."""
+"""Data of a run: Parquet as on the Hub, image files of every kind, unreadable files, a test split of one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_parquet(folder: Path, splits: dict[str, int], num_classes: int, labell
         Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
-def test_the_imagenet_recipe_runs_on_parquet_of_imagenets_columns_and_splits(tmp_path):
+def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(tmp_path):
     write_parquet(tmp_path / "imagenet" / "data", {"train": 16, "validation": 8}, 4)
     write_parquet(tmp_path / "imagenet" / "data", {"test": 3}, 4, labelled=False)
     done = quick(
@@ -59,7 +59,7 @@ def test_the_imagenet_recipe_runs_on_parquet_of_imagenets_columns_and_splits(tmp
     assert summary["method"] == expected
 
 
-def test_the_cub_recipe_runs_on_parquet_of_cubs_columns_and_splits_without_a_temperature(tmp_path):
+def test_the_cub_recipe_runs_on_parquet_with_cubs_columns_and_splits_without_a_temperature(tmp_path):
     write_parquet(tmp_path / "cub" / "data", {"train": 12, "test": 8}, 4)
     done = quick(
         "recipes/cub200_resnet18.yaml",
@@ -100,7 +100,7 @@ def test_an_unreadable_image_stops_the_run_in_one_line_that_names_it(tmp_path, s
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_unreadable_images_are_skipped_counted_and_reported_where_the_recipe_says_so(tmp_path):
+def test_unreadable_images_are_skipped_counted_and_reported_if_the_recipe_says_so(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (3, 3)})
     for broken in (folder / "train" / "class 0" / "01.png", folder / "test" / "class 1" / "02.png"):
         broken.write_bytes(b"not an image")
@@ -117,7 +117,7 @@ def test_unreadable_images_are_skipped_counted_and_reported_where_the_recipe_say
     assert "test/class 1/02.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_test_split_without_a_readable_image_is_told_in_one_line(tmp_path):
+def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (1, 1)})
     for broken in (folder / "test").rglob("*.png"):
         broken.write_bytes(b"")
@@ -126,7 +126,7 @@ def test_a_test_split_without_a_readable_image_is_told_in_one_line(tmp_path):
     assert done.stderr == "error: split 'test' has no readable image; mend its files\n"
 
 
-def test_images_of_every_kind_train(tmp_path):
+def test_images_of_every_format_and_mode_train(tmp_path):
     folder = draw_folder(tmp_path / "odd images", {"train": (4, 4, 1), "test": (2, 2, 1)})
     place = folder / "train" / "class 0"
     draw_image(0, 1).convert("CMYK").save(place / "cmyk of mine.jpg")

@@ -1,4 +1,4 @@
-"""What cannot be trained, or not to the end, is told in one line: output folders, models, settings, divergence."""
+"""Runs that cannot start or finish fail in one line: output folders, models, settings, divergence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ images = pytest.fixture(fifteen_images, scope="module")
 # The output folder
 
 
-def test_an_output_folder_that_is_a_file_is_refused(tmp_path, images):
+def test_an_output_folder_that_is_a_file_is_rejected(tmp_path, images):
     (tmp_path / "run").write_text("mine")
     done = quick(write_recipe(tmp_path / "run.yaml", images))
     assert done.status == 2
@@ -28,7 +28,7 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, images):
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_an_output_folder_with_other_things_in_it_is_refused(tmp_path, images):
+def test_an_output_folder_with_other_files_is_rejected(tmp_path, images):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     done = quick(write_recipe(tmp_path / "run.yaml", images))
@@ -39,7 +39,7 @@ def test_an_output_folder_with_other_things_in_it_is_refused(tmp_path, images):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, images):
+def test_an_unwritable_output_folder_is_rejected(tmp_path, images):
     recipe = write_recipe(tmp_path / "run.yaml", images)
     (tmp_path / "closed").mkdir(mode=0o500)
     done = quick(recipe, f"run.output_dir={tmp_path / 'closed' / 'run'}")
@@ -47,7 +47,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, images):
     assert "cannot be written" in done.stderr
 
 
-def test_an_output_folder_below_a_file_is_refused(tmp_path, images):
+def test_an_output_folder_below_a_file_is_rejected(tmp_path, images):
     (tmp_path / "file").write_text("mine")
     done = quick(write_recipe(tmp_path / "run.yaml", images), f"run.output_dir={tmp_path / 'file' / 'run'}")
     assert done.status == 2
@@ -68,7 +68,7 @@ def test_an_output_folder_below_a_file_is_refused(tmp_path, images):
         ("model={model_name: resnet10, pretrained: true}", "error: model.pretrained: "),
     ],
 )
-def test_a_model_that_cannot_be_made_is_told_in_one_line_and_nothing_is_written(tmp_path, images, override, said):
+def test_a_model_timm_cannot_create_is_rejected_in_one_line_and_nothing_is_written(tmp_path, images, override, said):
     done = quick(write_recipe(tmp_path / "run.yaml", images), override)
     assert done.status == 2
     # Libraries may warn above; what is ours is one line.
@@ -78,7 +78,7 @@ def test_a_model_that_cannot_be_made_is_told_in_one_line_and_nothing_is_written(
     assert os.listdir(tmp_path) == ["run.yaml"]
 
 
-def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(tmp_path, images):
+def test_pretrained_weights_that_cannot_be_downloaded_are_reported_with_the_fix(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "model.pretrained=true")
     assert done.stderr.splitlines()[-1].endswith(
         "without a network, fill the Hub's cache beforehand or write model.pretrained=false"
@@ -96,7 +96,9 @@ def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(tmp_path, imag
         (["model.model_name=resnet18", "transform.input_size=[3, 32, 32]", "data.batch_size=7"], "data.batch_size"),
     ],
 )
-def test_what_cannot_train_says_so_in_one_line_before_anything_is_written(tmp_path, images, overrides, key):
+def test_a_configuration_that_cannot_train_fails_in_one_line_before_anything_is_written(
+    tmp_path, images, overrides, key
+):
     done = quick(write_recipe(tmp_path / "run.yaml", images), *overrides)
     assert done.status == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -108,7 +110,7 @@ def test_what_cannot_train_says_so_in_one_line_before_anything_is_written(tmp_pa
 # Training that diverges
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch_to_be_looked_at(tmp_path, images):
+def test_a_non_finite_loss_stops_the_run_and_dumps_the_batch(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "optimizer.lr=1e30")
     assert done.status == 1
     assert done.stderr.count("\n") == 1
@@ -122,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch_to_be_look
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_logits_that_are_not_finite_end_the_run_in_one_line(tmp_path, images):
+def test_non_finite_logits_end_the_run_in_one_line(tmp_path, images):
     # The loss of the only update is finite; the weights it leaves behind are of no use to anybody.
     done = quick(
         write_recipe(tmp_path / "run.yaml", images),

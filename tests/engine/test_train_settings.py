@@ -1,4 +1,4 @@
-"""The settings of a run: precision, what is recorded and when, compiling, the running average, going on once killed."""
+"""Settings of a run: precision, logging, evaluation interval, compile, EMA, resume after a kill."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
     assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
 
 
-def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, images):
+def test_evaluation_runs_every_val_interval_and_after_the_last_epoch(tmp_path, images):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"drop_last": True})
     done = quick(recipe, "run.val_interval=2", "scheduler.num_epochs=3")
     assert done.status == 0, done.stderr
@@ -76,7 +76,7 @@ def test_evaluations_come_every_val_interval_and_after_the_last_epoch(tmp_path, 
     assert [line["step"] for line in lines] == [3, 6, 9]
 
 
-def test_accumulated_batches_are_told_and_counted(tmp_path, images):
+def test_accumulated_batches_are_printed_and_counted(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
     assert done.status == 0, done.stderr
     assert "4 x 1 processes x 2 accumulated = 8 anchors (16 images)" in done.stdout
@@ -85,7 +85,7 @@ def test_accumulated_batches_are_told_and_counted(tmp_path, images):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
-def test_a_compiled_run_trains_and_its_weights_keep_their_names(tmp_path, images):
+def test_a_compiled_run_trains_and_keeps_the_weights_names(tmp_path, images):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 5}, scheduler={"num_epochs": 1})
     with tempfile.TemporaryDirectory() as cache:
         done = command(recipe, "run.compile=true", TORCHINDUCTOR_CACHE_DIR=cache)
@@ -97,7 +97,7 @@ def test_a_compiled_run_trains_and_its_weights_keep_their_names(tmp_path, images
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
 
 
-def test_the_running_average_is_what_is_evaluated_saved_and_exported(tmp_path, images):
+def test_the_ema_is_evaluated_saved_and_exported(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.model_ema=true", "run.model_ema_decay=0.5")
     assert done.status == 0, done.stderr
     checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
@@ -108,7 +108,7 @@ def test_the_running_average_is_what_is_evaluated_saved_and_exported(tmp_path, i
     assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
 
 
-def test_a_running_average_goes_on_from_where_a_stopped_run_left_it(tmp_path, images):
+def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):
     """Two epochs at once, and one epoch that a forced resume makes two: the same average."""
     recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
     average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
@@ -121,7 +121,7 @@ def test_a_running_average_goes_on_from_where_a_stopped_run_left_it(tmp_path, im
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_and_lines_as_one_left_alone(tmp_path, images):
+def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one(tmp_path, images):
     settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
     cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
     process = subprocess.Popen(

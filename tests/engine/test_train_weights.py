@@ -1,4 +1,4 @@
-"""The weights of a run, loaded by who never heard of this package, and measured on other splits."""
+"""A run's weights load without this package and evaluate on other splits."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def loaded_elsewhere(tmp_path_factory, images, finished) -> tuple[dict[str, Path
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10", "preact"])
-def test_plain_timm_in_a_fresh_process_gets_the_saved_logits(loaded_elsewhere, name):
+def test_plain_timm_in_a_fresh_process_reproduces_the_saved_logits(loaded_elsewhere, name):
     folders, logits, _ = loaded_elsewhere
     saved = load_file(folders[name] / "predictions.safetensors")["logits"]
     assert saved.std() > 0.01
@@ -101,7 +101,7 @@ def test_plain_timm_in_a_fresh_process_gets_the_saved_logits(loaded_elsewhere, n
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
-def test_transformers_in_a_fresh_process_gets_the_saved_logits(loaded_elsewhere):
+def test_transformers_in_a_fresh_process_reproduces_the_saved_logits(loaded_elsewhere):
     folders, logits, labels = loaded_elsewhere
     saved = load_file(folders["resnet18"] / "predictions.safetensors")["logits"]
     torch.testing.assert_close(logits["transformers"], saved, rtol=0, atol=1e-5)
@@ -110,7 +110,7 @@ def test_transformers_in_a_fresh_process_gets_the_saved_logits(loaded_elsewhere)
     assert labels["pipeline"][1] == pytest.approx(probability.max().item(), abs=1e-4)
 
 
-def test_only_the_networks_that_timm_lacks_ask_for_this_package(loaded_elsewhere):
+def test_only_networks_timm_lacks_need_this_package(loaded_elsewhere):
     folders, _, _ = loaded_elsewhere
     assert {name: summary_of(folder)["model"]["needs_cskd_hf"] for name, folder in folders.items()} == {
         "preact": True,
@@ -119,7 +119,7 @@ def test_only_the_networks_that_timm_lacks_ask_for_this_package(loaded_elsewhere
     }
 
 
-def test_evaluate_measures_any_split_of_classes_that_the_weights_know(tmp_path, finished):
+def test_evaluate_measures_any_split_with_known_classes(tmp_path, finished):
     from cskd_hf import evaluate
 
     _, folder, _ = finished

@@ -1,4 +1,4 @@
-"""What an update is: plain SGD over all samples of its group, clipped, at the rate of the schedule."""
+"""An update is plain SGD over all samples of its group, clipped, at the schedule's rate."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_epoch_of_updates_is_plain_sgd_and_its_mean_loss_is_the_mean_over_sam
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-6)
 
 
-def test_clip_grad_bounds_the_length_of_a_step(make_run):
+def test_clip_grad_bounds_the_norm_of_a_step(make_run):
     lengths = {}
     for clip in (None, 1e-3):
         run = make_run(momentum=0.0, lr=1.0, clip_grad=clip)
@@ -83,7 +83,7 @@ def test_clip_grad_sees_the_gradient_of_the_whole_group(make_run):
         torch.testing.assert_close(twice.state()[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_drop_last_leaves_the_short_batch_out(make_run):
+def test_drop_last_drops_the_short_batch(make_run):
     run = make_run(drop_last=True, num_epochs=1)
     updates = list(run.updates())
     assert len(updates) == 5
@@ -92,7 +92,7 @@ def test_drop_last_leaves_the_short_batch_out(make_run):
     assert (run.progress.epoch, run.progress.position, run.progress.samples) == (1, 0, 20)
 
 
-def test_without_drop_last_the_short_batch_is_an_update_of_its_own(make_run):
+def test_without_drop_last_the_short_batch_is_one_more_update(make_run):
     run = make_run(num_epochs=1)
     updates = list(run.updates())
     assert [update.ends_epoch for update in updates] == [False] * 5 + [True]
@@ -102,14 +102,14 @@ def test_without_drop_last_the_short_batch_is_an_update_of_its_own(make_run):
 # schedules
 
 
-def test_a_schedule_by_epochs_moves_the_rate_at_each_epoch(make_run):
+def test_an_epoch_schedule_changes_the_rate_every_epoch(make_run):
     run = make_run(scheduler=cosine)
     rates = [(update.epoch, update.lr) for update in run.updates()]
     assert len(rates) == 18
     assert [lr for _, lr in rates] == pytest.approx([0.05 * (1 + math.cos(math.pi * e / 3)) for e, _ in rates])
 
 
-def test_a_schedule_by_updates_moves_the_rate_at_each_update(make_run):
+def test_an_update_schedule_changes_the_rate_every_update(make_run):
     def schedule(optimizer: Any) -> Any:
         return create_scheduler_v2(optimizer, sched="cosine", num_epochs=3, step_on_epochs=False, updates_per_epoch=3)[
             0
@@ -128,5 +128,5 @@ def test_a_milestone_lowers_the_rate_one_epoch_before_it(make_run):
     assert rates == pytest.approx({0: 0.1, 1: 0.01, 2: 0.01})
 
 
-def test_without_a_schedule_the_rate_stays(make_run):
+def test_without_a_schedule_the_rate_is_constant(make_run):
     assert {update.lr for update in make_run().updates()} == {0.1}

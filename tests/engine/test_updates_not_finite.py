@@ -1,4 +1,4 @@
-"""A loss that is not finite stops the run before the optimizer steps, and names the term and the batch."""
+"""A non-finite loss stops the run before the optimizer steps and names the term and the batch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_nan_pixel_stops_the_run_before_the_optimizer_steps(make_run, same_ten
     assert run.progress.position == 4 * accumulation * done
 
 
-def test_a_learning_rate_that_diverges_stops_the_run_with_the_last_weights_kept(make_run, same_tensors):
+def test_a_diverging_learning_rate_stops_the_run_before_the_weights_change(make_run, same_tensors):
     run = make_run(norm=False, lr=1e25)
     before, steps = run.state(), 0
 
@@ -90,7 +90,7 @@ class WithPenalty(Method):
         }
 
 
-def test_the_term_that_is_not_finite_is_the_one_named(make_run):
+def test_the_non_finite_term_is_named(make_run):
     WithPenalty.calls.clear()
     run = make_run(method=WithPenalty())
     with pytest.raises(NonFiniteLossError) as caught:

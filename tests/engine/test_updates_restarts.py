@@ -1,4 +1,4 @@
-"""A run is its recipe and its seed: restarts, evaluations and the caller's own random numbers change nothing."""
+"""A run is a function of recipe and seed: restarts, evaluation and the caller's random state change nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(("where", "batches"), [("at an epoch's end", 5), ("within an epoch", 6)])
-def test_ten_updates_equal_five_and_a_restart_and_five_more(
+def test_ten_updates_equal_five_then_a_restart_then_five(
     tmp_path, make_run, same_tensors, where, batches, accumulation, workers
 ):
     # The last batch is short, and so is the last group.
@@ -52,7 +52,7 @@ def test_ten_updates_equal_five_and_a_restart_and_five_more(
     assert (second.progress.position, second.progress.samples) == (whole.progress.position, whole.progress.samples)
 
 
-def test_an_epoch_cut_by_a_restart_has_the_mean_loss_of_a_whole_one(tmp_path, make_run):
+def test_an_epoch_interrupted_by_a_restart_has_the_mean_loss_of_a_whole_one(tmp_path, make_run):
     whole = make_run()
     means = whole.train(6)[-1].totals.read(whole.accelerator)
 
@@ -72,7 +72,7 @@ def test_an_epoch_cut_by_a_restart_has_the_mean_loss_of_a_whole_one(tmp_path, ma
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("before", [1, 2, 4])
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_restart_on_other_processes_covers_each_remaining_sample_once(before, after, drop_last):
+def test_a_restart_with_another_world_size_covers_each_remaining_sample_once(before, after, drop_last):
     labels = np.arange(53) % 4
 
     def batches(num_processes: int, index: int) -> GlobalBatches:
@@ -98,7 +98,7 @@ def test_a_restart_on_other_processes_covers_each_remaining_sample_once(before, 
     assert seen == list(whole)[: batches(after, 0).num_samples]
 
 
-def test_a_restart_whose_larger_batches_leave_nothing_of_the_epoch_begins_the_next(tmp_path, make_run):
+def test_a_restart_whose_larger_batches_do_not_fit_the_rest_of_the_epoch_begins_the_next(tmp_path, make_run):
     # 14 images: 7 batches of 2, of which 6 are done; with drop_last, 4 a batch leave the last two out.
     first = make_run(num_images=14, batch_size=2, drop_last=True, num_epochs=2)
     first.train(6)
@@ -112,7 +112,7 @@ def test_a_restart_whose_larger_batches_leave_nothing_of_the_epoch_begins_the_ne
     assert updates[-1].totals.read(second.accelerator)["samples"] == 12
 
 
-def test_a_finished_run_has_no_further_update(make_run):
+def test_a_finished_run_yields_no_update(make_run):
     run = make_run(num_epochs=1)
     assert len(run.train(100)) == 6
     assert run.train(100) == []
@@ -142,7 +142,7 @@ def test_evaluating_between_updates_changes_nothing(make_run, make_split, same_t
     same_tensors(watched.state(), quiet.state())
 
 
-def test_the_callers_own_random_streams_do_not_influence_a_run(make_run, same_tensors):
+def test_the_callers_random_state_does_not_influence_a_run(make_run, same_tensors):
     states = []
     for seed in (1, 2):
         run = make_run()
@@ -156,14 +156,14 @@ def test_the_callers_own_random_streams_do_not_influence_a_run(make_run, same_te
     same_tensors(*states)
 
 
-def test_another_seed_is_another_run(make_run):
+def test_another_seed_gives_another_run(make_run):
     runs = [make_run(seed=seed) for seed in (5, 6)]
     for run in runs:
         run.train(2)
     assert not torch.equal(runs[0].module.fc.weight, runs[1].module.fc.weight)
 
 
-def test_dropout_draws_anew_at_each_update(make_run):
+def test_dropout_differs_between_updates(make_run):
     # The same pixels at a rate of zero: only dropout can tell the updates apart.
     images = torch.linspace(-2, 2, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8)
     fixed = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))

@@ -54,7 +54,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_two_processes_were_really_there(out):
+def test_two_ranks_really_ran(out):
     assert [left(out, "world", rank)["size"].item() for rank in (0, 1)] == [2, 2]
     assert [left(out, "world", rank)["rank"].item() for rank in (0, 1)] == [0, 1]
 

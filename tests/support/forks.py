@@ -25,9 +25,8 @@ SERVER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import accelerate, datasets, timm, torch, yaml
-import cskd_hf.data.inspect, cskd_hf.engine.build, cskd_hf.runs.checkpoint, cskd_hf.engine.failures
-import cskd_hf.evaluation.predictions, cskd_hf.engine.stopping, cskd_hf.publish
-import cskd_hf.report.console, cskd_hf.report.figures, cskd_hf.runs.folder
+import cskd_hf.data.inspect, cskd_hf.engine.trainer, cskd_hf.hub.publish, cskd_hf.hub.upload
+import cskd_hf.report.figures
 import forks
 forks.serve(sys.argv[1])
 """

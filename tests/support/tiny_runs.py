@@ -23,12 +23,13 @@ from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.build import make_loader
+from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import Update, training_updates
 from cskd_hf.methods import CSKD, Experiment, Method
 from cskd_hf.models.memory import gather_memories
-from cskd_hf.recipe.sections import OptimizerSection, TransformSection
+from cskd_hf.recipe.sections import OptimizerSection, RunSection, TransformSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 from cskd_hf.runs.progress import Progress
 
@@ -147,17 +148,13 @@ class Run:
 
     def updates(self) -> Iterator[Update]:
         return training_updates(
-            self.objective,
-            self.optimizer,
-            self.schedule,
+            Learner(self.objective, self.module, self.method.export(self.module), self.optimizer, self.schedule),
             self.loader,
             self.batches,
             self.accelerator,
             self.progress,
-            num_epochs=self.num_epochs,
-            gradient_accumulation_steps=self.accumulation,
-            clip_grad=self.clip_grad,
-            seed=self.seed,
+            RunSection(gradient_accumulation_steps=self.accumulation, clip_grad=self.clip_grad, seed=self.seed),
+            self.num_epochs,
         )
 
     def train(self, num_updates: int) -> list[Update]:

@@ -1,0 +1,85 @@
+"""Everything an update changes: the objective's weights, the optimizer, the schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.engine.objective import Objective
+from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.recipe.recipe import Recipe
+
+# Modes of torch.compile that record CUDA graphs.
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
+
+@dataclass
+class Learner:
+    """What an update changes, before and after `accelerator.prepare`.
+
+    Attributes:
+        objective: prepared; its forward is one DDP forward.
+        module: what `Method.build` returned, unwrapped: every trained weight and state.
+        network: the plain timm model inside `module`, which is evaluated and exported.
+        optimizer: prepared.
+        scheduler: timm's, not prepared: Accelerate would step it once per rank.
+        set_to_none: whether `zero_grad` frees gradients, or zeroes them in place.
+    """
+
+    objective: nn.Module
+    module: nn.Module
+    network: nn.Module
+    optimizer: Any
+    scheduler: Any
+    set_to_none: bool = True
+
+    def keep_gradients(self) -> None:
+        """Allocate gradients now and zero them in place from here on.
+
+        With CUDA graphs, a gradient first made by a backward lies in the graph's memory pool, and the next forward
+        overwrites it (pytorch/pytorch#169545): accumulation would sum garbage. One made outside is accumulated into.
+        """
+        self.set_to_none = False
+        for parameter in self.module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+
+def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, accelerator: Accelerator) -> Learner:
+    """Optimizer and schedule for an objective; compiled if the recipe asks for it, prepared by Accelerate."""
+    module = objective.module
+    network = recipe.method.export(module)
+    accumulation = recipe.run.gradient_accumulation_steps
+    lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * accumulation)
+    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        **recipe.scheduler.model_dump(exclude_none=True),
+        updates_per_epoch=-(-len(batches) // accumulation),
+    )
+    compile_objective(recipe, objective)
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    learner = Learner(prepared, module, network, optimizer, scheduler)
+    if recipe.run.compile in CUDA_GRAPH_MODES and accumulation > 1:
+        learner.keep_gradients()
+    return learner
+
+
+def compile_objective(recipe: Recipe, objective: Objective) -> None:
+    """Compile in place, which keeps the weights' names.
+
+    Shapes are static: a short last batch gets a second static graph. Left alone, torch would make the graph dynamic for
+    good. DDP's graph splitting is off: it would cut the partner's forward into its gradient buckets.
+    """
+    if recipe.run.compile:
+        import torch._dynamo  # slow to import
+
+        torch._dynamo.config.optimize_ddp = False
+        mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
+        objective.compile(mode=mode, dynamic=False)

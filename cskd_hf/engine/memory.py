@@ -1,0 +1,76 @@
+"""Out of device memory: how much there is, and which batch size fits, by measurement."""
+
+from __future__ import annotations
+
+import math
+import traceback
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from cskd_hf.batch import NUM_VIEWS, Batch
+from cskd_hf.engine.objective import Objective
+from cskd_hf.recipe.recipe import Recipe
+
+
+def explain_out_of_memory(
+    error: torch.OutOfMemoryError, recipe: Recipe, module: nn.Module, accelerator: Accelerator
+) -> str:
+    """One line for the user: the device's memory, a batch size that fits, what else saves memory.
+
+    The batch size is measured on one rank only: on several, a method's collectives would wait for the others.
+    """
+    traceback.clear_frames(error.__traceback__)  # they hold the failed step's activations
+    batch_size, accumulation = recipe.data.batch_size, recipe.run.gradient_accumulation_steps
+    fits = None
+    if accelerator.num_processes == 1:
+        fits = largest_batch_size(recipe, module, accelerator)
+    if fits is None:
+        advice = "lower data.batch_size and raise run.gradient_accumulation_steps"
+    elif fits == 0:
+        advice = "not even one sample fits: choose a smaller model or transform.input_size"
+    else:
+        steps = math.ceil(batch_size * accumulation / fits)
+        advice = f"{fits} fits, by measurement: write data.batch_size={fits} run.gradient_accumulation_steps={steps}"
+    return (
+        f"data.batch_size: {batch_size} does not fit into the device's memory{_memory(accelerator.device)}; {advice}, "
+        "or run.grad_checkpointing=true"
+    )
+
+
+def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerator) -> int:
+    """The first of half, a quarter, … of the batch size whose forward and backward fit; 0 if none does.
+
+    Gradients, running statistics and memories of predictions are overwritten: the run must be over.
+    """
+    mean, std, num_classes = recipe.transform.mean, recipe.transform.std, recipe.model.num_classes
+    assert mean is not None
+    assert std is not None
+    assert num_classes is not None
+    # Neither compiled, which would compile again for each size, nor prepared.
+    objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last).to(accelerator.device).train()
+    batch_size = recipe.data.batch_size // 2
+    while batch_size:
+        objective.zero_grad(set_to_none=True)
+        if accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        num_images = batch_size * NUM_VIEWS[recipe.method.views]
+        size = (num_images, *recipe.transform.input_size)
+        try:
+            images = torch.zeros(size, dtype=torch.uint8, device=accelerator.device)
+            index = torch.arange(num_images, device=accelerator.device) % batch_size
+            with accelerator.autocast():
+                loss = objective(Batch(images, index % num_classes, torch.full_like(index, -1)))["loss"]
+            loss.backward()
+            return batch_size
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
+            batch_size //= 2
+    return 0
+
+
+def _memory(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    return f" ({torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB)"

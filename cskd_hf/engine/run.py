@@ -1,0 +1,120 @@
+"""One rank's part of a run: process group, data, model, run folder."""
+
+from __future__ import annotations
+
+from accelerate.utils import broadcast_object_list, gather_object
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.splits import fingerprint, load_images
+from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
+from cskd_hf.engine.cpu_tuning import keep_freed_memory
+from cskd_hf.engine.distributed import Ranks, start_accelerator
+from cskd_hf.engine.learner import build_learner
+from cskd_hf.engine.objective import dry_run
+from cskd_hf.models.factory import count_parameters
+from cskd_hf.recipe.recipe import Recipe, recipe_hash
+from cskd_hf.recipe.resolve import resolve
+from cskd_hf.report.console import Console
+from cskd_hf.report.report import write_report
+from cskd_hf.runs import folder as run_folder
+from cskd_hf.runs.checkpoint import load_average, load_checkpoint
+from cskd_hf.runs.progress import Progress, Stopwatch
+
+
+class Run:
+    """Set up in the order of the methods: `load_data`, `build_model`, `open_folder`.
+
+    Args:
+        recipe: as loaded; its null keys are filled on the way.
+
+    Attributes:
+        watched: the split evaluated during training: the hold-out split, if there is one.
+        learner: what updates change.
+        ema: the running average of the weights, or None.
+        model: the plain timm model that is evaluated and exported: the average, if there is one.
+        progress: where the run stands.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.accelerator = start_accelerator(recipe)
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
+        self.is_main = self.accelerator.is_main_process
+        self.ranks = Ranks(self.accelerator)
+        self.console = Console(self.is_main)
+        self.recipe = resolve(recipe)
+
+    def load_data(self) -> None:
+        """Open the splits, and this rank's share of the training batches."""
+        with self.accelerator.main_process_first():  # the other ranks then read its cache
+            self.images = load_images(self.recipe.data)
+        if self.is_main:
+            for problem in cheap_problems(self.images, self.recipe):
+                self.console.say(f"note: {problem}")
+        self.batches = build_batches(self.recipe, self.images.train, self.accelerator)
+        self.loader = build_loader(self.recipe, self.images.train, self.batches, self.accelerator)
+        self.watched = "test" if self.images.holdout is None else "holdout"
+        self.ranks.check_agreement(
+            {
+                "recipe": recipe_hash(self.recipe),
+                "training images": fingerprint(self.images.train),
+                "test images": fingerprint(self.images.test),
+            }
+        )
+
+    def build_model(self) -> None:
+        """Objective, optimizer and schedule, after a dry run."""
+        recipe, accelerator = self.recipe, self.accelerator
+        objective = build_training_objective(recipe, self.images, accelerator)
+        num_classes = self.images.num_classes
+        dry_run(objective, recipe.transform.input_size, self.batches.smallest, num_classes, accelerator.device)
+        self.learner = build_learner(recipe, objective, self.batches, accelerator)
+        # From here on the recipe says everything the run computes with.
+        self.recipe = recipe.replace(
+            model={"num_classes": num_classes}, run={"mixed_precision": accelerator.mixed_precision}
+        )
+
+    def open_folder(self) -> bool:
+        """Create the run folder or resume from its newest checkpoint; False if the run in it is finished."""
+        settings = self.recipe.run
+        opened = run_folder.start(self.recipe, self.accelerator.num_processes) if self.is_main else None
+        self.folder, checkpoint, finished = broadcast_object_list([opened])[0]
+        if finished:
+            if self.is_main and not (self.folder / "report.html").is_file():
+                write_report(self.folder)  # the only file written after the summary
+            self.console.say(f"{self.folder} is finished; its result:")
+            self.console.result(self.folder)
+            return False
+        learner, self.progress = self.learner, Progress()
+        if checkpoint is not None:
+            self.progress = load_checkpoint(checkpoint, learner.module, learner.optimizer, self.accelerator.scaler)
+            self.console.say(
+                f"resuming at step {self.progress.step}, epoch {self.progress.epoch}, sample {self.progress.position}"
+            )
+        self.ema: ModelEmaV3 | None = None
+        self.model: nn.Module = learner.network
+        if settings.model_ema:
+            self.ema = ModelEmaV3(learner.network, decay=settings.model_ema_decay, use_warmup=settings.model_ema_warmup)
+            self.model = self.ema.module
+            if checkpoint is not None:
+                load_average(checkpoint, self.model)
+        self.stopwatch = Stopwatch(self.progress)
+        if self.is_main:
+            run_folder.cut_metrics(self.folder, self.progress.epoch - bool(self.progress.line))
+        if settings.report_to:
+            sections = self.recipe.to_dict().items()
+            config = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
+            self.accelerator.init_trackers("cskd_hf", config=config)
+        self._announce()
+        return True
+
+    def _announce(self) -> None:
+        """Print what is about to run and, with several ranks, each one's first keys."""
+        num_parameters, num_epochs = count_parameters(self.learner.network), self.recipe.scheduler.total_epochs
+        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs)
+        if self.accelerator.num_processes > 1:
+            self.batches.start_epoch(self.progress.epoch, self.progress.position)
+            keys = gather_object([self.batches.first_keys()])
+            self.console.first_keys(self.recipe, self.ranks.names, keys)

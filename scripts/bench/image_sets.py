@@ -1,0 +1,213 @@
+"""Time to prepare, open and check datasets.
+
+    python scripts/bench/image_sets.py [--scratch FOLDER] [--images 20000] [--rows 1281167] [--repeats 3]
+
+Preparing: archives in the layouts of ImageNet (a tar of class tars; JPEGs of about 110 kB, the real mean) and of
+CUB-200 (a tgz), compared with `tar -xf` of the same archives, inner ones included. Runs alternate and end with a sync.
+The archives are in the page cache, our worst case: a cold disk would hide the SHA-256 of archives and images.
+
+Opening: a fresh process opens a saved dataset of ImageNet's size, with tiny images, as training does: it reads the
+labels and makes the splits. Then it runs the checks of a training start. Memory is the growth of the resident set,
+including the pages read from the memory-mapped file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pictures import save_tiny_images
+from PIL import Image
+from reporting import ratios, report, spread, table
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+CLASSES = 20
+
+OPEN = """
+import json, resource, sys, time
+from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.splits import load_images
+from cskd_hf.recipe.recipe import parse_recipe
+from cskd_hf.recipe.resolve import resolve
+folder, holdout = sys.argv[1], float(sys.argv[2])
+recipe = resolve(parse_recipe({
+    "data": {"dataset": folder, "test_split": "test", "holdout": holdout},
+    "model": {"model_name": "resnet50"}, "method": {"name": "cskd"}, "optimizer": {"lr": 0.1},
+    "scheduler": {"num_epochs": 1}}))
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+before, start = resident(), time.perf_counter()
+images = load_images(recipe.data)
+opened, growth = time.perf_counter() - start, resident() - before
+start = time.perf_counter()
+cheap_problems(images, recipe)
+print(json.dumps([opened, growth, time.perf_counter() - start]))
+"""
+
+
+def jpeg(generator: np.random.RandomState) -> bytes:
+    """500 × 375 pixels of soft noise; about 110 kB."""
+    coarse = Image.fromarray(generator.randint(0, 256, (94, 125, 3), dtype=np.uint8))
+    coarse = coarse.resize((500, 375), Image.Resampling.BICUBIC)
+    fine = generator.randint(-14, 15, (375, 500, 3))
+    buffer = io.BytesIO()
+    Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def imagenet_archives(folder: Path, images: Sequence[bytes]) -> list[Path]:
+    """The three archives of ILSVRC 2012, with fewer classes and images."""
+    from scipy.io import savemat
+
+    wnids = [f"n{10_000_000 + number}" for number in range(CLASSES)]
+    names = ("img_train.tar", "img_val.tar", "devkit_t12.tar.gz")
+    train, val, devkit = (folder / f"ILSVRC2012_{name}" for name in names)
+    with tarfile.open(train, "w") as outer:
+        for number, wnid in enumerate(wnids):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as inner:
+                for index, image in enumerate(images[number::CLASSES]):
+                    add(inner, f"{wnid}_{index}.JPEG", image)
+            add(outer, f"{wnid}.tar", buffer.getvalue())
+    validation = images[: 2 * CLASSES]
+    with tarfile.open(val, "w") as archive:
+        for number, image in enumerate(validation, 1):
+            add(archive, f"ILSVRC2012_val_{number:08d}.JPEG", image)
+    fields = [("ILSVRC2012_ID", "f8"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "f8")]
+    fields += [("children", "O"), ("wordnet_height", "f8"), ("num_train_images", "f8")]
+    synsets = [(number, wnid, f"word {number}", "", 0, np.zeros(0), 0, 1300) for number, wnid in enumerate(wnids, 1)]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(synsets, dtype=fields).reshape(-1, 1)})
+    truth = "".join(f"{index % CLASSES + 1}\n" for index in range(len(validation)))
+    with tarfile.open(devkit, "w:gz") as archive:
+        add(archive, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        add(archive, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth.encode())
+    return [train, val, devkit]
+
+
+def cub_archive(folder: Path, images: Sequence[bytes]) -> list[Path]:
+    names = [f"{i % CLASSES + 1:03d}.Bird_{i % CLASSES}/Bird_{i:04d}.jpg" for i in range(len(images))]
+    lists = {
+        "images.txt": [f"{i + 1} {name}" for i, name in enumerate(names)],
+        "image_class_labels.txt": [f"{i + 1} {i % CLASSES + 1}" for i in range(len(images))],
+        "train_test_split.txt": [f"{i + 1} {i // CLASSES % 2}" for i in range(len(images))],
+        "classes.txt": [f"{label + 1} {label + 1:03d}.Bird_{label}" for label in range(CLASSES)],
+    }
+    path = folder / "CUB_200_2011.tgz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, lines in lists.items():
+            add(archive, f"CUB_200_2011/{name}", "".join(f"{line}\n" for line in lines).encode())
+        for name, image in zip(names, images, strict=True):
+            add(archive, f"CUB_200_2011/images/{name}", image)
+    return [path]
+
+
+ARCHIVES: dict[str, Callable[[Path, Sequence[bytes]], list[Path]]] = {
+    "imagenet": imagenet_archives,
+    "cub200": cub_archive,
+}
+
+
+def untar(archives: Sequence[Path], out: Path) -> None:
+    """Unpack every archive, then the class archives inside."""
+    out.mkdir()
+    for archive in archives:
+        subprocess.run(["tar", "-xf", archive, "-C", out], check=True)
+    for inner in sorted(out.glob("n*.tar")):
+        inner.with_suffix("").mkdir()
+        subprocess.run(["tar", "-xf", inner, "-C", inner.with_suffix("")], check=True)
+        inner.unlink()
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    os.sync()
+    return time.perf_counter() - start
+
+
+def measure_preparing(root: Path, images: Sequence[bytes], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of `tar` and of the script, by dataset."""
+    times: dict[str, dict[str, list[float]]] = {}
+    for name, make in ARCHIVES.items():
+        archives, out = make(root, images), root / f"{name}-out"
+        script = [sys.executable, SCRIPTS / f"prepare_{name}.py", *archives, out, "--allow-other-counts"]
+        calls: dict[str, Callable[[], object]] = {
+            "tar": lambda archives=archives, out=out: untar(archives, out),  # type: ignore[misc]
+            "prepare": lambda script=script: subprocess.run(script, check=True, capture_output=True),  # type: ignore[misc]
+        }
+        times[name] = {kind: [] for kind in calls}
+        for _ in range(repeats):
+            for kind, call in calls.items():
+                os.sync()
+                times[name][kind].append(seconds(call))
+                subprocess.run(["rm", "-rf", out], check=True)
+    return times
+
+
+def measure_opening(root: Path, rows: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds to open, MiB and seconds to check, by hold-out share."""
+    save_tiny_images(root / "large", rows, 50_000)
+    results = {}
+    for holdout in ("0.0", "0.01"):
+        command = [sys.executable, "-c", OPEN, root / "large", holdout]
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)]
+        columns = zip(*(json.loads(run.stdout.splitlines()[-1]) for run in runs), strict=True)
+        results[holdout] = dict(zip(("open", "memory", "check"), map(list, columns), strict=True))
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, help="where to write, and delete again (default: temporary folder)")
+    parser.add_argument("--images", type=int, default=20_000, help="in each archive")
+    parser.add_argument("--rows", type=int, default=1_281_167)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="folder for image_sets.md and image_sets.json")
+    args = parser.parse_args(argv)
+
+    generator = np.random.RandomState(0)
+    distinct = [jpeg(generator) for _ in range(200)]
+    images = [distinct[i % 200] + str(i).encode() for i in range(args.images)]
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        preparing = measure_preparing(Path(scratch), images, args.repeats)
+        opening = measure_opening(Path(scratch), args.rows, args.repeats)
+    prepared: list[Any] = [
+        (name, spread(times["tar"]), spread(times["prepare"]), spread(ratios(times["prepare"], times["tar"])))
+        for name, times in preparing.items()
+    ]
+    opened = [
+        (holdout, spread(values["open"]), spread(values["memory"], 0), spread(values["check"]))
+        for holdout, values in opening.items()
+    ]
+    mean = sum(map(len, images)) / len(images) / 1000
+    tables = [
+        f"Preparing {args.images:,} images of {mean:.0f} kB",
+        table(("archive", "tar -xf, s", "prepare, s", "ratio"), prepared),
+        f"Opening {args.rows:,} + 50,000 rows",
+        table(("hold-out share", "open and read labels, s", "memory, MiB", "check at start, s"), opened),
+    ]
+    figures = {"preparing": preparing, "opening": opening}
+    report(f"Preparing and opening datasets; n = {args.repeats}", "image_sets", tables, figures, args.output)
+
+
+if __name__ == "__main__":
+    main()
