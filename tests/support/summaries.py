@@ -17,12 +17,12 @@ from cskd_hf.runs.summary import (
 )
 
 
-def make_recipe(folder: Path, **run: Any) -> Recipe:
+def make_recipe(folder: Path, method: str = "cskd", **run: Any) -> Recipe:
     return parse_recipe(
         {
             "data": {"dataset": "digits"},
             "model": {"model_name": "test_resnet"},
-            "method": {"name": "cskd"},
+            "method": {"name": method},
             "optimizer": {"lr": 0.1},
             "scheduler": {"num_epochs": 2},
             "run": {"output_dir": str(folder), **run},
