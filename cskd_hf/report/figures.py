@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cskd_hf.evaluation.metrics import NUM_BINS, ece, reliability_bins
+from cskd_hf.files import write_bytes
 
 # Okabe & Ito, "Color Universal Design" (2008): distinguishable under the common colour blindnesses. Without its yellow,
 # too pale for a line on white.
@@ -173,4 +174,4 @@ def render(figure: Figure, description: str, format: Literal["png", "pdf"] = "pn
 
 def _save(figure: Figure, path: Path, description: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(render(figure, description))
+    write_bytes(path, render(figure, description))
