@@ -1,5 +1,5 @@
 # make demo   train CS-KD and its baseline on scanned digits, compare them
-# make test   lint, types, tests
+# make test   lint, types, import rules, tests
 # make bench  the benchmarks under scripts/
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +18,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed

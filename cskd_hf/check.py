@@ -42,5 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return check(recipe, args.full)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-check."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,4 +1,4 @@
-"""One kind of error for everything a user can mend."""
+"""The error for everything that a user can fix."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Bad input: the message says what was read, where, and what to write instead.
+    """Bad input: the message names what was read, where, and what to write instead.
 
-    Commands print it without a traceback and exit with status 2; every other exception is our own mistake
-    and keeps its traceback.
+    Commands print it without a traceback and exit with status 2. Any other exception is a bug and shows its traceback.
     """
 
 
 class ImageError(UserError):
-    """Bad input that only the process that met it knows of: an image in its share of the data."""
+    """Bad input that only one rank meets: an unreadable image in its shard."""
 
 
 def run_command(command: Callable[[], int]) -> None:
-    """Run a command's `main`; a `UserError` becomes lines on stderr and status 2, an interrupt one line and 130."""
+    """Run a command's `main` and exit: with its status, 2 after a `UserError`, 130 after an interrupt."""
     try:
         status = command()
-        gc.collect()  # a module in a cycle keeps threads of a destroyed process group, see `end_training` in train.py
+        gc.collect()  # modules in reference cycles keep the threads of a destroyed process group alive
         sys.exit(status)
     except UserError as error:
-        # Every process of a distributed run reads the same recipe and meets the same error: one of them says it.
+        # All ranks read the same recipe and raise the same error; rank 0 prints it. Only ImageErrors differ.
         if os.environ.get("RANK", "0") == "0" or isinstance(error, ImageError):
-            # One that was raised in a loader's worker arrives with that worker's traceback in front.
+            # torch prefixes an error from a loader worker with the worker's traceback.
             message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
             print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,9 @@
-"""The paper's tables from runs of one's own: what is missing, how long it will take, training it, the numbers.
+"""The paper's tables and figures from your own runs: plan the missing runs, train them, print the numbers.
 
-python -m cskd_hf.reproduce table1 --datasets cub200 --plan        # what is missing, and its device-hours
-python -m cskd_hf.reproduce table1 --datasets cub200 --run         # train it, then show the table
-python -m cskd_hf.reproduce all --output tables                    # Markdown, LaTeX and JSON of what there is
+python -m cskd_hf.reproduce table1 --datasets cub200 --plan        # the missing runs and their device-hours
+python -m cskd_hf.reproduce table1 --datasets cub200 --run         # train them, then print the table
+python -m cskd_hf.reproduce table1 --commands                      # one command per missing run, for a job array
+python -m cskd_hf.reproduce all --output tables                    # Markdown, LaTeX and JSON of the finished runs
 python -m cskd_hf.reproduce figures runs/A runs/B --output figures
 """
 
@@ -14,11 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.paper.blocks import EVIDENCE, check_names, select
+from cskd_hf.paper.blocks import check_names, paper_tables, select
 from cskd_hf.paper.experiments import Setup, runs_of
-from cskd_hf.paper.find import find_run
+from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.tables import print_commands, print_plan, report_bad_folders, show
+
+# Settings that differ between the runs of a table → the option that sets them.
+_PER_RUN = {
+    "run.seed": "--seeds",
+    "run.output_dir": "--runs",
+    "data.dataset": "--data NAME=FOLDER",
+    "method": "--methods; coefficients come from the recipe and the paper",
+    "run.resume": "cskd_hf.train to train one run",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] == ["figures"]:
         return _figures(argv[1:])
     args = _parser().parse_intermixed_args(argv)
-    tables, overrides = _sort_words(args)
+    tables, overrides = _split_words(args)
     if not tables:
-        raise UserError("table: none named; allowed: table1 to table6, all, evidence, or figures RUN …")
-    root = Path("runs") if args.runs is None else args.runs
-    setup = Setup(root, _folders(args.data), tuple(overrides))
+        raise UserError("table: none given; allowed: table1 to table6, all, evidence, or figures RUN …")
+    setup = Setup(args.runs, _folders(args.data), tuple(overrides))
     blocks = select(tables, args.datasets, args.models, args.methods)
     prefix = launcher_prefix(args.launcher)
     runs = runs_of(blocks, _seeds(args.seeds), setup)
@@ -38,70 +47,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.commands:
         return print_commands(runs, prefix)
     if args.plan:
-        return print_plan(runs, root)
+        return print_plan(runs, setup.root)
     failures = run_missing(runs, require_program(prefix)) if args.run else {}
-    if not root.is_dir():
-        print(f"note: there is no folder {root}; every run is missing", file=sys.stderr)
-    found = {key: find_run(run) for key, run in runs.items()}
-    show(blocks, runs, found, setup.overrides, args.output)
-    for key, why in failures.items():
-        print(f"error: {runs[key].folder}: {why}", file=sys.stderr)
+    if not setup.root.is_dir():
+        print(f"note: {setup.root}: no such folder; every run is missing", file=sys.stderr)
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    show(blocks, runs, states, setup.overrides, args.output)
+    for key, reason in failures.items():
+        print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
     if args.run:
         return 1 if failures else 0
-    return report_bad_folders(runs, found)
+    return report_bad_folders(runs, states)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="The paper's tables 1 to 6 from run folders; also: `figures RUN … [--output DIR]`.",
+        description="The paper's tables 1 to 6 from run folders. For the figures: figures RUN … [--output DIR].",
     )
     parser.add_argument(
         "words",
         nargs="*",
         metavar="TABLE | section.key=value",
-        help="table1 to table6, all, or evidence; settings for every run: data.workers=8",
+        help="table1 to table6, all, or evidence; recipe overrides for every run, such as data.workers=8",
     )
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns: cub200 mit67 …")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="networks: resnet18 densenet121 …")
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows: cskd kd mixup+cskd pskd …")
     parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help="default: 0 1 2; ImageNet: 0")
-    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="where a set's images lie")
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="the folder of run folders (default: runs)")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json there"
-    )
-    parser.add_argument("--launcher", metavar="WORDS", help="before `-m cskd_hf.train`: 'accelerate launch …'")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--plan", action="store_true", help="list the missing runs and how long they will take")
-    what.add_argument(
-        "--run", action="store_true", help="train the missing runs one after another, then show the table"
-    )
-    what.add_argument("--commands", action="store_true", help="print a command for each missing run, for job arrays")
+    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="image folder of a dataset")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run folders (default: runs)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
+    parser.add_argument("--launcher", metavar="COMMAND", help="prefix of -m cskd_hf.train: 'accelerate launch …'")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
+    action.add_argument("--run", action="store_true", help="train the missing runs one by one, then print the table")
+    action.add_argument("--commands", action="store_true", help="print one command per missing run, for a job array")
     return parser
 
 
-def _sort_words(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Tables and overrides; argparse gives overrides to whatever list option stands before them."""
+def _split_words(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Tables and overrides; argparse appends overrides to the list option before them."""
     tables = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
-    for given in (args.datasets, args.models, args.methods, args.seeds):
-        overrides += [word for word in given if "=" in word]
-        given[:] = [word for word in given if "=" not in word]
+    for values in (args.datasets, args.models, args.methods, args.seeds):
+        overrides += [word for word in values if "=" in word]
+        values[:] = [word for word in values if "=" not in word]
     overrides += [word for word in args.data if "." in word.partition("=")[0]]
     args.data[:] = [word for word in args.data if "." not in word.partition("=")[0]]
-    instead = {
-        "run.seed": "--seeds",
-        "run.output_dir": "--runs",
-        "data.dataset": "--data NAME=FOLDER",
-        "method": "--methods, each with the recipe's and the paper's coefficients",
-        "run.resume": "cskd_hf.train; here auto alone makes sense",
-    }
     for override in overrides:
         key = override.partition("=")[0].strip()
         key = "method" if key.startswith("method.") else key
-        if key in instead:
-            raise UserError(f"{override}: not for every run of a table; use {instead[key]}")
+        if key in _PER_RUN:
+            raise UserError(f"{override}: cannot be set for all runs of a table; use {_PER_RUN[key]}")
     return tables, overrides
 
 
@@ -115,20 +113,20 @@ def _seeds(words: Sequence[str]) -> list[int] | None:
 def _folders(words: Sequence[str]) -> dict[str, str]:
     folders = {}
     for word in words:
-        name, equals, folder = word.partition("=")
-        if not equals or not folder:
+        name, _, folder = word.partition("=")
+        if not folder:
             raise UserError(f"--data: read {word!r}; write NAME=FOLDER, for example cub200=./cub200")
         folders[name] = folder
-    known = {dataset for block in select(["all", EVIDENCE]) for dataset, _ in block.columns}
-    check_names("--data", folders, sorted(known))
+    blocks = [block for table in paper_tables().values() for block in table]
+    check_names("--data", folders, sorted(dataset for block in blocks for dataset, _ in block.columns))
     return folders
 
 
 def _figures(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.reproduce figures", description="The paper's figures, from finished runs."
+        prog="python -m cskd_hf.reproduce figures", description="The paper's figures of finished runs, as PDF and PNG."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders with the same test images")
     parser.add_argument("--output", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
     args = parser.parse_args(argv)
     from cskd_hf.paper.plots import draw_figures
@@ -138,5 +136,10 @@ def _figures(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-reproduce."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

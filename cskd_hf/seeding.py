@@ -1,4 +1,4 @@
-"""Seed the global generators of Python, NumPy and torch for the length of a block."""
+"""Seed the global generators of Python, NumPy and torch inside a block."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Every generator that timm's and torchvision's transforms draw from, seeded, and put back afterwards.
+    """Seed every generator that timm's and torchvision's transforms draw from; restore their states on exit.
 
-    Put back because with `data.workers: 0` they are the training process's own, which dropout draws from.
+    With `data.workers: 0` these are the training process's own generators, which dropout draws from too.
     """
+    import numpy as np  # here, not at module level: ground modules import nothing heavy
+    import torch
+
     python, numpy, torch_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerator's generators too
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
     try:
         yield
     finally:

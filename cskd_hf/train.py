@@ -39,5 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return outcome.status
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console script cskd-train."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

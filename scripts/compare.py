@@ -1,53 +1,58 @@
-"""Print finished runs side by side: `python scripts/compare.py RUN RUN …`."""
+"""Print finished runs side by side.
+
+python scripts/compare.py RUN RUN …
+"""
 
 from __future__ import annotations
 
-import json
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from cskd_hf.errors import run_command
+from cskd_hf.evaluation.table import metric_rows, number
 from cskd_hf.models.export import loading_code
+from cskd_hf.runs.summary import Summary, read_summary
+
+METRICS = ("top1_error", "nll", "ece")
 
 
-def main(folders: list[Path]) -> None:
-    header = ("method", "top-1 error", "NLL", "ECE", "after T:", "NLL", "ECE", "T", "images/s")
-    rows = []
-    for folder in folders:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        last, scaled = summary["metrics"]["last"], summary["metrics"]["metrics_scaled"]
-        rows.append(
-            (
-                summary["method"]["name"],
-                f"{last['top1_error']:.2f} %",
-                f"{last['nll']:.4f}",
-                f"{last['ece']:.2f} %",
-                "",
-                f"{scaled['nll']:.4f}" if scaled else "–",
-                f"{scaled['ece']:.2f} %" if scaled else "–",
-                f"{summary['metrics']['temperature']:.2f}" if scaled else "–",
-                f"{summary['throughput']['images_per_second']:,.0f}",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Print finished runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    folders = parser.parse_args(argv).runs
+    summaries = [read_summary(folder) for folder in folders]
+    header = ["method", *METRICS, *(f"{name}, calibrated" for name in METRICS[1:]), "T", "images/s"]
+    rows = [header, *map(_cells, summaries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *values in rows:
+        print("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
     print()
-    for row in (header, *rows):
-        print(
-            "  ".join(
-                f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}"
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
+    for row in metric_rows(summaries[0].metrics.last):
+        if row.name in METRICS:
+            print(f"{row.name}: {row.definition}")
     print(
-        "\nTest split, last epoch, one seed each: a demonstration; recipes/README.md has means over seeds."
-        "\nECE: 20 bins. After T: logits divided by T, fitted on the held-out split. images/s: anchors; CS-KD"
-        "\nloads two images for each.\n"
+        "Test split, last epoch, one seed each; recipes/README.md has means over seeds.\n"
+        "Calibrated: logits divided by T, fitted on the hold-out set. images/s: supervised; CS-KD loads two each.\n"
     )
     for folder in folders:
         print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.png")
     print("\nLoad the weights:\n")
-    summary = json.loads((folders[0] / "summary.json").read_text(encoding="utf-8"))
-    print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summary["model"]["needs_cskd_hf"]))
+    print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summaries[0].model.needs_cskd_hf))
+    return 0
+
+
+def _cells(summary: Summary) -> list[str]:
+    metrics = summary.metrics
+    rows = {row.name: row for row in metric_rows(metrics.last, metrics.metrics_scaled)}
+    return [
+        summary.method["name"],
+        *(number(rows[name].value) for name in METRICS),
+        *(number(rows[name].calibrated) for name in METRICS[1:]),
+        number(metrics.temperature),
+        f"{summary.throughput.images_per_second:,.0f}",
+    ]
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    run_command(main)

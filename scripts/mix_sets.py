@@ -20,24 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_folder import describe, print_result, write_splits
+from dataset_folder import print_result, write_manifest, write_splits
 from shards import Shard
 from stored_images import StoredImages
 
+from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """Indices of at most `per_class` random images of each class, ascending."""
     # NumPy guarantees RandomState's stream: every version draws the same.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(labels)) - np.repeat(start, count)
-    return np.sort(by_class[rank < per_class])
+    return np.flatnonzero(rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels))) < per_class)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,15 +86,8 @@ def open_set(name: str, place: str) -> Images:
     Raises:
         UserError: see `load_images`.
     """
-    settings = {
-        "data": {"dataset": place, "holdout": 0.0},
-        "model": {"model_name": "none: nothing is trained"},
-        "method": {"name": "cross_entropy"},
-        "optimizer": {"lr": 1.0},
-        "scheduler": {"num_epochs": 1},
-    }
     try:
-        return load_images(resolve(parse_recipe(settings, source=name)).data)
+        return load_images(resolve_data(parse_data({"dataset": place, "holdout": 0.0}, source=name)))
     except UserError as error:
         raise UserError(f"{name}={place}: {' '.join(str(error).split())}") from None
 
@@ -115,8 +105,8 @@ def write_mix(folder: Path, sets: dict[str, Images], per_class: int, seed: int) 
         class_names += [f"{name}: {class_name}" for class_name in images.train.class_names]
     splits = write_splits(folder, class_names, shards)
     shutil.rmtree(folder / "rows")
-    facts = {"name": "mix", "train_images_per_class": per_class, "seed": seed, "inputs": inputs}
-    return describe(folder, class_names, splits, facts)
+    facts = {"train_images_per_class": per_class, "seed": seed, "inputs": inputs}
+    return write_manifest(folder, class_names, splits, name="mix", **facts)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from archives import Tree
 from preparation import ImageSet, prepare
 from shards import even_parts
 
+from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError, run_command
 
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -92,10 +93,10 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
         return [Scans(path, part) for part in even_parts(scans, [len(content) for *_, content in scans], shard_bytes)]
 
     path, labels, scans = train
-    by_class = [np.flatnonzero(labels == label) for label in range(len(CLASS_NAMES))]
+    rank = rank_in_class(labels)
     splits = {}
     for split, start in (("train", 0), ("holdout", PER_CLASS)):
-        rows = np.sort(np.concatenate([indices[start : start + PER_CLASS] for indices in by_class]))
+        rows = np.flatnonzero((start <= rank) & (rank < start + PER_CLASS))
         splits[split] = shards(path, [scans[row] for row in rows])
     splits["test"] = shards(test[0], test[2])
     return ImageSet(list(CLASS_NAMES), splits)

@@ -1,8 +1,8 @@
-"""Run `reproduce` end to end in minutes: every method on the embedded digits, planned, trained, tabled, drawn.
+"""Smoke-test `reproduce` in minutes: plan, train, tabulate and draw every method on the embedded digits.
 
     python scripts/smoke.py [--runs DIR] [--output DIR]
 
-Four epochs of a tiny network show that each step works, not what a method is worth.
+Four epochs of a tiny network show that every step works, not how good a method is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cskd_hf.errors import run_command
 from cskd_hf.methods import METHODS
 from cskd_hf.paper.blocks import PAPER_NAMES, Block
 from cskd_hf.paper.experiments import Setup, runs_of
-from cskd_hf.paper.find import find_run
+from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.launch import launcher_prefix, run_missing
 
 # timm's smallest ResNet, at the smallest size that leaves its BatchNorm more than one pixel.
@@ -32,7 +32,7 @@ OVERRIDES = (
     "scheduler.num_epochs=4",
     "run.val_interval=4",
 )
-TWICE = ("cross_entropy", "cskd")
+TWO_SEEDS = ("cross_entropy", "cskd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,33 +47,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def smoke(root: Path, output: Path | None) -> int:
-    """Plan, train, show and draw below `root`; returns the exit status."""
+    """Plan, train, tabulate and draw below `root`; returns the exit status."""
     # One thread: the networks are too small to profit from more.
     os.environ["OMP_NUM_THREADS"] = "1"
     from cskd_hf.paper.plots import draw_figures
     from cskd_hf.paper.tables import print_plan, show
 
     methods = tuple(PAPER_NAMES.get(method, method) for method in METHODS)
+    columns = (("digits", "resnet10"),)
     blocks = [
-        Block("smoke", "Every method on the embedded digits", metric, methods, (("digits", "resnet10"),), {})
+        Block("smoke", "Every method on the embedded digits", metric, methods, columns, {})
         for metric in ("top1_error", "top5_error", "ece", "recall_at_1")
     ]
     setup = Setup(root, {}, OVERRIDES)
-    twice = [Block("smoke", "", "top1_error", TWICE, blocks[0].columns, {})]
-    runs = runs_of(blocks, [0], setup) | runs_of(twice, [0, 1], setup)
+    two_seeds = [Block("smoke", "", "top1_error", TWO_SEEDS, columns, {})]
+    runs = runs_of(blocks, [0], setup) | runs_of(two_seeds, [0, 1], setup)
 
     print_plan(runs, root)
     failures = run_missing(runs, launcher_prefix(None), train_forked)
-    found = {key: find_run(run) for key, run in runs.items()}
+    states = {key: inspect_run(run) for key, run in runs.items()}
     output = root / "tables" if output is None else output
-    show(blocks, runs, found, OVERRIDES, output)
-    finished = [key for key in runs if found[key].status == "finished"]
-    # Two runs only: a t-SNE of every run would take as long as training them all.
-    drawn = [runs[key].folder for key in finished if key.method in TWICE and key.seed == 0]
+    show(blocks, runs, states, OVERRIDES, output)
+    finished = [key for key in runs if states[key].status == "finished"]
+    # Two runs only: t-SNE of every run would take as long as training them all.
+    drawn = [runs[key].folder for key in finished if key.method in TWO_SEEDS and key.seed == 0]
     for path in draw_figures(drawn, output / "figures") if drawn else ():
         print(f"wrote {path}", file=sys.stderr)
-    for key, why in failures.items():
-        print(f"error: {runs[key].folder}: {why}", file=sys.stderr)
+    for key, reason in failures.items():
+        print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
     print(f"smoke: {len(finished)} of {len(runs)} runs finished", file=sys.stderr)
     return 1 if failures else 0
 

@@ -71,7 +71,7 @@ def as_arrow(folder: Path, root: Path) -> Path:
 def test_a_clean_folder_has_no_problems(tmp_path, folder, checked, full):
     done = checked(write_recipe(tmp_path / "run.yaml", folder), *full)
     assert (done.status, done.problems) == (0, [])
-    assert done.notes == ["all images seen are smaller than transform.input_size, 48×48, and are enlarged"]
+    assert done.notes == ["all images checked are smaller than transform.input_size, 48×48, and are enlarged"]
     assert f"folder {folder}" in done.stdout
     assert re.search(r"^train +train +7 +– +2 +3 +3.5 +4 +0$", done.stdout, flags=re.MULTILINE)
     assert "PNG 100 %; RGB 100 %; 20×20 to 20×20, median 20×20" in done.stdout
@@ -121,7 +121,7 @@ def test_counts_other_than_the_catalogs_are_problems(tmp_path, folder, checked, 
     ]
     resolved = resolve(load_recipe(recipe))
     with pytest.raises(UserError, match="digits has 11 classes"):
-        inspect.cheap_problems(load_images(resolved.data), resolved)
+        inspect.quick_check(load_images(resolved.data), resolved.data, resolved.transform)
 
 
 def test_the_digits_match_their_catalog_entry(checked):
@@ -136,7 +136,7 @@ def test_singletons_are_noted_and_classes_without_test_images_are_problems(tmp_p
     draw_image(2, 2).save(folder / "train" / "class 2" / "00.png")
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
     assert done.problems == ["no image in test of 1 of 3 classes: class 2"]
-    assert "classes with one training image, which is paired with itself: 1" in done.notes
+    assert "classes with one training image, paired with itself: 1" in done.notes
     done = checked(tmp_path / "run.yaml", "data.partner=not_self", "data.singleton=error")
     assert len(done.problems) == 2
     assert "data.singleton" in done.problems[0]
@@ -166,7 +166,7 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path, folder, checked
         assert "(class 0) = split 'train', row" in labels
         assert any(note.startswith("2 images twice in train, such as") for note in done.notes)
     else:  # either image of a pair may be in the hold-out set
-        assert all(re.match(r"\d images? (in|twice in) (train|held out) ", one) for one in done.problems)
+        assert all(re.match(r"\d images? (in|twice in) (train|hold-out) ", one) for one in done.problems)
         assert any("and in test" in problem for problem in done.problems)
 
 
@@ -174,11 +174,9 @@ def test_fingerprints_do_not_depend_on_the_selected_rows(tmp_path, folder):
     loaded = load_images(load_data(tmp_path, as_arrow(folder, tmp_path / "arrow")))
     for rows in ([6, 0, 3], [2], list(range(7))):
         part = loaded.train.take(np.array(rows))
-        assert (duplicates.fingerprint(part) == duplicates.fingerprint(loaded.train)[rows]).all()
-        lengths = [len(image["bytes"]) for image in part.fetch(range(len(rows)))]
-        assert duplicates._lengths(part).tolist() == lengths
-        seen = inspect.look(part, range(len(rows)), 0, fingerprints=True)
-        assert (seen.all_fingerprints() == duplicates.fingerprint(part)).all()
+        assert (duplicates.image_digests(part) == duplicates.image_digests(loaded.train)[rows]).all()
+        statistics = inspect.image_statistics(part, range(len(rows)), num_decoded=0)
+        assert statistics.digests == duplicates.image_digests(part).tolist()
 
 
 def load_data(tmp_path: Path, dataset: Path) -> Any:
@@ -188,7 +186,7 @@ def load_data(tmp_path: Path, dataset: Path) -> Any:
 @pytest.mark.parametrize("arrow", [False, True])
 def test_large_data_is_compared_by_a_sample(tmp_path, folder, checked, monkeypatch, arrow):
     (folder / "test" / "class 0" / "twin.png").write_bytes((folder / "train" / "class 0" / "01.png").read_bytes())
-    monkeypatch.setitem(inspect.HASHED_BYTES, "check", 1)
+    monkeypatch.setitem(inspect.HASH_LIMIT, "check", 1)
     data = as_arrow(folder, tmp_path / "arrow") if arrow else folder
     done = checked(write_recipe(tmp_path / "run.yaml", data))
     if arrow:
@@ -212,17 +210,17 @@ def test_an_unreadable_image_is_named(tmp_path, folder, checked, content):
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
     (problem,) = done.problems
     assert problem.startswith(f"split 'test', row 1, file {broken}: unreadable image (")
-    assert problem.endswith("; mend or remove the file, or write data.on_corrupt=skip")
+    assert problem.endswith("; repair or remove the file, or write data.on_corrupt=skip")
     skipped = checked(tmp_path / "run.yaml", "data.on_corrupt=skip")
-    assert skipped.problems[0].endswith("; training leaves it out")
+    assert skipped.problems[0].endswith("; training skips it")
 
 
 def test_full_finds_a_corrupt_file_outside_the_sample(tmp_path, checked, monkeypatch):
-    monkeypatch.setattr(duplicates.sample, "__defaults__", (5,))
+    monkeypatch.setattr(duplicates.sample_rows, "__defaults__", (5,))
     folder = draw_folder(tmp_path / "images", {"train": (40, 40), "test": (2, 2)})
     recipe = write_recipe(tmp_path / "run.yaml", folder)
     train = load_images(resolve(load_recipe(recipe)).data).train
-    unseen = int(np.setdiff1d(np.arange(80), duplicates.sample(train))[-1])
+    unseen = int(np.setdiff1d(np.arange(80), duplicates.sample_rows(train))[-1])
     broken = Path(train.fetch([unseen])[0]["path"])
     broken.write_bytes(broken.read_bytes()[:300])
     cheap = checked(recipe)
@@ -237,9 +235,9 @@ def test_full_finds_a_corrupt_file_outside_the_sample(tmp_path, checked, monkeyp
 def test_only_the_sample_is_decoded(tmp_path, folder, monkeypatch):
     calls: list[Any] = []
     monkeypatch.setattr(inspect, "decode", calls.append)
-    monkeypatch.setattr(inspect, "DECODED", 2)
+    monkeypatch.setattr(inspect, "NUM_DECODED", 2)
     recipe = resolve(load_recipe(write_recipe(tmp_path / "run.yaml", folder)))
-    assert inspect.cheap_problems(load_images(recipe.data), recipe) == []
+    assert inspect.quick_check(load_images(recipe.data), recipe.data, recipe.transform) == []
     assert len(calls) == 2 * 2
 
 
@@ -247,7 +245,7 @@ def test_formats_modes_and_sizes_are_printed(tmp_path, folder, checked):
     draw_image(0, 50, size=60).convert("L").save(folder / "train" / "class 0" / "grey.jpg")
     done = checked(write_recipe(tmp_path / "run.yaml", folder))
     assert "PNG 87.5 %, JPEG 12.5 %; RGB 87.5 %, L 12.5 %; 20×20 to 60×60" in done.stdout
-    assert "of the images seen, 12.5 % of train are grey" in done.notes
+    assert "of the images checked, 12.5 % of train are grey" in done.notes
     assert done.status == 0
 
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from cskd_hf.checks.layout import row
 from cskd_hf.data import inspect
-from cskd_hf.data.duplicates import ALL, compare, find_duplicates, named_splits, readable_size
+from cskd_hf.data.duplicates import Diagnostics, compare, find_duplicates, named_splits, readable_size
 from cskd_hf.data.hub import cached_commit
-from cskd_hf.data.inspect import Blocks, Findings, Seen
+from cskd_hf.data.inspect import Blocks, ImageStatistics
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.engine.build import build_sampler, describe_experiment
@@ -44,16 +44,16 @@ def check(recipe: Recipe, full: bool) -> int:
     """
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    findings = Findings()
+    diagnostics = Diagnostics()
     print_source(recipe)
-    inspect.count(images, recipe.data, findings)
+    inspect.check_counts(images, recipe.data, diagnostics)
     print_counts(images, recipe)
-    check_files(images, recipe, full, findings)
-    check_capacity(images, recipe, findings)
+    check_files(images, recipe, full, diagnostics)
+    check_capacity(images, recipe, diagnostics)
 
-    problems = findings.fatal + findings.problems
-    if findings.notes:
-        print("\nnotes", *(f"  - {note}" for note in findings.notes), sep="\n")
+    problems = diagnostics.fatal + diagnostics.problems
+    if diagnostics.notes:
+        print("\nnotes", *(f"  - {note}" for note in diagnostics.notes), sep="\n")
     scope = "" if full else " in the sample; --full reads every image"
     print(f"\n{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}{scope}")
     for number, problem in enumerate(problems, start=1):
@@ -80,7 +80,7 @@ def print_source(recipe: Recipe) -> None:
 
 def print_counts(images: Images, recipe: Recipe) -> None:
     """One row for each split: images, and how they spread over the classes."""
-    official = {split: count for split, _, count in inspect.against_catalog(images, recipe.data)}
+    official = {split: count for split, _, count in inspect.catalog_counts(images, recipe.data)}
     columns = ("images", "catalog", "classes", "smallest", "median", "largest", "singletons")
     print("\n" + row("", f"{'split':12s}" + "".join(f"{column:>11s}" for column in columns)))
     for name, split in named_splits(images).items():
@@ -93,25 +93,24 @@ def print_counts(images: Images, recipe: Recipe) -> None:
         print(row("", f"hold-out set: {recipe.data.holdout:g} of each class of {images.train.name!r}"))
 
 
-def check_files(images: Images, recipe: Recipe, full: bool, findings: Findings) -> None:
+def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:
     """Decode images and compare their bytes, all or a sample; print formats and sizes."""
     splits = named_splits(images)
     if full:
         stats = {name: decode_all(name, split) for name, split in splits.items()}
-        duplicates = compare(splits, {name: each.all_fingerprints() for name, each in stats.items()}, ALL)
+        inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
+        compared = compare(splits, {name: each.digests for name, each in stats.items()}, diagnostics)
     else:
-        stats, num_bytes = inspect.look_at_samples(images)
-        duplicates = find_duplicates(images, num_bytes, inspect.HASHED_BYTES["check"])
-    inspect.judge(stats, recipe, findings)
-    findings.problems += duplicates.problems
-    findings.notes += duplicates.notes
+        stats, num_bytes = inspect.sample_statistics(images)
+        inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
+        compared = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"], diagnostics)
     print_files(stats, splits)
-    print(row("duplicates", duplicates.how))
+    print(row("duplicates", compared))
 
 
-def decode_all(name: str, split: ImageSplit) -> Seen:
+def decode_all(name: str, split: ImageSplit) -> ImageStatistics:
     """Decode a split with one worker for each core, a few images in memory at a time."""
-    blocks, total = Blocks(split), Seen()
+    blocks, total = Blocks(split), ImageStatistics()
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
         for stats in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
             total.add(stats)
@@ -119,7 +118,7 @@ def decode_all(name: str, split: ImageSplit) -> Seen:
     return total
 
 
-def print_files(stats: Mapping[str, Seen], splits: Mapping[str, ImageSplit]) -> None:
+def print_files(stats: Mapping[str, ImageStatistics], splits: Mapping[str, ImageSplit]) -> None:
     def shares(counts: Counter[str]) -> str:
         return ", ".join(f"{name} {100 * number / counts.total():.3g} %" for name, number in counts.most_common())
 
@@ -138,20 +137,20 @@ def print_files(stats: Mapping[str, Seen], splits: Mapping[str, ImageSplit]) -> 
         print(row(name, *lines))
 
 
-def check_capacity(images: Images, recipe: Recipe, findings: Findings) -> None:
+def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> None:
     """Build the model without memory; compare what a run of it needs with this machine's disk and memory."""
     print()
     try:
         build_sampler(recipe, images.train)
     except UserError as error:
-        findings.fatal.append(str(error))
+        diagnostics.fatal.append(str(error))
     try:
         with torch.device("meta"):  # shapes without memory
             settings = recipe.model.model_copy(update={"pretrained": False})
             backbone = create_backbone(settings, images.num_classes)
             module = recipe.method.build(backbone, describe_experiment(recipe, images))
     except UserError as error:
-        findings.fatal.append(str(error))
+        diagnostics.fatal.append(str(error))
         return
     name, num_parameters = recipe.model.model_name, count_parameters(backbone)
     print(row("model", f"{name}, {num_parameters:,} parameters, {recipe.method.name}"))
@@ -160,14 +159,14 @@ def check_capacity(images: Images, recipe: Recipe, findings: Findings) -> None:
         source, files = pretrained.hf_hub_id, ("model.safetensors", "pytorch_model.bin")
         if not any(isinstance(try_to_load_from_cache(source, file), str) for file in files):
             problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"
-            findings.fatal.append(f"model.pretrained: {problem}")
+            diagnostics.fatal.append(f"model.pretrained: {problem}")
     num_features: int = backbone.num_features  # type: ignore[assignment]
     num_holdout = 0 if images.holdout is None else len(images.holdout)
     outputs = len(images.test) * (images.num_classes + num_features) + num_holdout * images.num_classes
-    check_disk_and_memory(recipe, 4 * num_parameters, 4 * count_parameters(module), 4 * outputs, findings)
+    check_disk_and_memory(recipe, 4 * num_parameters, 4 * count_parameters(module), 4 * outputs, diagnostics)
 
 
-def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: int, findings: Findings) -> None:
+def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: int, diagnostics: Diagnostics) -> None:
     """Compare estimates with what is free; `model`, `module` (with what the method adds) and `predictions` in bytes."""
     opt = recipe.optimizer.opt.lower()
     states = 2 if "ada" in opt or "lamb" in opt else 1  # Adam's moments, or SGD's momentum
@@ -187,6 +186,8 @@ def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: 
     on_host = f"{readable_size(predictions)} for predictions, of {readable_size(memory)} on this machine"
     print(row("memory", f"{on_device};", on_host))
     if disk > free:
-        findings.problems.append(f"a run writes about {readable_size(disk)}; {folder} has {readable_size(free)} free")
+        diagnostics.problems.append(
+            f"a run writes about {readable_size(disk)}; {folder} has {readable_size(free)} free"
+        )
     if predictions > memory:
-        findings.problems.append(f"the predictions, {readable_size(predictions)}, do not fit into memory")
+        diagnostics.problems.append(f"the predictions, {readable_size(predictions)}, do not fit into memory")

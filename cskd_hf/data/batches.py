@@ -1,27 +1,40 @@
-"""Which keys each process loads: the same global batches for any number of processes, from any position on."""
+"""Batches of keys for each rank: the same global batches on any number of ranks, from any position of the epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cskd_hf.data.pairing import Draw, ImageSampler
+from cskd_hf.data.sampling import Draw, ImageSampler
 from cskd_hf.errors import UserError
 
 
 class GlobalBatches:
-    """This process's share of every global batch: a torch batch sampler that starts at any position of the epoch.
+    """This rank's share of every global batch: a torch batch sampler that starts at any position of the epoch.
 
     The global batch at sample position p holds the keys [p, p + batch_size · num_processes) in the sampler's order,
-    dealt out in consecutive blocks. So 1 × 8, 2 × 4 and 4 × 2 processes × batch see the same global batches, each key
-    is loaded exactly once, and a run may go on with another number of processes. A short last batch is dealt out as
-    evenly as it goes; a process that would get nothing repeats the batch's last key, and `counts` says that this one
-    weighs nothing.
+    split into consecutive blocks, one per rank. Ranks × batch size of 1 × 8, 2 × 4 and 4 × 2 see the same global
+    batches, every key is loaded exactly once, and a run can resume on another number of ranks. A short last batch is
+    split as evenly as possible; a rank left without keys repeats the batch's last one, which `counts` does not count.
 
     Args:
-        sampler: yields the same keys in every process.
-        batch_size: B, keys a batch on each process.
-        num_processes, process_index: this process among all.
-        drop_last: leave the short last batch out.
+        sampler: yields the same keys on every rank.
+        batch_size: B, keys per batch on each rank.
+        num_processes, process_index: the number of ranks, and this one.
+        drop_last: drop the short last batch.
+
+    Raises:
+        UserError: `drop_last` leaves no batch.
+
+    Example:
+        >>> from cskd_hf.data.sampling import ClassPairSampler
+        >>> sampler = ClassPairSampler([0, 1, 0, 1, 0, 1], seed=0)
+        >>> whole = GlobalBatches(sampler, batch_size=4)
+        >>> ranks = [GlobalBatches(sampler, 2, num_processes=2, process_index=rank) for rank in range(2)]
+        >>> [first + second for first, second in zip(*ranks)] == list(whole)
+        True
+        >>> whole.start_epoch(0, position=4)  # resume in the middle of the epoch
+        >>> [len(keys) for keys in whole]
+        [2]
     """
 
     def __init__(
@@ -46,24 +59,24 @@ class GlobalBatches:
         self.position = 0
 
     def start_epoch(self, epoch: int, position: int = 0) -> None:
-        """Go to a sample position of an epoch; takes effect at the next iteration."""
+        """Move to a sample position of an epoch; takes effect at the next iteration."""
         self.sampler.set_epoch(epoch)
         self.position = position
 
     def first_keys(self, count: int = 4) -> str:
-        """The keys that this process loads next, for people: images of a key joined by +, "12+407, 33+8, …"."""
+        """The next keys of this rank as text, the images of a key joined by +: "12+407, 33+8, …"."""
         draws = next(iter(self), [])
-        told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:count]]
-        return ", ".join(told) + (", …" if len(draws) > count else "")
+        keys = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:count]]
+        return ", ".join(keys) + (", …" if len(draws) > count else "")
 
     @property
     def smallest(self) -> int:
-        """Samples of the smallest batch that any process loads in an epoch; one that has nothing repeats a key."""
+        """Samples in the smallest batch that any rank loads in an epoch, at least one."""
         last = self.num_samples % self.global_batch_size or self.global_batch_size
         return max(last // self.num_processes, 1)
 
     def counts(self, position: int) -> tuple[int, int]:
-        """How many samples the global batch at `position` has, and how many of them are this process's."""
+        """Samples in the global batch at `position`, and how many of them are this rank's."""
         total = min(self.global_batch_size, self.num_samples - position)
         start, stop = self._share(total)
         return total, stop - start

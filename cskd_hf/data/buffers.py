@@ -1,20 +1,18 @@
-"""Memory for batches, used again as soon as nobody holds the batch that lies in it.
+"""Shared memory for batches, reused as soon as no tensor refers to the batch in it.
 
-A batch is tens of megabytes. In fresh memory, the kernel clears it page by page and takes it back afterwards, and a
-tensor that torch sends between processes is mapped anew each time: together a sixth of what an image of a small copy
-costs (scripts/bench/README.md). Here the pages stay, and a message says which place a batch lies in.
+A batch is tens of megabytes. In fresh memory the kernel zeroes it page by page and reclaims it afterwards, and a tensor
+that torch sends between processes is mapped anew each time: together a sixth of the cost of an image from a smaller
+copy (scripts/bench/README.md). Here the pages stay mapped, and a worker sends only the slot that holds its batch.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
-import threading
 import weakref
 from collections.abc import Iterable
 from math import prod
 from multiprocessing.heap import BufferWrapper
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,86 +20,60 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from cskd_hf.batch import Batch
+from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import Draw
 
-if TYPE_CHECKING:
-    from cskd_hf.data.pairing import PairedImages
-
 _numbers = itertools.count()
-_made_here: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()
+_buffers: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()  # of this process, by number
 
 
 class Buffers:
-    """Places of equal size for batches.
+    """Slots of equal size in memory shared with the processes that this one starts.
 
-    A place is taken by who fills it, and freed by who last looked at it. Places that were never taken cost nothing.
+    A worker acquires a slot and fills it; the process that reads it releases it. Untouched slots use no memory.
 
     Args:
-        count: of places.
-        num_bytes: of each.
-        shared: with the processes that this one starts; else they are this process's alone.
+        count: number of slots.
+        num_bytes: size of each.
     """
 
-    def __init__(self, count: int, num_bytes: int, shared: bool) -> None:
+    def __init__(self, count: int, num_bytes: int) -> None:
         self.count, self.num_bytes, self.number = count, num_bytes, next(_numbers)
-        # What lies below multiprocessing.Array, which would write zeros everywhere: files without a name, in memory.
-        memory = BufferWrapper if shared else _Private
-        self._room, self._taken = memory(count * num_bytes), memory(count)
-        self._taken.create_memoryview()[:count] = bytes(count)
-        self._lock = threading.Lock()
-        _made_here[self.number] = self
+        # The layer below multiprocessing.Array, which would write zeros everywhere: unnamed files in memory.
+        self._memory, self._in_use = BufferWrapper(count * num_bytes), BufferWrapper(count)
+        self._in_use.create_memoryview()[:count] = bytes(count)
+        _buffers[self.number] = self
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+    def acquire(self, slots: Iterable[int]) -> int | None:
+        """Reserve the first free one of these slots, which no other process may be asking for; None if none is."""
+        in_use = self._in_use.create_memoryview()
+        slot = next((slot for slot in slots if not in_use[slot]), None)
+        if slot is not None:
+            in_use[slot] = 1
+        return slot
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+    def release(self, slot: int) -> None:
+        self._in_use.create_memoryview()[slot] = 0
 
-    def take(self, places: Iterable[int]) -> int | None:
-        """The first free one of these places, no longer free; None: there is none.
-
-        Threads may ask for the same places at once, processes may not.
-        """
-        taken = self._taken.create_memoryview()
-        with self._lock:
-            for place in places:
-                if not taken[place]:
-                    taken[place] = 1
-                    return place
-        return None
-
-    def free(self, place: int) -> None:
-        self._taken.create_memoryview()[place] = 0
-
-    def borrow(self, place: int) -> Tensor:
-        """(num_bytes,) uint8 of a place that is taken; it is free again when no tensor looks at it any more."""
-        array = self._array(place)
-        # The tensor holds the array, and what is called in the end holds these buffers.
-        weakref.finalize(array, self.free, place).atexit = False
+    def borrow(self, slot: int) -> Tensor:
+        """(num_bytes,) uint8 view of an acquired slot, which is released when no tensor refers to it any more."""
+        array = self._array(slot)
+        # The tensor keeps the array alive, and the finalizer these buffers.
+        weakref.finalize(array, self.release, slot).atexit = False
         return torch.from_numpy(array)
 
-    def look(self, place: int) -> Tensor:
-        """The same of a place that somebody else will free."""
-        return torch.from_numpy(self._array(place))
+    def view(self, slot: int) -> Tensor:
+        """(num_bytes,) uint8 view of a slot that another process will release."""
+        return torch.from_numpy(self._array(slot))
 
-    def _array(self, place: int) -> np.ndarray:
-        return np.frombuffer(self._room.create_memoryview(), np.uint8, self.num_bytes, place * self.num_bytes)
-
-
-class _Private:
-    """As `BufferWrapper`, of this process alone."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._memory = np.empty(num_bytes, np.uint8)
-
-    def create_memoryview(self) -> memoryview:
-        return self._memory.data
+    def _array(self, slot: int) -> np.ndarray:
+        return np.frombuffer(self._memory.create_memoryview(), np.uint8, self.num_bytes, slot * self.num_bytes)
 
 
-def room_for(workers: int, num_bytes: int) -> int:
-    """How many places of so many bytes each worker may have in shared memory; 0 where it is not Linux's /dev/shm.
+def slots_that_fit(workers: int, num_bytes: int) -> int:
+    """How many slots of this size each worker can have in shared memory; 0 without Linux's /dev/shm.
 
-    Without that, `BufferWrapper` would take a file on a disk, and every batch would be written there.
+    Elsewhere `BufferWrapper` would use a file on disk and write every batch there.
     """
     try:
         free = shutil.disk_usage("/dev/shm").free
@@ -110,53 +82,54 @@ def room_for(workers: int, num_bytes: int) -> int:
     return free // (workers * num_bytes)
 
 
-class Parcel:
-    """A batch on its way between processes: unpickled, it is the `Batch`, whose pixels have stayed where they were."""
+class SharedBatch:
+    """A batch whose pixels lie in a slot; it unpickles to the `Batch` itself, without copying the pixels."""
 
-    def __init__(self, buffers: Buffers, place: int, batch: Batch) -> None:
-        self.buffers, self.place, self.batch = buffers, place, batch
+    def __init__(self, buffers: Buffers, slot: int, batch: Batch) -> None:
+        self.buffers, self.slot, self.batch = buffers, slot, batch
 
     def __reduce__(self) -> tuple[object, ...]:
         images, target, index, *rest = self.batch
-        # Numbers of some hundred bytes: as tensors, each would be a file that is passed on and mapped.
+        # Arrays of some hundred bytes: as tensors, each would be a file to pass on and map.
         small = target.numpy(), index.numpy()
-        return _opened, (self.buffers.number, self.place, images.permute(0, 2, 3, 1).shape, *small, *rest)
+        return _unpickle, (self.buffers.number, self.slot, images.permute(0, 2, 3, 1).shape, *small, *rest)
 
 
-def _opened(
-    number: int, place: int, shape: tuple[int, ...], target: np.ndarray, index: np.ndarray, *rest: object
+def _unpickle(
+    number: int, slot: int, shape: tuple[int, ...], target: np.ndarray, index: np.ndarray, *rest: object
 ) -> Batch:
-    pixels = _made_here[number].borrow(place)[: prod(shape)].view(shape)
+    pixels = _buffers[number].borrow(slot)[: prod(shape)].view(shape)
     return Batch(pixels.permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(index), *rest)  # type: ignore[arg-type]
 
 
-class Parcels(Dataset[Batch]):
-    """What a loader's processes ask for batches: filled in buffers, and sent as parcels.
+class SharedBatches(Dataset[Batch]):
+    """The dataset of a loader's workers: whole batches, written into slots.
 
     Args:
-        images: batch of keys → `Batch`.
-        buffers: `each` places for every process, in the order of their numbers.
+        images: loads the batch of a list of keys.
+        buffers: `slots_per_worker` slots for each worker, in the order of their ids.
     """
 
-    def __init__(self, images: PairedImages, buffers: Buffers, each: int) -> None:
-        self.images, self.buffers, self.each = images, buffers, each
+    def __init__(self, images: PairedImages, buffers: Buffers, slots_per_worker: int) -> None:
+        self.images, self.buffers, self.slots_per_worker = images, buffers, slots_per_worker
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, draws: list[Draw]) -> Batch | Parcel:
+    def __getitems__(self, draws: list[Draw]) -> Batch | SharedBatch:
         worker = get_worker_info()
-        assert worker is not None, "not in a loader's process"
-        place = self.buffers.take(range(worker.id * self.each, (worker.id + 1) * self.each))
-        if place is None:  # whoever got the last ones holds on to them
+        assert worker is not None, "not in a loader's worker"
+        first = worker.id * self.slots_per_worker
+        slot = self.buffers.acquire(range(first, first + self.slots_per_worker))
+        if slot is None:  # the training process still refers to all of them
             return self.images.load(draws)
-        room = self.buffers.look(place)
+        memory = self.buffers.view(slot)
         try:
-            batch = self.images.load(draws, room)
+            batch = self.images.load(draws, memory)
         except BaseException:
-            self.buffers.free(place)
+            self.buffers.release(slot)
             raise
-        if batch.images.data_ptr() == room.data_ptr():
-            return Parcel(self.buffers, place, batch)
-        self.buffers.free(place)  # not all images of the batch are pixels
+        if batch.images.data_ptr() == memory.data_ptr():
+            return SharedBatch(self.buffers, slot, batch)
+        self.buffers.release(slot)  # too large for a slot, or a copy because samples were dropped
         return batch

@@ -1,4 +1,4 @@
-"""Class-wise pairs from a dataset of your own, for your own training loop."""
+"""Class-wise pairs from your own dataset, for your own training loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cskd_hf.seeding import seeded
 
 
 class MapStyleDataset(Protocol):
-    """Anybody's images: row → (image, label, whatever else)."""
+    """Row → (image, label, …), as torchvision's and timm's datasets return it."""
 
     def __len__(self) -> int: ...
 
@@ -22,22 +22,27 @@ class MapStyleDataset(Protocol):
 
 
 class PairedDataset(Dataset[Sample]):
-    """Somebody's own labelled images as a function of keys, for a training loop of theirs.
+    """Your labelled images as a function of keys, for your own training loop.
 
-        pairs = PairedDataset(ImageFolder(root, transform))
-        sampler = ClassPairSampler(labels)
-        loader = DataLoader(pairs, batch_size=128, sampler=sampler, collate_fn=PairingCollator())
-
-    The images keep their own augmentation. While one is loaded, the generators of Python, NumPy and torch, which
-    torchvision's and timm's transforms draw from, are seeded from its key: its pixels do not depend on workers,
-    processes or restarts. A transform with a generator of its own is not reached.
+    The dataset keeps its own augmentation. Loading an image seeds the global generators of Python, NumPy and torch,
+    which torchvision's and timm's transforms draw from, with its key: pixels do not depend on workers, ranks or
+    restarts. A transform with a private generator is not covered.
 
     Args:
-        dataset: row → (image, label): a tensor (C, H, W), all of one shape, normalised as the model wants it where it
-            is float; an integer, the row's entry in the sampler's labels.
+        dataset: row → (image, label). Images are tensors (C, H, W) of one shape; float images are normalised already.
+            The label is the integer at that row of the sampler's labels.
 
     Raises:
-        UserError: at a key that is no `Draw`, an image that is no tensor, or a pair whose labels differ.
+        UserError: at a key that is not a `Draw`, an image that is not a tensor, or a pair whose labels differ.
+
+    Example:
+        >>> from cskd_hf.data.pairing import ClassPairSampler, PairingCollator
+        >>> labels = [0, 1, 0, 1]
+        >>> dataset = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor(labels))
+        >>> pairs, sampler = PairedDataset(dataset), ClassPairSampler(labels)
+        >>> loader = torch.utils.data.DataLoader(pairs, 2, sampler=sampler, collate_fn=PairingCollator())
+        >>> [tuple(batch.images.shape) for batch in loader]
+        [(4, 3, 8, 8), (4, 3, 8, 8)]
     """
 
     def __init__(self, dataset: MapStyleDataset) -> None:
@@ -48,9 +53,7 @@ class PairedDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         if not isinstance(draw, Draw):
-            raise UserError(
-                f"key {draw!r}: PairedDataset is read through DataLoader(…, sampler=ClassPairSampler(labels))"
-            )
+            raise UserError(f"key {draw!r}: load PairedDataset through DataLoader(…, sampler=ClassPairSampler(labels))")
         views, targets = [], []
         for number, index in enumerate(draw.indices):
             with seeded(draw.seed + number):
@@ -62,9 +65,9 @@ class PairedDataset(Dataset[Sample]):
             views.append(view)
             targets.append(int(target))
         if len(set(targets)) > 1:
-            # Labels in another order, or timm's ImageDataset, which shows the next row in place of an unreadable image.
+            # Labels in another order, or timm's ImageDataset, which replaces an unreadable image by the next row.
             raise ImageError(
                 f"rows {draw.indices}: paired as one class, loaded with labels {targets}; give ClassPairSampler the "
-                "dataset's own labels, row by row, and mend or remove unreadable images"
+                "dataset's own labels, row by row, and repair or remove unreadable images"
             )
         return Sample(tuple(views), targets[0], draw.indices, ())

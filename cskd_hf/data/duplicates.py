@@ -1,10 +1,10 @@
-"""Images that occur twice, by their bytes: all of them, or a sample of the other splits with all of train."""
+"""Duplicate images, by their bytes: all of them in small data, a sample against all of train in large data."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,42 @@ import pyarrow.compute as pc
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.splits import Images, ImageSplit
 
-SAMPLE = 200  # images a split that are looked at where looking at all takes too long
-ALL = "compared by their bytes, across splits and within train: every image"
-CANDIDATES = 5_000  # training images fetched to compare a sample with
+SAMPLE_SIZE = 200  # images per split, where reading all of them takes too long
+MAX_CANDIDATES = 5_000  # training images read to compare a sample with
+
+
+@dataclass
+class Diagnostics:
+    """What the checks of the data found, a line each.
+
+    Attributes:
+        fatal: training would be meaningless or would stop midway.
+        problems: probably wrong; the user decides.
+        notes: worth knowing.
+    """
+
+    fatal: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def named_splits(images: Images) -> dict[str, ImageSplit]:
-    """By their part in the run, which is what people call them."""
-    held = {} if images.holdout is None else {"held out": images.holdout}
-    return {"train": images.train, **held, "test": images.test}
+    """The splits by their part in the run."""
+    holdout = {} if images.holdout is None else {"hold-out": images.holdout}
+    return {"train": images.train, **holdout, "test": images.test}
 
 
-def sample(split: ImageSplit, count: int = SAMPLE) -> np.ndarray:
-    """The same rows at every call, from all over the split."""
+def sample_rows(split: ImageSplit, count: int = SAMPLE_SIZE) -> np.ndarray:
+    """A fixed random sample of the split's rows."""
     return np.random.RandomState(0).permutation(len(split))[:count]
 
 
-def content_of(image: Mapping[str, Any]) -> bytes:
+def read_content(image: Mapping[str, Any]) -> bytes:
+    """The encoded bytes of an image.
+
+    Raises:
+        UnreadableImageError: no bytes and no readable file.
+    """
     if image["bytes"] is not None:
         return image["bytes"]
     if image["path"] is None:
@@ -42,145 +61,124 @@ def content_of(image: Mapping[str, Any]) -> bytes:
         raise UnreadableImageError(f"unreadable image ({error})") from None
 
 
-def digest(content: Any) -> bytes:
-    return hashlib.blake2b(content, digest_size=8).digest()
+def digest(content: Any) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def numbers(digests: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(digests), dtype="<u8")
+def image_digests(split: ImageSplit) -> np.ndarray:
+    """(N,) uint64 digests of the images' bytes; of its path for a file that cannot be read."""
+    rows, contents, paths = _stored(split)
+    digests = np.empty(len(rows), np.uint64)
+    for number, row in enumerate(rows.tolist()):
+        buffer = contents[row].as_buffer()  # hashed in place, without a Python copy
+        if buffer is not None:
+            digests[number] = digest(buffer)
+            continue
+        path = paths[row].as_py()
+        try:
+            digests[number] = digest(read_content({"bytes": None, "path": path}))
+        except UnreadableImageError:
+            digests[number] = digest(str(path).encode())
+    return digests
 
 
-def fingerprint(split: ImageSplit) -> np.ndarray:
-    """(N,) uint64: 64 bits of BLAKE2b of every image's bytes; a file that cannot be read counts as its name."""
-    positions, stored = _stored(split)
-    order = np.argsort(positions, kind="stable")
-    in_order, start, digests = positions[order], 0, list[bytes]()
-    for chunk in stored.chunks:
-        low, high = np.searchsorted(in_order, [start, start + len(chunk)])
-        digests += _digests(chunk, (in_order[low:high] - start).tolist())
-        start += len(chunk)
-    prints = np.empty(len(split), dtype="<u8")
-    prints[order] = numbers(digests)
-    return prints
-
-
-def _stored(split: ImageSplit) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """Where each row stands in the table, and the table's images: a selection of rows would be gathered, all bytes."""
+def _stored(split: ImageSplit) -> tuple[np.ndarray, pa.ChunkedArray, pa.ChunkedArray]:
+    """Each row's position in the Arrow table, and the table's bytes and paths; a selection would copy all bytes."""
     indices = split.dataset._indices
-    positions = np.arange(len(split)) if indices is None else indices.column(0).to_numpy().astype(np.int64)
-    return positions, split.dataset.data.column("image")
+    rows = np.arange(len(split)) if indices is None else indices.column(0).to_numpy().astype(np.int64)
+    images = split.dataset.data.column("image")
+    return rows, pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
 
 
-def _digests(images: pa.StructArray, rows: list[int]) -> Iterator[bytes]:
-    """The bytes are hashed where they lie, without a Python copy of each."""
-    contents, paths = images.field("bytes"), images.field("path")
-    if contents.null_count:
-        for row in rows:
-            image = {"bytes": contents[row].as_py(), "path": paths[row].as_py()}
-            try:
-                yield digest(content_of(image))
-            except UnreadableImageError:
-                yield digest(str(image["path"]).encode())
-        return
-    large = pa.types.is_large_binary(contents.type)
-    _, places, data = contents.buffers()
-    offsets = np.frombuffer(places, dtype=np.int64 if large else np.int32)[contents.offset :].tolist()
-    content = memoryview(data)
-    for row in rows:
-        yield digest(content[offsets[row] : offsets[row + 1]])
+def compare(
+    splits: Mapping[str, ImageSplit], digests: Mapping[str, Sequence[int] | np.ndarray], diagnostics: Diagnostics
+) -> str:
+    """Compare every image with every other, across splits and within train.
 
+    Args:
+        digests: split → 64-bit digests of its images.
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Images with the same bytes; examples name the rows."""
-
-    problems: list[str]
-    notes: list[str]
-    how: str
-
-
-def compare(splits: Mapping[str, ImageSplit], prints: Mapping[str, np.ndarray], how: str) -> Duplicates:
-    """Every image with every other: across splits, and within the training images."""
-    problems, notes = [], []
+    Returns:
+        What was compared.
+    """
+    keys = {name: np.asarray(values, np.uint64) for name, values in digests.items()}
     names = list(splits)
-    for place, first in enumerate(names):
-        for second in names[place + 1 :]:
-            shared, rows, others = np.intersect1d(prints[first], prints[second], return_indices=True)
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            shared, rows, others = np.intersect1d(keys[first], keys[second], return_indices=True)
             if len(shared):
-                problems.append(
-                    f"{images_as_told(len(shared))} in {first} and in {second}, such as "
+                diagnostics.problems.append(
+                    f"{num_images(len(shared))} in {first} and in {second}, such as "
                     f"{splits[second].describe(others[0])} = {splits[first].describe(rows[0])}"
                 )
-    train, order = splits["train"], np.argsort(prints["train"], kind="stable")
-    same = np.flatnonzero(np.diff(prints["train"][order]) == 0)  # row order[i] = row order[i + 1]
-    other_label = same[train.labels[order[same]] != train.labels[order[same + 1]]]
-    if len(other_label):
-        row, other = order[other_label[0]], order[other_label[0] + 1]
-        problems.append(
-            f"{images_as_told(len(other_label))} twice in train under two labels, such as {train.describe(row)} "
+    train, order = splits["train"], np.argsort(keys["train"], kind="stable")
+    pairs = np.stack([order[:-1], order[1:]], axis=1)[np.diff(keys["train"][order]) == 0]  # rows with equal bytes
+    relabelled = train.labels[pairs[:, 0]] != train.labels[pairs[:, 1]]
+    if relabelled.any():
+        row, other = pairs[relabelled][0]
+        diagnostics.problems.append(
+            f"{num_images(relabelled.sum())} twice in train under two labels, such as {train.describe(row)} "
             f"({train.class_names[train.labels[row]]}) = {train.describe(other)} "
             f"({train.class_names[train.labels[other]]})"
         )
-    if len(same) > len(other_label):
-        row, other = order[np.setdiff1d(same, other_label)[0] + np.arange(2)]
-        count = len(same) - len(other_label)
-        notes.append(f"{images_as_told(count)} twice in train, such as {train.describe(row)} = {train.describe(other)}")
-    return Duplicates(problems, notes, how)
+    if not relabelled.all():
+        row, other = pairs[~relabelled][0]
+        diagnostics.notes.append(
+            f"{num_images((~relabelled).sum())} twice in train, such as {train.describe(row)} = {train.describe(other)}"
+        )
+    return "compared by their bytes, across splits and within train: every image"
 
 
-def find_duplicates(images: Images, num_bytes: float, limit: float) -> Duplicates:
-    """Compare all bytes if there are few; else a sample of the other splits with all of train.
+def find_duplicates(images: Images, num_bytes: float, limit: float, diagnostics: Diagnostics) -> str:
+    """Compare every image, or only a sample if the images exceed `limit` bytes.
 
-    An image of the sample is compared with every training image of as many bytes, which Arrow knows without reading
-    them; where images are files on their own, nothing is compared.
+    A sampled image is compared with the training images of equal length, which Arrow knows without reading them. Where
+    images are separate files, nothing is compared.
+
+    Returns:
+        What was compared.
     """
     splits = named_splits(images)
     if num_bytes <= limit:
-        return compare(splits, {name: fingerprint(split) for name, split in splits.items()}, ALL)
-    lengths = _lengths(images.train)
-    if lengths is None:
-        return Duplicates([], [], f"not compared: {readable_size(num_bytes)} of single files")
-    problems, compared, fetched = [], 0, 0
+        return compare(splits, {name: image_digests(split) for name, split in splits.items()}, diagnostics)
+    train = splits.pop("train")
+    stored, contents, _ = _stored(train)
+    if contents.null_count:
+        return f"not compared: {readable_size(num_bytes)} of single files"
+    lengths = pc.binary_length(contents).to_numpy()[stored]
     by_length = np.argsort(lengths, kind="stable")
-    for name in list(splits)[1:]:
-        split, found = splits[name], []
-        for row in sample(split).tolist():
+    num_compared, num_candidates = 0, 0
+    for name, split in splits.items():
+        matches = []
+        for row in sample_rows(split).tolist():
             try:
-                content = content_of(split.fetch([row])[0])
+                content = read_content(split.fetch([row])[0])
             except UnreadableImageError:
-                continue  # told by whoever looks at the images
+                continue  # reported with the image statistics
             start, stop = np.searchsorted(lengths, [len(content), len(content) + 1], sorter=by_length)
-            if fetched + stop - start > CANDIDATES:
+            if num_candidates + stop - start > MAX_CANDIDATES:
                 continue
-            compared, fetched = compared + 1, fetched + stop - start
-            same = [other for other in by_length[start:stop] if content_of(images.train.fetch([other])[0]) == content]
-            found += [(row, other) for other in same[:1]]
-        if found:
-            row, other = found[0]
-            problems.append(
-                f"{len(found)} of {min(SAMPLE, len(split))} sampled images of {name} in train too, such as "
-                f"{split.describe(row)} = {images.train.describe(other)}"
+            num_compared, num_candidates = num_compared + 1, num_candidates + stop - start
+            equal = (other for other in by_length[start:stop] if read_content(train.fetch([other])[0]) == content)
+            match = next(equal, None)
+            if match is not None:
+                matches.append((row, match))
+        if matches:
+            row, other = matches[0]
+            diagnostics.problems.append(
+                f"{len(matches)} of {min(SAMPLE_SIZE, len(split))} sampled images of {name} in train too, such as "
+                f"{split.describe(row)} = {train.describe(other)}"
             )
-    return Duplicates(
-        problems, [], f"compared by their bytes: a sample of {compared} of the other splits with all of train"
-    )
+    return f"compared by their bytes: a sample of {num_compared} of the other splits with all of train"
 
 
-def _lengths(split: ImageSplit) -> np.ndarray | None:
-    """(N,) bytes of each image as Arrow's offsets tell; None where the images are not in the table."""
-    positions, stored = _stored(split)
-    contents = [chunk.field("bytes") for chunk in stored.chunks]
-    if any(content.null_count for content in contents):
-        return None
-    return np.concatenate([pc.binary_length(content).to_numpy() for content in contents])[positions]
-
-
-def images_as_told(count: int) -> str:
+def num_images(count: int) -> str:
     return f"{count:,} image{'s' * (count != 1)}"
 
 
 def readable_size(num_bytes: float) -> str:
-    """As a person says it: 1.23 GB."""
+    """1.23 GB."""
     units = ["bytes", "kB", "MB", "GB", "TB", "PB"]
     power = min(int(np.log10(max(num_bytes, 1)) // 3), len(units) - 1)
     return f"{num_bytes / 1000**power:.3g} {units[power]}"

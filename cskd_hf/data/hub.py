@@ -1,4 +1,4 @@
-"""Image sets of the Hub, and folders laid out like one: only the splits asked for, and every refusal in one line."""
+"""Image sets on the Hub and folders laid out like one: download only the requested splits, explain every failure."""
 
 from __future__ import annotations
 
@@ -25,39 +25,46 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.sections import DataSection
 
-# What a repository says about itself; the rest of its files are data.
-_DESCRIPTIONS = ("README.md", "dataset_infos.json")
+_METADATA = ("README.md", "dataset_infos.json")  # the other files of a repository are data
 
 
 def open_hub(path: str, data: DataSection, splits: list[str], data_files: Mapping[str, str]) -> DatasetDict:
-    # Not load_dataset's business: to it 'imagefolder' and 'parquet' mean whatever lies in the working folder.
+    """The splits of a Hub dataset, downloading no file of another split where the repository lists them.
+
+    Args:
+        path: Hub id.
+        data_files: split → pattern of its files, instead of the repository's own list.
+
+    Raises:
+        UserError: not a Hub id, or the Hub does not serve the set; the message says what to do.
+    """
+    # load_dataset is no judge of names: to it 'imagefolder' and 'parquet' mean the working directory.
     if path.count("/") != 1 or path.startswith(("/", ".", "~")):
-        names = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
-        raise UserError(f"data.dataset: {data.dataset!r} is none of {names}")
+        allowed = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
+        raise UserError(f"data.dataset: {data.dataset!r} is none of {allowed}")
     try:
-        root = _snapshot(path, data.revision, list(_DESCRIPTIONS))
+        root = _snapshot(path, data.revision, list(_METADATA))
         patterns = {name: [pattern] for name, pattern in data_files.items()} or described_files(root, data.config_name)
-        asked = set(map(same_split, splits))
-        wanted = [file for name, files in patterns.items() if same_split(name) in asked for file in files]
-        # Without a list of each split's files, nothing but the whole repository is sure to hold them.
-        root = _snapshot(path, data.revision, [*_DESCRIPTIONS, *wanted] if patterns else None)
+        requested = set(map(same_split, splits))
+        files = [file for name, of_split in patterns.items() if same_split(name) in requested for file in of_split]
+        # Without a list of files per split, only the whole repository is sure to contain them.
+        root = _snapshot(path, data.revision, [*_METADATA, *files] if patterns else None)
         return open_files(root, splits, data.config_name, patterns)
     except UserError:
         raise
     except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad file, …
-        raise UserError(f"data.dataset: {_refusal(error, path, data.revision)}") from error
+        raise UserError(f"data.dataset: {_explain(error, path, data.revision)}") from error
 
 
 def _snapshot(path: str, revision: str | None, files: list[str] | None, local: bool = False) -> Path:
-    """The folder of the Hub's cache that holds these files of a repository; named after the commit."""
-    found = snapshot_download(
-        path, repo_type="dataset", revision=revision, allow_patterns=files, local_files_only=local
+    """The cache folder with these files of a repository, named after the commit."""
+    return Path(
+        snapshot_download(path, repo_type="dataset", revision=revision, allow_patterns=files, local_files_only=local)
     )
-    return Path(found)
 
 
 def cached_commit(data: DataSection) -> str | None:
-    """The commit that a Hub set was loaded from; None for what is no Hub set, or not in the Hub's cache."""
+    """The commit that a Hub dataset was loaded from; None for other data and for what is not in the cache."""
     path = CATALOG[data.dataset].path if data.dataset in CATALOG else data.dataset
     if path is None or (data.dataset not in CATALOG and os.path.exists(data.dataset)):
         return None
@@ -67,8 +74,8 @@ def cached_commit(data: DataSection) -> str | None:
         return None
 
 
-def _refusal(error: Exception, path: str, revision: str | None) -> str:
-    """Why a Hub set cannot be had, and what to do, in one line."""
+def _explain(error: Exception, path: str, revision: str | None) -> str:
+    """Why a Hub dataset could not be loaded and what to do, in one line."""
     page = f"{constants.ENDPOINT}/datasets/{path}"
     causes = [error, *filter(None, (error.__cause__, error.__context__))]
     reason = " ".join(str(error).split())
@@ -76,50 +83,54 @@ def _refusal(error: Exception, path: str, revision: str | None) -> str:
     gated = isinstance(error, GatedRepoError) or (isinstance(error, DatasetNotFoundError) and "gated" in reason)
     known_gated = any(entry.gated for entry in CATALOG.values() if entry.path == path)
     if gated or status == 403 or (status == 401 and (known_gated or not isinstance(error, RepositoryNotFoundError))):
-        return f"the Hub set {path!r} is gated: accept the terms at {page}, then log in with `hf auth login`"
+        return f"the Hub dataset {path!r} is gated: accept the terms at {page}, then log in with `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
-        return f"the Hub set {path!r} has no revision {revision!r}: data.revision is a branch, tag or commit of {page}"
+        return (
+            f"the Hub dataset {path!r} has no revision {revision!r}: data.revision is a branch, tag or commit of {page}"
+        )
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):
-        return f"the Hub has no set {path!r}, or it is private: look at {page}, or log in with `hf auth login`"
+        return f"the Hub has no dataset {path!r}, or it is private: look at {page}, or log in with `hf auth login`"
     if constants.HF_HUB_OFFLINE and isinstance(error, (OSError, ValueError)):
         return (
-            f"the Hub set {path!r} is not in the cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
+            f"the Hub dataset {path!r} is not in the cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "
             "unset it once to download the set, or write data.dataset=FOLDER"
         )
     if isinstance(error, (LocalEntryNotFoundError, ConnectionError)) or any("Connect" in str(type(c)) for c in causes):
         return (
-            f"the Hub set {path!r} is not in the cache, and {constants.ENDPOINT} cannot be reached: "
-            f"write data.dataset=FOLDER, or try again on a network ({reason})"
+            f"the Hub dataset {path!r} is not in the cache, and {constants.ENDPOINT} cannot be reached: "
+            f"write data.dataset=FOLDER, or retry with a network connection ({reason})"
         )
-    return f"the Hub set {path!r} could not be loaded: {type(error).__name__}: {reason}"
+    return f"the Hub dataset {path!r} could not be loaded: {type(error).__name__}: {reason}"
 
 
 def open_files(
     root: Path, splits: list[str], config_name: str | None, patterns: Mapping[str, list[str]]
 ) -> DatasetDict:
-    """A repository's files, laid out as on the Hub; of Parquet, no split is read that is not asked for."""
+    """The files of a repository in a local folder; of Parquet, only the requested splits are read."""
     files = {
         name: sorted(str(file) for pattern in patterns[name] for file in root.glob(pattern) if file.is_file())
         for name in patterns
     }
     if not any(files.values()):
-        found = load_dataset_builder(str(root), name=config_name).config.data_files
-        files = {str(name): list(map(str, of_split)) for name, of_split in found.items()}
+        data_files = load_dataset_builder(str(root), name=config_name).config.data_files
+        files = {str(name): list(map(str, of_split)) for name, of_split in data_files.items()}
     files = {name: of_split for name, of_split in files.items() if of_split}
     if not all(file.endswith(".parquet") for of_split in files.values() for file in of_split):
         return load_dataset(str(root), name=config_name)
-    asked = set(map(same_split, splits))
-    wanted = {name: list(map(glob.escape, of_split)) for name, of_split in files.items() if same_split(name) in asked}
-    if len(wanted) < len(asked):  # whoever asked will say so, with the names there are
+    requested = set(map(same_split, splits))
+    chosen = {
+        name: list(map(glob.escape, of_split)) for name, of_split in files.items() if same_split(name) in requested
+    }
+    if len(chosen) < len(requested):  # the caller reports the missing split and the available names
         return DatasetDict(dict.fromkeys(files))
-    # Files written by others than `datasets` tell their features in the README only.
-    described = DatasetInfosDict.from_directory(str(root))
-    info = described.get(config_name or "default") or (next(iter(described.values())) if len(described) == 1 else None)
-    return load_dataset("parquet", data_files=wanted, features=info.features if info is not None else None)
+    # Parquet files not written by `datasets` have their features only in the README.
+    infos = DatasetInfosDict.from_directory(str(root))
+    info = infos.get(config_name or "default") or (next(iter(infos.values())) if len(infos) == 1 else None)
+    return load_dataset("parquet", data_files=chosen, features=info.features if info is not None else None)
 
 
 def described_files(root: Path, config_name: str | None) -> dict[str, list[str]]:
-    """Split → patterns of its files, as the README's `configs` say; empty where they say nothing."""
+    """Split → patterns of its files, from the README's `configs`; empty without any."""
     if not (root / "README.md").is_file():
         return {}
     configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(root / "README.md").data)
@@ -134,5 +145,5 @@ def described_files(root: Path, config_name: str | None) -> dict[str, list[str]]
 
 
 def same_split(split: str) -> str:
-    """One name for the three of a validation split: `datasets` itself renames some of them when it reads files."""
+    """One name for val, valid and validation: `datasets` renames some of them when it reads files."""
     return "validation" if split in ("val", "valid") else split

@@ -1,7 +1,7 @@
-"""What is in the images, before hours of training: counts, headers, unreadable files, images that occur twice.
+"""Check the images before hours of training: counts, headers, unreadable files, duplicates.
 
-Two depths. The cheap one reads a fixed sample and compares bytes where there are few; training does it at its start.
-The full one reads and decodes every image. `python -m cskd_hf.check` prints both.
+At two depths: the quick one, which training runs at its start, reads a fixed sample and compares the bytes of small
+data; the full one reads and decodes every image. `python -m cskd_hf.check` prints both.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cskd_hf.data.decode import UnreadableImageError, decode
-from cskd_hf.data.duplicates import content_of, digest, find_duplicates, named_splits, numbers, sample
+from cskd_hf.data.duplicates import Diagnostics, digest, find_duplicates, named_splits, read_content, sample_rows
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import entry_of
-from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.recipe.sections import DataSection
+from cskd_hf.recipe.sections import DataSection, TransformSection
 
-DECODED = 50  # of the sampled images, those that the cheap part decodes whole
-HASHED_BYTES = {"training": 1e9, "check": 5e9}  # larger data is compared by a sample
+NUM_DECODED = 50  # sampled images that the quick check decodes
+HASH_LIMIT = {"training": 1e9, "check": 5e9}  # bytes; larger data is compared by a sample
 GREY = ("L", "LA", "1", "I", "I;16")
 
 
 @dataclass
-class Seen:
-    """What the images of some rows of a split turned out to be."""
+class ImageStatistics:
+    """Counts over some images of a split."""
 
     tried: int = 0
     opened: int = 0
@@ -42,9 +41,9 @@ class Seen:
     modes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     unreadable: list[str] = field(default_factory=list)  # where and why
-    fingerprints: list[np.ndarray] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)  # as `image_digests`
 
-    def add(self, other: Seen) -> None:
+    def add(self, other: ImageStatistics) -> None:
         self.tried += other.tried
         self.opened += other.opened
         self.decoded += other.decoded
@@ -53,54 +52,49 @@ class Seen:
         self.modes += other.modes
         self.sizes += other.sizes
         self.unreadable += other.unreadable
-        self.fingerprints += other.fingerprints
-
-    def all_fingerprints(self) -> np.ndarray:
-        return np.concatenate(self.fingerprints)
+        self.digests += other.digests
 
     def widths_and_heights(self) -> np.ndarray:
         """(N, 2), in no order."""
         return np.repeat(np.array(list(self.sizes), int).reshape(-1, 2), list(self.sizes.values()), axis=0)
 
 
-def look(split: ImageSplit, rows: Sequence[int], num_decoded: int, fingerprints: bool = False) -> Seen:
-    """Open these rows' images by their headers, and decode the first `num_decoded` of them as training would."""
-    seen = Seen()
-    digests = []
-    for start in range(0, len(rows), 16):  # few at a time: an image may be a photograph of 20 MB
+def image_statistics(split: ImageSplit, rows: Sequence[int], num_decoded: int) -> ImageStatistics:
+    """Read the headers of these rows' images and decode the first `num_decoded` of them."""
+    statistics = ImageStatistics()
+    for start in range(0, len(rows), 16):  # few at a time: a photograph may have 20 MB
         block = rows[start : start + 16]
         for row, image in zip(block, split.fetch(block), strict=True):
-            seen.tried += 1
+            statistics.tried += 1
             try:
-                content = content_of(image)
+                content = read_content(image)
+                statistics.digests.append(digest(content))
+                _add_image(statistics, content, num_decoded)
             except UnreadableImageError as error:
-                seen.unreadable.append(f"{split.describe(row, image)}: {error}")
-                digests.append(digest(str(image["path"]).encode()))
-                continue
-            seen.num_bytes += len(content)
-            digests.append(digest(content))
-            try:
-                stored = {"bytes": content, "path": None}
-                seen.opened += 1
-                try:
-                    with Image.open(io.BytesIO(content)) as opened:
-                        seen.formats[str(opened.format)] += 1
-                        seen.modes[opened.mode] += 1
-                        seen.sizes[opened.size] += 1
-                except Exception:  # Pillow's many, see `decode`, which says what is wrong
-                    decode(stored)
-                if seen.opened <= num_decoded:
-                    seen.decoded += 1
-                    decode(stored)
-            except UnreadableImageError as error:
-                seen.unreadable.append(f"{split.describe(row, image)}: {error}")
-    if fingerprints:
-        seen.fingerprints.append(numbers(digests))
-    return seen
+                statistics.unreadable.append(f"{split.describe(row, image)}: {error}")
+                if len(statistics.digests) < statistics.tried:
+                    statistics.digests.append(digest(str(image["path"]).encode()))
+    return statistics
 
 
-class Blocks(Dataset[Seen]):
-    """A split for a DataLoader: item i is what the i-th 64 of its images are, all of them decoded."""
+def _add_image(statistics: ImageStatistics, content: bytes, num_decoded: int) -> None:
+    stored = {"bytes": content, "path": None}
+    statistics.num_bytes += len(content)
+    statistics.opened += 1
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            statistics.formats[str(opened.format)] += 1
+            statistics.modes[opened.mode] += 1
+            statistics.sizes[opened.size] += 1
+    except Exception:  # Pillow raises a dozen types; `decode` words the error
+        decode(stored)
+    if statistics.opened <= num_decoded:
+        statistics.decoded += 1
+        decode(stored)
+
+
+class Blocks(Dataset[ImageStatistics]):
+    """A split for a DataLoader: item i is the statistics of its i-th 64 images, all decoded."""
 
     def __init__(self, split: ImageSplit) -> None:
         self.split = split
@@ -108,54 +102,38 @@ class Blocks(Dataset[Seen]):
     def __len__(self) -> int:
         return -(-len(self.split) // 64)
 
-    def __getitem__(self, block: int) -> Seen:
+    def __getitem__(self, block: int) -> ImageStatistics:
         rows = range(64 * block, min(64 * block + 64, len(self.split)))
-        return look(self.split, rows, len(rows), fingerprints=True)
+        return image_statistics(self.split, rows, len(rows))
 
 
-@dataclass
-class Findings:
-    """What is wrong, in lines.
-
-    Attributes:
-        fatal: training on this would mean nothing, or would stop on the way.
-        problems: wrong, but a person may know better.
-        notes: worth knowing.
-    """
-
-    fatal: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def count(images: Images, data: DataSection, findings: Findings) -> None:
-    """Rows and classes against the catalog's, and classes without images."""
+def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) -> None:
+    """Compare rows and classes with the catalog's; look for classes without images."""
     entry = entry_of(data.dataset)
     if entry is not None and images.num_classes != entry.num_classes:
-        # A folder may be a part of the set on purpose; a name or a Hub id means the whole.
-        (findings.problems if os.path.isdir(data.dataset) else findings.fatal).append(
+        # A folder may be a deliberate part of the set; a name or a Hub id means all of it.
+        (diagnostics.problems if os.path.isdir(data.dataset) else diagnostics.fatal).append(
             f"{data.dataset} has {entry.num_classes:,} classes, but the data has {images.num_classes:,}: is "
             f"data.label_column {data.label_column!r} the right one?"
         )
-    for split, num_rows, official in against_catalog(images, data):
+    for split, num_rows, official in catalog_counts(images, data):
         if official is not None and num_rows != official:
-            findings.problems.append(
+            diagnostics.problems.append(
                 f"split {split!r} has {num_rows:,} images, but the official split of {data.dataset} has {official:,}"
             )
     for name, part in named_splits(images).items():
-        present = np.bincount(part.labels, minlength=images.num_classes)
-        empty = np.flatnonzero(present == 0)
+        empty = np.flatnonzero(np.bincount(part.labels, minlength=images.num_classes) == 0)
         if len(empty):
             examples = ", ".join(images.train.class_names[label] for label in empty[:3]) + ", …" * (len(empty) > 3)
             line = f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
-            (findings.notes if name == "held out" else findings.problems).append(line)
-    alone = int((np.bincount(images.train.labels) == 1).sum())
-    if alone:
-        findings.notes.append(f"classes with one training image, which is paired with itself: {alone:,}")
+            (diagnostics.notes if name == "hold-out" else diagnostics.problems).append(line)
+    num_singletons = int((np.bincount(images.train.labels) == 1).sum())
+    if num_singletons:
+        diagnostics.notes.append(f"classes with one training image, paired with itself: {num_singletons:,}")
 
 
-def against_catalog(images: Images, data: DataSection) -> list[tuple[str, int, int | None]]:
-    """(split as stored, its rows, the catalog's), a held-out share counted where it was taken from."""
+def catalog_counts(images: Images, data: DataSection) -> list[tuple[str, int, int | None]]:
+    """(split as stored, its rows, the catalog's rows); a hold-out share counts towards the split it was taken from."""
     num_rows = Counter[str]()
     for split in named_splits(images).values():
         num_rows[split.name] += len(split)
@@ -164,51 +142,56 @@ def against_catalog(images: Images, data: DataSection) -> list[tuple[str, int, i
     return [(name, rows, official.get(same_split(name))) for name, rows in num_rows.items()]
 
 
-def judge(seen: Mapping[str, Seen], recipe: Recipe, findings: Findings) -> None:
-    """Unreadable, grey and small images."""
-    skipped = recipe.data.on_corrupt == "skip"
-    advice = "training leaves it out" if skipped else "mend or remove the file, or write data.on_corrupt=skip"
-    for name, split in seen.items():
+def check_images(
+    statistics: Mapping[str, ImageStatistics], data: DataSection, transform: TransformSection, diagnostics: Diagnostics
+) -> None:
+    """Look for unreadable, grey and small images."""
+    skipped = data.on_corrupt == "skip"
+    advice = "training skips it" if skipped else "repair or remove the file, or write data.on_corrupt=skip"
+    for name, split in statistics.items():
         lines = [f"{where}; {advice}" for where in split.unreadable[:5]]
         if len(split.unreadable) > 5:
             lines.append(f"{len(split.unreadable) - 5:,} more images of {name} are unreadable")
-        (findings.problems if skipped else findings.fatal).extend(lines)
-    _, height, width = recipe.transform.input_size
-    shares = {
-        "are grey": lambda split: sum(split.modes[mode] for mode in GREY),
-        f"are smaller than transform.input_size, {height}×{width}, and are enlarged": lambda split: int(
+        (diagnostics.problems if skipped else diagnostics.fatal).extend(lines)
+    _, height, width = transform.input_size
+    counts = {
+        "grey": lambda split: sum(split.modes[mode] for mode in GREY),
+        f"smaller than transform.input_size, {height}×{width}, and are enlarged": lambda split: int(
             (split.widths_and_heights().min(1) < min(height, width)).sum()
         ),
     }
-    for what, number in shares.items():
-        if all(split.opened and number(split) == split.opened for split in seen.values()):
-            findings.notes.append(f"all images seen {what}")
-            continue
-        told = [
-            f"{100 * number(split) / split.opened:.3g} % of {name}" for name, split in seen.items() if number(split)
-        ]
-        if told:
-            findings.notes.append(f"of the images seen, {', '.join(told)} {what}")
+    for property_, count in counts.items():
+        shares = {name: count(split) / split.opened for name, split in statistics.items() if split.opened}
+        if len(shares) == len(statistics) and set(shares.values()) == {1.0}:
+            diagnostics.notes.append(f"all images checked are {property_}")
+        elif any(shares.values()):
+            parts = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share)
+            diagnostics.notes.append(f"of the images checked, {parts} are {property_}")
 
 
-def look_at_samples(images: Images) -> tuple[dict[str, Seen], float]:
-    """The cheap part's look, and how many bytes all images have by its estimate."""
+def sample_statistics(images: Images) -> tuple[dict[str, ImageStatistics], float]:
+    """Statistics of a sample of each split, and an estimate of the bytes of all images."""
     splits = named_splits(images)
-    seen = {name: look(split, sample(split).tolist(), DECODED) for name, split in splits.items()}
-    sizes = (seen[name].num_bytes / max(seen[name].opened, 1) * len(split) for name, split in splits.items())
-    return seen, sum(sizes)
+    statistics = {
+        name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED) for name, split in splits.items()
+    }
+    sizes = (
+        statistics[name].num_bytes / max(statistics[name].opened, 1) * len(split) for name, split in splits.items()
+    )
+    return statistics, sum(sizes)
 
 
-def cheap_problems(images: Images, recipe: Recipe) -> list[str]:
-    """What training says at its start: a few seconds, whatever the size of the set.
+def quick_check(images: Images, data: DataSection, transform: TransformSection) -> list[str]:
+    """The problems that training reports at its start, in a few seconds for data of any size.
 
     Raises:
-        UserError: the classes are not the catalog's, or an image of the sample is unreadable and shall not be skipped.
+        UserError: the classes are not the catalog's, or a sampled image is unreadable under `data.on_corrupt: error`.
     """
-    findings = Findings()
-    count(images, recipe.data, findings)
-    seen, num_bytes = look_at_samples(images)
-    judge(seen, recipe, findings)
-    if findings.fatal:
-        raise UserError("\n".join(findings.fatal))
-    return findings.problems + find_duplicates(images, num_bytes, HASHED_BYTES["training"]).problems
+    diagnostics = Diagnostics()
+    check_counts(images, data, diagnostics)
+    statistics, num_bytes = sample_statistics(images)
+    check_images(statistics, data, transform, diagnostics)
+    if diagnostics.fatal:
+        raise UserError("\n".join(diagnostics.fatal))
+    find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
+    return diagnostics.problems

@@ -1,4 +1,4 @@
-"""Who loads the batches: processes, or threads of this one; the batches are the same, and come in the same order."""
+"""Data loaders: whole batches from worker processes, in the order of their keys."""
 
 from __future__ import annotations
 
@@ -8,34 +8,27 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from cskd_hf.data.buffers import Buffers, Parcels, room_for
-from cskd_hf.data.pairing import Draw, PairedImages, PairingCollator
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.buffers import Buffers, SharedBatches, slots_that_fit
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.sampling import Draw
 
-# More than this many have not been seen to feed a device better, and each takes memory.
-MOST_WORKERS = 16
-AHEAD = 2  # batches a worker has ready or in the making, as torch's `prefetch_factor`
-BUFFERS = AHEAD + 3  # of a worker: one that is trained on, one that was, and one more; those not needed cost nothing
-
-
-class KeyBatches(Protocol):
-    """Batches of keys, anew at each iteration."""
-
-    def __iter__(self) -> Iterator[list[Draw]]: ...
-
-    def __len__(self) -> int: ...
+MAX_WORKERS = 16  # more never fed a device better here, and each takes memory
+PREFETCH = 2  # batches that a worker prepares ahead, torch's `prefetch_factor`
+SLOTS = PREFETCH + 3  # per worker: the current batch, the last one and a spare; unused slots cost nothing
 
 
 def available_cores() -> int:
-    """Cores that this process may use: its affinity, and the share of them that its control group is allowed."""
+    """Cores that this process may use, by its CPU affinity and its cgroup's quota."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # only Linux can say; elsewhere the machine's
+    except AttributeError:  # Linux only
         cores = os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -46,80 +39,83 @@ def available_cores() -> int:
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
-    """`data.workers` as a number; auto is this process's share of the node's cores."""
+    """`data.workers` as a number; "auto" is this rank's share of the node's cores."""
     if workers != "auto":
         return workers
-    return min(MOST_WORKERS, max(1, available_cores() // _processes_here()))
+    return min(MAX_WORKERS, max(1, available_cores() // _local_ranks()))
 
 
-def _processes_here() -> int:
-    """Training processes on this machine."""
+def _local_ranks() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def batch_loader(
     images: PairedImages,
-    batches: KeyBatches | Sequence[list[Draw]],
+    batches: GlobalBatches | Sequence[list[Draw]],
     workers: int,
     pin_memory: bool,
     persistent: bool,
     worker_init: Any,
 ) -> DataLoader[Any]:
-    """A loader whose iteration gives the batches of `batches`, which may start elsewhere each time.
+    """A loader that yields a `Batch` for each list of keys in `batches`, read anew at each iteration.
 
     Args:
-        workers: 0 loads in this thread.
-        pin_memory: for copies to the device that wait for nothing.
-        persistent: processes outlive an epoch.
-        worker_init: called in each process with its number.
+        workers: processes; 0 loads in this thread.
+        pin_memory: allow asynchronous copies to the device.
+        persistent: reuse the processes from epoch to epoch.
+        worker_init: called in each process with its id.
     """
-    dataset: PairedImages | Parcels = images
-    first = next(iter(batches), None)  # than which no batch is larger
-    # Of a loader whose processes persist there is one iteration at a time: a worker's places are its alone.
+    dataset: PairedImages | SharedBatches = images
+    first = next(iter(batches), None)  # no batch is larger
+    # Slots belong to worker ids: only persistent workers guarantee that no two iterations run at once.
     if workers > 0 and persistent and first:
         num_bytes = math.prod(images.shape(first))
-        each = min(BUFFERS, room_for(_processes_here() * workers, num_bytes))
-        if each:
-            dataset = Parcels(images, Buffers(each * workers, num_bytes, shared=True), each)
+        slots = min(SLOTS, slots_that_fit(_local_ranks() * workers, num_bytes))
+        if slots:
+            dataset = SharedBatches(images, Buffers(slots * workers, num_bytes), slots)
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=PairingCollator(),
+        collate_fn=_whole_batch,
         num_workers=workers,
         persistent_workers=persistent and workers > 0,
-        prefetch_factor=AHEAD if workers > 0 else None,
+        prefetch_factor=PREFETCH if workers > 0 else None,
         pin_memory=pin_memory,
-        # The loader draws a seed for its workers, which nothing here uses: not from the stream that dropout draws from.
+        # The loader draws an unused seed for its workers; not from the stream that dropout draws from.
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
 
 
+def _whole_batch(batch: Any) -> Any:
+    return batch
+
+
 @contextmanager
 def workers_ended(loading: Any) -> Iterator[None]:
-    """End a loader's processes when the block is left, however it is left.
+    """Stop a loader's workers on leaving the block, however it is left.
 
-    Freed with a cycle of references, torch's loader may find the queues closed by which it tells its processes to end:
-    it then waits five seconds, and for processes that outlive signals a minute.
+    When the garbage collector frees a loader in a reference cycle, the queues that tell its workers to stop may be
+    closed already; torch then waits five seconds, and a minute for workers that ignore signals.
 
     Args:
-        loading: a loader whose processes persist, or an iterator of one whose do not; without any nothing is to do.
+        loading: a loader with persistent workers, or an iterator of one without; neither needs to have workers.
     """
     try:
         yield
     finally:
-        # torch has no public names for these
+        # torch has no public API for this
         iterator = loading._iterator if isinstance(loading, DataLoader) else loading
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
         if isinstance(loading, DataLoader):
-            loading._iterator = None  # what iterates it again starts new processes
+            loading._iterator = None  # the next iteration starts new workers
 
 
-def outlive_signals(_: int) -> None:
-    """For a loader's workers: whoever signals the whole process group wants the training process to stop in peace.
+def ignore_stop_signals(_: int) -> None:
+    """A loader's `worker_init`: a signal to the whole process group leaves it to the training process to stop.
 
-    SIGTERM is also how the training process ends a worker that does not end itself, so it leaves a minute.
+    The training process itself ends a stuck worker with SIGTERM, so that allows one more minute.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

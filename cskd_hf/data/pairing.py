@@ -1,11 +1,4 @@
-"""Keys to images: a pair is loaded whole, augmented from its own seed, and laid out `[anchors | partners]`.
-
-    sampler = ClassPairSampler(labels, seed=0)
-    batches = GlobalBatches(sampler, batch_size=128)
-    loader = DataLoader(PairedImages(split, transform), batch_sampler=batches, collate_fn=PairingCollator())
-
-`data/sampling.py` has the keys; they can be had from here too.
-"""
+"""Keys → images: a pair is loaded as one sample, augmented from its key's seed, laid out `[anchors | partners]`."""
 
 from __future__ import annotations
 
@@ -18,42 +11,51 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from cskd_hf.batch import Batch
-from cskd_hf.data.buffers import Parcel
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import ImageError
 
-__all__ = [
-    "ClassPairSampler",
-    "Draw",
-    "ImageSampler",
-    "PairedImages",
-    "PairingCollator",
-    "Sample",
-]
+__all__ = ["ClassPairSampler", "Draw", "ImageSampler", "PairedImages", "PairingCollator", "Sample"]
 
 
 class Sample(NamedTuple):
-    """One key, loaded: its views with the images they really show."""
+    """One loaded key."""
 
     views: tuple[torch.Tensor, ...]  # each (3, H, W): uint8 from PairedImages
     target: int
-    indices: tuple[int, ...]
-    skipped: tuple[tuple[int, str], ...]  # unreadable images: (row, what was wrong)
+    indices: tuple[int, ...]  # the images shown: a replaced one under its replacement's row
+    skipped: tuple[tuple[int, str], ...]  # unreadable images: (row, error)
 
 
 class PairedImages(Dataset[Sample]):
-    """A split as a function of keys; a batch is one fetch from Arrow, decoded into one buffer.
+    """A split as a function of keys; a batch is one read from Arrow, decoded into one buffer.
 
     Args:
         split: rows of encoded images and their labels.
-        transform: what an image goes through, with its seed.
-        on_corrupt: "error" stops at an unreadable image and names it; "replace" shows the next readable image of its
-            class (by row, so the same one in every process); "drop" leaves the sample out of the batch (for tests).
-        plain: a transform without randomness, of the same size; where given, each sample ends with its first image
-            through this one.
+        transform: decodes and augments an image, given a seed.
+        on_corrupt: "error" raises on an unreadable image; "replace" shows the next readable image of its class by row,
+            the same one on every rank; "drop" leaves the sample out of the batch (evaluation).
+        plain: a transform without randomness and of the same size; if given, each sample ends with its first image
+            through this transform.
+
+    Raises:
+        ImageError: on loading an unreadable image under "error", or a class without a readable image under "replace".
+
+    Example:
+        >>> from cskd_hf.data.splits import load_images
+        >>> from cskd_hf.recipe.sections import DataSection, TransformSection
+        >>> columns = {"image_column": "image", "label_column": "label"}
+        >>> train = load_images(DataSection(dataset="digits", train_split="train", test_split="test", **columns)).train
+        >>> images = PairedImages(train, Transform(TransformSection(input_size=(3, 32, 32)), is_training=True))
+        >>> sampler = ClassPairSampler(train.labels, seed=0)
+        >>> loader = torch.utils.data.DataLoader(images, 16, sampler=sampler, collate_fn=PairingCollator())
+        >>> batch = next(iter(loader))
+        >>> batch.images.shape, batch.images.dtype
+        (torch.Size([32, 3, 32, 32]), torch.uint8)
+        >>> torch.equal(batch.target[:16], batch.target[16:])  # [anchors | partners]
+        True
     """
 
     def __init__(
@@ -69,42 +71,42 @@ class PairedImages(Dataset[Sample]):
         return len(self.split)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """One key alone, with the pixels it has in a batch."""
-        batch = self.__getitems__([draw])
+        """One key, with the pixels it has in a batch."""
+        batch = self.load([draw])
         target = int(self.split.labels[draw.indices[0]])
         return Sample(tuple(batch.images), target, tuple(batch.index.tolist()), batch.skipped)
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """The batch of these keys, all of one number of images; this is what a DataLoader calls."""
+        """The batch of these keys; a DataLoader calls this instead of `__getitem__`."""
         return self.load(draws)
 
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
         """(views, keys, H, W, 3) of the batch of these keys."""
         return len(draws[0].indices) + (self.plain is not None), len(draws), *self.transform.size, 3
 
-    def load(self, draws: Sequence[Draw], room: torch.Tensor | None = None) -> Batch:
-        """The batch of these keys.
+    def load(self, draws: Sequence[Draw], memory: torch.Tensor | None = None) -> Batch:
+        """The batch of these keys, which all have the same number of images.
 
         Args:
-            room: (bytes,) uint8, where the batch shall lie; not used if it is too small for it.
+            memory: (bytes,) uint8 to write the images to, unless it is too small.
         """
         shape = self.shape(draws)
         num_views, size = shape[0], math.prod(shape)
-        buffer = _buffer(shape) if room is None or len(room) < size else room[:size].view(shape)
+        buffer = _buffer(shape) if memory is None or len(memory) < size else memory[:size].view(shape)
         images = iter(self.split.fetch([index for draw in draws for index in draw.indices]))
         indices, skipped = np.zeros((num_views, len(draws)), dtype=np.int64), []
-        kept: list[int] = []
-        for place, draw in enumerate(draws):
-            shown, unreadable = self._load(draw, [next(images) for _ in draw.indices], buffer[:, place])
+        columns: list[int] = []  # of the keys that are not dropped
+        for column, draw in enumerate(draws):
+            shown, unreadable = self._load(draw, [next(images) for _ in draw.indices], buffer[:, column])
             skipped += unreadable
             if shown:
-                indices[:, place] = shown
-                kept.append(place)
-        if len(kept) < len(draws):  # "drop"
-            buffer, indices = buffer[:, kept], indices[:, kept]
-        target = torch.from_numpy(self.split.labels[[draws[place].indices[0] for place in kept]])
+                indices[:, column] = shown
+                columns.append(column)
+        if len(columns) < len(draws):
+            buffer, indices = buffer[:, columns], indices[:, columns]
+        target = torch.from_numpy(self.split.labels[[draws[column].indices[0] for column in columns]])
         return Batch(
-            images=buffer.flatten(0, 1).permute(0, 3, 1, 2),  # channels_last: a view
+            images=buffer.flatten(0, 1).permute(0, 3, 1, 2),  # channels_last, a view
             target=target.repeat(num_views),
             index=torch.from_numpy(indices.reshape(-1)),
             skipped=tuple(skipped),
@@ -113,46 +115,46 @@ class PairedImages(Dataset[Sample]):
     def _load(
         self, draw: Draw, images: list[Mapping[str, Any]], views: torch.Tensor
     ) -> tuple[list[int], list[tuple[int, str]]]:
-        """Show one key in its views: which images these are, none where it is dropped; unreadable ones."""
+        """Write one key's views; returns the rows shown, none if the key is dropped, and the unreadable rows."""
         indices, skipped = [], []
         for number, (index, image) in enumerate(zip(draw.indices, images, strict=True)):
             try:
-                # The first view's seed is the key's own, so an anchor has the same pixels with and without a partner.
+                # The first view uses the key's own seed: an anchor has the same pixels with and without a partner.
                 self.transform.write(image, draw.seed + number, views[number])
                 indices.append(index)
             except UnreadableImageError as error:
                 if self.on_corrupt == "error":
                     raise ImageError(
-                        f"{self.split.describe(index, image)}: {error}; mend or remove the file, or write "
+                        f"{self.split.describe(index, image)}: {error}; repair or remove the file, or write "
                         "data.on_corrupt=skip"
                     ) from None
                 skipped.append((index, str(error)))
                 if self.on_corrupt == "replace":
-                    indices.append(self._another(index, draw.seed + number, views[number]))
+                    indices.append(self._replace(index, draw.seed + number, views[number]))
         if len(indices) < len(draw.indices):  # "drop"
             return [], skipped
         if self.plain is not None:
-            shown = images[0] if indices[0] == draw.indices[0] else self.split.fetch(indices[:1])[0]
-            self.plain.write(shown, draw.seed, views[-1])
+            first = images[0] if indices[0] == draw.indices[0] else self.split.fetch(indices[:1])[0]
+            self.plain.write(first, draw.seed, views[-1])
             indices.append(indices[0])
         return indices, skipped
 
-    def _another(self, index: int, seed: int, view: torch.Tensor) -> int:
-        """Show the next readable image of the class of `index`, by row, and say which it is."""
+    def _replace(self, index: int, seed: int, view: torch.Tensor) -> int:
+        """Write the next readable image, by row, of the class of `index`; returns its row."""
         own_class = np.flatnonzero(self.split.labels == self.split.labels[index])
         at = int(np.searchsorted(own_class, index))
         for other in np.roll(own_class, -at - 1)[:-1].tolist():
             try:
                 self.transform.write(self.split.fetch([other])[0], seed, view)
             except UnreadableImageError:
-                continue  # reported when its own turn as anchor comes
+                continue  # reported when it comes up as an anchor
             return int(other)
         name = self.split.class_names[int(self.split.labels[index])]
-        raise ImageError(f"split {self.split.name!r}: class {name!r} has no readable image; mend or remove it")
+        raise ImageError(f"split {self.split.name!r}: class {name!r} has no readable image; repair or remove it")
 
 
 def _buffer(shape: tuple[int, ...]) -> torch.Tensor:
-    """uint8, not filled; in a loader's process in shared memory, which would else be the second copy of the batch."""
+    """Uninitialised uint8; shared memory in a worker, which saves torch copying the batch there."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))
@@ -161,13 +163,21 @@ def _buffer(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 class PairingCollator:
-    """Samples → `Batch`, laid out `[anchors | partners]` along dimension 0; what is loaded whole stays as it is."""
+    """Collates samples into a `Batch` laid out `[anchors | partners]`; passes a whole `Batch` through.
 
-    def __call__(self, samples: Sequence[Sample] | Batch | Parcel) -> Batch:
-        if isinstance(samples, Batch | Parcel):
-            return samples  # type: ignore[return-value]  # a parcel is a batch where it arrives
+    Example:
+        >>> image = torch.zeros(3, 8, 8)
+        >>> samples = [Sample((image, image + 1), target, (row, row + 1), ()) for row, target in ((0, 5), (7, 6))]
+        >>> batch = PairingCollator()(samples)
+        >>> batch.index.tolist(), batch.target.tolist()
+        ([0, 7, 1, 8], [5, 6, 5, 6])
+    """
+
+    def __call__(self, samples: Sequence[Sample] | Batch) -> Batch:
+        if isinstance(samples, Batch):
+            return samples
         skipped = tuple(report for sample in samples for report in sample.skipped)
-        samples = [sample for sample in samples if sample.views]  # "drop" leaves none
+        samples = [sample for sample in samples if sample.views]  # a dropped key has none
         num_views = len(samples[0].views) if samples else 0
         target = torch.tensor([sample.target for sample in samples], dtype=torch.int64)
         by_view = [sample.views[view] for view in range(num_views) for sample in samples]

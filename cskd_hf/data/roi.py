@@ -1,8 +1,8 @@
-"""Decoding only a region of a JPEG, where a libjpeg-turbo of version 3 or later is found; never required.
+"""Decode only a region of a JPEG, if libjpeg-turbo 3 or later is installed; optional.
 
-At the region's borders the decoder knows no neighbours to smooth colours with: 16 pixels more are decoded all round and
-cut away, after which no pixel is more than one level from the whole image's. What lies below the region is not looked
-at: whether the file is whole has to be known.
+Decoding is exact: full and region decoding give Pillow's pixels bit for bit (see `decode.py`). At the edge of the
+region the decoder lacks the neighbours that it interpolates colours from, so 16 more pixels are decoded on each side
+and cut off. The file below the region is not read: the caller has to know that it is complete.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-enabled = True  # off for comparisons
+enabled = True  # False to compare
 
 MARGIN = 16
-# A region that is nearly the whole image saves nothing.
-MOST_OF_IMAGE = 0.85
-# libjpeg-turbo's names for numbers in turbojpeg.h.
+MAX_SHARE = 0.85  # of the image; a larger region saves nothing
+# Constants of turbojpeg.h
 _INIT_DECOMPRESS, _STOP_ON_WARNING, _SUBSAMPLING, _RGB = 1, 0, 4, 0
-# Width and height of the blocks that its colour layouts are stored in: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1.
+# Width and height of the blocks (MCUs) by subsampling: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1
 _BLOCKS = ((8, 8), (16, 8), (16, 16), (8, 8), (8, 16), (32, 8), (8, 32))
 
 
@@ -31,7 +30,7 @@ class _Region(ctypes.Structure):
 
 
 class _Decoders(threading.local):
-    """One decoder a thread."""
+    """One decoder per thread."""
 
     handle: int | None = None
 
@@ -40,27 +39,27 @@ _decoders = _Decoders()
 
 
 def available() -> bool:
-    """Whether such a library was found."""
+    """Whether the library was found."""
     return enabled and _library() is not None
 
 
 def description() -> str:
-    """Which library, for people."""
-    found = _library()
-    return "none" if found is None else str(found._name)
+    """The library's file name, or "none"."""
+    library = _library()
+    return "none" if library is None else str(library._name)
 
 
 def is_worth_it(size: tuple[int, int], box: tuple[int, int, int, int]) -> bool:
-    """Whether enough of the image lies outside the region.
+    """Whether enough of the image lies outside the region to save time.
 
     Args:
         size: (height, width) of the image; `box`: top, left, height, width.
     """
-    return (box[2] + 2 * MARGIN) * (box[3] + 2 * MARGIN) < MOST_OF_IMAGE * size[0] * size[1]
+    return (box[2] + 2 * MARGIN) * (box[3] + 2 * MARGIN) < MAX_SHARE * size[0] * size[1]
 
 
 def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray | None:
-    """(height, width, 3) uint8, contiguous; None: the decoder complains.
+    """(height, width, 3) uint8, contiguous; None if the decoder complains.
 
     Args:
         size: (height, width) of the image; `box`: top, left, height, width.
@@ -96,14 +95,14 @@ def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, 
 def _library() -> ctypes.CDLL | None:
     for name in _names():
         try:
-            return _declared(ctypes.CDLL(name))  # its calls leave Python to other threads
-        except (OSError, AttributeError):  # not there, or older than version 3
+            return _declared(ctypes.CDLL(name))  # CDLL releases the GIL during calls
+        except (OSError, AttributeError):  # missing, or older than version 3
             continue
     return None
 
 
 def _names() -> list[str]:
-    """The environment's own (conda's), the one in the wheel `turbojpeg`, the system's."""
+    """Candidates: the environment's library (conda), the one in the wheel `turbojpeg`, the system's."""
     name = {"darwin": "libturbojpeg.0.dylib", "win32": "turbojpeg.dll"}.get(sys.platform, "libturbojpeg.so.0")
     own = Path(sys.prefix) / "lib" / name
     wheels = [str(file) for entry in sys.path for file in sorted(Path(entry).glob("turbojpeg.libs/libturbojpeg*"))]

@@ -1,32 +1,50 @@
-"""Which images are trained on, in what order, and with whom.
+"""Which images are trained on, in what order, and with which partners.
 
-All randomness of the data sits here. A sampler yields keys, `Draw(indices, seed)`; a key is a pure function of
-(seed, epoch, position), the same in every process, and what is loaded is a pure function of the key. So order, pairs
-and pixels do not depend on the number of workers, processes or restarts.
+All randomness of the data lives here. A sampler yields keys, `Draw(indices, seed)`. A key is a pure function of
+(seed, epoch, position) and identical on every rank; what is loaded is a pure function of the key. Order, pairs and
+pixels therefore do not depend on the number of workers or ranks, or on restarts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from cskd_hf.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Draw(NamedTuple):
-    """A key: the images of one sample, and the seed of their augmentation."""
+    """A key: the images of one sample and the seed of their augmentation."""
 
     indices: tuple[int, ...]
     seed: int
 
 
+def rank_in_class(labels: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """(N,) int64: how many rows of the same class precede each row.
+
+    Args:
+        labels: (N,) non-negative integers.
+        order: (N,) permutation of the rows in which they are counted; None: 0 … N − 1.
+    """
+    rows = np.arange(len(labels))
+    order = rows if order is None else order
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    count = np.bincount(labels)
+    rank = np.empty_like(rows)
+    rank[by_class] = rows - np.repeat(np.cumsum(count) - count, count)
+    return rank
+
+
 def _augmentation_seeds(seed: int, epoch: int, start: int, stop: int) -> np.ndarray:
     """63-bit seeds for the positions [start, stop): SplitMix64's finaliser over (seed, epoch, position).
 
-    Hashing positions rather than drawing from a stream means that none is kept and any is reached at once.
+    Hashing positions, unlike drawing from a stream, stores no seed and reaches any of them at once.
     """
     position = np.arange(start, stop, dtype=np.uint64)
     word = np.full(1, seed, dtype=np.uint64)
@@ -47,15 +65,24 @@ def _dense(labels: np.ndarray) -> np.ndarray:
 
 
 class ImageSampler:
-    """Every image once an epoch, shuffled: keys of one view, or of `views` views of the same image.
+    """Every image once per epoch, shuffled: keys of one view, or of several views of the same image.
+
+    It shuffles exactly as a `ClassPairSampler` of the same seed, so a baseline sees CS-KD's anchors in the same order
+    with the same pixels.
 
     Args:
         num_images: N.
         seed: the recipe's seed.
-        views: how often an image appears in its own sample.
+        views: how often an image appears in its sample.
 
-    Shuffles exactly as `ClassPairSampler` of the same seed, so a baseline sees the anchors of CS-KD in their order and
-    with their pixels.
+    Raises:
+        UserError: no images.
+
+    Example:
+        >>> sampler = ImageSampler(num_images=4, seed=0, views=2)
+        >>> sampler.set_epoch(1)
+        >>> sorted(draw.indices for draw in sampler)
+        [(0, 0), (1, 1), (2, 2), (3, 3)]
     """
 
     def __init__(self, num_images: int, seed: int = 0, views: int = 1) -> None:
@@ -65,14 +92,14 @@ class ImageSampler:
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle anew; an epoch's order depends on nothing that came before."""
+        """Reshuffle; the order depends on (seed, epoch) alone."""
         self.epoch = epoch
-        # RandomState rather than Generator: NumPy has frozen its stream, so an upgrade between two restarts of a run
-        # does not change its data.
+        # RandomState, not Generator: NumPy has frozen its stream, so upgrading between two restarts of a run does not
+        # change its data.
         self._draw_epoch(np.random.RandomState([self.seed, epoch]))
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
-        # int32 halves what an epoch keeps; a set of 2³¹ images would not fit the labels either.
+        # int32 halves the memory; a set of 2³¹ images would not fit the labels either.
         order = np.arange(self.num_images, dtype=np.int32)
         random.shuffle(order)
         self._views = (order,) * self.views
@@ -93,20 +120,30 @@ class ImageSampler:
 
 
 class ClassPairSampler(ImageSampler):
-    """Every image once an epoch as anchor x, each with a partner x′ drawn from its class.
+    """Every image once per epoch as anchor x, each with a partner x′ from its class.
+
+    One sort of the labels and one vectorised draw per epoch; no Python object is made for an image before its key is
+    requested.
 
     Args:
         labels: (N,) integer class of each image.
         seed: the recipe's seed.
-        partner: "any" draws uniformly from the class, with replacement, x itself included (the paper);
-            "not_self" draws uniformly from the others.
-        singleton: what "not_self" does with a class of one image: "self" pairs it with itself, "error" stops.
+        partner: "any" draws uniformly from the class with replacement, x included (the paper); "not_self" draws
+            uniformly from the other images of the class.
+        singleton: with "not_self", a class of one image is paired with itself ("self") or rejected ("error").
 
     Raises:
-        UserError: no labels, labels that are not integers, or a class of one image where that is an error.
+        UserError: no labels, labels that are not integers, or a class of one image under `singleton="error"`.
 
-    Partners come from one sort of the labels, kept as order, start and count of each class, and one vectorised draw an
-    epoch; no Python object is made per image before it is asked for.
+    Example:
+        >>> labels = [0, 1, 0, 1, 1]
+        >>> sampler = ClassPairSampler(labels, seed=0)
+        >>> sampler.set_epoch(1)
+        >>> anchors, partners = zip(*(draw.indices for draw in sampler))
+        >>> sorted(anchors)
+        [0, 1, 2, 3, 4]
+        >>> all(labels[x] == labels[partner] for x, partner in zip(anchors, partners))
+        True
     """
 
     def __init__(
@@ -118,9 +155,7 @@ class ClassPairSampler(ImageSampler):
     ) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(
-                f"labels: read {labels.dtype} of shape {labels.shape}; one integer class an image is needed"
-            )
+            raise UserError(f"labels: read {labels.dtype} of shape {labels.shape}; pass one integer class per image")
         if partner not in ("any", "not_self"):
             raise UserError(f"partner: read {partner!r}; allowed: any, not_self")
         if singleton not in ("self", "error"):
@@ -134,12 +169,10 @@ class ClassPairSampler(ImageSampler):
             if singleton == "error" and (self._count == 1).any():
                 alone = labels[self._by_class[self._start[self._count == 1]]]
                 raise UserError(
-                    f"{len(alone)} classes have one training image, no partner for it: labels {alone[:10].tolist()}"
+                    f"{len(alone)} classes have one training image and no partner for it: labels {alone[:10].tolist()}"
                     f"{'…' if len(alone) > 10 else ''}; add images, or write data.singleton=self"
                 )
-            # Where each image stands within its class: a partner is drawn among the other count − 1 places.
-            self._rank = np.empty(len(labels), dtype=np.int32)
-            self._rank[self._by_class] = np.arange(len(labels), dtype=np.int32) - np.repeat(self._start, self._count)
+            self._rank = rank_in_class(self._class_of).astype(np.int32)
         super().__init__(len(labels), seed=seed, views=2)
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
@@ -147,11 +180,11 @@ class ClassPairSampler(ImageSampler):
         anchor = self._views[0]
         own_class = self._class_of[anchor]
         count = self._count[own_class]
-        others = count if self.partner == "any" else np.maximum(count - 1, 1)
+        choices = count if self.partner == "any" else np.maximum(count - 1, 1)
         uniform = random.random_sample(self.num_images)
-        uniform *= others
-        place = uniform.astype(np.int32)
+        uniform *= choices
+        rank = uniform.astype(np.int32)  # of the partner within the class
         if self.partner == "not_self":
-            place += (place >= self._rank[anchor]) & (count > 1)  # step over x itself
-        place += self._start[own_class]
-        self._views = (anchor, self._by_class[place])
+            rank += (rank >= self._rank[anchor]) & (count > 1)  # step over x itself
+        rank += self._start[own_class]
+        self._views = (anchor, self._by_class[rank])

@@ -1,4 +1,4 @@
-"""Where images come from: a Hub set, a folder in one of four shapes, or scikit-learn's digits."""
+"""Where images come from: a Hub dataset, a folder in one of four layouts, or scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 from pyarrow import csv
 
 from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
+from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.sections import DataSection
@@ -23,7 +24,7 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
     """The named splits, as stored.
 
     Raises:
-        UserError: no such data or split, or the Hub refuses; the message lists what there is.
+        UserError: no such data or split, or the Hub does not serve it; the message lists what is available.
     """
     entry = CATALOG.get(data.dataset)
     if entry is not None:  # a folder of the same name is written ./name
@@ -31,8 +32,8 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
             loaded = _digits()
         elif entry.path is None:
             raise UserError(
-                f"data.dataset: the Hub has no {data.dataset} with the official split: make a folder of the original "
-                f"archive with {entry.prepare}, and write data.dataset=FOLDER"
+                f"data.dataset: the Hub has no {data.dataset} with the official split: convert the original archive "
+                f"with {entry.prepare}, and write data.dataset=FOLDER"
             )
         else:
             loaded = open_hub(entry.path, data, splits, entry.data_files)
@@ -73,12 +74,12 @@ def _open_folder(root: Path, data: DataSection, splits: list[str]) -> DatasetDic
 def _open_csv(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
     """`root/split.csv`: a column of image paths, absolute or relative to `root`, and one of labels."""
     assert data.image_column is not None
-    # A class may well be called NA, null or nan: only an empty cell has no label.
+    # A class may be called NA, null or nan: only an empty cell is a missing label.
     options = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
     loaded = {}
     for file in sorted(root.glob("*.csv")):
         if same_split(file.stem) not in set(map(same_split, splits)):
-            loaded[file.stem] = Dataset.from_dict({})  # there, should somebody ask what there is
+            loaded[file.stem] = Dataset.from_dict({})  # only listed among the available splits
             continue
         table = csv.read_csv(file, convert_options=options)
         if data.image_column in table.column_names and pa.types.is_string(table[data.image_column].type):
@@ -91,10 +92,10 @@ def _open_csv(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
 
 
 def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
-    """`root/split/class/**/image`, every split against one list of classes.
+    """`root/split/class/**/image`, all splits sharing one list of classes.
 
-    Not `datasets`' imagefolder: that also sorts files into splits by the words in their names, so that
-    `train/robin/test_1.jpg` is trained and tested on, and gives each split a class list of its own.
+    Not `datasets`' imagefolder, which also assigns files to splits by words in their names (`train/robin/test_1.jpg`
+    would be trained and tested on) and gives each split its own list of classes.
     """
     present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     missing = [split for split in splits if split not in present]
@@ -103,37 +104,7 @@ def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
             f"data.dataset: {root} has no folder {', '.join(map(repr, missing))}, but {', '.join(present) or 'none'}; "
             "images lie in split/class/*.jpg, and data.train_split and data.test_split name the splits"
         )
-    extensions = {
-        extension for extension, name in PillowImage.registered_extensions().items() if name in PillowImage.OPEN
-    }
-    files: dict[str, list[tuple[str, str]]] = {split: [] for split in splits}
-    imageless: list[str] = []
-    for split in splits:
-        for name in sorted(os.listdir(root / split)):
-            folder = root / split / name
-            if name.startswith(".") or not folder.is_dir():
-                continue
-            before, others = len(files[split]), 0
-            for parent, below, names in os.walk(folder, followlinks=True):
-                below[:] = sorted(name for name in below if not name.startswith("."))
-                files[split] += [
-                    (os.path.join(parent, file), name)
-                    for file in sorted(names)
-                    if not file.startswith(".") and os.path.splitext(file)[1].lower() in extensions
-                ]
-                others += sum(not file.startswith(".") for file in names)
-            if others and len(files[split]) == before:
-                imageless.append(f"none of the {others} files in {folder}")
-        for path, _ in files[split]:
-            if not path.isascii() and path != path.encode(errors="replace").decode():
-                raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
-        if not files[split]:
-            raise UserError(f"data.dataset: {root / split} has no images; they lie in {root / split}/class/*.jpg")
-    if imageless:  # a class would vanish without a word
-        raise UserError(
-            f"data.dataset: {imageless[0]} has the extension of an image that Pillow reads; rename or convert them, or "
-            "remove the folder"
-        )
+    files = {split: _class_folder_images(root / split) for split in splits}
     class_names = sorted({name for rows in files.values() for _, name in rows})
     features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
     number = {name: label for label, name in enumerate(class_names)}
@@ -147,17 +118,47 @@ def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
     )
 
 
+def _class_folder_images(folder: Path) -> list[tuple[str, str]]:
+    """(path, class) of every image below `folder/class`, sorted; hidden files and folders are skipped."""
+    kinds = PillowImage.registered_extensions().items()
+    extensions = {extension for extension, kind in kinds if kind in PillowImage.OPEN}
+    images: list[tuple[str, str]] = []
+    imageless: list[str] = []
+    for name in sorted(os.listdir(folder)):
+        if name.startswith(".") or not (folder / name).is_dir():
+            continue
+        num_before, num_files = len(images), 0
+        for parent, subfolders, files in os.walk(folder / name, followlinks=True):
+            subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
+            visible = sorted(file for file in files if not file.startswith("."))
+            num_files += len(visible)
+            images += [
+                (os.path.join(parent, file), name)
+                for file in visible
+                if os.path.splitext(file)[1].lower() in extensions
+            ]
+        if num_files and len(images) == num_before:
+            imageless.append(f"none of the {num_files} files in {folder / name}")
+    for path, _ in images:
+        if not path.isascii() and path != path.encode(errors="replace").decode():
+            raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
+    if not images:
+        raise UserError(f"data.dataset: {folder} has no images; put them in {folder}/class/*.jpg")
+    if imageless:  # the class would vanish silently
+        raise UserError(
+            f"data.dataset: {imageless[0]} has the extension of an image that Pillow reads; rename or convert them, or "
+            "remove the folder"
+        )
+    return images
+
+
 def _digits() -> DatasetDict:
     """scikit-learn's scans: of each class, in a fixed random order, 20 to train, 30 held out, the rest to test."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    order = np.random.RandomState(0).permutation(len(scans.target))
-    by_class = order[np.argsort(scans.target[order], kind="stable")]
-    _, start, count = np.unique(scans.target[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(order)) - np.repeat(start, count)
-    bounds = {"train": (0, 20), "holdout": (20, 50), "test": (50, len(order))}
-    rows = {split: np.sort(by_class[(low <= rank) & (rank < high)]) for split, (low, high) in bounds.items()}
+    rank = rank_in_class(scans.target, np.random.RandomState(0).permutation(len(scans.target)))
+    bounds = {"train": (0, 20), "holdout": (20, 50), "test": (50, len(rank))}
 
     def png(scan: np.ndarray) -> dict[str, Any]:
         buffer = io.BytesIO()
@@ -165,11 +166,9 @@ def _digits() -> DatasetDict:
         return {"bytes": buffer.getvalue(), "path": None}
 
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
-    return DatasetDict(
-        {
-            split: Dataset.from_dict(
-                {"image": [png(scans.images[row]) for row in chosen], "label": scans.target[chosen]}, features=features
-            )
-            for split, chosen in rows.items()
-        }
-    )
+    splits = {}
+    for split, (low, high) in bounds.items():
+        rows = np.flatnonzero((low <= rank) & (rank < high))
+        images = [png(scan) for scan in scans.images[rows]]
+        splits[split] = Dataset.from_dict({"image": images, "label": scans.target[rows]}, features=features)
+    return DatasetDict(splits)

@@ -1,4 +1,4 @@
-"""Copy a batch to the device, on a stream of its own where the device is CUDA."""
+"""Copy a batch to the device; on CUDA, on a separate stream."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def to_device(part: Tensor, device: torch.device) -> Tensor:
-    """A part of a batch on the device.
+    """Copy one tensor of a batch to the device.
 
-    CUDA copies from pinned memory beside the work that is queued, and the host goes on at once. Elsewhere it waits: a
-    copy under way would see the loader write the next batch.
+    CUDA copies from pinned memory asynchronously, overlapping the queued work. Elsewhere the copy is synchronous: the
+    loader would overwrite the batch under an asynchronous one.
     """
     if device.type != "cuda":
         return part.to(device)
@@ -20,11 +20,10 @@ def to_device(part: Tensor, device: torch.device) -> Tensor:
     with torch.cuda.stream(copies):
         there = part.to(device, non_blocking=True)
     work.wait_stream(copies)
-    there.record_stream(work)  # or its memory would be given away when the host is done with it
+    there.record_stream(work)  # else the allocator reuses its memory when the host drops the tensor
     return there
 
 
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device's copies."""
     return torch.cuda.Stream(device)

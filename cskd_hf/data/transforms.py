@@ -1,8 +1,8 @@
 """Augmentation as a pure function of (image, seed): encoded bytes in, uint8 pixels of the model's input size out.
 
-Training's crop and flips are this package's own, straight into the batch. Where a recipe asks for more, such as colour
-jitter or RandAugment, and in tests, the transforms are timm's, made by `timm.data.create_transform`. Normalisation is
-left to the device.
+Training crops and flips with this package's own code, straight into the batch (`crops.py`). For colour jitter or
+RandAugment, and in evaluation, the transforms are timm's, from `timm.data.create_transform`. Normalisation happens on
+the device.
 """
 
 from __future__ import annotations
@@ -19,43 +19,50 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from cskd_hf.data import crops
-from cskd_hf.data.decode import decode, open_picture
+from cskd_hf.data.decode import Picture, decode
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import TransformSection
 from cskd_hf.seeding import seeded
 
 
 class Transform:
-    """Decode, augment, crop.
+    """Decode, augment and crop one image.
 
     Args:
         settings: the recipe's `transform`.
-        is_training: random crop and flips, or resize and centre crop.
+        is_training: random crop and flips; else resize and centre crop.
 
     Attributes:
-        size: (height, width) of what comes out.
-        uses_global_generators: it seeds the process's own generators for each image: not for several threads at once.
+        size: (height, width) of the result.
+
+    Raises:
+        UserError: timm cannot parse `transform.auto_augment`.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.effect_noise((64, 48), sigma=60).save(file, "JPEG")
+        >>> image = {"bytes": file.getvalue(), "path": None}
+        >>> transform = Transform(TransformSection(input_size=(3, 32, 32)), is_training=True)
+        >>> view = transform(image, seed=0)
+        >>> view.shape, view.dtype
+        (torch.Size([3, 32, 32]), torch.uint8)
+        >>> torch.equal(view, transform(image, seed=0)), torch.equal(view, transform(image, seed=1))
+        (True, False)
     """
 
     def __init__(self, settings: TransformSection, is_training: bool) -> None:
         self.settings, self.is_training = settings, is_training
         self.size = settings.input_size[1:]
-        self.uses_global_generators = is_training and bool(settings.color_jitter or settings.auto_augment)
-        if self.uses_global_generators:
-            self._transform = _timms(settings)
-        elif not is_training:
-            # timm's own, resizing by Pillow: what is reported is what who loads the weights with timm will see. Ours,
-            # half the time an image, differs by a level here and there.
-            self._transform = create_transform(
-                self.size,
-                is_training=False,
-                interpolation="bilinear" if settings.interpolation == "random" else settings.interpolation,
-                crop_pct=settings.crop_pct,
-                use_prefetcher=True,  # timm's word for: end with uint8
-            )
+        self._timm: Any = None
+        # In evaluation timm's, which resizes with Pillow as anyone who loads the weights with timm will: our resize
+        # takes half the time, but differs by a level here and there.
+        if not is_training or settings.color_jitter or settings.auto_augment:
+            self._timm = _timm_transform(settings, is_training)
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
-        """(3, H, W) uint8; equal for equal arguments, whatever was drawn before.
+        """(3, H, W) uint8, equal for equal arguments.
 
         Raises:
             UnreadableImageError: the image cannot be decoded.
@@ -65,52 +72,45 @@ class Transform:
         return out.permute(2, 0, 1).contiguous()
 
     def write(self, image: Mapping[str, Any], seed: int, out: Tensor) -> None:
-        """The same into a place of a batch.
+        """Write the same pixels into a batch.
 
         Args:
             out: (H, W, 3) uint8, contiguous.
 
         Raises:
-            UnreadableImageError: the image cannot be decoded; `out` may then hold anything.
+            UnreadableImageError: the image cannot be decoded; `out` is then undefined.
         """
-        if self.is_training and not self.uses_global_generators:
-            picture = open_picture(image)
-            crop = self.draw(picture.height, picture.width, seed)
+        if self._timm is None:
+            picture = Picture(image)
+            crop = crops.draw_crop(self.settings, random.Random(seed), picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
-            out[None].permute(0, 3, 1, 2).copy_(crops.shown(pixels, crop, self.size))
+            out[None].permute(0, 3, 1, 2).copy_(crops.apply_crop(pixels, crop, self.size))
             return
         rgb = decode(image)
         with seeded(seed) if self.is_training else nullcontext():
-            out.copy_(torch.as_tensor(self._transform(rgb)).permute(1, 2, 0))
-
-    def draw(self, height: int, width: int, seed: int) -> crops.Crop:
-        """What training shows of an image of this size, where no transform of timm's is asked for."""
-        return crops.draw_crop(self.settings, random.Random(seed), height, width)
+            out.copy_(torch.as_tensor(self._timm(rgb)).permute(1, 2, 0))
 
 
-def _timms(settings: TransformSection) -> tv.Compose:
-    """timm's training transforms, ending with uint8."""
-    _, height, width = settings.input_size
+def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:
+    """timm's transform, returning uint8."""
+    names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct"}
+    size = settings.input_size[1:]
+    fixed_interpolation = "bilinear" if settings.interpolation == "random" else settings.interpolation
     try:
-        crop, augment, to_uint8 = create_transform(
-            (height, width),
-            is_training=True,
-            scale=settings.scale,
-            ratio=settings.ratio,
-            hflip=settings.hflip,
-            vflip=settings.vflip,
-            color_jitter=settings.color_jitter,
-            auto_augment=settings.auto_augment,
-            interpolation=settings.interpolation,
-            use_prefetcher=True,  # timm's word for: end with uint8
-            separate=True,
+        transform = create_transform(
+            size,
+            is_training=is_training,
+            interpolation=settings.interpolation if is_training else fixed_interpolation,
+            use_prefetcher=True,  # i.e. return uint8
+            separate=is_training,
+            **settings.model_dump(include=names),
         )
-    except AssertionError as error:  # timm's word for a policy string it cannot read
+    except AssertionError as error:  # how timm reports a policy string that it cannot parse
         raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None
+    if not is_training:
+        return transform
+    crop, augment, to_uint8 = transform
     if settings.crop_padding is not None:
-        mode = str_to_interp_mode("bilinear" if settings.interpolation == "random" else settings.interpolation)
-        crop.transforms[:1] = [
-            tv.Resize((height, width), mode),
-            tv.RandomCrop((height, width), padding=settings.crop_padding),
-        ]
+        mode = str_to_interp_mode(fixed_interpolation)
+        crop.transforms[:1] = [tv.Resize(size, mode), tv.RandomCrop(size, padding=settings.crop_padding)]
     return tv.Compose([crop, augment, to_uint8])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals
+from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals
 from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.transforms import Transform
@@ -65,7 +65,7 @@ def make_loader(
 ) -> DataLoader[Any]:
     """A loader of this rank's share whose workers outlive an epoch and the stop signals."""
     return batch_loader(
-        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=outlive_signals
+        images, batches, count_workers(workers), pin_memory, persistent=True, worker_init=ignore_stop_signals
     )
 
 

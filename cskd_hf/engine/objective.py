@@ -26,6 +26,15 @@ class Objective(nn.Module):
         module: what `method.build` returned; holds every parameter and state.
         mean, std: of the RGB channels in [0, 1], for uint8 images; float images are taken as normalised.
         channels_last: memory format of the normalised images.
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import CSKD, Batch, Objective
+        >>> model = timm.create_model("test_resnet", num_classes=2)
+        >>> objective = Objective(CSKD(), model, mean=(0.5,) * 3, std=(0.2,) * 3)
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)  # 4 anchors, then their 4 partners
+        >>> pairs = Batch(images, target=torch.tensor([0, 1] * 4), index=torch.arange(8))
+        >>> objective(pairs)["loss"].backward()
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.inspect import quick_check
 from cskd_hf.data.splits import fingerprint, load_images
 from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
@@ -51,7 +51,7 @@ class Run:
         with self.accelerator.main_process_first():  # the other ranks then read its cache
             self.images = load_images(self.recipe.data)
         if self.is_main:
-            for problem in cheap_problems(self.images, self.recipe):
+            for problem in quick_check(self.images, self.recipe.data, self.recipe.transform):
                 self.console.say(f"note: {problem}")
         self.batches = build_batches(self.recipe, self.images.train, self.accelerator)
         self.loader = build_loader(self.recipe, self.images.train, self.batches, self.accelerator)

@@ -21,7 +21,7 @@ from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.transfer import to_device
 from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.scalars import HostCopy, Totals
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.recipe.sections import RunSection
 from cskd_hf.runs.progress import Progress
 
@@ -191,7 +191,7 @@ def forward_backward(
         result = objective(Batch(images, target, index))
         terms = {name: value.detach() for name, value in result.items() if name not in ("output", "target")}
         host_terms = HostCopy(torch.stack(list(terms.values())))
-        with statistics_kept(objective) if grad_checkpointing else nullcontext():
+        with restore_running_statistics(objective) if grad_checkpointing else nullcontext():
             accelerator.backward(result["loss"] * weight)
     correct = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
     totals.add({**terms, "top1_error": 100 * (1 - correct), "samples": torch.ones_like(correct)}, num_samples)

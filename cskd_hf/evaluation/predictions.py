@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cskd_hf.data.loaders import batch_loader, count_workers, outlive_signals, workers_ended
+from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals, workers_ended
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.splits import ImageSplit
@@ -106,7 +106,7 @@ def _loader(
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,
         persistent=False,
-        worker_init=outlive_signals,
+        worker_init=ignore_stop_signals,
     )
 
 

@@ -1,85 +1,52 @@
-"""A fitted temperature, folded into the final linear layer: softmax of the plain logits is then calibrated.
+"""Fold a fitted temperature into the classifier, so that the softmax of the plain logits is calibrated.
 
-logits / T = (W x + b) / T = (W / T) x + (b / T), so nothing that loads the weights needs to know of T.
+logits / T = (W x + b) / T = (W / T) x + (b / T): whatever loads the weights need not know T.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
-import timm.layers
 import torch
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
 
-# Of these the output is weight · x + bias and nothing else; a subclass may do more, as a cosine head does.
-_LINEAR = (nn.Linear, timm.layers.Linear, nn.Conv2d)  # the last one on pooled maps of 1×1 pixel, as BiT's ResNets
 
-
-def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) -> list[str]:
-    """Divide weight and bias of a timm model's classifier, or of its two where it averages two, by `temperature`.
+def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) -> tuple[Any, list[str]]:
+    """Divide the parameters of a timm model's classifier by `temperature`.
 
     Args:
-        model: in eval mode; its weights are changed in place, or left alone where it is refused.
+        model: in eval mode; left unchanged.
         temperature: T > 0.
-        input_size: (channels, height, width) of the noise on which the result is tried out.
+        input_size: (channels, height, width) of the noise on which the result is checked.
 
     Returns:
-        The folded layers' names.
+        A folded copy of the model, and the names of the folded layers: two for distilled networks, which average two.
 
     Raises:
-        UserError: the head is not linear, or shares its weights with another part of the network.
+        UserError: the logits are not linear in the classifier's parameters, as with a cosine head or an MLP.
     """
-    heads = final_layers(model)
-    noise = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
-    before = _logits(model, noise)
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = copy.deepcopy(model)
+    classifier = folded.get_classifier()
+    heads = list(classifier) if isinstance(classifier, (tuple, list, nn.ModuleList)) else [classifier]
+    names = [name for name, module in folded.named_modules() if any(module is head for head in heads)]
     with torch.no_grad():
-        for layer in heads.values():
-            for parameter in layer.parameters():
-                # In float64, so that the quotient is rounded once.
-                parameter.copy_(parameter.double() / temperature)
-    difference = (_logits(model, noise) - before / temperature).abs().max().item()
-    allowed = 1e-5 * (before / temperature).abs().max().item()
-    if not difference <= allowed:
-        model.load_state_dict(kept)
+        for head in heads:
+            for parameter in head.parameters():
+                parameter.copy_(parameter.double() / temperature)  # float64: the quotient is rounded once
+    noise = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
+    expected = _logits(model, noise) / temperature
+    difference = (_logits(folded, noise) - expected).abs().max().item()
+    if not difference <= 1e-5 * expected.abs().max().item():
         raise UserError(
-            f"--fold-temperature: the logits of {type(model).__name__} are not linear in {', '.join(heads)} "
-            f"(they differ by {difference:.2g} from the logits over T); publish without it, the card then says T"
+            f"--fold-temperature: the logits of {type(model).__name__} are not linear in {', '.join(names)} "
+            f"({type(heads[0]).__name__}): folded, they differ by {difference:.2g} from the logits over T; "
+            "publish without it: the card then states T"
         )
-    return list(heads)
-
-
-def final_layers(model: Any) -> dict[str, nn.Module]:
-    """Name → layer of a timm model's classifier; two of a distilled one, whose logits are their mean.
-
-    Raises:
-        UserError: one of them is no plain linear layer, or its weights are also another layer's.
-    """
-    found = model.get_classifier()
-    wanted = list(found) if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
-    layers = {name: module for name, module in model.named_modules() if any(module is head for head in wanted)}
-    for head in wanted:
-        if type(head) not in _LINEAR:
-            raise UserError(
-                f"--fold-temperature: the classifier of {type(model).__name__} is a {type(head).__name__}, not a "
-                "linear layer: dividing its weights does not divide logits; publish without it, the card then says T"
-            )
-    owners = [
-        (id(parameter), module)
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)  # once for each module that holds it
-    ]
-    for name, layer in layers.items():
-        for parameter in layer.parameters():
-            if any(same == id(parameter) and module is not layer for same, module in owners):
-                raise UserError(
-                    f"--fold-temperature: {name} of {type(model).__name__} shares its weights with another layer, "
-                    "which would be divided too; publish without it, the card then says T"
-                )
-    return layers
+    return folded, names
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
-"""Load a release as its users will, in a process that has never seen this package; say what came out.
+"""Load a release as its users will, in a process without this package, and compare it with what was trained.
 
-Run by its path, never imported: `python -I fresh_load.py RELEASE EXPECTED PACKAGE LIBRARIES`. PACKAGE is the folder of
-this package where the architecture needs it, else empty, and importing it is then impossible. LIBRARIES is timm, or
-timm,transformers. EXPECTED holds the files of `hub/verify.py`. Prints one line of JSON for each library.
+Run as a script: `python -I fresh_load.py RELEASE EXPECTED PACKAGE LIBRARY…`. EXPECTED holds the files written by
+`hub/verify.py`. PACKAGE is this package's parent folder if the architecture needs it, else empty, which makes importing
+it impossible. Each LIBRARY is `timm` or `transformers`. Prints a line of JSON per library.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ != "__main__":
-    raise ImportError("run me by my path")
+    raise ImportError("fresh_load.py is a script")
 
-release, expected, package, libraries = sys.argv[1:5]
+release, folder, package, *libraries = sys.argv[1:]
 if package:
     sys.path.insert(0, package)
     import cskd_hf.models  # noqa: F401  # registers the architecture
@@ -27,42 +27,38 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-weights = load_file(Path(expected) / "model.safetensors")
-tensors = load_file(Path(expected) / "images.safetensors")
-torch.set_num_threads(int(tensors["num_threads"]))
+expected = json.loads(Path(folder, "expected.json").read_text(encoding="utf-8"))
+tensors, weights = load_file(Path(folder, "images.safetensors")), load_file(Path(folder, "model.safetensors"))
+torch.set_num_threads(expected["num_threads"])
 
 
 @torch.inference_mode()
-def tell(model: Any, state: dict[str, Tensor], mean: Any, std: Any, labels: Any, **more: Any) -> None:
-    """What came out of a library: `model` on the images, normalised by what the library read of the release."""
-    images = tensors["images"].float() / 255
-    images = (images - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
-    logits = torch.cat([getattr(found := model(part), "logits", found) for part in images.split(32)])
-    shared = weights.keys() & state.keys()
-    told = {
-        "names_differ": sorted(weights.keys() ^ state.keys())[:5],
-        "weights_differ": [name for name in sorted(shared) if not torch.equal(weights[name], state[name])][:5],
-        "labels": None if labels is None else list(labels),
-        "logits_equal": torch.equal(logits, tensors["logits"]),
-        "logits_difference": (logits - tensors["logits"]).abs().max().item(),
-        "top1": logits.argmax(dim=1).tolist(),
-        "this_package": sys.modules.get("cskd_hf") is not None,
+def compare(model: Any, state: dict[str, Tensor], data_config: dict[str, Any], labels: Any, predicted: str) -> None:
+    """Print the differences; the images are normalised as the library reads it from the release."""
+    mean, std = (torch.tensor(data_config[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    outputs = [model(part) for part in ((tensors["images"].float() / 255 - mean) / std).split(32)]
+    logits = torch.cat([output if isinstance(output, Tensor) else output.logits for output in outputs])
+    error = (logits - tensors["logits"]).abs().max().item()
+    settings = json.loads(json.dumps({name: data_config[name] for name in expected["settings"]}))
+    wrong = [name for name in weights.keys() & state.keys() if not torch.equal(weights[name], state[name])]
+    differences = {
+        f"tensor names differ: {sorted(weights.keys() ^ state.keys())[:5]}": weights.keys() != state.keys(),
+        f"values differ in {sorted(wrong)[:5]}": bool(wrong),
+        f"logits differ by up to {error:.2g}": not error <= 1e-5 * max(1.0, tensors["logits"].abs().max().item()),
+        "class names differ": labels != expected["labels"],
+        f"images are prepared with {settings} instead of {expected['settings']}": settings != expected["settings"],
+        f"{predicted!r} is predicted, which is not a class": predicted not in expected["labels"],
     }
-    print(json.dumps(told | more), flush=True)
+    result = {"differences": [text for text, differs in differences.items() if differs], "error": error}
+    print(json.dumps(result | {"top1": logits.argmax(dim=1).tolist()}), flush=True)
 
 
-loaded = timm.create_model(f"local-dir:{release}", pretrained=True).eval()
-settings = timm.data.resolve_model_data_config(loaded)
-tell(
-    loaded,
-    loaded.state_dict(),
-    settings["mean"],
-    settings["std"],
-    loaded.pretrained_cfg.get("label_names"),
-    settings=[settings[name] for name in ("input_size", "interpolation", "crop_pct", "mean", "std")],
-)
+if "timm" in libraries:
+    loaded = timm.create_model(f"local-dir:{release}", pretrained=True).eval()
+    data_config, labels = timm.data.resolve_model_data_config(loaded), loaded.pretrained_cfg.get("label_names")
+    compare(loaded, loaded.state_dict(), data_config, labels, expected["labels"][0])
 
-if "transformers" in libraries.split(","):
+if "transformers" in libraries:
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
     from transformers.utils import logging
@@ -72,11 +68,6 @@ if "transformers" in libraries.split(","):
     processor = AutoImageProcessor.from_pretrained(release)
     classify = pipeline("image-classification", model=wrapped, image_processor=processor)
     picture = Image.fromarray(tensors["images"][0].permute(1, 2, 0).numpy())
-    tell(
-        wrapped,
-        wrapped.timm_model.state_dict(),
-        processor.data_config["mean"],
-        processor.data_config["std"],
-        [wrapped.config.id2label[number] for number in range(wrapped.config.num_labels)],
-        pipeline=classify(picture, top_k=1)[0]["label"],
-    )
+    labels = [wrapped.config.id2label[number] for number in range(wrapped.config.num_labels)]
+    predicted = classify(picture, top_k=1)[0]["label"]
+    compare(wrapped, wrapped.timm_model.state_dict(), processor.data_config, labels, predicted)

@@ -1,11 +1,10 @@
 """A released model folder → `model.onnx` beside its weights: images in, calibrated probabilities out.
 
-Needs the extra: `pip install cskd_hf[onnx]`. What is written runs without torch, timm and this package.
+Needs the extra: `pip install cskd_hf[onnx]`. The file itself runs without torch, timm and this package.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import warnings
@@ -13,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils.onnx import onnx_export
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
 from cskd_hf.models.load import TrainedModel, load_trained
 
-# What `transformers` and its JavaScript sister call an image classifier's input and output; `probabilities` is ours.
+# `transformers` and transformers.js use these names for an image classifier; `probabilities` is ours.
 INPUT = "pixel_values"
 OUTPUTS = ("logits", "probabilities")
 
-OPSET = 17  # the newest that the exporter of torch 2.6 writes, so that every supported torch writes the same
-TRACED_BATCH = 2  # neither of the sizes that are checked: a batch size frozen while tracing is found
+OPSET = 17  # the newest that the exporter of torch 2.6 writes: every supported torch writes the same
+TRACED_BATCH = 2  # not among the checked sizes: the check finds a batch size frozen by tracing
 CHECKED_BATCHES = (1, 3)
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
+TOLERANCE = 1e-4  # relative to the largest logit, or to 1 if all are smaller
 
 
 class _Calibrated(nn.Module):
@@ -42,108 +42,80 @@ class _Calibrated(nn.Module):
 
 
 def export_onnx(folder: Path) -> Path:
-    """Write `folder`/model.onnx, checked against PyTorch before it is put in place.
+    """Write `folder`/model.onnx and check it against PyTorch.
 
-    The graph takes `pixel_values`, (N, C, H, W) float32 of any N, prepared and normalised as its metadata say, and
-    gives `logits` and `probabilities`, (N, K). The logits are divided by the folder's temperature, unless its weights
-    are already (`cskd.folded_temperature` in config.json). The metadata are JSON: `labels` (K names), `input_size`,
-    `interpolation`, `crop_pct`, `crop_mode`, `mean`, `std`, `temperature`.
+    The graph maps `pixel_values`, float32 (N, C, H, W) for any N, normalised as its metadata state, to `logits` and
+    `probabilities`, (N, K). The logits are divided by the folder's temperature unless the weights already are
+    (`cskd.folded_temperature` in config.json). The metadata are JSON: `architecture`, `labels` (K names),
+    `input_size`, `interpolation`, `crop_pct`, `crop_mode`, `mean`, `std`, `temperature`.
 
     Args:
         folder: config.json and model.safetensors, as timm's `local-dir:` loads them.
 
-    Returns:
-        The file's path.
-
     Raises:
-        UserError: the extra is not installed, `folder` holds no weights that timm loads, or torch cannot write the
-            architecture as ONNX.
-        RuntimeError: onnxruntime's logits are not PyTorch's.
+        UserError: the extra is not installed, timm loads no weights from `folder`, or torch cannot export the
+            architecture.
+        RuntimeError: onnxruntime's outputs differ from PyTorch's.
     """
-    onnx, runtime = _extra("onnx"), _extra("onnxruntime")
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"ONNX export needs {error.name}: pip install cskd_hf[onnx]") from None
     trained = load_trained(f"local-dir:{folder}")
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-        "cskd", {}
-    )  # others' weights have none
-    folded = facts.get("folded_temperature")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    folded = config.get("cskd", {}).get("folded_temperature")  # absent from other people's weights
     calibrated = _Calibrated(trained.model, 1.0 if folded else trained.temperature or 1.0).eval()
-
     path, partial = folder / "model.onnx", folder / ".partial-model.onnx"
     try:
-        _trace(calibrated, _images(trained, TRACED_BATCH), partial, str(folder))
+        with warnings.catch_warnings():
+            # The tracer warns of every `if` on a shape; `_check` measures what the warnings are about.
+            warnings.simplefilter("ignore")
+            onnx_export(
+                calibrated,
+                str(partial),
+                example_input=_noise(trained, TRACED_BATCH),
+                opset=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+            )
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, _metadata(trained, folded or trained.temperature))
-        onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, partial)
-        session = runtime.InferenceSession(partial, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
         for batch in CHECKED_BATCHES:
-            _compare(session, calibrated, _images(trained, batch), str(folder))
+            _check(session, calibrated, _noise(trained, batch))
         os.replace(partial, path)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: torch cannot export this architecture to ONNX: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def _extra(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"ONNX export needs {package}: pip install cskd_hf[onnx] ({error})") from None
-
-
-def _trace(calibrated: nn.Module, images: Tensor, path: Path, source: str) -> None:
-    with warnings.catch_warnings():
-        # Every backbone's `if` on a shape is warned of, and `dynamo=False` itself. What they warn of is measured below.
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                calibrated,
-                (images,),
-                str(path),
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
-                dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
-                opset_version=OPSET,
-                # torch 2.6's other exporter fails on BatchNorm; this one works from there to 2.15, without onnxscript.
-                dynamo=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{source}: torch cannot write this architecture as ONNX: {reason}") from error
-
-
-def _images(trained: TrainedModel, batch: int) -> Tensor:
-    """Noise of the size and range of normalised images, the same each time."""
+def _noise(trained: TrainedModel, batch: int) -> Tensor:
+    """Shape and range of normalised images."""
     generator = torch.Generator().manual_seed(batch)
     return torch.randn(batch, *trained.transform.input_size, generator=generator)
 
 
-def _compare(session: Any, calibrated: nn.Module, images: Tensor, source: str) -> None:
+def _check(session: Any, calibrated: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
         expected = calibrated(images)
     for name, theirs, ours in zip(OUTPUTS, session.run(list(OUTPUTS), {INPUT: images.numpy()}), expected, strict=True):
         allowed = TOLERANCE * max(1.0, float(ours.abs().max()))
         difference = float((torch.from_numpy(theirs) - ours).abs().max())
-        if not difference <= allowed:  # NaN is a difference
+        if not difference <= allowed:  # also if NaN
             raise RuntimeError(
-                f"{source}: onnxruntime's {name} differ from PyTorch's by {difference:.2g} on {len(images)} images; "
-                f"{allowed:.2g} is allowed"
+                f"model.onnx: onnxruntime's {name} differ from PyTorch's by {difference:.2g} on {len(images)} images; "
+                f"allowed: {allowed:.2g}"
             )
 
 
 def _metadata(trained: TrainedModel, temperature: float | None) -> dict[str, str]:
-    """What onnxruntime shows as `custom_metadata_map`: strings, so each value is JSON."""
-    pretrained_cfg, transform = trained.model.pretrained_cfg, trained.transform
-    values: dict[str, Any] = {
-        "architecture": pretrained_cfg["architecture"],
-        "input_size": transform.input_size,
-        "interpolation": transform.interpolation,
-        "crop_pct": transform.crop_pct,
-        "crop_mode": pretrained_cfg["crop_mode"],
-        "mean": transform.mean,
-        "std": transform.std,
-        "temperature": temperature,
-    }
-    if trained.class_names:
-        values["labels"] = trained.class_names
+    """onnxruntime's `custom_metadata_map` holds strings, so each value is JSON."""
+    names = ("architecture", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+    values = {name: trained.model.pretrained_cfg[name] for name in names} | {"temperature": temperature}
+    values |= {"labels": trained.class_names} if trained.class_names else {}
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}

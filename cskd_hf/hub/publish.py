@@ -1,7 +1,8 @@
-"""Build a release from a finished run, verify it in a fresh process, upload it."""
+"""A finished run → a release folder, verified in a fresh process → one commit on the Hub."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -9,6 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError
+from cskd_hf.hub.licences import choose_licence
+from cskd_hf.hub.provenance import terms_of
+from cskd_hf.hub.seeds import read_seeds
+from cskd_hf.hub.source import Release, read_source
+from cskd_hf.hub.upload import check_target, upload_release
 
 
 def publish_run(
@@ -23,108 +29,92 @@ def publish_run(
     licence: str | None = None,
     seeds: Sequence[Path] = (),
     onnx: bool = False,
+    finish_command: str | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Build `run/release`, check it, upload it; returns the exit status. Call it in one process.
+    """Build `run`/release, verify it, upload it; returns the exit status. Call it on one rank only.
 
     Args:
-        licence: the Hub's identifier; None lets the data's terms decide.
-        seeds: runs of the same recipe with other seeds, whose mean ± std the card gives beside this run's numbers.
+        private, revision, replace: as `upload_release`.
+        dry_run: all but the upload; needs neither network nor token.
+        fold_temperature: divide the classifier's weights by the temperature.
+        licence: the Hub's identifier; by default the terms of the data decide.
+        seeds: runs of the same recipe with other seeds; the card reports mean ± std over all.
+        onnx: with a model.onnx.
+        finish_command: the command that repeats this call, for errors of the upload; by default one without options.
+        say: receives a line per step.
 
     Raises:
-        UserError: the run, the wish or the repository is refused, or the release does not load as what was trained.
-            An earlier release stays as it was, unless only the upload failed.
+        UserError: an argument, the run or the repository is rejected, or the release does not load as the trained
+            network. An earlier release stays unless only the upload failed.
     """
-    from cskd_hf.hub.release import build_release, check_request, read_source
-    from cskd_hf.hub.seeds import read_seeds
-    from cskd_hf.hub.upload import check_target, upload_release
-
-    # what can be refused at once
+    # Everything that can be rejected without loading weights.
     check_target(repo_id, token_needed=False)
     source = read_source(run)
-    licence = check_request(source, fold=fold_temperature, licence=licence)
-    means = read_seeds(run, seeds)
+    if fold_temperature and source.summary.metrics.temperature is None:
+        raise UserError(
+            f"--fold-temperature: {run} has no temperature because it has no hold-out set; train with "
+            "data.holdout=0.1, or publish without it"
+        )
+    licence = choose_licence(licence, terms_of(source.recipe))
+    seed_metrics = read_seeds(run, seeds)
     check_target(repo_id, token_needed=not dry_run)
 
-    # folder
-    from cskd_hf.hub import fold
-    from cskd_hf.hub.card_metadata import check_metadata
-    from cskd_hf.hub.verify import verify_release
-    from cskd_hf.models.load import load_trained
-    from cskd_hf.recipe.resolve import resolve
-
-    release, partial = run / "release", run / ".partial-release"
-    model = load_trained(str(run)).model
-    folded: list[str] = []
-    if fold_temperature:
-        temperature = source.summary["metrics"]["temperature"]
-        folded = fold.fold_temperature(model, temperature, source.recipe.transform.input_size)
-        say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; the weights as trained go into raw/")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        build_release(source, partial, model, repo_id, folded=folded, licence=licence, seeds=means, onnx=onnx)
-        say(f"folder: built, licence {licence}; left out of it: paths of this machine, which keep their last part only")
-
-        # checks
-        verify_release(partial, run, model, resolve(source.recipe), say)
-        say(f"card: {check_metadata(partial)} results read back by huggingface_hub")
-        if onnx:
-            from cskd_hf.hub.onnx import export_onnx
-
-            say(f"{export_onnx(partial).name}: its logits equal the weights'")
-        shutil.rmtree(release, ignore_errors=True)
-        os.rename(partial, release)
-    except BrokenPipeError:  # of who reads what is said
-        raise
-    except OSError as error:
-        raise UserError(f"{release}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    _say_tree(release, say)
-
-    # upload
+    folder = _build(Release(source, repo_id, licence, seeds=seed_metrics, onnx=onnx), fold_temperature, say)
     if dry_run:
-        say(f"dry run: nothing was uploaded; the card is {release / 'README.md'}")
+        say(f"dry run: nothing was uploaded; the card is {folder / 'README.md'}")
         return 0
+    command = ["python", "-m", "cskd_hf.publish", str(run), repo_id, *([] if private else ["--public"])]
     url = upload_release(
-        release,
+        folder,
         repo_id,
         private=private,
         revision=revision,
         replace=replace,
-        message=f"{source.summary['name']}, recipe {source.summary['recipe_hash']}",
-        finish_command=_command(run, repo_id, private, revision, replace, fold_temperature, licence, seeds, onnx),
+        message=f"{source.summary.name}, recipe {source.summary.recipe_hash}",
+        finish_command=finish_command or shlex.join(command),
         say=say,
     )
     say(f"published: {url}")
     return 0
 
 
-def _say_tree(folder: Path, say: Callable[[str], None]) -> None:
+def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
+    """Build and verify a release beside an earlier one, then replace that."""
+    from cskd_hf.hub.fold import fold_temperature
+    from cskd_hf.hub.release import build_release
+    from cskd_hf.hub.verify import verify_release
+    from cskd_hf.models.load import load_trained
+    from cskd_hf.recipe.resolve import resolve
+
+    run, recipe = release.source.folder, resolve(release.source.recipe)
+    temperature = release.source.summary.metrics.temperature
+    model = load_trained(str(run)).model
+    if fold and temperature is not None:
+        model, folded = fold_temperature(model, temperature, recipe.transform.input_size)
+        release = dataclasses.replace(release, folded=folded)
+        say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; raw/ has the weights as trained")
+    folder, partial = run / "release", run / ".partial-release"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        build_release(release, partial, model)
+        say(f"built, licence {release.licence}; paths are reduced to their last component")
+        verify_release(partial, run, model, recipe, say)
+        if release.onnx:
+            from cskd_hf.hub.onnx import export_onnx
+
+            say(f"{export_onnx(partial).name}: outputs equal PyTorch's")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+    except BrokenPipeError:  # from `say`
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = [path.stat().st_size for path in files]
-    say(f"{folder}: {len(files)} files, {sum(sizes):,} bytes")
-    for path, size in zip(files, sizes, strict=True):
-        say(f"  {size:>13,}  {path.relative_to(folder).as_posix()}")
-
-
-def _command(
-    run: Path,
-    repo_id: str,
-    private: bool,
-    revision: str | None,
-    replace: bool,
-    fold_temperature: bool,
-    licence: str,
-    seeds: Sequence[Path],
-    onnx: bool,
-) -> str:
-    """The command line that does the same again."""
-    words = ["python", "-m", "cskd_hf.publish", str(run), repo_id, *([] if private else ["--public"])]
-    words += [] if revision is None else ["--revision", revision]
-    words += ["--replace"] if replace else []
-    words += ["--fold-temperature"] if fold_temperature else []
-    words += ["--license", licence]
-    words += ["--seeds", *map(str, seeds)] if seeds else []
-    return shlex.join([*words, *(["--onnx"] if onnx else [])])
+    say(f"{folder}: {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes")
+    for path in files:
+        say(f"  {path.stat().st_size:>13,}  {path.relative_to(folder).as_posix()}")
+    return folder

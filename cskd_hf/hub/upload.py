@@ -1,57 +1,55 @@
-"""A release folder → one commit on the Hub, downloaded again and compared.
+"""A release folder → one commit on the Hub, verified by the checksums that the Hub reports.
 
-What the Hub's client retries by itself (upload modes, large files, a download's body) is left to it; what it does not
-(making a repository, looking at it, committing) is retried here. A second upload of the same folder goes on where the
-first one stopped: large files that arrived are not sent again, and content that is there makes no commit.
+Every attempt first compares the branch with the folder. An attempt after a lost response therefore finds the commit
+instead of making a second one, and rerunning an interrupted upload sends only what is missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cskd_hf.errors import UserError
 from cskd_hf.files import sha256
-from cskd_hf.hub.hub_faults import attempt, http_error, one_line, reason
-from cskd_hf.hub.hub_state import BranchState, Difference, branch_state, compare, other_weights_line
 
-Say = Callable[[str], None]
+TIMEOUT = 60.0  # seconds without a byte; the client itself would wait forever
+WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt, for the requests that the client does not retry
+_TRANSIENT = (408, 412, 429, 500, 502, 503, 504)  # 412: somebody else committed between our comparison and our commit
+# ONNX is left out: it is derived from the weights.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
 def check_target(repo_id: str, *, token_needed: bool = True) -> None:
-    """Whether `repo_id` can be a repository and, if needed, whether there is a token; asks no network.
+    """Check the repository's name and, if needed, that a token is configured; sends no request.
 
     Raises:
-        UserError: the id is illegal, no token is found, or the client was told to stay offline.
+        UserError: the name is illegal, no token is configured, or HF_HUB_OFFLINE is set.
     """
-    from huggingface_hub import __version__, constants, get_token
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    if tuple(map(int, __version__.split(".")[:2])) < (1, 2):
-        raise UserError(
-            f"publishing needs huggingface_hub 1.2 or newer, read {__version__}: pip install -U huggingface_hub"
-        )
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no name for a repository: {one_line(error)}") from error
+        raise UserError(f"{repo_id!r} is not a legal repository name: {_one_line(error)}") from error
     if repo_id.count("/") != 1:
-        raise UserError(f"{repo_id!r} is no name for a repository: write ORG/NAME, ORG being an organization or a user")
+        raise UserError(f"{repo_id!r} is not a legal repository name: write ORG/NAME; ORG is an organization or a user")
     if not token_needed:
         return
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set: unset it to publish, or write --dry-run")
+        raise UserError("HF_HUB_OFFLINE is set: unset it to publish, or pass --dry-run")
     token = get_token()
     if token is None:
-        raise UserError("no token for the Hub: log in with `hf auth login`, or set HF_TOKEN to one that may write")
-    # The HTTP library would print the whole header.
+        raise UserError("no Hub token: run `hf auth login`, or set HF_TOKEN to a token with write access")
+    # The HTTP library's own error would print the token.
     if re.fullmatch(r"[!-~]+", token) is None:
-        raise UserError("the token for the Hub holds characters that no token has: log in again with `hf auth login`")
+        raise UserError("the Hub token contains illegal characters: run `hf auth login` again")
 
 
 def upload_release(
@@ -63,140 +61,156 @@ def upload_release(
     replace: bool,
     message: str,
     finish_command: str,
-    say: Say,
+    say: Callable[[str], None],
 ) -> str:
-    """Put every file of `folder` into a repository of the Hub in one commit, and compare what comes back.
-
-    Where other weights are put in, the files that came with the old ones are removed in the same commit.
+    """Commit every file of `folder` to a model repository and compare checksums.
 
     Args:
-        private: of a repository that is made now; one that is there stays as it is.
-        revision: a branch, made if missing, which may then hold other weights than the main one.
-        replace: put other weights in the place of those that are there.
-        message: the commit's.
-        finish_command: the command line that does the same again; errors end with it.
-        say: called with a line for each step and each retry.
+        private: visibility if the repository is created; an existing one keeps its own.
+        revision: a branch, created if missing. A branch other than main may hold other weights.
+        replace: overwrite other weights. The same commit deletes the files of the old release.
+        message: of the commit.
+        finish_command: the command that completes a failed upload; errors end with it.
+        say: receives a line per step and per retry.
 
     Returns:
-        The address of the commit that holds the folder's content.
+        URL of the commit that holds the folder's content.
 
     Raises:
-        UserError: the repository holds other weights, or it was not to be reached, written or read back.
+        UserError: the repository holds other weights, or the upload failed.
     """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import disable_progress_bars
+
     check_target(repo_id)
-    finish = f"{folder} is complete and stays; to finish: {finish_command}"
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    branch = None if revision == constants.DEFAULT_REVISION else revision
+    finish = f"{folder} is complete; to finish: {finish_command}"
+    # The client's errors: its HTTP library's (httpx or requests, by version), RuntimeErrors of its upload threads, and
+    # ValueErrors of its checks.
+    client_errors: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
+    waits = iter(WAITS)
     try:
-        return _upload(folder, repo_id, private, revision, replace, message, say)
+        while True:
+            # Once per attempt: after a connection error the client opens a new session, which has no timeout.
+            get_session().timeout = TIMEOUT
+            try:
+                commit = _upload(folder, repo_id, private, branch, replace, message, say)
+                return f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
+            except UserError:
+                raise
+            except client_errors as error:
+                reason, transient = _diagnose(error, repo_id)
+                wait = next(waits, None)
+                if wait is None or not transient:
+                    raise UserError(f"{reason}; {finish}") from error
+                say(f"{reason}; retrying in {wait:g} s")
+                time.sleep(wait)
     except KeyboardInterrupt:
-        print(f"error: the upload was interrupted; {finish}", file=sys.stderr)
+        print(f"error: upload interrupted; {finish}", file=sys.stderr)
         raise
-    except UserError:
-        raise
-    # The client's own: RuntimeError from its threads, and what its HTTP library raises.
-    except (OSError, ValueError, RuntimeError, http_error()) as error:
-        raise UserError(f"{reason(error, repo_id)}; {finish}") from error
 
 
 def _upload(
-    folder: Path, repo_id: str, private: bool, revision: str | None, replace: bool, message: str, say: Say
-) -> str:
-    from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.utils import disable_progress_bars
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    api = HfApi(token=get_token())
-    branch = None if revision == constants.DEFAULT_REVISION else revision
-    local = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    state = _open(api, repo_id, private, branch, say)
-    difference = compare(local, state, clear=replace)
-    if difference.other_weights and not replace and branch is None:
-        raise UserError(other_weights_line(local, state, difference, repo_id))
-    if difference.changed or difference.extra:
-        commit = _commit(api, repo_id, branch, local, state, difference, message, say)
-    else:
-        say(f"{repo_id} holds the same {len(local)} files already: no commit made")
-        commit = state.commit
-    _read_back(repo_id, commit, local, say)
-    return f"{constants.ENDPOINT}/{repo_id}/commit/{commit}"
-
-
-def _open(api: Any, repo_id: str, private: bool, branch: str | None, say: Say) -> BranchState:
-    """The branch to commit to; makes the repository and the branch where they are missing."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        state = attempt("looking at the repository", lambda: branch_state(api, repo_id, None), say)
-        say(f"{repo_id} is there, and {'private' if state.private else 'public: what is uploaded, everybody sees'}")
-    except RepositoryNotFoundError:
-        # An answer that was lost leaves a repository behind: there is nothing wrong with finding it.
-        attempt("making the repository", lambda: api.create_repo(repo_id, private=private, exist_ok=True), say)
-        say(f"{repo_id} made, {'private' if private else 'public'}")
-        state = attempt("looking at the repository", lambda: branch_state(api, repo_id, None), say)
-    if branch is None:
-        return state
-    try:
-        return attempt("looking at the branch", lambda: branch_state(api, repo_id, branch), say)
-    except RevisionNotFoundError:
-        attempt("making the branch", lambda: api.create_branch(repo_id, branch=branch, exist_ok=True), say)
-        say(f"branch {branch} made")
-        return attempt("looking at the branch", lambda: branch_state(api, repo_id, branch), say)
-
-
-def _commit(
-    api: Any,
+    folder: Path,
     repo_id: str,
+    private: bool,
     branch: str | None,
-    local: Mapping[str, Path],
-    state: BranchState,
-    difference: Difference,
+    replace: bool,
     message: str,
-    say: Say,
+    say: Callable[[str], None],
 ) -> str:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    """One attempt; returns the commit."""
+    from huggingface_hub import HfApi
 
-    additions = [CommitOperationAdd(name, local[name]) for name in difference.changed]
-    size = sum(local[name].stat().st_size for name in difference.changed)
-    removed = f", and removing {', '.join(difference.extra)}" if difference.extra else ""
-    say(f"uploading {len(additions)} files, {size / 1e6:,.1f} MB{removed}")
-    # Before the commit, and not tried again here: the client does that for all of this step itself.
-    api.preupload_lfs_files(repo_id, additions, revision=branch, free_memory=False)
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if branch is not None:
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+    info: Any = api.model_info(repo_id, revision=branch, files_metadata=True)
+    say(f"{repo_id} is {'private' if info.private else 'public: anyone can read what is uploaded'}")
+    changed, extra, foreign_weights = _compare(folder, info)
+    if foreign_weights and branch is None and not replace:
+        raise UserError(
+            f"{repo_id} holds other weights: {', '.join(foreign_weights)}; --replace overwrites them, "
+            "--revision BRANCH publishes beside them"
+        )
+    deleted = extra if foreign_weights or replace else []
+    if not changed and not deleted:
+        say(f"{repo_id} already holds this release: nothing to commit")
+        return info.sha
+    say(f"uploading {len(changed)} files" + (f", deleting {', '.join(deleted)}" if deleted else ""))
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        revision=branch,
+        commit_message=message,
+        parent_commit=info.sha,
+        delete_patterns="*" if deleted else None,  # the client spares .gitattributes and what it uploads
+    ).oid
+    wrong, _, _ = _compare(folder, api.model_info(repo_id, revision=commit, files_metadata=True))
+    if wrong:
+        raise RuntimeError(f"the Hub reports other checksums in commit {commit[:12]}: {', '.join(wrong)}")
+    say(f"commit {commit[:12]} on {branch or 'main'}: the Hub's checksums match")
+    return commit
 
-    def commit() -> str:
-        now = branch_state(api, repo_id, branch)
-        if now.commit != state.commit and not any(compare(local, now, clear=bool(difference.extra))[:2]):
-            return now.commit  # an earlier try was carried out, and only its answer was lost
-        operations = [*additions, *map(CommitOperationDelete, difference.extra)]
-        # The parent: where somebody else commits meanwhile, the Hub refuses rather than mixes.
-        return api.create_commit(
-            repo_id, operations, commit_message=message, revision=branch, parent_commit=state.commit
-        ).oid
 
-    made = attempt("committing", commit, say)
-    say(f"commit {made[:12]} on {branch or 'main'}")
-    return made
+def _compare(folder: Path, info: Any) -> tuple[list[str], list[str], list[str]]:
+    """Compare a folder with a `ModelInfo` by size and hash.
+
+    Returns:
+        Files that the branch lacks or holds with other content; files that only the branch has; weights of the branch
+        that are not the folder's.
+    """
+    local = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    remote = {
+        file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id)
+        for file in info.siblings
+        if file.rfilename != ".gitattributes"
+    }
+    changed = [name for name, path in local.items() if remote.get(name) not in _checksums(path)]
+    weights = [name for name in remote if name.endswith(_WEIGHTS)]
+    shared = [name for name in weights if name in local]
+    foreign = [name for name in shared if name in changed] if shared else weights
+    return changed, [name for name in remote if name not in local], foreign
 
 
-def _read_back(repo_id: str, commit: str, local: Mapping[str, Path], say: Say) -> None:
-    """Download the commit into an empty cache, and compare; a wrong byte on the way is given a second chance."""
-    from huggingface_hub import get_token, snapshot_download
+def _checksums(path: Path) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Size and hash in the Hub's two forms: SHA-256 for LFS and Xet, git's blob id for other files."""
+    size = path.stat().st_size
+    blob = hashlib.sha1(f"blob {size}\0".encode())
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            blob.update(chunk)
+    return (size, sha256(path)), (size, blob.hexdigest())
 
-    for last in (False, True):
-        with tempfile.TemporaryDirectory(prefix="cskd-hf-") as cache:
 
-            def download(cache: str = cache) -> str:
-                return snapshot_download(repo_id, revision=commit, cache_dir=cache, token=get_token())
+def _diagnose(error: BaseException, repo_id: str) -> tuple[str, bool]:
+    """One line that says what failed and what to do about it, and whether a further attempt may succeed."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
 
-            # The client itself tries most of this several times.
-            copy = Path(attempt("downloading again", download, say, tries=2))
-            wrong = [
-                name
-                for name, path in local.items()
-                if not (copy / name).is_file() or sha256(copy / name) != sha256(path)
-            ]
-        if not wrong:
-            say(f"downloaded again at {commit[:12]}: {len(local)} files, SHA-256 of each as here")
-            return
-        if last:
-            raise ValueError(f"what comes back from {repo_id} is not what was sent: {', '.join(wrong)}")
-        say(f"what came back is not what was sent: {', '.join(wrong)}; downloading once more")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            advice = {
+                401: "the Hub does not know this token: run `hf auth login` again, or set HF_TOKEN",
+                403: f"the token may not write to {repo_id}: use one with write access to {repo_id.partition('/')[0]}",
+                404: f"the Hub has no {repo_id}, or hides it from this token",
+                429: "the Hub's rate limit is reached: wait some minutes",
+            }
+            detail = f"status {status}: {_one_line(cause.server_message or 'no reason given')}"
+            return f"{advice.get(status, 'the upload failed')} ({detail})", status in _TRANSIENT
+        if isinstance(cause, HfHubHTTPError.__bases__[0]):
+            timed_out = "Timeout" in type(cause).__name__
+            detail = f"no response within {TIMEOUT:g} s" if timed_out else _one_line(cause) or type(cause).__name__
+            return f"{constants.ENDPOINT} cannot be reached: {detail}", True
+        cause = cause.__cause__ or cause.__context__
+    return f"the upload failed: {type(error).__name__}: {_one_line(error)}", False
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

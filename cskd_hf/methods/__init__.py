@@ -1,11 +1,11 @@
-"""The methods by name: a paper a file."""
+"""The methods by name; one paper per file."""
 
 from cskd_hf.batch import Batch
 from cskd_hf.methods.adacos import AdaCos
 from cskd_hf.methods.base import Experiment, Method
 from cskd_hf.methods.byot import BYOT
 from cskd_hf.methods.cross_entropy import CrossEntropy
-from cskd_hf.methods.cskd import CSKD
+from cskd_hf.methods.cskd import CSKD, class_wise_kd_loss
 from cskd_hf.methods.cskd_e import CSKDE
 from cskd_hf.methods.ddgsd import DDGSD
 from cskd_hf.methods.distillation import Distillation, DistillationCSKD
@@ -54,4 +54,5 @@ __all__ = [
     "MutualCSKD",
     "TfKDReg",
     "VirtualSoftmax",
+    "class_wise_kd_loss",
 ]

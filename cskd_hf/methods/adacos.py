@@ -1,4 +1,4 @@
-"""AdaCos: cosine logits whose scale follows the training.
+"""AdaCos: cosine logits with a scale that adapts during training.
 
 Zhang, Zhao, Qiao, Wang, Li, *AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face
 Representations*, CVPR 2019, https://arxiv.org/abs/1905.00292.
@@ -23,60 +23,67 @@ def adaptive_scale(cosine: Tensor, target: Tensor, scale: Tensor, index: Tensor)
     Args:
         cosine: cos θ, (B, K), float32.
         target: y, (B,).
-        scale: s of the step before, scalar.
-        index: (B,), a batch's: rows of an image -1 do not count.
+        scale: s of the previous step, scalar.
+        index: (B,), the batch's; rows with index -1 do not count.
 
     Returns:
-        The new s, a scalar constant. Mean and median go over every process's images.
+        The new s, a detached scalar. Mean and median are over the images of all ranks.
     """
     import torch
 
     from cskd_hf.models.collectives import gather_counted
 
-    cosine, own = cosine.detach(), target[:, None]
-    # The logarithm of a sum, so that a large s does not overflow.
-    others = (scale * cosine).scatter(1, own, -math.inf).logsumexp(dim=1)
-    angle = cosine.gather(1, own).squeeze(1).clamp(-1, 1).arccos()
+    cosine, own_class = cosine.detach(), target[:, None]
+    # logsumexp, so that a large s does not overflow.
+    others = (scale * cosine).scatter(1, own_class, -math.inf).logsumexp(dim=1)
+    angle = cosine.gather(1, own_class).squeeze(1).clamp(-1, 1).arccos()
     others, angle = gather_counted(torch.stack((others, angle), dim=1), index).unbind(dim=1)
     log_mean = others.logsumexp(dim=0) - math.log(len(others))
-    # torch's median is the lower of the two middle ones; the mean of both does not depend on their order.
-    middle = angle.quantile(0.5)
-    return log_mean / middle.clamp(max=math.pi / 4).cos()
+    # torch.median returns the lower of the two middle values; quantile averages them.
+    return log_mean / angle.quantile(0.5).clamp(max=math.pi / 4).cos()
 
 
 class AdaCos(Method):
-    """Cross-entropy over s · cos θ, without a bias; s starts at √2 · ln(K − 1) and moves with every batch.
+    """Cross-entropy over s · cos θ, without a bias; s starts at √2 · ln(K − 1) and is updated by every batch.
 
-    The cosine head is part of what is exported, as the architecture `cosine_classifier`, which timm loads after
-    `import cskd_hf.models`: no plain timm network normalises its features, and dividing by their length cannot be
-    folded into a linear layer. The exported s is the last batch's.
+    The cosine head is exported with the network, as the architecture `cosine_classifier`, which timm loads after
+    `import cskd_hf.models`: no plain timm model normalises its features, and a division by their norm cannot be folded
+    into a linear layer. The exported s is the last batch's, so calibration is measured on scaled cosines.
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import AdaCos, Batch, Experiment
+        >>> experiment = Experiment(100, 10, ("cat", "dog", "eel"), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> model = AdaCos().build(timm.create_model("test_resnet", num_classes=3), experiment)
+        >>> batch = Batch(torch.rand(4, 3, 32, 32), target=torch.tensor([0, 1, 2, 0]), index=torch.arange(4))
+        >>> AdaCos().forward_loss(model, batch)["loss"].backward()
     """
 
     views: ClassVar[Views] = "single"
-
     name: Literal["adacos"] = "adacos"
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
-        """The model with a `CosineLinear` for its classifier.
+        """The model with a `CosineLinear` classifier.
 
         Raises:
-            UserError: the classifier is not one linear layer; or there are two classes, where B is one exponential
-                and s falls to 0.
+            UserError: the classifier is not a single linear layer, or there are only two classes: then B_i is a single
+                exponential and s decays to 0.
         """
         from cskd_hf.models.cosine import with_cosine_head
         from cskd_hf.models.layers import linear_classifier
 
         if len(experiment.class_names) < 3:
-            raise UserError("method.name: adacos learns nothing from two classes, its scale falls to 0; choose another")
+            raise UserError(
+                "method.name: adacos needs at least 3 classes (with 2 its scale decays to 0); choose another"
+            )
         linear_classifier(model, self.name)
         return with_cosine_head(model)
 
-    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def forward_loss(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         import torch.nn.functional as F
 
-        model: Any = module
-        classifier = model.get_classifier()
-        cosine = classifier.cosine(model.forward_head(model.forward_features(batch.images), pre_logits=True))
+        classifier = module.get_classifier()
+        cosine = classifier.cosine(module.forward_head(module.forward_features(batch.images), pre_logits=True))
         scale = adaptive_scale(cosine, batch.target, classifier.scale, batch.index)
         classifier.scale.copy_(scale)
         output = scale * cosine

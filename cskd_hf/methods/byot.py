@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Experiment, Method
+from cskd_hf.methods.base import Experiment, Method, Share, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
 
 if TYPE_CHECKING:
@@ -19,38 +17,45 @@ if TYPE_CHECKING:
 
 
 def hint_loss(maps: Tensor, teacher_maps: Tensor) -> Tensor:
-    """‖F − F_last‖² of feature maps (N, C, h, w): summed over C, h and w, averaged over the batch; F_last constant."""
+    """‖F − F_last‖² of feature maps (N, C, h, w): summed over C, h, w, averaged over the batch; F_last is detached."""
     return (maps.float() - teacher_maps.detach().float()).square().flatten(1).sum(dim=1).mean()
 
 
 class BYOT(Method):
     """L_CE(deepest) + w · Σ over three earlier stages of [(1 − α) · L_CE + α · T² · KL(deepest ‖ stage) + λ · hint].
 
-    Works on timm models that have `feature_info` and `forward_intermediates`; see `Branched` for the branches, which
-    are depthwise where the paper's bottlenecks are not [ours], and which are dropped from what is exported.
+    Needs a timm model with `feature_info` and `forward_intermediates`. The branches are depthwise-separable
+    convolutions where the paper has bottlenecks [ours]; they are dropped from the exported model.
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import BYOT, Batch, Experiment
+        >>> experiment = Experiment(100, 10, ("cat", "dog"), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> module = BYOT().build(timm.create_model("test_resnet", num_classes=2), experiment)
+        >>> batch = Batch(torch.rand(4, 3, 64, 64), target=torch.tensor([0, 1, 0, 1]), index=torch.arange(4))
+        >>> BYOT().forward_loss(module, batch)["loss"].backward()
     """
 
     views: ClassVar[Views] = "single"
-
     name: Literal["byot"] = "byot"
-    aux_loss_weight: float = Field(default=1.0, ge=0)
-    """w, of all that the branches add. The paper's is 1."""
-    distill_loss_weight: float = Field(default=0.1, ge=0, le=1)
-    """α, the share of the deepest classifier's prediction in a branch's loss, the label's being 1 − α. [ours]"""
-    temperature: float = Field(default=3.0, gt=0)
+    aux_loss_weight: Weight = 1.0
+    """w, of all branch losses together. The paper's is 1."""
+    distill_loss_weight: Share = 0.1
+    """α, the weight of the deepest classifier's prediction in a branch's loss; the label's is 1 − α. [ours]"""
+    temperature: Temperature = 3.0
     """T of the distillation. [ours]"""
-    hint_loss_weight: float = Field(default=1e-6, ge=0)
-    """λ, of the squared distance between a branch's map and the deepest, in squared feature units. [ours]"""
+    hint_loss_weight: Weight = 1e-6
+    """λ, of the squared distance between a branch's feature map and the deepest. [ours]"""
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
         """The model with three branches.
 
         Raises:
-            UserError: timm gives no access to this model's stages.
+            UserError: the model gives no access to its stages, or has fewer than four.
         """
-        from cskd_hf.models.branches import Branched
+        from cskd_hf.models.branches import ModelWithBranches
 
-        return Branched(model, self.name)
+        return ModelWithBranches(model, self.name)
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch.nn.functional as F
@@ -66,6 +71,5 @@ class BYOT(Method):
         terms = {"task_loss": task_loss, "aux_task_loss": aux_task_loss, "kd_loss": kd_loss, "hint_loss": feature_loss}
         return {"loss": loss, "output": output, "target": batch.target, **terms}
 
-    def export(self, module: nn.Module) -> nn.Module:
-        branched: Any = module
-        return branched.model
+    def export(self, module: Any) -> nn.Module:
+        return module.model

@@ -9,25 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
 from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Method
+from cskd_hf.methods.base import Method, Temperature, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: float) -> Tensor:
-    """T² · KL(P(· given x′; θ̃, T) ‖ P(· given x; θ, T)), the paper's L_cls with the T² it is weighted by.
+    """T² · KL(P(· given x′; θ̃, T) ‖ P(· given x; θ, T)): the paper's L_cls, times T².
 
     Args:
-        output: (B, K) logits of x; the gradient flows here.
-        teacher_output: (B, K) logits of x′, another image of each x's class; taken as constant.
+        output: (B, K) logits of x.
+        teacher_output: (B, K) logits of x′, another image of x's class; no gradient flows through them.
         temperature: T > 0, divides both.
 
     Returns:
-        Scalar in float32: summed over classes, averaged over the batch (`batchmean`).
+        Scalar, float32: summed over classes, averaged over the batch (`batchmean`).
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import class_wise_kd_loss
+        >>> uniform, certain = torch.tensor([[0.0, 0.0]]), torch.tensor([[20.0, 0.0]])
+        >>> class_wise_kd_loss(uniform, certain, temperature=1.0)  # KL(certain ‖ uniform) = ln 2
+        tensor(0.6931)
     """
     import torch.nn.functional as F
 
@@ -40,48 +45,53 @@ BatchNorm = Literal["separate", "joint", "anchors_only"]
 
 
 def forward_views(module: nn.Module, views: Sequence[Tensor], batch_norm: BatchNorm) -> tuple[Tensor, ...]:
-    """A network's logits for the views of a batch, in train mode: the first learns, the others teach.
+    """Forward a batch's views in train mode: the first one learns, the others are teachers.
 
     Args:
-        views: (B, C, H, W) each: x, x′, and what else there is. Under no gradient but the first, as far as `batch_norm`
-            lets it; the loss takes the others as constants.
+        views: x, x′ and any further teachers, (B, C, H, W) each.
         batch_norm: see `CSKD.batch_norm`.
 
     Returns:
-        (B, K) logits of each view.
+        (B, K) logits of each view. Only `joint` builds a graph for the teachers; the loss detaches them anyway.
     """
     from contextlib import nullcontext
 
     import torch
 
-    from cskd_hf.models.layers import running_statistics_kept
+    from cskd_hf.models.layers import freeze_running_statistics
 
     if batch_norm == "joint":
         return module(torch.cat(list(views))).chunk(len(views))
     output = module(views[0])
-    kept = running_statistics_kept(module) if batch_norm == "anchors_only" else nullcontext()
-    with torch.no_grad(), kept:  # θ̃: today's weights, as a constant
+    statistics = freeze_running_statistics(module) if batch_norm == "anchors_only" else nullcontext()
+    with torch.no_grad(), statistics:  # θ̃: the current weights, as a constant
         return output, *(module(images) for images in views[1:])
 
 
 class CSKD(Method):
     """L_CE(x, y; θ) + λ_cls · T² · L_cls(x, x′; θ, T), where x′ is another training image of x's class.
 
-    Two separate forwards, both in train mode, x with gradient and then x′ without; x′ gets no cross-entropy.
+    Two separate forwards, both in train mode: x with gradient, then x′ without. x′ gets no cross-entropy.
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import CSKD, Batch, Objective
+        >>> objective = Objective(CSKD(temperature=4.0), timm.create_model("test_resnet", num_classes=2))
+        >>> target = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])  # 4 anchors, then their 4 partners
+        >>> objective(Batch(torch.rand(8, 3, 32, 32), target, index=torch.arange(8)))["loss"].backward()
     """
 
     views: ClassVar[Views] = "same_class"
-
     name: Literal["cskd"] = "cskd"
-    temperature: float = Field(default=4.0, gt=0)
-    """T of the distillation; the cross-entropy stays at 1. The paper tries 1 and 4, its code defaults to 4."""
-    distill_loss_weight: float = Field(default=1.0, ge=0)
-    """λ_cls. The paper tries 1, 2, 3 and 4; its code has 1 for CIFAR-100 and 3 for CUB-200."""
+    temperature: Temperature = 4.0
+    """T of the distillation; the cross-entropy stays at 1. The paper tries 1 and 4; its code defaults to 4."""
+    distill_loss_weight: Weight = 1.0
+    """λ_cls. The paper tries 1, 2, 3 and 4; its code uses 1 for CIFAR-100 and 3 for CUB-200."""
 
     batch_norm: BatchNorm = "separate"
-    """`separate` (the paper's code): x and x′ are normalised apart, and the running statistics move twice a step.
-    `anchors_only`: the same, but they move with x alone. `joint`: one forward of both, normalised together, x′ still a
-    constant teacher: another algorithm, with 2B images in the graph. The same for networks without BatchNorm."""
+    """`separate` (the paper's code): x and x′ are normalised separately, and both update the running statistics.
+    `anchors_only`: the same, but only x updates them. `joint`: one forward of both, normalised together, with x′ still
+    a constant teacher: a different algorithm, with 2B images in the graph. Equivalent without BatchNorm."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""DDGSD: data-distortion guided self-distillation, between two augmentations of one image.
+"""DDGSD: data-distortion guided self-distillation between two augmentations of one image.
 
 Xu, Liu, *Data-Distortion Guided Self-Distillation for Deep Neural Networks*, AAAI 2019,
 https://doi.org/10.1609/aaai.v33i01.33015565.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
-
 from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Method
+from cskd_hf.methods.base import Method, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def mean_discrepancy(features: Tensor, other_features: Tensor, index: Tensor) -> Tensor:
-    """‖mean f − mean f′‖² of two batches (B, D), their squared maximum mean discrepancy under a linear kernel.
+    """‖mean f − mean f′‖², scalar: the squared maximum mean discrepancy under a linear kernel.
 
-    The means go over every process's images, so that a batch counts as one however it is dealt out.
+    Args:
+        features: f, (B, D).
+        other_features: f′, (B, D), of the other augmentations.
+        index: (B,), the batch's; means are over the images of all ranks, and rows with index -1 do not count.
     """
     from cskd_hf.models.collectives import global_mean
 
@@ -32,37 +33,37 @@ class DDGSD(Method):
     """L_CE over both augmentations + λ · T² · KL both ways + μ · ‖mean f − mean f′‖².
 
     One forward over both halves, [first | second] along the batch. Cross-entropy and KL are averaged over all 2B images
-    [ours: the CS-KD paper, which compares with it, gives the definition only].
+    [ours: no code of the authors was found, and copies differ in their reductions].
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import DDGSD, Batch
+        >>> batch = Batch(torch.rand(4, 3, 32, 32), target=torch.tensor([0, 1, 0, 1]), index=torch.tensor([7, 2, 7, 2]))
+        >>> result = DDGSD().forward_loss(timm.create_model("test_resnet", num_classes=2), batch)
+        >>> sorted(result.keys() - {"loss", "output", "target"})
+        ['feature_loss', 'kd_loss', 'task_loss']
     """
 
     views: ClassVar[Views] = "same_image"
-
     name: Literal["ddgsd"] = "ddgsd"
-    temperature: float = Field(default=3.0, gt=0)
+    temperature: Temperature = 3.0
     """T of the distillation. [ours]"""
-    distill_loss_weight: float = Field(default=1.0, ge=0)
+    distill_loss_weight: Weight = 1.0
     """λ, of the KL between the two predictions, each the other's constant teacher. [ours]"""
-    feature_loss_weight: float = Field(default=5e-4, ge=0)
-    """μ, of the squared distance between the mean pooled features, in squared feature units. [ours]"""
+    feature_loss_weight: Weight = 5e-4
+    """μ, of the squared distance between the mean pooled features. [ours]"""
 
-    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def forward_loss(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         import torch
         import torch.nn.functional as F
 
-        model: Any = module
-        maps = model.forward_features(batch.images)
-        features, output = model.forward_head(maps, pre_logits=True), model.forward_head(maps)
+        maps = module.forward_features(batch.images)
+        features, output = module.forward_head(maps, pre_logits=True), module.forward_head(maps)
         first, second = output.chunk(2)
+        first_features, second_features = features.chunk(2)
         task_loss = F.cross_entropy(output.float(), batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((second, first)), self.temperature)
-        features, other_features = features.chunk(2)
-        feature_loss = mean_discrepancy(features, other_features, batch.index.chunk(2)[0])
+        feature_loss = mean_discrepancy(first_features, second_features, batch.index.chunk(2)[0])
         loss = task_loss + self.distill_loss_weight * kd_loss + self.feature_loss_weight * feature_loss
-        return {
-            "loss": loss,
-            "output": output,
-            "target": batch.target,
-            "task_loss": task_loss,
-            "kd_loss": kd_loss,
-            "feature_loss": feature_loss,
-        }
+        terms = {"task_loss": task_loss, "kd_loss": kd_loss, "feature_loss": feature_loss}
+        return {"loss": loss, "output": output, "target": batch.target, **terms}

@@ -1,4 +1,4 @@
-"""Virtual softmax: while training, one more class that the true one must beat.
+"""Virtual softmax: during training, one more class competes with the true one.
 
 Chen, Deng, Shen, *Virtual Class Enhanced Discriminative Embedding Learning*, NeurIPS 2018,
 https://arxiv.org/abs/1811.12611.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def virtual_logit(features: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """‖W_y‖ · ‖f‖: the logit of a class whose weight is W_y turned towards f, the largest that its length allows.
+    """‖W_y‖ · ‖f‖: the logit of a class whose weight is W_y rotated onto f, the largest possible at that norm.
 
     Args:
         features: f, (B, D).
@@ -24,24 +24,31 @@ def virtual_logit(features: Tensor, weight: Tensor, target: Tensor) -> Tensor:
         target: y, (B,).
 
     Returns:
-        (B, 1), in float32.
+        (B, 1), float32.
     """
-    length = weight.float().norm(dim=-1)[target] * features.float().norm(dim=-1)
-    return length[:, None]
+    return (weight.float().norm(dim=-1)[target] * features.float().norm(dim=-1))[:, None]
 
 
 class VirtualSoftmax(Method):
-    """Cross-entropy over K + 1 logits, the last one virtual; no bias, and no virtual class in tests."""
+    """Cross-entropy over K + 1 logits, the last one virtual; no bias, and no virtual class at test time.
+
+    Example:
+        >>> import timm, torch
+        >>> from cskd_hf import Batch, VirtualSoftmax
+        >>> model = timm.create_model("test_resnet", num_classes=2)
+        >>> batch = Batch(torch.rand(4, 3, 32, 32), target=torch.tensor([0, 1, 0, 1]), index=torch.arange(4))
+        >>> VirtualSoftmax().forward_loss(model, batch)["output"].shape
+        torch.Size([4, 2])
+    """
 
     views: ClassVar[Views] = "single"
-
     name: Literal["virtual_softmax"] = "virtual_softmax"
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
-        """The model with its classifier's bias held at zero: its names, and so its export, stay timm's.
+        """The model with its classifier's bias frozen at zero, so that the weights keep timm's names.
 
         Raises:
-            UserError: the classifier is not one linear layer.
+            UserError: the classifier is not a single linear layer.
         """
         from torch import nn
 
@@ -53,13 +60,12 @@ class VirtualSoftmax(Method):
             classifier.bias.requires_grad_(False)
         return model
 
-    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def forward_loss(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         import torch
         import torch.nn.functional as F
 
-        model: Any = module
-        classifier = model.get_classifier()
-        features = model.forward_head(model.forward_features(batch.images), pre_logits=True)
+        classifier = module.get_classifier()
+        features = module.forward_head(module.forward_features(batch.images), pre_logits=True)
         output = classifier(features)
         virtual = virtual_logit(features, classifier.weight, batch.target)
         loss = F.cross_entropy(torch.cat((output.float(), virtual), dim=-1), batch.target)

@@ -1,4 +1,4 @@
-"""Backbones. Importing this registers with timm what timm has not: `small` and `cosine_classifier`."""
+"""Backbones. Importing this package registers with timm the networks it lacks: `small` and `cosine_classifier`."""
 
 from cskd_hf.models import cosine, small
 

@@ -1,4 +1,4 @@
-"""A cosine classifier on any timm backbone, and the architecture under which timm loads it again.
+"""A cosine classifier for any timm backbone, and the architecture under which timm reloads it.
 
 `timm.create_model("cosine_classifier", backbone="resnet18", num_classes=10)` needs `import cskd_hf.models` first.
 """
@@ -14,31 +14,29 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from cskd_hf.models.layers import replace_module
-
 
 class CosineLinear(nn.Linear):
-    """s · cos θ between features and each class's weights, in place of a linear classifier.
+    """s · cos θ between the features and each class's weights, in place of a linear classifier.
 
     Args:
         in_features: D.
         out_features: K ≥ 2.
 
     Attributes:
-        scale: s, a buffer; √2 · ln(K − 1) to begin with (AdaCos).
+        scale: s, a buffer, initially √2 · ln(K − 1) (AdaCos).
     """
 
     scale: Tensor
 
     def __init__(self, in_features: int, out_features: int, device: Any = None, dtype: Any = None) -> None:
         super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
-        # ln 1 = 0 would leave two classes without any gradient.
+        # ln 1 = 0 would leave two classes without a gradient.
         scale = math.sqrt(2) * math.log(max(out_features - 1, 2))
         self.register_buffer("scale", torch.tensor(scale, device=device))
 
     def cosine(self, features: Tensor) -> Tensor:
-        """cos θ, (N, K) in float32, of features (N, D)."""
-        with torch.autocast(features.device.type, enabled=False):  # half a digit of θ is lost in half precision
+        """cos θ, (N, K) float32, of features (N, D)."""
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round θ to two digits
             return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.weight.float(), dim=-1))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -46,24 +44,22 @@ class CosineLinear(nn.Linear):
 
 
 def with_cosine_head(model: Any) -> Any:
-    """Put a `CosineLinear` in the place of a timm model's linear classifier, its weights kept; returns the model."""
-    classifier = model.get_classifier()
-    cosine = CosineLinear(
-        classifier.in_features, classifier.out_features, classifier.weight.device, classifier.weight.dtype
-    )
-    cosine.weight = classifier.weight
-    replace_module(model, classifier, cosine)
+    """Replace a timm model's linear classifier by a `CosineLinear` with the same weights; returns the model."""
+    linear = model.get_classifier()
+    cosine = CosineLinear(linear.in_features, linear.out_features, linear.weight.device, linear.weight.dtype)
+    cosine.weight = linear.weight
+    name = next(name for name, module in model.named_modules() if module is linear)
+    model.set_submodule(name, cosine)
     return model
 
 
 def has_cosine_head(model: Any) -> bool:
-    """Whether a timm model's classifier is a `CosineLinear`."""
     return isinstance(model.get_classifier(), CosineLinear)
 
 
 def _create(backbone: str, **kwargs: Any) -> Any:
     model: Any = timm.create_model(backbone, **kwargs)
-    # timm's word for features alone is num_classes=0, which leaves no classifier to replace.
+    # num_classes=0, timm's way to ask for features only, leaves no classifier to replace.
     return with_cosine_head(model) if isinstance(model.get_classifier(), nn.Linear) else model
 
 
@@ -72,5 +68,5 @@ default_cfgs = generate_default_cfgs({"cosine_classifier": {"num_classes": 1000,
 
 @register_model
 def cosine_classifier(pretrained: bool = False, backbone: str = "resnet18", **kwargs: Any) -> Any:
-    """A timm architecture, `backbone`, under a cosine classifier; the other keywords are the backbone's."""
+    """The timm architecture `backbone` with a cosine classifier; other keywords go to the backbone."""
     return build_model_with_cfg(_create, "cosine_classifier", pretrained, backbone=backbone, **kwargs)

@@ -1,12 +1,11 @@
-"""Trained network → a folder that plain timm loads: `timm.create_model("local-dir:…/model", pretrained=True)`.
+"""Export the weights of a plain timm model: `timm.create_model("local-dir:…/model", pretrained=True)` loads them.
 
-Written here rather than by `timm.models.save_for_hf`, which keeps the architecture's default checkpoint's tag, licence,
-paper and test size, and records `num_classes` twice, which transformers refuses.
+`timm.models.save_for_hf` would copy the tag, licence, paper and test size of the architecture's default checkpoint, and
+write `num_classes` twice, which transformers rejects.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,30 +17,30 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cskd_hf.files import write_tensors
+from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
-# The 224-px ResNet-10 is a ResNet-18 that timm itself can be told to build: nobody needs this package to load it.
-_STOCK_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
+# timm can build the 224-px ResNet-10 from its ResNet-18, so loading it does not need this package.
+_TIMM_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
 
 
 def needs_cskd_hf(model_name: str, model: Any) -> bool:
-    """Whether timm alone does not know the architecture, so that `import cskd_hf.models` must come first."""
-    return (model_name in small.default_cfgs and model_name not in _STOCK_EQUIVALENTS) or has_cosine_head(model)
+    """Whether loading needs `import cskd_hf.models` first because timm lacks the architecture."""
+    return (model_name in small.default_cfgs and model_name not in _TIMM_EQUIVALENTS) or has_cosine_head(model)
 
 
 def model_config(
     model: Any, settings: ModelSection, transform: TransformSection, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """timm's config.json: how to rebuild the network (a timm model) and how to prepare an image for it."""
+    """timm's config.json: how to rebuild the network and how to preprocess an image for it."""
     architecture = settings.model_name.partition(".")[0]
     keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
-    # Training's own: they do not shape the weights, and who fine-tunes chooses them anew.
+    # These affect training only; fine-tuning chooses its own.
     model_args = {k: v for k, v in keywords.items() if k not in ("drop_rate", "drop_path_rate", "zero_init_last")}
-    architecture, stock_args = _STOCK_EQUIVALENTS.get(architecture, (architecture, {}))
-    model_args |= stock_args
+    architecture, timm_args = _TIMM_EQUIVALENTS.get(architecture, (architecture, {}))
+    model_args |= timm_args
     if has_cosine_head(model):
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
     default = model.pretrained_cfg
@@ -83,15 +82,30 @@ def export_model(
     readme: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write `folder`, load it back through timm, compare bit for bit, and only then put it in place.
+    """Write `folder`, reload it through timm, compare bit by bit, and only then move it into place.
 
     Args:
         model: the plain timm model, as evaluated.
+        settings: how the recipe builds it.
+        transform: its preprocessing, mean and std included.
+        class_names: K names, in label order.
         readme: the folder's README.md.
-        facts: what config.json says under `cskd`, which timm and transformers pass over: method, temperature.
+        facts: config.json's entry `cskd`, ignored by timm and transformers: method, temperature.
 
     Raises:
-        RuntimeError: what was loaded is not what was saved.
+        RuntimeError: the reloaded weights differ from the saved ones.
+
+    Example:
+        >>> import timm
+        >>> from pathlib import Path
+        >>> from cskd_hf import export_model
+        >>> from cskd_hf.recipe.sections import ModelSection, TransformSection
+        >>> settings = ModelSection(model_name="test_resnet")
+        >>> transform = TransformSection(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> model = timm.create_model("test_resnet", num_classes=2)
+        >>> export_model(model, Path("weights"), settings, transform, ("cat", "dog"), readme="", facts={})
+        >>> timm.create_model("local-dir:weights", pretrained=True).num_classes
+        2
     """
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,24 +113,24 @@ def export_model(
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
-    (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (partial / "README.md").write_text(readme, encoding="utf-8")
+    write_json(partial / "config.json", config)
+    write_text(partial / "README.md", readme)
 
     saved = load_file(partial / "model.safetensors")
     loaded = timm.create_model(f"local-dir:{partial}", pretrained=True).state_dict()
-    # `local-dir:` forgives a prefix that `hf-hub:` does not, so the names are compared with the file's own.
-    strange = (set(saved) ^ set(weights)) | (set(loaded) ^ set(weights))
-    if strange:
-        raise RuntimeError(f"{partial}: weights' names changed: {sorted(strange)[:5]}")
-    different = [name for name in weights if not torch.equal(loaded[name], weights[name])]
-    if different:
-        raise RuntimeError(f"{partial}: weights changed: {different[:5]}")
+    # `local-dir:` tolerates a name prefix that `hf-hub:` does not, so compare the file's own names, too.
+    differences = (set(saved) ^ set(weights)) | (set(loaded) ^ set(weights))
+    if differences:
+        raise RuntimeError(f"{partial}: reloading changed the weights' names: {sorted(differences)[:5]}")
+    changed = [name for name in weights if not torch.equal(loaded[name], weights[name])]
+    if changed:
+        raise RuntimeError(f"{partial}: reloading changed the weights: {changed[:5]}")
 
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
 
 
 def loading_code(location: str, needs_cskd_hf: bool) -> str:
-    """The lines a user types to load the weights."""
+    """Python that loads the weights."""
     first = "import cskd_hf.models  # registers the architecture with timm\n" if needs_cskd_hf else ""
     return f'{first}import timm\n\nmodel = timm.create_model("{location}", pretrained=True).eval()\n'

@@ -1,4 +1,4 @@
-"""Surgery on timm models, whose parts go by different names in every family."""
+"""A timm model's classifier, and BatchNorm's running statistics."""
 
 from __future__ import annotations
 
@@ -12,19 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cskd_hf.errors import UserError
 
 
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` stands in a model."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                parent.add_module(name, new)
-
-
 def linear_classifier(model: Any, method_name: str) -> nn.Linear:
     """A timm model's classifier.
 
     Raises:
-        UserError: it is not one linear layer.
+        UserError: it is not a single linear layer.
     """
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear):
@@ -36,9 +28,9 @@ def linear_classifier(model: Any, method_name: str) -> nn.Linear:
 
 
 @contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Training forwards that normalise with the batch's statistics and leave the running ones alone."""
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+def freeze_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Training forwards inside normalise by the batch's statistics without updating the running ones."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -49,18 +41,15 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """For a backward that recomputes activations: BatchNorm's running statistics stay as the forward left them.
+def restore_running_statistics(module: nn.Module) -> Iterator[None]:
+    """For a backward that recomputes activations: undo its updates of the running statistics.
 
-    A recomputed forward would move them a second time, towards the same batch. They are put back rather than switched
-    off: torch compares what both forwards keep, and BatchNorm without running statistics keeps less.
-
-    Args:
-        module: what `Method.build` returned, whose network has `set_grad_checkpointing` on.
+    The recomputed forward would update them a second time with the same batch. They are restored rather than frozen:
+    torch compares the tensors saved by both forwards, and BatchNorm saves fewer without running statistics.
     """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
     before = [buffer.clone() for buffer in buffers]
     yield
-    for buffer, held in zip(buffers, before, strict=True):
-        buffer.copy_(held)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)

@@ -1,4 +1,4 @@
-"""Trained weights from where they lie: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`."""
+"""Load trained weights from a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cskd_hf.recipe.sections import TransformSection
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Weights with what belongs to them.
+    """A trained network and what its predictions depend on.
 
     Attributes:
         model: the timm model, in eval mode.
-        class_names: K names, or None where the weights name none.
-        temperature: divides the logits; None where none was fitted.
-        transform: how to prepare an image, mean and std included.
-        run: the run folder, if one was named.
+        class_names: K names; None if the weights come without names.
+        temperature: divides the logits; None if none was fitted.
+        transform: the preprocessing, mean and std included.
+        run: the run folder, if the source is one.
     """
 
     model: Any
@@ -37,11 +37,19 @@ class TrainedModel:
 def load_trained(source: str) -> TrainedModel:
     """Load weights for evaluation.
 
+    Args:
+        source: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
+
     Raises:
-        UserError: there is no such folder or repository, or it holds no weights that timm loads.
+        UserError: there is no such folder or repository, or timm cannot load its weights.
+
+    Example:
+        >>> from cskd_hf import load_trained
+        >>> trained = load_trained("runs/example")
+        >>> trained.class_names, trained.temperature
+        (('cat', 'dog'), 1.5)
     """
-    run = None
-    location = source
+    run, location = None, source
     if not source.startswith(("local-dir:", "hf-hub:")):
         run = Path(source)
         if not (run / "model" / "config.json").is_file():
@@ -51,14 +59,14 @@ def load_trained(source: str) -> TrainedModel:
         config = json.loads(_config_file(location).read_text(encoding="utf-8"))
         model = timm.create_model(location, pretrained=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{source}: no weights that timm loads: {' '.join(str(error).split())}") from error
-    prepared = resolve_model_data_config(model)
+        raise UserError(f"{source}: timm cannot load these weights: {' '.join(str(error).split())}") from error
+    data_config = resolve_model_data_config(model)
     transform = TransformSection(
-        input_size=tuple(prepared["input_size"]),
-        interpolation=prepared["interpolation"],
-        crop_pct=prepared["crop_pct"],
-        mean=tuple(prepared["mean"]),
-        std=tuple(prepared["std"]),
+        input_size=tuple(data_config["input_size"]),
+        interpolation=data_config["interpolation"],
+        crop_pct=data_config["crop_pct"],
+        mean=tuple(data_config["mean"]),
+        std=tuple(data_config["std"]),
     )
     names = config.get("label_names")
     temperature = config.get("cskd", {}).get("temperature")

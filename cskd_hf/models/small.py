@@ -1,7 +1,7 @@
-"""The paper's networks that timm does not have, registered with timm: import this module, then `timm.create_model`.
+"""The paper's networks that timm lacks. Importing this module registers them; then `timm.create_model` builds them.
 
-The 32-pixel ones keep the full resolution in the stem and the first stage, which no keyword of timm's own ResNet or
-DenseNet can say; a stem replaced after `create_model` would not survive a reload from the Hub.
+The 32-pixel networks have no downsampling before the second stage, which no keyword of timm's ResNet or DenseNet
+expresses; a stem replaced after `create_model` would not survive a reload from the Hub.
 
 Sources:
     He, Zhang, Ren, Sun, *Identity Mappings in Deep Residual Networks*, ECCV 2016, https://arxiv.org/abs/1603.05027
@@ -24,12 +24,8 @@ from torch import Tensor, nn
 from cskd_hf.models.staged import StagedNetwork
 
 
-def conv3x3(in_chs: int, out_chs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_chs, out_chs, kernel_size=3, stride=stride, padding=1, bias=False)
-
-
-def conv1x1(in_chs: int, out_chs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_chs, out_chs, kernel_size=1, stride=stride, bias=False)
+def conv(in_chs: int, out_chs: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_chs, out_chs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
 
 
 class PreActBlock(nn.Module):
@@ -38,14 +34,14 @@ class PreActBlock(nn.Module):
     def __init__(self, in_chs: int, out_chs: int, stride: int = 1) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_chs)
-        self.conv1 = conv3x3(in_chs, out_chs, stride)
+        self.conv1 = conv(in_chs, out_chs, 3, stride)
         self.bn2 = nn.BatchNorm2d(out_chs)
-        self.conv2 = conv3x3(out_chs, out_chs)
-        self.shortcut = conv1x1(in_chs, out_chs, stride) if stride != 1 or in_chs != out_chs else None
+        self.conv2 = conv(out_chs, out_chs, 3)
+        self.shortcut = conv(in_chs, out_chs, 1, stride) if stride != 1 or in_chs != out_chs else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(x), inplace=True)
-        # A projection shares the pre-activation; an identity must not, or no clean path would join the blocks.
+        # He et al.: a projection shares the pre-activation, an identity is of x, so that a clean path joins the blocks.
         shortcut = x if self.shortcut is None else self.shortcut(out)
         out = self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True))
         return out + shortcut
@@ -54,17 +50,17 @@ class PreActBlock(nn.Module):
 class PreActResNet(StagedNetwork):
     """Pre-activation ResNet for 32-pixel images, 64-128-256-512 channels.
 
-    Against He et al., it has BatchNorm and ReLU in the stem and none after the last block, whose sum goes to pooling.
+    Unlike He et al., it has BatchNorm and ReLU in the stem and none after the last block, whose sum is pooled.
 
     Args:
-        depths: Blocks in each of the four stages.
-        in_chans: Channels of the image.
+        depths: blocks in each of the four stages.
+        in_chans: channels of the image.
         **head: `num_classes`, `global_pool`, `drop_rate`: see `StagedNetwork`.
     """
 
     def __init__(self, depths: Sequence[int], in_chans: int = 3, **head: Any) -> None:
         widths = (64, 64, 128, 256, 512)
-        stem = [conv3x3(in_chans, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        stem = [conv(in_chans, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
         stages = []
         for depth, in_chs, out_chs, stride in zip(depths, widths[:-1], widths[1:], (1, 2, 2, 2), strict=True):
             deeper = (PreActBlock(out_chs, out_chs) for _ in range(depth - 1))
@@ -73,14 +69,14 @@ class PreActResNet(StagedNetwork):
 
 
 class DenseLayer(nn.Module):
-    """A 1×1 bottleneck and a 3×3 convolution, whose output is put in front of the input's channels."""
+    """A 1×1 bottleneck and a 3×3 convolution; the new channels are concatenated before the input's."""
 
     def __init__(self, in_chs: int, growth_rate: int, bottleneck_chs: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_chs)
-        self.conv1 = conv1x1(in_chs, bottleneck_chs)
+        self.conv1 = conv(in_chs, bottleneck_chs, 1)
         self.bn2 = nn.BatchNorm2d(bottleneck_chs)
-        self.conv2 = conv3x3(bottleneck_chs, growth_rate)
+        self.conv2 = conv(bottleneck_chs, growth_rate, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(F.relu(self.bn1(x), inplace=True))
@@ -89,27 +85,25 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(StagedNetwork):
-    """DenseNet-BC for 32-pixel images: compression 0.5, and neither BatchNorm nor pooling in the stem.
+    """DenseNet-BC for 32-pixel images: compression 0.5, neither BatchNorm nor pooling in the stem.
 
-    A stage is a dense block with the transition before it, where there is one; the last also ends in BatchNorm and
-    ReLU.
+    A stage is a dense block preceded by its transition, if any; the last one ends in BatchNorm and ReLU.
 
     Args:
-        depths: Layers in each dense block.
-        growth_rate: Channels that each layer adds (k).
-        in_chans: Channels of the image.
+        depths: layers in each dense block.
+        growth_rate: k, the channels that each layer adds.
+        in_chans: channels of the image.
         **head: `num_classes`, `global_pool`, `drop_rate`: see `StagedNetwork`.
     """
 
     def __init__(self, depths: Sequence[int], growth_rate: int = 32, in_chans: int = 3, **head: Any) -> None:
         chs = 2 * growth_rate
-        widths = [chs]
-        stem = [conv3x3(in_chans, chs)]
+        widths, stem = [chs], [conv(in_chans, chs, 3)]
         stages: list[list[nn.Module]] = []
         for depth in depths:
             layers: list[nn.Module] = []
             if stages:
-                transition = (nn.BatchNorm2d(chs), nn.ReLU(inplace=True), conv1x1(chs, chs // 2), nn.AvgPool2d(2))
+                transition = (nn.BatchNorm2d(chs), nn.ReLU(inplace=True), conv(chs, chs // 2, 1), nn.AvgPool2d(2))
                 layers.append(nn.Sequential(*transition))
                 chs //= 2
             for _ in range(depth):
@@ -117,32 +111,31 @@ class DenseNet(StagedNetwork):
                 chs += growth_rate
             stages.append(layers)
             widths.append(chs)
-        # One module: checkpointed alone, the in-place ReLU would overwrite the input it is recomputed from.
+        # One module: checkpointed by itself, the in-place ReLU would overwrite the input it is recomputed from.
         stages[-1].append(nn.Sequential(nn.BatchNorm2d(chs), nn.ReLU(inplace=True)))
         super().__init__(stem, stages, widths, in_chans=in_chans, **head)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
+def _cfg(input_size: int, pool_size: int, crop_pct: float, first_conv: str) -> dict[str, Any]:
     return {
         "num_classes": 1000,
-        "input_size": (3, 32, 32),
-        "pool_size": (4, 4),
-        "crop_pct": 1.0,
+        "input_size": (3, input_size, input_size),
+        "pool_size": (pool_size, pool_size),
+        "crop_pct": crop_pct,
         "interpolation": "bilinear",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.0",
+        "first_conv": first_conv,
         "classifier": "fc",
-        **kwargs,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "preact_resnet18_32px": _cfg(),
-        "preact_resnet10_32px": _cfg(),
-        "densenet121_32px": _cfg(),
-        "resnet10": _cfg(input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.875, first_conv="conv1"),
+        "preact_resnet18_32px": _cfg(32, 4, 1.0, "stem.0"),
+        "preact_resnet10_32px": _cfg(32, 4, 1.0, "stem.0"),
+        "densenet121_32px": _cfg(32, 4, 1.0, "stem.0"),
+        "resnet10": _cfg(224, 7, 0.875, "conv1"),
     }
 )
 
@@ -159,7 +152,7 @@ def preact_resnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwo
 
 @register_model
 def preact_resnet10_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-    """PreAct ResNet-10, the same with one block a stage."""
+    """PreAct ResNet-10: one block per stage."""
     return _create_32px(PreActResNet, "preact_resnet10_32px", pretrained, **{"depths": (1, 1, 1, 1), **kwargs})
 
 
@@ -171,6 +164,6 @@ def densenet121_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
 
 @register_model
 def resnet10(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-10 for 224 pixels: timm's ResNet-18 with one block a stage, `zero_init_last` and all."""
+    """ResNet-10 for 224 pixels: timm's ResNet-18 with one block per stage."""
     model_args = {"block": BasicBlock, "layers": (1, 1, 1, 1)}
     return build_model_with_cfg(ResNet, "resnet10", pretrained, **{**model_args, **kwargs})

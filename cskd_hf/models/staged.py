@@ -1,4 +1,4 @@
-"""A network of stages behind timm's interface: what the 32-pixel networks share."""
+"""The common base of the 32-pixel networks: stem, stages and classifier behind timm's model interface."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 class StagedNetwork(nn.Module):
-    """Stem, stages, pooling and a linear classifier, behind the interface that timm's tools expect of a model.
+    """Stem, stages, pooling and a linear classifier.
 
-    Weights keep PyTorch's default initialisation, as in the paper. Features are indexed as in timm's ResNet and
+    Weights have PyTorch's default initialisation, as in the paper. Features are indexed as in timm's ResNet and
     DenseNet: 0 is the stem, i ≥ 1 the i-th stage.
 
     Args:
-        stem: Layers at full resolution.
-        stages: The layers of each stage.
-        widths: Output channels of the stem and of each stage. The first stage has stride 1, each later one 2.
-        in_chans: Channels of the image.
-        num_classes: Width of the classifier; 0 leaves it out.
-        global_pool: Pooling before the classifier, one of timm's; '' with `num_classes=0` returns feature maps.
-        drop_rate: Dropout before the classifier.
+        stem: layers at full resolution.
+        stages: the layers of each stage.
+        widths: output channels of the stem and of each stage. The first stage has stride 1, each later one 2.
+        in_chans: channels of the image.
+        num_classes: K; 0 for no classifier.
+        global_pool: timm's pooling before the classifier; '' with `num_classes=0` returns feature maps.
+        drop_rate: dropout before the classifier.
     """
 
     global_pool: SelectAdaptivePool2d
@@ -49,7 +49,7 @@ class StagedNetwork(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-        # `features_only` flattens the outer Sequentials, so the stem goes by its last layer's name.
+        # timm's `features_only` flattens the outer Sequentials: the stem is addressed by its last layer.
         modules = [f"stem.{len(stem) - 1}", *(f"stages.{i}" for i in range(len(stages)))]
         self.feature_info = [
             {"num_chs": width, "reduction": 2 ** max(i - 1, 0), "module": module}
@@ -57,25 +57,22 @@ class StagedNetwork(nn.Module):
         ]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Regular expressions that sort parameters by depth, for layer-wise learning rates."""
+        """Regular expressions that order the parameters by depth, for layer-wise learning rates."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations.
-
-        Gradients stay the same, but BatchNorm's running statistics move twice a step, as everywhere in timm.
-        """
+        """Recompute activations in the backward; as everywhere in timm, BatchNorm then updates twice a step."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one; `global_pool=None` keeps the pooling."""
+        """Replace the classifier; `global_pool=None` keeps the pooling."""
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
-        self.fc = fc.to(next(self.parameters()))  # device and dtype of the stem
+        self.fc = fc.to(next(self.parameters()))  # the stem's device and dtype
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
     def forward_intermediates(
@@ -87,13 +84,13 @@ class StagedNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last feature map and the `indices` among all of them (the last n, a list, None for all), or those alone.
+        """The last feature map and those at `indices` (the last n, a list, or None for all), or only the latter.
 
-        `stop_early` skips the stages after the last one asked for. `norm` changes nothing: the one final norm there
-        is, DenseNet's, belongs to its last stage.
+        `stop_early` skips the stages after the last index. `norm` has no effect: DenseNet's final norm is part of its
+        last stage.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt: read {output_fmt!r}; a convolutional network has 'NCHW' only")
+            raise ValueError(f"output_fmt: read {output_fmt!r}; only 'NCHW' is supported")
         take_indices, max_index = feature_take_indices(len(self.feature_info), indices)
         x = self.stem(x)
         features = [x]
@@ -104,12 +101,12 @@ class StagedNetwork(nn.Module):
         return intermediates if intermediates_only else (x, intermediates)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to the last stage's feature map (N, num_features, H / 8, W / 8)."""
+        """Images (N, C, H, W) → last feature map (N, num_features, H / 8, W / 8)."""
         x = self.stem(x)
         return checkpoint_seq(self.stages, x, flatten=True) if self.grad_checkpointing else self.stages(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map to logits (N, num_classes), or to pooled features (N, head_hidden_size) if `pre_logits`."""
+        """Feature map → logits (N, num_classes), or pooled features (N, head_hidden_size) with `pre_logits`."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 

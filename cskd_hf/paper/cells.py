@@ -1,7 +1,7 @@
-"""Numbers of finished runs → the cells of a table, each beside the paper's.
+"""Metrics of finished runs → the cells of a table, next to the paper's.
 
-A cell is the mean over seeds of the last epoch's metric and the sample standard deviation (n − 1). Two means differ by
-more than their joint spread where |a − b| > √(std_a² + std_b²).
+A cell is the mean over seeds of the last epoch's metric, with the sample standard deviation (n − 1). Two means differ
+when |a − b| exceeds their joint spread, √(std_a² + std_b²).
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cskd_hf.paper.blocks import Block, Figure
+from cskd_hf.paper.blocks import Block, MeanStd
 from cskd_hf.paper.experiments import Run, RunKey
-from cskd_hf.paper.find import Found
+from cskd_hf.paper.find import RunState
 
 HIGHER_IS_BETTER = ("recall_at_1",)
 
 
-def joint_spread(a: Figure, b: Figure) -> float | None:
-    """√(std_a² + std_b²); None where one of the two has no spread."""
-    return None if a.std is None or b.std is None else math.hypot(a.std, b.std)
+def joint_spread(a: MeanStd | None, b: MeanStd | None) -> float | None:
+    """√(std_a² + std_b²); None where either is unknown."""
+    if a is None or b is None or a.std is None or b.std is None:
+        return None
+    return math.hypot(a.std, b.std)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Cell:
     Attributes:
         values: seed → the metric of its finished run.
         missing: seed → why there is no value.
-        best: of its column, and the second best is farther away than the joint spread of the two.
+        best: of its column, ahead of the second best by more than their joint spread.
     """
 
     method: str
@@ -37,12 +39,12 @@ class Cell:
     model: str
     values: Mapping[int, float]
     missing: Mapping[int, str]
-    paper: Figure | None
+    paper: MeanStd | None
     best: bool = False
 
     @property
-    def ours(self) -> Figure | None:
-        return Figure.of(list(self.values.values())) if self.values else None
+    def ours(self) -> MeanStd | None:
+        return MeanStd.of(list(self.values.values())) if self.values else None
 
     @property
     def gap(self) -> float | None:
@@ -51,20 +53,20 @@ class Cell:
 
     @property
     def joint_spread(self) -> float | None:
-        return None if self.ours is None or self.paper is None else joint_spread(self.ours, self.paper)
+        return joint_spread(self.ours, self.paper)
 
     @property
     def within_joint_spread(self) -> bool | None:
-        """Whether ours is no farther from the paper's than the two spreads explain."""
+        """Whether the two spreads explain the gap."""
         return None if self.gap is None or self.joint_spread is None else abs(self.gap) <= self.joint_spread
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A block of a table, filled.
+    """A filled block.
 
     Attributes:
-        cells: a row for each method of the block, a cell for each column.
+        cells: one row per method of the block, one cell per column.
     """
 
     block: Block
@@ -74,73 +76,67 @@ class Grid:
         return [cell for row in self.cells for cell in row]
 
 
-def fill(block: Block, runs: Mapping[RunKey, Run], found: Mapping[RunKey, Found]) -> Grid:
-    """The cells of a block; their seeds are those of `runs`."""
-    rows = [[_cell(block, method, column, runs, found) for column in block.columns] for method in block.methods]
-    columns = [_mark_best(list(column), block.metric in HIGHER_IS_BETTER) for column in zip(*rows, strict=True)]
-    return Grid(block, tuple(zip(*columns, strict=True)))
-
-
-def fill_all(blocks: Sequence[Block], runs: Mapping[RunKey, Run], found: Mapping[RunKey, Found]) -> list[Grid]:
-    """Every block, and after a block of ECE one with the fitted temperature, where runs have fitted any."""
+def fill_all(blocks: Sequence[Block], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[Grid]:
+    """Every block; after one of ECE follows ECE at the fitted temperature, where runs fitted one."""
     grids = []
     for block in blocks:
-        grids.append(fill(block, runs, found))
+        grids.append(fill(block, runs, states))
         if block.metric == "ece":
-            scaled = fill(replace(block, metric="ece_scaled", paper={}), runs, found)
+            scaled = fill(replace(block, metric="ece_scaled", paper={}), runs, states)
             if any(cell.values for cell in scaled.flat()):
                 grids.append(scaled)
     return grids
 
 
+def fill(block: Block, runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> Grid:
+    """The cells of a block; their seeds are those of `runs`."""
+    rows = [[_cell(block, method, column, runs, states) for column in block.columns] for method in block.methods]
+    columns = [_mark_best(column, block.metric in HIGHER_IS_BETTER) for column in zip(*rows, strict=True)]
+    return Grid(block, tuple(zip(*columns, strict=True)))
+
+
 def _cell(
-    block: Block, method: str, column: tuple[str, str], runs: Mapping[RunKey, Run], found: Mapping[RunKey, Found]
+    block: Block, method: str, column: tuple[str, str], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]
 ) -> Cell:
     dataset, model = column
     values, missing = {}, {}
     for key, run in runs.items():
-        if (key.dataset, key.model, key.method) != (dataset, model, method):
+        if key[:3] != (dataset, model, method):
             continue
-        summary = found[key].summary
+        summary = states[key].summary
         if summary is None:
-            missing[key.seed] = found[key].describe(run)
-            continue
-        value = summary.metric(block.metric)
-        if value is None:
+            missing[key.seed] = states[key].describe(run)
+        elif (value := summary.metric(block.metric)) is None:
             missing[key.seed] = f"finished without {block.metric}"
         else:
             values[key.seed] = value
-    paper = None
-    if (method, dataset, model) in block.paper:
-        mean, std = block.paper[method, dataset, model]
-        paper = Figure(mean, std, 1 if std is None else 3)
-    return Cell(method, dataset, model, values, missing, paper)
+    return Cell(method, dataset, model, values, missing, block.paper.get((method, dataset, model)))
 
 
-def _mark_best(column: list[Cell], higher_is_better: bool) -> list[Cell]:
-    """Mark the best cell of a column, if the second best is farther away than the joint spread of the two."""
+def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:
     ranked = sorted(
-        ((cell.ours.mean, number, cell.ours) for number, cell in enumerate(column) if cell.ours is not None),
-        key=lambda entry: -entry[0] if higher_is_better else entry[0],
+        ((cell.ours, row) for row, cell in enumerate(column) if cell.ours is not None),
+        key=lambda entry: entry[0].mean,
+        reverse=higher_is_better,
     )
-    if len(ranked) > 1:
-        (_, number, first), (_, _, second) = ranked[:2]
-        spread = joint_spread(first, second)
-        if spread is not None and abs(first.mean - second.mean) > spread:
-            column[number] = replace(column[number], best=True)
-    return column
+    if len(ranked) < 2:
+        return list(column)
+    (first, best), (second, _) = ranked[:2]
+    spread = joint_spread(first, second)
+    ahead = spread is not None and abs(first.mean - second.mean) > spread
+    return [replace(cell, best=ahead and row == best) for row, cell in enumerate(column)]
 
 
-def batch_notes(runs: Mapping[RunKey, Run], found: Mapping[RunKey, Found]) -> list[str]:
-    """A line for each global batch that the recipe as shipped does not have: more processes make another experiment."""
+def batch_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
+    """A line for each global batch size other than the shipped recipe's: more processes make another experiment."""
     trained: dict[str, list[str]] = {}
     for key, run in runs.items():
-        recipe, summary = found[key].recipe, found[key].summary
+        recipe, summary = states[key].recipe, states[key].summary
         if recipe is None or summary is None:
             continue
         per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
         batch = per_process * summary.throughput.num_processes
         if batch != run.shipped_batch:
-            told = f"trained with {batch} images an update, where the recipe as shipped has {run.shipped_batch}"
-            trained.setdefault(told, []).append(run.folder.name)
-    return [f"{told}: {', '.join(names)}" for told, names in trained.items()]
+            note = f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}"
+            trained.setdefault(note, []).append(run.folder.name)
+    return [f"{note}: {', '.join(names)}" for note, names in trained.items()]

@@ -1,4 +1,4 @@
-"""What became of the runs behind a table: finished, cut short, never started, of another recipe, or unreadable."""
+"""The state of the runs behind a table: finished, unfinished, not started, of another recipe, or unreadable."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Literal
 from cskd_hf.errors import UserError
 from cskd_hf.paper.experiments import Run
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.runs import lock as run_lock
+from cskd_hf.runs import lock
 from cskd_hf.runs.summary import Summary, read_recipe, read_summary, recipe_differences
 
 Status = Literal["finished", "unfinished", "not started", "another recipe", "unreadable"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run folder as it stands.
+class RunState:
+    """The state of a run folder.
 
     Attributes:
         epochs: trained so far.
-        recipe: the folder's own, where it can be read.
+        recipe: the folder's, if it can be read.
         summary: of a finished run.
-        problem: of another recipe, the keys that differ; of an unreadable folder, why.
+        problem: the keys in which another recipe differs, or why the folder cannot be read.
     """
 
     status: Status
@@ -34,7 +34,7 @@ class Found:
 
     @property
     def trainable(self) -> bool:
-        """Whether training would start or go on here; what else is not finished, it refuses."""
+        """Whether training would start or resume here."""
         return self.status in ("not started", "unfinished")
 
     def describe(self, run: Run) -> str:
@@ -43,36 +43,30 @@ class Found:
         return f"{self.status} ({self.problem})" if self.problem else self.status
 
 
-def find_run(run: Run) -> Found:
-    """Look at the folder of a run; nothing in it is changed."""
+def inspect_run(run: Run) -> RunState:
+    """The state of a run's folder; read-only."""
     folder = run.folder
-    if not folder.exists():
-        return Found("not started")
     if not (folder / "recipe.yaml").is_file():
-        # A run that starts locks its folder first.
-        if folder.is_dir() and all(file.name == run_lock.NAME for file in folder.iterdir()):
-            return Found("not started")
-        return Found("unreadable", problem="no recipe.yaml, so no run; training refuses such a folder")
+        # A starting run locks its folder before it writes the recipe.
+        if not folder.exists() or (folder.is_dir() and all(file.name == lock.NAME for file in folder.iterdir())):
+            return RunState("not started")
+        return RunState("unreadable", problem="not a run folder: no recipe.yaml")
     try:
         recipe = read_recipe(folder)
         summary = read_summary(folder, recipe) if (folder / "summary.json").is_file() else None
     except UserError as error:
-        return Found("unreadable", problem=" | ".join(str(error).splitlines()))
-    # A teacher is the same run wherever the folder of runs has moved.
-    different = [
+        return RunState("unreadable", problem=" | ".join(str(error).splitlines()))
+    differences = [
         str(difference)
         for difference in recipe_differences(recipe, run.expected)
+        # A teacher is the same run wherever the folder of runs has moved.
         if difference.key != "method.teacher" or Path(difference.old).name != Path(difference.new).name
     ]
-    if different:
-        return Found("another recipe", recipe=recipe, problem="; ".join(different))
-    epochs = recipe.scheduler.total_epochs if summary else _epochs_trained(folder)
-    return Found("finished" if summary else "unfinished", epochs, recipe, summary)
-
-
-def _epochs_trained(folder: Path) -> int:
-    """Whole epochs that metrics.jsonl tells of; a kill may have cut its last line."""
-    try:
-        return (folder / "metrics.jsonl").read_text(encoding="utf-8").count("\n")
-    except FileNotFoundError:
-        return 0
+    if differences:
+        return RunState("another recipe", recipe=recipe, problem="; ".join(differences))
+    if summary is not None:
+        return RunState("finished", recipe.scheduler.total_epochs, recipe, summary)
+    metrics = folder / "metrics.jsonl"
+    # One line per epoch; a kill may have truncated the last one.
+    epochs = metrics.read_text(encoding="utf-8").count("\n") if metrics.is_file() else 0
+    return RunState("unfinished", epochs, recipe)

@@ -1,84 +1,66 @@
-"""Finished runs side by side: what each predicted on the same test images, and a short name for each.
-
-Of a run folder's recipe only the data section is read, so that runs of other versions can be drawn too.
-"""
+"""Finished runs side by side: their predictions on the same test images, and a short label for each."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.metrics import check_predictions
-from cskd_hf.recipe import yaml_io
+from cskd_hf.evaluation.confidence import check_predictions
+from cskd_hf.paper.blocks import method_title
 from cskd_hf.recipe.catalog import entry_of
-from cskd_hf.recipe.sections import DataSection
-
-# As the methods' papers write them; other words stay as they are.
-_SPELLINGS = {
-    "cskd": "CS-KD",
-    "kd": "KD",
-    "pskd": "PS-KD",
-    "tfkd": "Tf-KD",
-    "byot": "BYOT",
-    "ddgsd": "DDGSD",
-    "adacos": "AdaCos",
-    "e": "E",
-}
+from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.runs.summary import Summary, read_recipe, read_summary
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder, read.
+    """The contents of a run folder.
 
     Attributes:
-        label: what tells it from the others: method, then as much as is needed of network, settings, seed, folder.
-        method: the recipe's section, as the summary has it.
+        label: distinguishes the runs in a figure.
         class_names: K names.
         logits: (N, K) float32.
         target: (N,) int64.
         features: (N, D) float32.
-        row: (N,) int64: which image of the test split.
-        temperature: divides the logits; None where none was fitted.
-        data: where the images are.
+        row: (N,) int64, indices into the test split.
     """
 
     folder: Path
     label: str
-    method: dict[str, Any]
-    model_name: str
-    seed: int
+    recipe: Recipe
+    summary: Summary
     class_names: tuple[str, ...]
     logits: Tensor
     target: Tensor
     features: Tensor
     row: Tensor
-    temperature: float | None
-    data: DataSection
+
+    @property
+    def temperature(self) -> float | None:
+        """Divides the logits; None where none was fitted."""
+        return self.summary.metrics.temperature
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Finished runs on the same test images, in the order given, each with a label of its own.
+    """Finished runs on the same test images, in the given order, with distinct labels.
 
     Raises:
-        UserError: none is given, or one twice; a folder is no finished run or is damaged; two runs have other classes
-            or were tested on other images.
+        UserError: no folder or a duplicate; a folder is not a finished run or is damaged; classes or test images
+            differ between two runs.
     """
     if not folders:
         raise UserError("no runs: name one or more run folders")
-    places = [folder.resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
             raise UserError(f"{folder}: given twice; name each run once")
     runs = [_read_run(folder) for folder in folders]
     for run in runs[1:]:
@@ -88,98 +70,81 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 
 def _read_run(folder: Path) -> FinishedRun:
     if not (folder / "summary.json").is_file():
-        what = "no finished run (no summary.json)" if folder.is_dir() else "no such folder"
-        raise UserError(f"{folder}: {what}; name the run folder of a finished training")
-    read = folder / "summary.json"
+        problem = "not a finished run (no summary.json)" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {problem}; name the run folder of a finished training")
+    recipe = read_recipe(folder)
+    summary = read_summary(folder, recipe)
+    path = folder / "model" / "config.json"
     try:
-        summary = json.loads(read.read_text(encoding="utf-8"))
-        method, seed = dict(summary["method"]), int(summary["seed"])
-        model_name, temperature = str(summary["model"]["model_name"]), summary["metrics"]["temperature"]
-        str(method["name"])
-        read = folder / "model" / "config.json"
-        class_names = tuple(map(str, json.loads(read.read_text(encoding="utf-8"))["label_names"]))
-        read = folder / "recipe.yaml"
-        data = DataSection.model_validate_json(json.dumps(yaml_io.read(read)[0]["data"]))
-        read = folder / "predictions.safetensors"
-        held = load_file(read)
-        logits, target, features, row = (held[name] for name in ("logits", "target", "features", "row"))
+        class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["label_names"])
+        path = folder / "predictions.safetensors"
+        tensors = load_file(path)
+        logits, target, features, row = (tensors[name] for name in ("logits", "target", "features", "row"))
         check_predictions(logits, target)
-    except UserError:
-        raise
     except KeyError as error:
-        raise UserError(f"{read}: has no {error}; cut, or written by another version") from None
-    except ValidationError as error:
-        raise UserError(f"{read}: data: {error.errors(include_url=False)[0]['msg']}; another version's") from None
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise UserError(f"{read}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: has no {error}; the file is truncated or of another version") from None
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if len(class_names) != logits.shape[1]:
         raise UserError(f"{folder}: {logits.shape[1]} logits, but model/config.json names {len(class_names)} classes")
     if features.ndim != 2 or row.shape != target.shape or len(features) != len(target):
         shapes = f"features {tuple(features.shape)}, row {tuple(row.shape)}, target {tuple(target.shape)}"
-        raise UserError(f"{read}: {shapes}; needs one row for each image")
+        raise UserError(f"{path}: {shapes}; needs one row per image")
     if not features.isfinite().all():
-        raise UserError(f"{read}: features are not finite")
-    return FinishedRun(
-        folder, "", method, model_name, seed, class_names, logits, target, features, row, temperature, data
-    )
+        raise UserError(f"{path}: features are not finite")
+    return FinishedRun(folder, "", recipe, summary, class_names, logits, target, features, row)
 
 
 def _require_same_test(first: FinishedRun, other: FinishedRun) -> None:
-    both = f"{first.folder} and {other.folder}"
-    ours, theirs = first.data, other.data
-    if not _same_set(ours.dataset, theirs.dataset):
-        raise UserError(f"{both}: trained on {ours.dataset} and {theirs.dataset}; draw the runs of one data set")
-    if ours.test_split != theirs.test_split:
-        raise UserError(f"{both}: tested on the splits {ours.test_split!r} and {theirs.test_split!r}; draw one split's")
+    both, data, other_data = f"{first.folder} and {other.folder}", first.recipe.data, other.recipe.data
+    if not _same_dataset(data.dataset, other_data.dataset):
+        raise UserError(f"{both}: trained on {data.dataset} and {other_data.dataset}; name runs of one dataset")
+    if data.test_split != other_data.test_split:
+        splits = f"{data.test_split!r} and {other_data.test_split!r}"
+        raise UserError(f"{both}: tested on the splits {splits}; name runs of one split")
     if first.class_names != other.class_names:
-        raise UserError(f"{both}: other classes, or in another order; draw the runs of one data set")
+        raise UserError(f"{both}: different classes, or in a different order; name runs of one dataset")
     if not (torch.equal(first.row, other.row) and torch.equal(first.target, other.target)):
-        raise UserError(f"{both}: other test images; draw runs that were tested on the same ones")
+        raise UserError(f"{both}: different test images; name runs tested on the same images")
 
 
-def _same_set(one: str, other: str) -> bool:
-    """One folder may lie elsewhere on another machine, and a set of the catalog has its Hub id for a second name."""
+def _same_dataset(one: str, other: str) -> bool:
+    """A folder's parents differ between machines, and a catalog name stands for its Hub ids."""
     entry = entry_of(one)
     return Path(one).name == Path(other).name or (entry is not None and entry is entry_of(other))
 
 
 def _labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """The method; then, only where it is needed to tell two runs apart, network, settings, seed, folder, whole path."""
-    labels = [_spelled(run.method["name"]) for run in runs]
-    if len({run.model_name for run in runs}) > 1:
-        labels = [f"{label}, {run.model_name}" for label, run in zip(labels, runs, strict=True)]
-    methods = [[other.method for other, name in zip(runs, labels, strict=True) if name == label] for label in labels]
-    labels = [
-        f"{label}{_differing(run.method, alike)}" for label, run, alike in zip(labels, runs, methods, strict=True)
+    """The method; then, only for runs that would share a label, network, settings, seed, folder name, path."""
+    labels = [method_title(run.summary.method["name"]) for run in runs]
+    if len({run.summary.model.model_name for run in runs}) > 1:
+        labels = [f"{label}, {run.summary.model.model_name}" for label, run in zip(labels, runs, strict=True)]
+    distinctions: list[Callable[[FinishedRun, list[FinishedRun]], str]] = [
+        _settings,
+        lambda run, _: f", seed {run.summary.seed}",
+        lambda run, _: f" ({_printable(run.folder.resolve().name)})",
+        lambda run, _: f" ({_printable(str(run.folder.resolve()))})",
     ]
-    further: list[Callable[[FinishedRun], str]] = [
-        lambda run: f", seed {run.seed}",
-        lambda run: f" ({_shown(run.folder.resolve().name)})",
-        lambda run: f" ({_shown(str(run.folder.resolve()))})",
-    ]
-    for describe in further:
-        count = Counter(labels)
+    for describe in distinctions:
+        groups: dict[str, list[FinishedRun]] = {}
+        for label, run in zip(labels, runs, strict=True):
+            groups.setdefault(label, []).append(run)
         labels = [
-            f"{label}{describe(run)}" if count[label] > 1 else label for label, run in zip(labels, runs, strict=True)
+            label + describe(run, groups[label]) if len(groups[label]) > 1 else label
+            for label, run in zip(labels, runs, strict=True)
         ]
     return labels
 
 
-def _spelled(name: str) -> str:
-    return " ".join(_SPELLINGS.get(word, word) for word in str(name).split("_"))
+def _settings(run: FinishedRun, group: list[FinishedRun]) -> str:
+    """The method's settings that vary within a group, without paths, say a teacher's, which are too long."""
+    return "".join(
+        f", {key.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
+        for key, value in run.summary.method.items()
+        if not (isinstance(value, str) and "/" in value) and any(other.summary.method[key] != value for other in group)
+    )
 
 
-def _differing(method: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
-    """The settings in which a method is not the same as the others of its name."""
-    words = ""
-    for key, value in method.items():
-        if isinstance(value, str) and "/" in value:
-            continue  # a path, say of a teacher, is too long for a label
-        if any(key not in other or other[key] != value for other in others):
-            words += f", {key.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
-    return words
-
-
-def _shown(name: str) -> str:
-    """A file name that is not UTF-8 cannot be written into a figure: its strange bytes become question marks."""
+def _printable(name: str) -> str:
+    """A file name with question marks for bytes that are not UTF-8, which a figure cannot hold."""
     return name.encode(errors="replace").decode()

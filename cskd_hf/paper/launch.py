@@ -1,4 +1,4 @@
-"""Missing runs, trained one after another, each by `cskd_hf.train` in a process of its own."""
+"""Train missing runs one after another, each by `cskd_hf.train` in its own process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cskd_hf.errors import UserError
 from cskd_hf.paper.experiments import Run, RunKey
-from cskd_hf.paper.find import find_run
+from cskd_hf.paper.find import inspect_run
 
 
 def launcher_prefix(launcher: str | None) -> list[str]:
-    """What stands before `-m cskd_hf.train`: this Python, or the words of a launcher.
+    """The command before `-m cskd_hf.train`: this Python, or the words of a launcher.
 
     Raises:
         UserError: the launcher cannot be split into words.
@@ -27,19 +27,19 @@ def launcher_prefix(launcher: str | None) -> list[str]:
     except ValueError as error:
         raise UserError(f"--launcher: read {launcher!r}: {error}") from None
     if not words:
-        raise UserError("--launcher: nothing in it; write for example --launcher 'accelerate launch'")
+        raise UserError("--launcher: empty; write for example --launcher 'accelerate launch'")
     return words
 
 
 def require_program(prefix: Sequence[str]) -> list[str]:
-    """The prefix with its program's full path, which may lie beside this Python, in an environment not activated.
+    """The prefix with its program's full path, which may be next to this Python in an environment not activated.
 
     Raises:
-        UserError: there is no such program on this machine.
+        UserError: this machine has no such program.
     """
     program = shutil.which(prefix[0]) or shutil.which(prefix[0], path=os.path.dirname(sys.executable))
     if program is None:
-        raise UserError(f"--launcher: no program {prefix[0]!r} on this machine; for others print --commands")
+        raise UserError(f"--launcher: no program {prefix[0]!r} on this machine; use --commands to run elsewhere")
     return [program, *prefix[1:]]
 
 
@@ -52,45 +52,43 @@ def run_missing(
     prefix: Sequence[str],
     train: Callable[[Sequence[str]], tuple[int, str]] | None = None,
 ) -> dict[RunKey, str]:
-    """Train every run that is not finished; what fails does not stop the others.
-
-    The runs' own output goes to stderr.
+    """Train every run that is not finished; a failure stops only the runs that need its teacher.
 
     Args:
-        train: runs a command; gives its exit status and its last words. None: in a process started anew.
+        train: runs a command, sends its output to stderr, returns exit status and `failure_reason`. None: a subprocess.
 
     Returns:
-        Why each run that is still missing is missing, on one line.
+        A one-line reason for each run that is still missing.
     """
     train = _train if train is None else train
     failures: dict[RunKey, str] = {}
     for number, (key, run) in enumerate(runs.items(), start=1):
-        found = find_run(run)  # now, not at the start: others may train beside this command
-        if found.status == "finished":
+        state = inspect_run(run)  # not once at the start: other processes may train beside this one
+        if state.status == "finished":
             continue
-        said = f"[{number}/{len(runs)}] {run.folder}"
-        if not found.trainable:
-            failures[key] = found.describe(run)
-        elif run.teacher is not None and run.teacher in failures:
+        progress = f"[{number}/{len(runs)}] {run.folder}"
+        if not state.trainable:
+            failures[key] = state.describe(run)
+        elif run.teacher in failures:
             failures[key] = f"its teacher {runs[run.teacher].folder} is missing"
         else:
-            print(f"{said}: {shlex.join(command_of(run, prefix))}", file=sys.stderr, flush=True)
-            status, last_words = train(command_of(run, prefix))
+            command = command_of(run, prefix)
+            print(f"{progress}: {shlex.join(command)}", file=sys.stderr, flush=True)
+            status, reason = train(command)
             if status:
-                failures[key] = f"exit status {status}: {last_words}"
-            elif find_run(run).status != "finished":
-                failures[key] = f"exit status 0, but {find_run(run).describe(run)}"
+                failures[key] = f"exit status {status}: {reason}"
+            elif (state := inspect_run(run)).status != "finished":
+                failures[key] = f"exit status 0, but {state.describe(run)}"
         if key in failures:
-            print(f"{said}: {failures[key]}", file=sys.stderr, flush=True)
+            print(f"{progress}: {failures[key]}", file=sys.stderr, flush=True)
     return failures
 
 
 def _train(command: Sequence[str]) -> tuple[int, str]:
-    """Exit status, and the error line, else the last line, of what it said."""
-    said: list[str] = []
+    output: list[str] = []
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # into a pipe Python would keep its lines for minutes
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # Python buffers writes to a pipe for minutes
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -102,16 +100,17 @@ def _train(command: Sequence[str]) -> tuple[int, str]:
         for line in process.stdout:
             sys.stderr.write(line)
             sys.stderr.flush()
-            said.append(line)
-        return process.wait(), last_words(said)
+            output.append(line)
+        return process.wait(), failure_reason(output)
     except BaseException:
-        # A terminal's Ctrl-C has reached it too; a signal to this process alone has not.
+        # Ctrl-C in a terminal reaches the child too; a signal sent to this process alone does not.
         process.terminate()
         process.wait()
         raise
 
 
-def last_words(said: Sequence[str]) -> str:
-    errors = [line.removeprefix("error: ").strip() for line in said if line.startswith("error: ")]
-    spoken = [line.strip() for line in said if line.strip()]
-    return errors[0] if errors else spoken[-1] if spoken else "it said nothing"
+def failure_reason(output: Sequence[str]) -> str:
+    """The first error line of a command's output, else its last line."""
+    lines = [line.strip() for line in output if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors[:1] or lines[-1:] or ["no output"])[0]

@@ -1,4 +1,4 @@
-"""A filled table as Markdown to read and JSON to compute with."""
+"""A filled table as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cskd_hf.paper.blocks import Figure
+from cskd_hf.paper.blocks import MeanStd
 from cskd_hf.paper.cells import HIGHER_IS_BETTER, Cell, Grid
 
 NAMES = {
@@ -31,10 +31,10 @@ NAMES = {
 
 
 def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-    """One table of the paper: its grids, then every number against the paper's, then what is missing."""
+    """One table of the paper: its grids, the gap to each published value, the missing cells."""
     block = grids[0].block
-    lines = [f"## {_title(block.table)}{block.caption}", ""]
-    lines += _legend(grids)
+    title = f"Table {block.table.removeprefix('table')}: " if block.table.startswith("table") else ""
+    lines = [f"## {title}{block.caption}", "", *_legend(grids)]
     if overrides:
         lines.append(f"Overrides: `{' '.join(overrides)}`")
     for grid in grids:
@@ -43,7 +43,7 @@ def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequen
     if against:
         header = ["metric", "method", "images", "network", "ours", "paper", "gap", "joint spread", "within it"]
         lines += ["", "### Against the paper", "", *_aligned([header, *against])]
-    # The grids may be several metrics of the same runs.
+    # Grids of different metrics share their runs.
     missing = list(dict.fromkeys(line for grid in grids for line in _missing(grid.flat())))
     if missing:
         lines += ["", "### Missing", "", *(f"- {line}" for line in missing)]
@@ -52,16 +52,12 @@ def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequen
     return "\n".join(lines) + "\n"
 
 
-def _title(table: str) -> str:
-    return f"Table {table.removeprefix('table')}: " if table.startswith("table") else ""
-
-
 def _legend(grids: Sequence[Grid]) -> list[str]:
     sizes = sorted({cell.paper.n for grid in grids for cell in grid.flat() if cell.paper is not None})
-    paper = f" Below each method the paper's own figures, n = {', '.join(map(str, sizes))}." if sizes else ""
+    paper = f" Below each method the paper's values, n = {', '.join(map(str, sizes))}." if sizes else ""
     return [
         f"Percent, last epoch: mean ± sample standard deviation (n − 1) over (n) seeds.{paper}",
-        "Bold: the best of ours in its column, where the second best of ours is farther away than their joint spread,",
+        "Bold: the best of ours in its column, ahead of our second best by more than their joint spread,",
         "√(std² + std²), which needs n ≥ 2 on both sides.",
     ]
 
@@ -71,7 +67,7 @@ def name_of(word: str) -> str:
 
 
 def in_common(grid: Grid) -> str | None:
-    """The network that all columns share, else the image set, else None."""
+    """The network that all columns share, else the dataset, else None."""
     datasets, models = ({column[part] for column in grid.block.columns} for part in (0, 1))
     return next((names.pop() for names in (models, datasets) if len(names) == 1), None)
 
@@ -83,31 +79,30 @@ def _heading(grid: Grid) -> str:
 
 
 def column_names(grid: Grid) -> list[str]:
-    """What tells the columns apart: image sets, the networks on one, or both."""
+    """Dataset and network of each column, without the one that all columns share."""
     common = in_common(grid)
     return [", ".join(name_of(word) for word in column if word != common) for column in grid.block.columns]
 
 
-def _number(figure: Figure | None, count: bool = True) -> str:
-    if figure is None:
+def _number(value: MeanStd | None, count: bool = True) -> str:
+    if value is None:
         return "–"
-    spread = "" if figure.std is None else f" ± {figure.std:.2f}"
-    return f"{figure.mean:.2f}{spread}" + (f" ({figure.n})" if count else "")
+    spread = "" if value.std is None else f" ± {value.std:.2f}"
+    return f"{value.mean:.2f}{spread}" + (f" ({value.n})" if count else "")
 
 
 def _grid_rows(grid: Grid) -> list[list[str]]:
     rows = [["method", *column_names(grid)]]
     for row in grid.cells:
-        cells = [_number(cell.ours) for cell in row]
-        bold = [f"**{text}**" if cell.best else text for cell, text in zip(row, cells, strict=True)]
-        rows.append([f"`{row[0].method}`", *bold])
+        cells = [f"**{_number(cell.ours)}**" if cell.best else _number(cell.ours) for cell in row]
+        rows.append([f"`{row[0].method}`", *cells])
         if any(cell.paper is not None for cell in row):
             rows.append(["– paper", *(_number(cell.paper, count=False) for cell in row)])
     return rows
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table that is also one to the eye: the first row is its header."""
+    """A Markdown table with padded columns; the first row is its header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -117,33 +112,30 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _against(grid: Grid, cell: Cell) -> list[str]:
     if cell.joint_spread is not None:
-        told = [f"{cell.joint_spread:.2f}", "yes" if cell.within_joint_spread else "no"]
+        verdict = [f"{cell.joint_spread:.2f}", "yes" if cell.within_joint_spread else "no"]
     else:
-        told = ["–", "our n = 1 has no spread" if len(cell.values) == 1 else "the paper gives no spread"]
+        verdict = ["–", "our n = 1 has no spread" if len(cell.values) == 1 else "the paper gives no spread"]
     words = [name_of(grid.block.metric), f"`{cell.method}`", name_of(cell.dataset), name_of(cell.model)]
     assert cell.gap is not None
     gap = f"{round(cell.gap, 2) + 0.0:+.2f}"  # no -0.00
-    return [*words, _number(cell.ours), _number(cell.paper, count=False), gap, *told]
+    return [*words, _number(cell.ours), _number(cell.paper, count=False), gap, *verdict]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
-    """A line for each reason, with all the methods of one image set and network that lack the same seeds for it."""
+    """A line for each dataset, network, reason and set of seeds, listing the methods that lack them."""
     seeds_of: dict[tuple[str, str, str], list[int]] = {}
     for cell in cells:
-        for seed, why in cell.missing.items():
-            seeds_of.setdefault((f"{cell.dataset}_{cell.model}", why, cell.method), []).append(seed)
-    methods_of: dict[tuple[str, str, str], list[str]] = {}
-    for (recipe, why, method), seeds in seeds_of.items():
-        told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-        methods_of.setdefault((recipe, told, why), []).append(f"`{method}`")
-    return [f"{recipe}, {told}, {why}: {', '.join(methods)}" for (recipe, told, why), methods in methods_of.items()]
-
-
-# JSON
+        for seed, reason in cell.missing.items():
+            seeds_of.setdefault((f"{cell.dataset}_{cell.model}", reason, cell.method), []).append(seed)
+    methods_of: dict[str, list[str]] = {}
+    for (recipe, reason, method), seeds in seeds_of.items():
+        line = f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, {reason}"
+        methods_of.setdefault(line, []).append(f"`{method}`")
+    return [f"{line}: {', '.join(methods)}" for line, methods in methods_of.items()]
 
 
 def as_json(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-    """Every cell with its values by seed, unrounded; null where there is none."""
+    """Every cell with its values by seed, unrounded; null where unknown."""
     block = grids[0].block
     content = {
         "table": block.table,
@@ -164,7 +156,7 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
         "dataset": cell.dataset,
         "model": cell.model,
         "values": {str(seed): value for seed, value in cell.values.items()},
-        "missing": {str(seed): why for seed, why in cell.missing.items()},
+        "missing": {str(seed): reason for seed, reason in cell.missing.items()},
         "n": len(cell.values),
         "mean": None if ours is None else ours.mean,
         "std": None if ours is None else ours.std,

@@ -1,7 +1,7 @@
-"""The page that the paper's figures are made for: two columns, letters of 7 to 8 points, one panel a run.
+"""Page layout of the paper's figures: two columns, text of 7 to 8 points, one panel per run.
 
-Draw under `matplotlib.rc_context(PAPER_STYLE)`. A name is printed as it is, shortened where it does not fit, and never
-read as a formula.
+Draw under `matplotlib.rc_context(PAPER_STYLE)`. Names are printed literally: shortened where they do not fit, never
+parsed as formulas.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -20,16 +20,15 @@ from matplotlib.textpath import text_to_path
 
 from cskd_hf.report.figures import STYLE, render
 
-# Inches: the columns of a paper, and what is left of a page beside a caption.
+# Inches: a paper's columns, and the page's height less a caption.
 ONE_COLUMN_WIDTH = 3.3
 TWO_COLUMNS_WIDTH = 6.9
 PAGE_HEIGHT = 8.5
 MAX_PANEL_HEIGHT = 3.6
 LINE_HEIGHT = 0.15  # of a legend
-POINTS = 72  # an inch
+POINTS = 72  # per inch
 
 SMALL = 7.0  # points
-FORMATS = ("pdf", "png")
 
 PAPER_STYLE = matplotlib.RcParams(
     STYLE
@@ -51,79 +50,81 @@ PAPER_STYLE = matplotlib.RcParams(
         "figure.constrained_layout.h_pad": 0.05,
         "figure.constrained_layout.w_pad": 0.03,
         "savefig.dpi": 300,
-        "pdf.fonttype": 42,  # TrueType: conferences refuse matplotlib's own Type 3
+        "pdf.fonttype": 42,  # TrueType: conferences reject matplotlib's default, Type 3
     }
 )
 
 
 class Drawing(NamedTuple):
-    """A figure, and what it shows in words."""
+    """A figure and its alternative text."""
 
     figure: Figure
     description: str
 
     def files(self) -> dict[str, bytes]:
-        """The figure in every format of `FORMATS`, by the format's extension."""
+        """File extension → content."""
         with matplotlib.rc_context(PAPER_STYLE):
             return {"pdf": render(self.figure, self.description, "pdf"), "png": render(self.figure, self.description)}
 
 
-class Panels(NamedTuple):
-    """Panels in rows; `left` and `bottom` are those with nothing beside or below them."""
-
-    figure: Figure
-    axes: list[Axes]
-    left: list[Axes]
-    bottom: list[Axes]
-    width: float  # of one, in points, its own labels included
+def grid_shape(num_panels: int, max_columns: int = 3) -> tuple[int, int]:
+    """Rows and columns; four panels are two and two, not three and one."""
+    columns = -(-num_panels // 2) if num_panels == max_columns + 1 else min(num_panels, max_columns)
+    return -(-num_panels // columns), columns
 
 
-def panels(num_panels: int, extra_height: float, max_columns: int = 3) -> Panels:
-    """A figure with one panel a run, square but for `extra_height` inches, at most `max_columns` beside each other."""
-    columns = min(num_panels, max_columns)
-    if num_panels == max_columns + 1:
-        columns = -(-num_panels // 2)  # four are two and two, not three and one
-    rows = -(-num_panels // columns)
-    each = ONE_COLUMN_WIDTH if num_panels == 1 < max_columns else TWO_COLUMNS_WIDTH / max_columns
-    height = (min(each, MAX_PANEL_HEIGHT) + extra_height) * rows
-    figure = Figure(figsize=(each * columns, height))
-    grid = [axes for row in figure.subplots(rows, columns, squeeze=False) for axes in row]
+def panels(
+    num_panels: int, extra_height: float, max_columns: int = 3, xlabel: str = "", ylabel: str = ""
+) -> tuple[Figure, list[Axes], float]:
+    """Panels in rows of at most `max_columns`, square but for `extra_height` inches; outer ones have tick labels.
+
+    Returns:
+        The figure, its panels, and a panel's width in points, labels included.
+    """
+    rows, columns = grid_shape(num_panels, max_columns)
+    width = ONE_COLUMN_WIDTH if num_panels == 1 < max_columns else TWO_COLUMNS_WIDTH / max_columns
+    height = (min(width, MAX_PANEL_HEIGHT) + extra_height) * rows
+    figure = Figure(figsize=(width * columns, height))
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[num_panels:]:
         axes.remove()
-    axes = grid[:num_panels]
-    return Panels(figure, axes, axes[::columns], axes[-columns:], each * POINTS)
+    for number, axes in enumerate(grid[:num_panels]):
+        left, bottom = number % columns == 0, number >= num_panels - columns
+        axes.tick_params(labelleft=left, labelbottom=bottom)
+        axes.set(xlabel=xlabel if bottom else "", ylabel=ylabel if left else "")
+    return figure, grid[:num_panels], width * POINTS
 
 
 def set_title(axes: Axes, width: float, label: str, *lines: str) -> None:
-    """A run's label above its panel, on two lines if need be, and further lines; none wider than `width` points."""
+    """A run's label above its panel, on two lines if needed, and further lines; none wider than `width` points."""
     size = PAPER_STYLE["axes.titlesize"]
     label, rest = shortened(label, sys.maxsize, size), ""
     while text_width(label, size) > width and ", " in label:
         label, _, part = label.rpartition(", ")
         rest = f"{part}, {rest}" if rest else part
     label += "," if rest else ""
-    cut = [shortened(line, width, size) for line in (label, rest, *lines) if line]
-    axes.set_title("\n".join(cut), parse_math=False)
+    fitted = [shortened(line, width, size) for line in (label, rest, *lines) if line]
+    axes.set_title("\n".join(fitted), parse_math=False)
 
 
 def legend(
-    figure: Figure, handles: Sequence[Artist], names: Sequence[str], title: str | None = None, **layout: Any
+    figure: Figure, handles: Sequence[Artist], names: Sequence[str], title: str = "", markerscale: float = 1.0
 ) -> None:
-    """A legend below the panels, in as many columns as its names leave room for; the figure grows by its height."""
+    """A legend below the panels, with as many columns as fit; the figure grows by its height."""
     width = figure.get_figwidth() * POINTS
-    longest = max(text_width(name, SMALL) for name in names) + 5 * SMALL  # the sample of the line, and air
+    longest = max(text_width(name, SMALL) for name in names) + 5 * SMALL  # the line sample and padding
     columns = min(len(names), max(1, int(width / longest)))
     rows = -(-len(names) // columns)
-    columns = -(-len(names) // rows)  # rows of one length
-    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (rows + (title is not None)))
-    # Numbers first: matplotlib leaves out a label that begins with an underscore.
+    columns = -(-len(names) // rows)  # rows of equal length
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (rows + bool(title)))
+    # Numbers as placeholders: matplotlib omits a label that begins with an underscore.
     drawn = figure.legend(
         handles,
-        [str(number) for number in range(len(names))],
+        list(map(str, range(len(names)))),
         loc="outside lower center",
         ncols=columns,
-        title=None if title is None else shortened(title, width - 2 * SMALL, SMALL),
-        **layout,
+        title=shortened(title, width - 2 * SMALL, SMALL),
+        markerscale=markerscale,
     )
     drawn.get_title().set_parse_math(False)
     for text, name in zip(drawn.get_texts(), names, strict=True):
@@ -132,17 +133,17 @@ def legend(
 
 
 def shortened(name: str, width: float, size: float, bold: bool = False) -> str:
-    """A name as one line of at most `width` points: the end, where what differs often is, keeps two thirds.
+    """A name on one line of at most `width` points; two thirds of what fits is its end, where names often differ.
 
-    A letter that the font lacks becomes `�`, which it has: matplotlib would warn and draw an empty box.
+    A character missing from the font becomes `�`, which it has: matplotlib would warn and draw an empty box.
     """
-    known = _letters()
-    name = "".join(letter if ord(letter) in known else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
+    known = _characters()
+    name = "".join(char if ord(char) in known else "\N{REPLACEMENT CHARACTER}" for char in " ".join(name.split()))
     if text_width(name, size, bold) <= width:
         return name
-    for kept in range(len(name) - 1, 1, -1):
-        head = kept // 3
-        shorter = f"{name[:head].rstrip()}…{name[head - kept :].lstrip()}"
+    for length in range(len(name) - 1, 1, -1):
+        head = length // 3
+        shorter = f"{name[:head].rstrip()}…{name[head - length :].lstrip()}"
         if text_width(shorter, size, bold) <= width:
             return shorter
     return "…"
@@ -156,5 +157,5 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 @cache
-def _letters() -> frozenset[int]:
+def _characters() -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties(family=STYLE["font.family"]))).get_charmap())

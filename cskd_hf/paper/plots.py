@@ -1,15 +1,14 @@
-"""The figures of the paper, of any finished runs on the same test images: each as PDF and PNG.
+"""The paper's figures for finished runs on the same test images, each as PDF and PNG.
 
-reliability          reliability diagrams, a panel a run
+reliability          reliability diagrams, one panel per run
 log_probability      log-probabilities of the predicted and of the true label over misclassified images
-features             t-SNE of penultimate features, a panel a run
-confident_mistakes   the first run's, with their pictures, and the most likely labels to every run
-superclasses         superclass predicted given the true one, where classes are named `superclass: class`
+features             t-SNE of penultimate features, one panel per run
+confident_mistakes   the first run's, with their images and every run's most likely labels
+superclasses         superclass confusion matrices, where classes are named `superclass: class`
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,22 +17,22 @@ from cskd_hf.errors import UserError
 from cskd_hf.paper.example_plots import (
     confident_mistakes,
     feature_maps,
+    load_pictures,
     mistakes_on_a_page,
     most_confident_mistakes,
-    pictures_of,
 )
 from cskd_hf.paper.finished_runs import FinishedRun, read_runs
 from cskd_hf.paper.page_style import Drawing
 from cskd_hf.paper.prediction_plots import log_probabilities, reliability_diagrams, superclass_matrices
 
 
-def draw_figures(runs: Sequence[Path], output: Path) -> list[Path]:
-    """Draw every figure that these runs have and write it to `output`, which is made; nothing before all are drawn.
+def draw_figures(folders: Sequence[Path], output: Path) -> list[Path]:
+    """Draw every figure that the runs allow, then write them all to `output`.
 
-    A figure that cannot be drawn, such as the mistakes' where the data is gone, is named on stderr with the reason.
+    A figure that cannot be drawn, such as the mistakes without the dataset, is named on stderr with the reason.
 
     Args:
-        runs: run folders; the first one's mistakes are shown.
+        folders: run folders; the first one's mistakes are shown.
 
     Returns:
         The files, in the order above.
@@ -41,50 +40,34 @@ def draw_figures(runs: Sequence[Path], output: Path) -> list[Path]:
     Raises:
         UserError: see `read_runs`; or `output` cannot be written.
     """
-    existing = next(place for place in (output.absolute(), *output.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise UserError(f"{existing}: a file; name a folder for the figures")
-    read = read_runs(runs)
-    drawings = {
-        "reliability": reliability_diagrams(read),
-        "log_probability": log_probabilities(read),
-        "features": feature_maps(read),
-        "confident_mistakes": _mistakes(read),
-        "superclasses": superclass_matrices(read),
-    }
-    reasons = {
-        "log_probability": "no run misclassifies a test image",
-        "features": "too few test images for t-SNE",
-    }
-    files: dict[Path, bytes] = {}
-    for name, drawing in drawings.items():
-        if drawing is not None:
-            files |= {output / f"{name}.{extension}": content for extension, content in drawing.files().items()}
-        elif name in reasons:
-            _note(name, reasons[name])
+    runs = read_runs(folders)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        files: dict[Path, bytes] = {}
+        for name, drawing in (
+            ("reliability", reliability_diagrams(runs)),
+            ("log_probability", log_probabilities(runs) or "no run misclassifies a test image"),
+            ("features", feature_maps(runs) or "too few test images for t-SNE"),
+            ("confident_mistakes", _mistakes(runs)),
+            ("superclasses", superclass_matrices(runs)),
+        ):
+            if isinstance(drawing, str):
+                print(f"note: {name}: not drawn: {drawing}", file=sys.stderr)
+            elif drawing is not None:
+                files |= {output / f"{name}.{extension}": content for extension, content in drawing.files().items()}
         for path, content in files.items():
-            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise UserError(f"--output: {error.filename or output}: {error.strerror or error}") from None
     return list(files)
 
 
-def _mistakes(runs: Sequence[FinishedRun]) -> Drawing | None:
+def _mistakes(runs: Sequence[FinishedRun]) -> Drawing | str:
+    """The drawing, or why there is none."""
     images = most_confident_mistakes(runs[0], mistakes_on_a_page(len(runs)))
     if not len(images):
-        _note("confident_mistakes", f"{runs[0].folder} misclassifies no test image")
-        return None
+        return f"{runs[0].folder} misclassifies no test image"
     try:
-        pictures = pictures_of(runs[0], images)
+        return confident_mistakes(runs, images, load_pictures(runs[0], images))
     except UserError as error:
-        _note("confident_mistakes", " ".join(str(error).split()))
-        return None
-    return confident_mistakes(runs, images, pictures)
-
-
-def _note(name: str, reason: str) -> None:
-    print(f"note: {name} is left out: {reason}", file=sys.stderr)
+        return " ".join(str(error).split())

@@ -1,37 +1,32 @@
-"""Print a recipe as it would run, or the JSON Schema of all recipes."""
+"""Print a recipe as it would run, or the JSON Schema of recipes.
+
+python -m cskd_hf.recipe RECIPE [section.key=value ...]
+python -m cskd_hf.recipe --schema > recipe.schema.json
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Union
-
-from pydantic import Field
 
 from cskd_hf.errors import run_command
-from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
-
-if TYPE_CHECKING:
-    AnyMethod = Method
-else:
-    AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007
 from cskd_hf.recipe.recipe import Recipe, load_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.recipe", description="Print a recipe, or the recipes' schema."
+        prog="python -m cskd_hf.recipe", description="Print a recipe with its overrides and defaults, or the schema."
     )
-    parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of a shipped one")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema, for editors")
+    parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example optimizer.lr=0.05")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
     args = parser.parse_intermixed_args(argv)
     if args.schema:
         print(json.dumps(Recipe.model_json_schema(), indent=2))
     elif args.recipe is None:
-        parser.error("name a recipe, or ask for --schema")
+        parser.error("name a recipe, or write --schema")
     else:
         print(yaml_io.dumps(load_recipe(args.recipe, args.overrides).to_dict()), end="")
     return 0

@@ -1,7 +1,7 @@
-"""Image sets by name: where they are, their columns and splits, and the statistics their pixels are scaled by.
+"""The paper's datasets and ours by name: where they are, their columns, splits and pixel statistics.
 
-Facts only; `data/sources.py` opens them, `check.py` compares what was opened with what is written here. A recipe's own
-`data` and `transform` keys override any of them.
+`data/sources.py` opens the datasets, `python -m cskd_hf.check` compares them with these facts, and the `data` and
+`transform` keys of a recipe override them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,41 +17,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One named image set.
+    """Facts about one named dataset."""
 
-    Attributes:
-        path: Hub id; None where the Hub has no set with the official split, or the set needs no Hub.
-        alternatives: other Hub ids with the same images, split, columns and classes: `data.dataset=ID`.
-        revision: the commit that `data.revision: null` means; None follows the Hub's main.
-        gated: the Hub asks to accept the set's terms and to log in.
-        data_files: files of each split in the Hub's repository, where its own list would fetch more than is asked for.
-        num_classes: classes of the official set.
-        num_images: images a split.
-        holdout: a split of its own for the temperature, where the set has one.
-        mean, std: of the RGB channels in [0, 1], as the paper normalises them.
-        official_split: whose division into training and test images this is.
-        citation: the set's paper.
-        terms: licence or terms of use.
-        prepare: the script that makes a folder of the original archive; None where none is needed.
-    """
-
-    path: str | None
+    path: str | None  # Hub id; None: the Hub has no copy with the official split, or none is needed
     num_classes: int
-    num_images: dict[str, int]
-    official_split: str
+    num_images: dict[str, int]  # by split
+    official_split: str  # who divided the images into training and test
     citation: str
-    terms: str
-    prepare: str | None = None
-    alternatives: tuple[str, ...] = ()
-    revision: str | None = None
-    gated: bool = False
-    data_files: dict[str, str] = field(default_factory=dict)
+    terms: str  # licence or terms of use, in words
+    licence: str  # Hub id; `other`: the set's own terms, all of which forbid commercial use; `unknown`: none stated
+    prepare: str | None = None  # script that converts the original archive; None: not needed
+    alternatives: tuple[str, ...] = ()  # other Hub ids with the same images, splits, columns and classes
+    revision: str | None = None  # commit meant by `data.revision: null`; None: the Hub's main
+    gated: bool = False  # the Hub asks users to log in and accept the terms
+    data_files: dict[str, str] = field(default_factory=dict)  # split → files, if the Hub would fetch more than needed
     train_split: str = "train"
     test_split: str = "test"
-    holdout: str | None = None
+    holdout: str | None = None  # split for fitting the temperature
     image_column: str = "image"
     label_column: str = "label"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of the RGB channels in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
 
 
@@ -65,6 +51,7 @@ CATALOG = {
         official_split="ILSVRC 2012's training and validation images; the labels of its test images are not public",
         citation="Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 115, 2015",
         terms="non-commercial research and education; ImageNet's terms of access, to be accepted on the Hub",
+        licence="other",
         prepare="scripts/prepare_imagenet.py",
     ),
     "cub200": CatalogEntry(
@@ -75,6 +62,7 @@ CATALOG = {
         official_split="the authors' train_test_split.txt",
         citation="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, Caltech CNS-TR-2011-001, 2011",
         terms="non-commercial research and education; Caltech owns no copyright in the images",
+        licence="other",
         prepare="scripts/prepare_cub200.py",
     ),
     "stanford_dogs": CatalogEntry(
@@ -85,6 +73,7 @@ CATALOG = {
         official_split="the authors' train_list.mat and test_list.mat: 100 training images a class",
         citation="Khosla et al., Novel Dataset for Fine-Grained Image Categorization, FGVC workshop at CVPR 2011",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_stanford_dogs.py",
     ),
     "mit67": CatalogEntry(
@@ -94,6 +83,7 @@ CATALOG = {
         official_split="the authors' TrainImages.txt and TestImages.txt: about 80 and 20 images a class",
         citation="Quattoni and Torralba, Recognizing Indoor Scenes, CVPR 2009",
         terms="research only; the images' copyright stays with their owners",
+        licence="other",
         prepare="scripts/prepare_mit67.py",
     ),
     "tiny_imagenet": CatalogEntry(
@@ -104,6 +94,7 @@ CATALOG = {
         official_split="the course's training and validation images; the labels of its test images are not public",
         citation="Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS 231N, 2015",
         terms="images of ImageNet, under its terms: non-commercial research and education",
+        licence="other",
         prepare="scripts/prepare_tiny_imagenet.py",
     ),
     "cifar100": CatalogEntry(
@@ -117,6 +108,7 @@ CATALOG = {
         official_split="the authors' training and test batches: 500 and 100 images a class",
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009",
         terms="no licence stated; the authors ask for the citation",
+        licence="unknown",
     ),
     "fashion_mnist_1k": CatalogEntry(
         path=None,
@@ -125,11 +117,12 @@ CATALOG = {
         holdout="holdout",
         mean=(0.287, 0.287, 0.287),
         std=(0.355, 0.355, 0.355),
-        official_split="the authors' 10,000 test images; of their 60,000 training images the first 100 of each class "
-        "to train, the next 100 held out [ours]",
+        official_split="the authors' 10,000 test images; of their 60,000 training images the first 100 per class for "
+        "training and the next 100 for the hold-out set [ours]",
         citation="Xiao, Rasul, Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
         "Algorithms, arXiv:1708.07747, 2017",
         terms="MIT; copyright 2017 Zalando SE",
+        licence="mit",
         prepare="scripts/prepare_fashion_mnist_1k.py",
     ),
     "digits": CatalogEntry(
@@ -139,34 +132,40 @@ CATALOG = {
         holdout="holdout",
         mean=(0.305, 0.305, 0.305),
         std=(0.375, 0.375, 0.375),
-        official_split="none: 20 of each class to train, 30 held out, the rest to test, in a fixed random order [ours]",
+        official_split="none: in a fixed random order, 20 images per class for training, 30 for the hold-out set, the "
+        "rest to test [ours]",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI ML repository, 1998",
         terms="CC BY 4.0; the 1,797 scans of 8×8 pixels that scikit-learn's load_digits ships",
+        licence="cc-by-4.0",
     ),
 }
 
 
 def entry_of(dataset: str) -> CatalogEntry | None:
-    """The facts of a set by its name or Hub id, or of a folder that a script made of its original archive, or None."""
-    if dataset in CATALOG:
-        return CATALOG[dataset]
-    for entry in CATALOG.values():
-        if dataset in (entry.path, *entry.alternatives):
+    """The entry of a catalog name, a Hub id, or a folder that one of scripts/ prepared; None for other data."""
+    for name, entry in CATALOG.items():
+        if dataset in (name, entry.path, *entry.alternatives):
             return entry
-    try:
-        return CATALOG[json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))["name"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # somebody else's manifest, or none
+    original = _manifest(dataset).get("name")
+    return CATALOG[original] if isinstance(original, str) and original in CATALOG else None
 
 
 def note_of_copy(dataset: str) -> str | None:
-    """What a report has to say where `data.dataset` is a folder that scripts/resize_dataset.py made."""
+    """How a folder written by scripts/resize_dataset.py differs from its original; None for other data."""
+    made = _manifest(dataset).get("resized")
+    if not isinstance(made, dict):
+        return None
+    loss = f"{made['mean_decibels']:.1f} dB" if made["num_resized"] else "no loss"
+    return (
+        f"the images are a copy with short sides of at most {made['short_side']} pixels (JPEG quality "
+        f"{made['quality']}: {loss} against the originals resized likewise, {made['num_sampled']} sampled)"
+    )
+
+
+def _manifest(dataset: str) -> dict[str, Any]:
+    """manifest.json of a prepared folder; empty if there is none, or another program's."""
     try:
-        made = json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))["resized"]
-        loss = f"{made['mean_decibels']:.1f} dB" if made["num_resized"] else "no loss"
-        return (
-            f"the images are a copy with short sides of at most {made['short_side']} pixels (JPEG quality "
-            f"{made['quality']}: {loss} against the originals made smaller likewise, {made['num_sampled']} sampled)"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no folder, no manifest, or one of another kind
+        manifest = json.loads((Path(dataset) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

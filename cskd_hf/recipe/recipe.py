@@ -1,13 +1,4 @@
-"""The recipe: YAML in, frozen and validated settings out.
-
-A section is one function's keyword arguments under its own names: `model` is `timm.create_model`, `optimizer` is
-`timm.optim.create_optimizer_v2`, `scheduler` is `timm.scheduler.create_scheduler_v2`, `transform` is
-`timm.data.create_transform`; `data` and `run` take timm's, else Accelerate's and transformers' names; `method` is one
-of `cskd_hf.methods.METHODS`, chosen by its `name`. Two levels, never three.
-
-    python -m cskd_hf.recipe --schema > recipe.schema.json     # editors complete recipes with it
-    python -m cskd_hf.recipe RECIPE [section.key=value ...]    # print the recipe as it would run
-"""
+"""The recipe: YAML in, frozen and validated settings out; README.md in this folder explains the format."""
 
 from __future__ import annotations
 
@@ -15,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 from pydantic import Field, ValidationError
 
 from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
-from cskd_hf.recipe.explain import explain
+from cskd_hf.recipe.explain import Checked, explain
 from cskd_hf.recipe.sections import (
     DataSection,
     ModelSection,
@@ -38,9 +29,18 @@ if TYPE_CHECKING:
 else:
     AnyMethod = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007
 
+Kind = TypeVar("Kind", bound=Section)
+
 
 class Recipe(Section):
-    """A whole experiment."""
+    """One experiment.
+
+    Example:
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml").replace(run={"seed": 1})
+        >>> recipe.run.seed, recipe.to_dict()["method"]["temperature"]
+        (1, 4.0)
+    """
 
     data: DataSection
     transform: TransformSection = TransformSection()
@@ -56,11 +56,15 @@ class Recipe(Section):
         return self.model_copy(update=changed)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain lists, numbers and strings: what YAML and JSON hold."""
+        """Section → key → value, in YAML's and JSON's types."""
         return self.model_dump(mode="json")
 
 
-# Settings that change neither the weights nor the numbers of a run.
+class _DataOnly(Section):
+    data: DataSection
+
+
+# Settings that change neither the weights nor the metrics of a run.
 _NOT_IN_HASH = {
     "data": ("workers",),
     "run": (
@@ -71,7 +75,7 @@ _NOT_IN_HASH = {
 
 
 def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The settings that decide what a run computes: with the number of processes, the network that it trains."""
+    """The settings that, with the number of processes, determine a run's results."""
     settings = recipe.to_dict()
     for section, keys in _NOT_IN_HASH.items():
         for key in keys:
@@ -80,60 +84,69 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hexadecimal digits of the SHA-256 of what of `identity` is not a default.
+    """16 hexadecimal digits of the SHA-256 of those settings of `identity` that are not defaults.
 
-    So a setting that is added one day, with a default that changes nothing, leaves the hashes of old runs alone.
+    A setting added later, with a default that changes nothing, leaves the hashes of earlier runs as they are.
     """
-    everything, chosen = identity(recipe), recipe.model_dump(mode="json", exclude_defaults=True)
-    told = {
-        section: {key: value for key, value in keys.items() if key in chosen.get(section, {})}
-        for section, keys in everything.items()
+    changed = recipe.model_dump(mode="json", exclude_defaults=True)
+    hashed = {
+        section: {key: value for key, value in keys.items() if key in changed.get(section, {})}
+        for section, keys in identity(recipe).items()
     }
-    told["method"]["name"] = recipe.method.name
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    hashed["method"]["name"] = recipe.method.name
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `section.key=value` overrides, validate.
 
     Args:
-        path: a YAML file; one missing in the working folder is looked for among the recipes shipped with the package.
+        path: a YAML file; one missing in the working folder is looked up among the recipes shipped with the package.
         overrides: values are YAML: `optimizer.lr=0.05`, `'method={name: cross_entropy}'`.
 
     Raises:
-        UserError: one line for each mistake, with the key, what was read and what is allowed.
+        UserError: one line for each mistake: place, key, value read, what is allowed.
+
+    Example:
+        >>> from cskd_hf import load_recipe
+        >>> recipe = load_recipe("recipes/digits_resnet10.yaml", ["optimizer.lr=0.05", "method.temperature=2.0"])
+        >>> recipe.optimizer.lr, recipe.method.temperature
+        (0.05, 2.0)
     """
     file = yaml_io.find(path)
-    settings, lines = yaml_io.read(file)
+    settings, places = yaml_io.read(file)
     for override in overrides:
-        yaml_io.apply_override(settings, override)
-    where = {".".join(key): f"{file}:{line}" for key, line in lines.items()}
-    for override in overrides:
-        name = override.partition("=")[0].strip()
-        section, dot, _ = name.partition(".")
-        if dot:
-            where.setdefault(section, "command line")
-        else:  # a whole section: the lines of the one it replaces are about nothing now
-            where = {key: place for key, place in where.items() if not key.startswith(f"{section}.")}
-        where[name] = "command line"
-    recipe = parse_recipe(settings, source=str(file), where=where)
+        yaml_io.apply_override(settings, override, places)
+    recipe = parse_recipe(settings, str(file), places)
     if recipe.run.output_dir is None:
         name = f"{file.stem}-{recipe.method.name}-seed{recipe.run.seed}"
         recipe = recipe.replace(run={"output_dir": f"runs/{name}"})
     return recipe
 
 
-def parse_recipe(settings: Mapping[str, Any], source: str = "recipe", where: Mapping[str, str] | None = None) -> Recipe:
-    """Validate nested plain values; `where` maps 'section.key' to the place that set it, for the error lines."""
-    try:
-        # Through JSON, so that strictness accepts what YAML can say: a list for a tuple, but no string for a number.
-        text = json.dumps(settings, default=str)
-        return Recipe.model_validate_json(text)
-    except ValidationError as error:
-        # What was validated, whose keys are words: YAML's `3: x` has another kind of key.
-        raise UserError("\n".join(explain(error, json.loads(text), Recipe, source, where or {}))) from None
+def parse_recipe(
+    settings: Mapping[str, Any], source: str = "recipe", places: Mapping[str, str] | None = None
+) -> Recipe:
+    """Validate section → key → value; errors name the place of 'section.key', or else `source`."""
+    return _validate(Recipe, settings, source, places or {})
+
+
+def parse_data(settings: Any, source: str, places: Mapping[str, str] | None = None) -> DataSection:
+    """Validate the keys of a data section, for code that reads images and trains nothing."""
+    return _validate(_DataOnly, {"data": settings}, source, places or {}).data
 
 
 def dump_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the resolved recipe: the file reruns the experiment."""
+    """Write a file that reruns the experiment."""
     yaml_io.write(recipe.to_dict(), path)
+
+
+def _validate(kind: type[Kind], settings: Mapping[str, Any], source: str, places: Mapping[str, str]) -> Kind:
+    # Through JSON: strict validation then accepts a list for a tuple, but no string for a number.
+    text = json.dumps(settings, default=str)
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        sections = {name: field.annotation for name, field in kind.model_fields.items()}
+        # Parsed again, because JSON turned YAML's number keys into strings.
+        raise UserError(explain(error, Checked(json.loads(text), sections, METHODS), source, places)) from None

@@ -1,43 +1,58 @@
-"""YAML as recipes use it: exact about types, duplicate keys and where a value was written."""
+"""Recipe files: YAML 1.2 numbers and words, no duplicate keys, and the line of every key."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from cskd_hf.errors import UserError
+from cskd_hf.files import write_text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_COMMAND_LINE = "command line"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `1e-4` is a number and `no` a word, which YAML 1.1 reads as a string and as false."""
+    """YAML 1.2's plain scalars: `1e-4` is a number and `no` a word; YAML 1.1 reads a string and false."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError) as error:  # PyYAML raises these for `!!int x` and `!!bool x`
+            raise ConstructorError(None, None, f"the value does not fit its tag: {error}", node.start_mark) from None
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp", ":int"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.nan$"
-    ),
-    list("-+.0123456789"),
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern in {
+    "merge": "<<",
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(?:0|[1-9][0-9_]*)",
+    "float": r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9][0-9_]*|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.nan",
+}.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), None)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Sections as blocks, lists on one line, as people write recipes."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
 
 
 def _shipped() -> Path:
-    """The recipes' folder: inside an installed package, or beside it in a checkout."""
+    """The folder of recipes: inside an installed package, or beside it in a checkout."""
     installed = _PACKAGE / "_recipes"
     return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
 
@@ -45,7 +60,7 @@ def _shipped() -> Path:
 def find(path: str | Path) -> Path:
     """The file at `path`, else the shipped recipe of that name."""
     path = Path(path)
-    if os.path.isfile(path):  # where Path.is_file raises, for a name too long or a closed folder, this is false
+    if os.path.isfile(path):  # unlike Path.is_file, false for an overlong name and an unreadable folder
         return path
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder, not a recipe; name a YAML file in it")
@@ -58,97 +73,80 @@ def find(path: str | Path) -> Path:
     raise UserError(f"{path}: no such recipe; {hint}")
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """A YAML mapping, and the line each of its keys was written on."""
+def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A YAML mapping, and the place of each key in it: 'section.key' → 'file:line'."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
+    settings, places = _parse(text, lambda line: f"{path}:{line}")
+    if settings is None:
+        raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
+    if not isinstance(settings, dict):
+        kind = "list" if isinstance(settings, list) else "single value"
+        raise UserError(f"{path}: read a {kind}; write a mapping of sections (data: …, model: …)")
+    return settings, places
+
+
+def apply_override(settings: dict[str, Any], override: str, places: dict[str, str] | None = None) -> None:
+    """Set `section.key=value` or `section={…}` in `settings`, and its place in `places`."""
+    name, equals, text = override.partition("=")
+    section, *key = name.strip().split(".")
+    if not equals or not all([section, *key]) or len(key) > 1:
+        raise UserError(f"{override}: not an override; write section.key=value, for example optimizer.lr=0.05")
+    value, _ = _parse(text, lambda _: f"command line: {name.strip()}")
+    places = {} if places is None else places
+    if key:
+        keys = settings.setdefault(section, {})
+        if not isinstance(keys, dict):
+            raise UserError(f"{override}: {section} is {'null' if keys is None else repr(keys)}, which has no keys")
+        keys[key[0]] = value
+        places.setdefault(section, _COMMAND_LINE)
+    else:
+        settings[section] = value
+        for replaced in [place for place in places if place.startswith(f"{section}.")]:
+            del places[replaced]
+    places[name.strip()] = _COMMAND_LINE
+
+
+def _parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[str, str]]:
+    """The value, and the place of each key in it; `place` names a line."""
+    places: dict[str, str] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
-        if not isinstance(node, yaml.MappingNode):
-            kind = "list" if isinstance(node, yaml.SequenceNode) else "single value"
-            raise UserError(f"{path}: a {kind}, where a mapping of sections is needed (data: …, model: …)")
-        lines: dict[tuple[str, ...], int] = {}
-        _walk(node, (), lines, path)
-        return _construct(loader, node), lines
-    except yaml.YAMLError as error:
-        line, problem = _problem(error)
-        place = f"{path}:{line}" if line else path
-        raise UserError(f"{place}: not YAML: {problem}") from None
+            return None, places
+        _find_keys(node, (), places, place)
+        return loader.construct_document(node), places
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{place(line)}: not YAML: {str(error).splitlines()[0]}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        problem = " ".join(", ".join(part for part in (error.context, error.problem, error.note) if part).split())
+        raise UserError(f"{place(line)}: not YAML: {problem}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deep; a recipe has two levels, section and key") from None
+        raise UserError(f"{place(1)}: nested too deep; a recipe has two levels, section and key") from None
 
 
-def _construct(loader: _Loader, node: yaml.Node) -> Any:
-    try:
-        return loader.construct_document(node)
-    except (ValueError, KeyError) as error:  # PyYAML lets these through, from `!!int x`
-        raise yaml.YAMLError(f"a value does not fit its tag: {error}") from None
-
-
-def _problem(error: yaml.YAMLError) -> tuple[int | None, str]:
-    """PyYAML's complaint on one line, and the line of the file it is about."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        parts = (error.context, error.problem, error.note)
-        return error.problem_mark.line + 1, " ".join(", ".join(part for part in parts if part).split())
-    return None, " ".join(str(error).split())
-
-
-def _walk(node: yaml.MappingNode, above: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
-    for key, value in node.value:
-        name = (*above, str(key.value))
-        line = key.start_mark.line + 1
-        if name in lines:  # PyYAML itself lets the last one win without a word
-            raise UserError(f"{path}:{line}: {'.'.join(name)}: written twice, first on line {lines[name]}; keep one")
-        lines[name] = line
-        if isinstance(value, yaml.MappingNode):
-            _walk(value, name, lines, path)
-
-
-def apply_override(settings: dict[str, Any], override: str) -> None:
-    """Set `section.key=value` or `section={…}` in place."""
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys) or len(keys) > 2:
-        raise UserError(f"{override}: not an override; write section.key=value, for example optimizer.lr=0.05")
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if isinstance(node, yaml.MappingNode):
-            _walk(node, tuple(keys), {}, Path("command line"))
-        value = None if node is None else _construct(loader, node)
-    except yaml.YAMLError as error:
-        raise UserError(f"{override}: the value is not YAML: {_problem(error)[1]}") from None
-    if len(keys) == 1:
-        settings[keys[0]] = value
+def _find_keys(node: yaml.Node, above: tuple[str, ...], places: dict[str, str], place: Callable[[int], str]) -> None:
+    if not isinstance(node, yaml.MappingNode):
         return
-    section = settings.setdefault(keys[0], {})
-    if not isinstance(section, dict):
-        held = "null" if section is None else repr(section)
-        raise UserError(f"{override}: {keys[0]} holds {held}, which has no keys")
-    section[keys[1]] = value
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-_Dumper.add_representer(
-    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-)
+    for key, value in node.value:
+        path = (*above, str(key.value))
+        name, here = ".".join(path), place(key.start_mark.line + 1)
+        if name in places:  # PyYAML silently takes the last one
+            raise UserError(f"{here}: {name}: duplicate key, first at {places[name]}; delete one")
+        places[name] = here
+        _find_keys(value, path, places, place)
 
 
 def dumps(settings: dict[str, Any]) -> str:
-    """Sections as blocks, lists on one line: the way recipes are written by hand."""
+    """`settings` as the text of a recipe file."""
     return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def write(settings: dict[str, Any], path: Path) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(dumps(settings), encoding="utf-8")
-    os.replace(temporary, path)
+    """Replace `path` atomically."""
+    write_text(path, dumps(settings))

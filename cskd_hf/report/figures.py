@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cskd_hf.evaluation.metrics import NUM_BINS, ece, reliability_bins
+from cskd_hf.evaluation.confidence import NUM_BINS, ece, reliability_bins
 from cskd_hf.files import write_bytes
 
 # Okabe & Ito, "Color Universal Design" (2008): distinguishable under the common colour blindnesses. Without its yellow,

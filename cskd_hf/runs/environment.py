@@ -88,7 +88,7 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 def hardware_line(environment: dict[str, Any]) -> str:
     """Processes, device and precision, as a card or a report states them: "8 × NVIDIA A100, bf16"."""
     hardware, precision = environment["hardware"], environment["mixed_precision"]
-    threads = f"{hardware['torch_threads']} thread{'' if hardware['torch_threads'] == 1 else 's'} a process"
+    threads = f"{hardware['torch_threads']} thread{'' if hardware['torch_threads'] == 1 else 's'} each"
     device = hardware["accelerators"][0] if hardware["accelerators"] else f"{hardware['cpu']} (CPU), {threads}"
     return f"{environment['num_processes']} × {device}, {'float32' if precision == 'no' else precision}"
 

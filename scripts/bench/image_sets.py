@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,21 @@ CLASSES = 20
 
 OPEN = """
 import json, resource, sys, time
-from cskd_hf.data.inspect import cheap_problems
+from cskd_hf.data.inspect import quick_check
 from cskd_hf.data.splits import load_images
-from cskd_hf.recipe.recipe import parse_recipe
-from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.recipe import parse_data
+from cskd_hf.recipe.resolve import resolve_data
+from cskd_hf.recipe.sections import TransformSection
 folder, holdout = sys.argv[1], float(sys.argv[2])
-recipe = resolve(parse_recipe({
-    "data": {"dataset": folder, "test_split": "test", "holdout": holdout},
-    "model": {"model_name": "resnet50"}, "method": {"name": "cskd"}, "optimizer": {"lr": 0.1},
-    "scheduler": {"num_epochs": 1}}))
+data = resolve_data(parse_data({"dataset": folder, "holdout": holdout}, source="command line"))
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 before, start = resident(), time.perf_counter()
-images = load_images(recipe.data)
+images = load_images(data)
 opened, growth = time.perf_counter() - start, resident() - before
 start = time.perf_counter()
-cheap_problems(images, recipe)
+quick_check(images, data, TransformSection())
 print(json.dumps([opened, growth, time.perf_counter() - start]))
 """
 
@@ -151,8 +150,8 @@ def measure_preparing(root: Path, images: Sequence[bytes], repeats: int) -> dict
         archives, out = make(root, images), root / f"{name}-out"
         script = [sys.executable, SCRIPTS / f"prepare_{name}.py", *archives, out, "--allow-other-counts"]
         calls: dict[str, Callable[[], object]] = {
-            "tar": lambda archives=archives, out=out: untar(archives, out),  # type: ignore[misc]
-            "prepare": lambda script=script: subprocess.run(script, check=True, capture_output=True),  # type: ignore[misc]
+            "tar": partial(untar, archives, out),
+            "prepare": partial(subprocess.run, script, check=True, capture_output=True),
         }
         times[name] = {kind: [] for kind in calls}
         for _ in range(repeats):
@@ -168,7 +167,7 @@ def measure_opening(root: Path, rows: int, repeats: int) -> dict[str, dict[str, 
     save_tiny_images(root / "large", rows, 50_000)
     results = {}
     for holdout in ("0.0", "0.01"):
-        command = [sys.executable, "-c", OPEN, root / "large", holdout]
+        command = [sys.executable, "-c", OPEN, str(root / "large"), holdout]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)]
         columns = zip(*(json.loads(run.stdout.splitlines()[-1]) for run in runs), strict=True)
         results[holdout] = dict(zip(("open", "memory", "check"), map(list, columns), strict=True))

@@ -33,7 +33,7 @@ from cskd_hf.batch import Batch
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.methods import CSKD, CrossEntropy, Method, MutualCSKD
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.recipe.sections import OptimizerSection
 
 # Method, pairs, supervised images in units of B, activation checkpointing.
@@ -65,7 +65,7 @@ def variant(name: str, args: argparse.Namespace, mode: str) -> Callable[[int], f
     model: Any = timm.create_model(args.model, num_classes=args.classes)
     model.set_grad_checkpointing(checkpointed)
     objective = Objective(method, model, (0.5,) * 3, (0.25,) * 3, channels_last=True)
-    objective.to(args.device, memory_format=torch.channels_last).train()
+    objective.to(args.device).to(memory_format=torch.channels_last).train()
     optimizer = create_optimizer(OptimizerSection(lr=0.1, weight_decay=1e-4), model, model, 0.01)
     num_images = args.batch * (2 if pairs else share)
     generator = torch.Generator().manual_seed(1)
@@ -84,7 +84,7 @@ def variant(name: str, args: argparse.Namespace, mode: str) -> Callable[[int], f
         for _ in range(steps):
             with torch.autocast(args.device, precision, enabled=precision is not None):
                 loss = objective(batch)["loss"]
-            with statistics_kept(model) if checkpointed else nullcontext():
+            with restore_running_statistics(model) if checkpointed else nullcontext():
                 scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

@@ -1,10 +1,9 @@
-"""Batches in memory that is used again: never while somebody looks at it, always when nobody does."""
+"""Shared batch memory: a slot is never reused while a tensor refers to it, and always afterwards."""
 
 from __future__ import annotations
 
 import gc
 import pickle
-import threading
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import Any
@@ -16,20 +15,22 @@ from datasets import Dataset, Features, Image
 from transform_cases import encoded
 
 from cskd_hf.batch import Batch
-from cskd_hf.data import loaders as workers_module
+from cskd_hf.data import loaders
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.buffers import Buffers, Parcel, Parcels, room_for
-from cskd_hf.data.loaders import BUFFERS, ThreadLoader, batch_loader
-from cskd_hf.data.pairing import ClassPairSampler, PairedImages
+from cskd_hf.data.buffers import Buffers, SharedBatch, SharedBatches, slots_that_fit
+from cskd_hf.data.loaders import SLOTS, batch_loader
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.sampling import ClassPairSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import TransformSection
 
 LABELS = np.arange(60) % 3
+NUM_BYTES = 2 * 2 * 24 * 24 * 3  # of a batch of two pairs
 
 
-def paired(broken: int | None = None) -> PairedImages:
+def paired_images(broken: int | None = None) -> PairedImages:
     rows = [encoded(np.full((30, 40, 3), 4 * row, np.uint8)) for row in range(len(LABELS))]
     if broken is not None:
         rows[broken] = {"bytes": b"broken", "path": None}
@@ -38,163 +39,129 @@ def paired(broken: int | None = None) -> PairedImages:
     return PairedImages(split, Transform(TransformSection(input_size=(3, 24, 24)), is_training=True))
 
 
-def loader_of(
-    images: PairedImages, worker_type: Any, workers: int = 2, batch_size: int = 2, persistent: bool = True
-) -> Any:
-    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), batch_size)
-    return batch_loader(images, batches, workers, worker_type, False, persistent, worker_init=None)
+def make_loader(workers: int = 2, persistent: bool = True) -> Any:
+    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 2)
+    return batch_loader(paired_images(), batches, workers, False, persistent, worker_init=None)
 
 
-def without_workers(batch_size: int = 2) -> list[Batch]:
-    return list(loader_of(paired(), "process", 0, batch_size))
+@pytest.fixture(scope="module")
+def expected() -> list[Batch]:
+    """Thirty batches loaded without workers."""
+    return list(make_loader(workers=0))
 
 
-def same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(mine, its) for mine, its in zip(one[:3], other[:3], strict=True))
+@pytest.fixture
+def made(monkeypatch) -> list[Buffers]:
+    """The buffers that loaders make."""
+    buffers: list[Buffers] = []
+    monkeypatch.setattr(loaders, "Buffers", lambda *args: buffers.append(Buffers(*args)) or buffers[-1])
+    return buffers
 
 
-@pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_thirty_batches_lie_in_a_few_places_and_are_those_of_no_worker(worker_type):
-    places = set()
-    loader = loader_of(paired(), worker_type)
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(left, right) for left, right in zip(one[:3], other[:3], strict=True))
+
+
+def free_slots(buffers: Buffers) -> list[int]:
+    free = []
+    while (slot := buffers.acquire(range(buffers.count))) is not None:
+        free.append(slot)
+    for slot in free:
+        buffers.release(slot)
+    return free
+
+
+def test_two_epochs_reuse_a_few_slots(expected):
+    addresses, loader = set(), make_loader()
     for _ in range(2):
-        for batch, expected in zip(loader, without_workers(), strict=True):
-            assert same(batch, expected)
-            places.add(batch.images.data_ptr())
-    assert 1 < len(places) <= 2 * BUFFERS
+        for batch, reference in zip(loader, expected, strict=True):
+            assert equal(batch, reference)
+            addresses.add(batch.images.data_ptr())
+    assert 1 < len(addresses) <= 2 * SLOTS
 
 
-@pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_who_holds_every_batch_sees_none_change(worker_type):
-    held = list(loader_of(paired(), worker_type))
-    assert len(held) == 30
-    assert len({batch.images.data_ptr() for batch in held}) == 30
-    assert all(same(batch, expected) for batch, expected in zip(held, without_workers(), strict=True))
+def test_batches_do_not_change_while_the_caller_keeps_them(expected):
+    batches = list(make_loader())
+    assert len({batch.images.data_ptr() for batch in batches}) == 30
+    assert all(map(equal, batches, expected))
 
 
-@pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_two_iterations_at_a_time_do_not_meet(worker_type):
-    """Workers of one number in two iterations would share their places: without persistence there are none."""
-    loader = loader_of(paired(), worker_type, persistent=False)
-    if worker_type == "process":
-        assert isinstance(loader.dataset, PairedImages)
-        assert isinstance(loader_of(paired(), worker_type).dataset, Parcels)
-    for one, other, expected in zip(loader, loader, without_workers(), strict=True):
-        assert same(one, expected)
-        assert same(other, expected)
+def test_without_persistent_workers_there_are_no_slots_and_two_iterations_can_interleave(expected):
+    """The workers of two iterations share their ids, and so would share slots."""
+    loader = make_loader(persistent=False)
+    assert isinstance(loader.dataset, PairedImages)
+    assert isinstance(make_loader().dataset, SharedBatches)
+    for one, other, reference in zip(loader, loader, expected, strict=True):
+        assert equal(one, reference)
+        assert equal(other, reference)
 
 
-@pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_a_part_of_a_batch_holds_its_place_and_outlives_the_loader(worker_type):
-    loader = loader_of(paired(), worker_type)
-    parts = [batch.images[1:2, :, 3:] for batch in loader]
+def test_a_slice_of_a_batch_keeps_its_slot_and_outlives_the_loader(expected):
+    loader = make_loader()
+    slices = [batch.images[1:2, :, 3:] for batch in loader]
     del loader
     gc.collect()
-    others = list(loader_of(paired(), worker_type))
-    assert len(others) == 30
-    for part, expected in zip(parts, without_workers(), strict=True):
-        assert torch.equal(part, expected.images[1:2, :, 3:])
+    assert len(list(make_loader())) == 30
+    for part, reference in zip(slices, expected, strict=True):
+        assert torch.equal(part, reference.images[1:2, :, 3:])
 
 
-@pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_who_leaves_off_and_starts_again_finds_places(worker_type, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        workers_module, "Buffers", lambda *size, shared: made.append(Buffers(*size, shared)) or made[-1]
-    )
-    loader = loader_of(paired(), worker_type)
+def test_an_abandoned_iteration_releases_its_slots(expected, made):
+    loader = make_loader()
     for _ in range(3):
-        arriving = iter(loader)
-        assert same(next(arriving), without_workers()[0])
-        del arriving
+        batches = iter(loader)
+        assert equal(next(batches), expected[0])
+        del batches
     assert len(list(loader)) == 30
     gc.collect()
     (buffers,) = made
-    assert len(free_places(buffers)) == buffers.count
+    assert len(free_slots(buffers)) == buffers.count
 
 
-def free_places(buffers: Buffers) -> list[int]:
-    found = []
-    while (place := buffers.take(range(buffers.count))) is not None:
-        found.append(place)
-    for place in found:
-        buffers.free(place)
-    return found
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_place_is_free_again_when_nobody_looks_at_any_part_of_it(shared):
-    buffers = Buffers(2, 12, shared)
-    place = buffers.take(range(2))
-    assert place == 0
-    whole = buffers.borrow(place)
+def test_a_slot_is_released_with_the_last_view_of_it():
+    buffers = Buffers(2, 12)
+    assert buffers.acquire(range(2)) == 0
+    whole = buffers.borrow(0)
     view = whole[2:8].view(2, 3)
     view.fill_(7)
     del whole
     gc.collect()
-    assert buffers.take(range(1)) is None
-    assert buffers.look(0)[2:8].tolist() == [7] * 6
+    assert buffers.acquire([0]) is None
+    assert buffers.view(0)[2:8].tolist() == [7] * 6
     array = view.numpy()
     del view
-    assert buffers.take(range(1)) is None
+    assert buffers.acquire([0]) is None
     del array
-    assert buffers.take(range(2)) == 0
-    assert buffers.take(range(2)) == 1
-    assert buffers.take(range(2)) is None
+    assert [buffers.acquire(range(2)) for _ in range(3)] == [0, 1, None]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_buffers_live_as_long_as_a_tensor_in_them(shared):
-    buffers = Buffers(1, 1000, shared)
-    kept = buffers.borrow(buffers.take(range(1)) or 0)
-    kept.fill_(3)
+def test_buffers_live_as_long_as_a_tensor_in_them():
+    buffers = Buffers(1, 1000)
+    tensor = buffers.borrow(buffers.acquire([0]) or 0)
+    tensor.fill_(3)
     del buffers
     gc.collect()
-    others = [Buffers(1, 1000, shared) for _ in range(20)]
+    others = [Buffers(1, 1000) for _ in range(20)]
     for other in others:
-        other.look(0).fill_(9)
-    assert kept.tolist() == [3] * 1000
+        other.view(0).fill_(9)
+    assert tensor.tolist() == [3] * 1000
 
 
-def test_threads_never_take_the_same_place():
-    buffers, taken = Buffers(400, 1, shared=False), []
-    start = threading.Barrier(8)
-
-    def take() -> None:
-        start.wait()
-        while (place := buffers.take(range(400))) is not None:
-            taken.append(place)
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == list(range(400))
-
-
-def test_processes_that_inherit_nothing_are_sent_the_memory_itself():
-    """Pickled as it is for a process that is spawned."""
-    buffers = Buffers(3, 5, shared=True)
-    sent = pickle.loads(ForkingPickler.dumps(buffers))
-    assert sent.take([2]) == 2
-    sent.look(2).fill_(7)
-    assert buffers.look(2).tolist() == [7] * 5
-    assert buffers.take([2]) is None
-    buffers.free(2)
-    assert sent.take([0, 2]) == 0
-    assert sent.take([0, 2]) == 2
-
-
-class Worker:
-    """Stands in for `torch.utils.data.get_worker_info`'s."""
-
-    id = 1
+def test_pickled_buffers_refer_to_the_same_memory():
+    """As they are sent to a spawned process."""
+    buffers = Buffers(3, 5)
+    copy = pickle.loads(ForkingPickler.dumps(buffers))
+    assert copy.acquire([2]) == 2
+    copy.view(2).fill_(7)
+    assert buffers.view(2).tolist() == [7] * 5
+    assert buffers.acquire([2]) is None
+    buffers.release(2)
+    assert [copy.acquire([0, 2]) for _ in range(2)] == [0, 2]
 
 
 @pytest.fixture
 def second_worker(monkeypatch):
-    monkeypatch.setattr("cskd_hf.data.buffers.get_worker_info", Worker)
+    monkeypatch.setattr("cskd_hf.data.buffers.get_worker_info", lambda: SimpleNamespace(id=1))
 
 
 def keys(count: int) -> list[Any]:
@@ -202,57 +169,41 @@ def keys(count: int) -> list[Any]:
 
 
 @pytest.mark.usefixtures("second_worker")
-def test_a_worker_takes_its_own_places_only_and_fresh_memory_when_they_are_held():
-    images = paired()
-    buffers = Buffers(4, 2 * 2 * 24 * 24 * 3, shared=True)
-    parcels = Parcels(images, buffers, each=2)
-    expected = images.load(keys(2))
-    sent = [parcels.__getitems__(keys(2)) for _ in range(3)]
-    assert [parcel.place for parcel in sent[:2] if isinstance(parcel, Parcel)] == [2, 3]
-    assert isinstance(sent[2], Batch)
-    assert same(sent[2], expected)
-    assert all(same(parcel.batch, expected) for parcel in sent[:2] if isinstance(parcel, Parcel))
+def test_a_worker_uses_only_its_own_slots_and_fresh_memory_when_none_is_free():
+    images = paired_images()
+    shared = SharedBatches(images, Buffers(4, NUM_BYTES), slots_per_worker=2)
+    reference = images.load(keys(2))
+    first, second, third = (shared.__getitems__(keys(2)) for _ in range(3))
+    assert isinstance(first, SharedBatch)
+    assert isinstance(second, SharedBatch)
+    assert isinstance(third, Batch)
+    assert (first.slot, second.slot) == (2, 3)
+    assert all(equal(batch, reference) for batch in (first.batch, second.batch, third))
 
 
 @pytest.mark.usefixtures("second_worker")
-def test_a_batch_too_large_for_a_place_or_that_fails_leaves_it_free():
-    images = paired(broken=7)
-    buffers = Buffers(2, 2 * 2 * 24 * 24 * 3, shared=True)
-    parcels = Parcels(images, buffers, each=1)
-    large = parcels.__getitems__([key for key in keys(20) if 7 not in key.indices])
-    assert isinstance(large, Batch)
-    assert free_places(buffers) == [0, 1]
+def test_a_batch_that_is_too_large_or_fails_releases_its_slot():
+    buffers = Buffers(2, NUM_BYTES)
+    shared = SharedBatches(paired_images(broken=7), buffers, slots_per_worker=1)
+    assert isinstance(shared.__getitems__([key for key in keys(20) if 7 not in key.indices]), Batch)
+    assert free_slots(buffers) == [0, 1]
     with pytest.raises(UserError, match="row 7"):
-        parcels.__getitems__([key for key in keys(60) if 7 in key.indices][:1])
-    assert free_places(buffers) == [0, 1]
+        shared.__getitems__([key for key in keys(60) if 7 in key.indices][:1])
+    assert free_slots(buffers) == [0, 1]
 
 
-@pytest.mark.parametrize(("free", "distinct"), [(2 * 2 * 6912, 4), (2 * 6912, 2), (0, 0)])
-def test_little_shared_memory_means_fewer_places_and_the_same_batches(monkeypatch, free, distinct):
-    made = []
-    monkeypatch.setattr(
-        workers_module, "Buffers", lambda *size, shared: made.append(Buffers(*size, shared)) or made[-1]
-    )
+@pytest.mark.parametrize(("free", "count"), [(2 * 2 * NUM_BYTES, 4), (2 * NUM_BYTES, 2), (0, 0)])
+def test_little_shared_memory_means_fewer_slots_and_the_same_batches(monkeypatch, expected, made, free, count):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + 100))
-    found = list(loader_of(paired(), "process"))
-    assert [buffers.count for buffers in made] == [distinct] * bool(distinct)
-    assert all(same(batch, expected) for batch, expected in zip(found, without_workers(), strict=True))
+    assert all(map(equal, make_loader(), expected))
+    assert [buffers.count for buffers in made] == [count] * bool(count)
 
 
-def no_such_folder(_: str) -> None:
-    raise FileNotFoundError
+def test_without_dev_shm_there_are_no_slots(monkeypatch):
+    assert slots_that_fit(2, 1000) > 0
 
+    def no_such_folder(_: str) -> None:
+        raise FileNotFoundError
 
-def test_where_shared_memory_would_be_a_file_on_a_disk_there_are_no_places(monkeypatch):
-    assert room_for(2, 1000) > 0
     monkeypatch.setattr("shutil.disk_usage", no_such_folder)
-    assert room_for(2, 1000) == 0
-
-
-def test_threads_whose_batch_fails_leave_its_place_free():
-    loader = loader_of(paired(broken=7), "thread", batch_size=1)
-    assert isinstance(loader, ThreadLoader)
-    with pytest.raises(UserError, match="row 7"):
-        list(loader)
-    gc.collect()
-    assert len(free_places(loader._buffers)) == loader._buffers.count
+    assert slots_that_fit(2, 1000) == 0

@@ -1,3 +1,5 @@
+"""Decoding to RGB: every format and mode, orientation, and unreadable images."""
+
 from __future__ import annotations
 
 import io
@@ -28,7 +30,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG written by hand from its specification, so that no encoder decides what is in it."""
+    """A PNG written by hand from the specification, independent of any encoder."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -38,13 +40,13 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
 
 
 def blocks(height: int = 5, width: int = 3) -> np.ndarray:
-    """16-pixel blocks of unlike colours: JPEG keeps them within a few levels."""
+    """16-pixel blocks of distinct colours, which JPEG preserves within a few levels."""
     colours = np.random.default_rng(1).integers(20, 236, (height, width, 3), dtype=np.uint8)
     return colours.repeat(16, 0).repeat(16, 1)
 
 
 def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera stores: EXIF's "the 0th row is the visual …, the 0th column is the visual …"."""
+    """What a camera stores, by EXIF's definition: "the 0th row is the visual …, the 0th column is the visual …"."""
     rows_are_columns = orientation >= 5
     bottom = orientation in (3, 4, 7, 8)  # the visual vertical axis is stored upwards
     right = orientation in (2, 3, 6, 7)  # the visual horizontal axis is stored leftwards
@@ -52,18 +54,18 @@ def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
     return stored.swapaxes(0, 1) if rows_are_columns else stored
 
 
-def test_rgb_png_is_decoded_to_its_very_pixels():
+def test_rgb_png_decodes_exactly():
     assert (pixels(encode(Image.fromarray(RGB), "PNG")) == RGB).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_greyscale_repeats_its_one_channel(kind):
+def test_greyscale_repeats_its_channel(kind):
     assert (pixels(encode(Image.fromarray(GREY), kind)) == GREY[:, :, None]).all()
 
 
 def test_greyscale_jpeg_becomes_rgb():
-    found = pixels(encode(Image.fromarray(blocks()[:, :, 0]), "JPEG", quality=100))
-    assert np.abs(found - blocks()[:, :, :1]).max() <= 3
+    decoded = pixels(encode(Image.fromarray(blocks()[:, :, 0]), "JPEG", quality=100))
+    assert np.abs(decoded - blocks()[:, :, :1]).max() <= 3
 
 
 def test_grey_with_alpha_drops_alpha():
@@ -71,7 +73,7 @@ def test_grey_with_alpha_drops_alpha():
     assert (pixels(encode(Image.fromarray(grey_alpha, "LA"), "PNG")) == GREY[:, :, None]).all()
 
 
-def test_rgba_drops_alpha_and_keeps_the_colour_below():
+def test_rgba_drops_alpha_and_preserves_the_colour():
     alpha = np.zeros((*GREY.shape, 1), dtype=np.uint8)
     assert (pixels(encode(Image.fromarray(np.concatenate([RGB, alpha], -1)), "PNG")) == RGB).all()
 
@@ -82,7 +84,7 @@ def test_one_bit_is_black_and_white():
 
 
 @pytest.mark.parametrize("transparency", [None, 2, bytes([255, 0, 128, 7])])
-def test_palette_png_shows_its_colours_without_a_warning(transparency):
+def test_palette_png_decodes_to_its_colours_without_a_warning(transparency):
     colours = RGB[0, :4]
     image = Image.fromarray((GREY % 4).astype(np.uint8), "L")
     image.putpalette(colours.tobytes())
@@ -108,7 +110,7 @@ def test_sixteen_bit_colour_is_scaled_not_clipped():
     assert pixels(png(1, 1, depth=16, colour=2, rows=b"\0" + levels.tobytes())).tolist() == [[[0, 128, 255]]]
 
 
-def test_adobe_cmyk_jpeg_has_the_colours_its_inks_print():
+def test_adobe_cmyk_jpeg_decodes_to_the_printed_colours():
     inks = np.concatenate([blocks(), blocks()[:, :, :1] // 3], axis=-1)
     data = encode(Image.fromarray(inks, "CMYK"), "JPEG", quality=100, subsampling=0)
     assert b"Adobe" in data
@@ -118,42 +120,38 @@ def test_adobe_cmyk_jpeg_has_the_colours_its_inks_print():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_is_turned_upright(orientation):
+def test_every_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(as_stored(blocks(), orientation)))
-    found = pixels(encode(stored, "JPEG", quality=100, subsampling=0, exif=exif))
-    assert found.shape == blocks().shape
-    assert np.abs(found - blocks()).max() <= 5
+    decoded = pixels(encode(stored, "JPEG", quality=100, subsampling=0, exif=exif))
+    assert decoded.shape == blocks().shape
+    assert np.abs(decoded - blocks()).max() <= 5
 
 
-def test_eight_orientations_are_stored_in_eight_ways():
-    assert len({as_stored(blocks(), orientation).tobytes() for orientation in range(1, 9)}) == 8
-
-
-def test_progressive_jpeg_equals_a_baseline_one():
-    baseline, progressive = (encode(Image.fromarray(blocks()), "JPEG", progressive=way) for way in (False, True))
+def test_progressive_and_baseline_jpegs_decode_alike():
+    baseline, progressive = (encode(Image.fromarray(blocks()), "JPEG", progressive=kind) for kind in (False, True))
     assert baseline != progressive
     assert (pixels(progressive) == pixels(baseline)).all()
 
 
-def test_png_named_jpg_is_read_by_its_bytes(tmp_path):
+def test_the_bytes_decide_the_format_not_the_extension(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encode(Image.fromarray(RGB), "PNG"))
     assert (np.asarray(decode({"bytes": None, "path": str(tmp_path / "a.jpg")})) == RGB).all()
 
 
-@pytest.mark.skipif(not features.check("webp"), reason="this Pillow reads no WebP")
-def test_lossless_webp_is_decoded_to_its_very_pixels():
+@pytest.mark.skipif(not features.check("webp"), reason="Pillow without WebP")
+def test_lossless_webp_decodes_exactly():
     assert (pixels(encode(Image.fromarray(RGB), "WEBP", lossless=True)) == RGB).all()
 
 
-def test_gif_shows_its_first_frame():
+def test_gif_decodes_to_its_first_frame():
     frames = [Image.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in (10, 200)]
     assert (pixels(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 10).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_bytes_and_path_give_equal_pixels_and_bytes_win(kind, tmp_path):
+def test_bytes_and_path_decode_alike_and_bytes_take_precedence(kind, tmp_path):
     data = encode(Image.fromarray(RGB), kind)
     path = tmp_path / "image with #, ä and [].bin"
     path.write_bytes(data)
@@ -173,13 +171,13 @@ def assert_unreadable(image: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_cut_anywhere_is_unreadable(progressive):
+def test_a_truncated_jpeg_is_unreadable(progressive):
     data = encode(Image.fromarray(RGB), "JPEG", progressive=progressive)
     for cut in range(0, len(data) - 1, 7):
         assert_unreadable({"bytes": data[:cut], "path": None})
 
 
-def test_png_cut_anywhere_is_unreadable_or_whole():
+def test_a_truncated_png_is_unreadable_or_complete():
     data = encode(Image.fromarray(RGB), "PNG")
     after_pixels = 4 + 12 + 4  # zlib's checksum, the chunk's checksum and the end chunk carry no pixels
     for cut in range(len(data)):
@@ -193,16 +191,16 @@ def test_png_cut_anywhere_is_unreadable_or_whole():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
-def test_damaged_bytes_decode_or_are_unreadable_and_nothing_else(kind):
+def test_damaged_bytes_decode_or_are_unreadable(kind):
     if not features.check("webp") and kind == "WEBP":
-        pytest.skip("this Pillow reads no WebP")
+        pytest.skip("Pillow without WebP")
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     whole = encode(Image.fromarray(RGB), kind, **({} if kind in ("GIF", "BMP") else {"exif": exif}))
     random = np.random.RandomState(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused = 0
+        num_unreadable = 0
         for _ in range(150):
             damaged = np.frombuffer(whole, dtype=np.uint8).copy()
             damaged[random.randint(min(len(damaged), 200), size=4)] = random.randint(256, size=4)
@@ -210,30 +208,30 @@ def test_damaged_bytes_decode_or_are_unreadable_and_nothing_else(kind):
                 decode({"bytes": damaged.tobytes(), "path": None})
             except UnreadableImageError as error:
                 assert len(str(error).splitlines()) == 1  # noqa: PT017
-                refused += 1
-    assert refused > 0
+                num_unreadable += 1
+    assert num_unreadable > 0
 
 
-def test_broken_exif_is_an_unreadable_image_and_not_a_struct_error():
-    """Found by damaging bytes: Pillow turns the image by its orientation, then fails to write the rest of the EXIF."""
+def test_broken_exif_is_an_unreadable_image():
+    """Found by damaging bytes: Pillow rotates the image, then fails to write its EXIF, with a struct.error."""
     entries = struct.pack(">HHII", 0x0112, 3, 1, 6 << 16) + struct.pack(">HHI4s", 0x0100, 2, 4, b"abc\0")
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + entries + b"\0\0\0\0"
     assert "integer" in assert_unreadable({"bytes": encode(Image.fromarray(RGB), "JPEG", exif=exif), "path": None})
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"not an image\n" * 100, b"<html>404</html>"])
-def test_bytes_that_are_no_image_are_unreadable_and_the_message_is_the_same_each_time(data):
-    """Pillow's own shows the address of the buffer."""
+def test_the_message_for_other_data_is_reproducible(data):
+    """Pillow's own shows the buffer's address."""
     messages = {assert_unreadable({"bytes": data + b" " * more, "path": None}) for more in range(2)}
     assert len(messages) == 1
     assert "0x" not in messages.pop()
 
 
-def test_missing_file_is_unreadable_and_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     assert "gone.jpg" in assert_unreadable({"bytes": None, "path": str(tmp_path / "gone.jpg")})
 
 
-def test_text_file_folder_and_dangling_link_are_unreadable(tmp_path):
+def test_text_files_folders_and_dangling_links_are_unreadable(tmp_path):
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "notes.jpg").write_text("no image")
     assert_unreadable({"bytes": None, "path": str(tmp_path / "notes.jpg")})
@@ -241,17 +239,17 @@ def test_text_file_folder_and_dangling_link_are_unreadable(tmp_path):
     assert_unreadable({"bytes": None, "path": str(tmp_path / "link.jpg")})
 
 
-def test_row_with_neither_bytes_nor_path_is_unreadable_and_says_so():
+def test_a_row_with_neither_bytes_nor_path_is_unreadable():
     assert "neither" in assert_unreadable({"bytes": None, "path": None})
 
 
-def test_decompression_bomb_is_unreadable(monkeypatch):
+def test_a_decompression_bomb_is_unreadable(monkeypatch):
     data = encode(Image.fromarray(RGB), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     assert "120 pixels" in assert_unreadable({"bytes": data, "path": None})
 
 
-def test_running_out_of_memory_is_not_blamed_on_the_image(monkeypatch):
+def test_out_of_memory_is_not_blamed_on_the_image(monkeypatch):
     def no_memory(*_: object) -> None:
         raise MemoryError
 

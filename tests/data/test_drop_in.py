@@ -1,4 +1,4 @@
-"""The README's section "In your own loop": its text, run on one process and on two, compared with a plain loop."""
+"""The code of cskd_hf/data/DROP_IN.md, run on one process and on two and compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from drop_in_blocks import (
 )
 from torch import Tensor
 
-from cskd_hf.data.pairing import ClassPairSampler, Draw
+from cskd_hf import ClassPairSampler, Draw
 
-Ran = list[dict[str, Any]]  # a framework's forwards, losses and weights on each process
+Ranks = list[dict[str, Any]]  # a framework's forwards, losses and weights on each rank
 
 
 @pytest.fixture(scope="module")
@@ -42,64 +42,64 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(params=[(framework, processes) for framework in FRAMEWORKS for processes in (1, 2)], ids=str)
-def run(request, folder) -> tuple[str, Ran]:
+def run(request, folder) -> tuple[str, Ranks]:
     framework, processes = request.param
     if framework == "timm.task" and not HAS_TIMM_TASK:
         pytest.skip("this timm has no timm.task")
     return framework, [torch.load(folder / f"{processes}-{index}.pt")[framework] for index in range(processes)]
 
 
-def test_a_block_is_found_for_each_framework():
+def test_the_page_has_a_block_for_each_framework():
     assert list(blocks()) == ["", *FRAMEWORKS]
 
 
 def keys_of(epoch: int) -> dict[int, Draw]:
-    """By anchor: the sampler's keys of an epoch."""
+    """Anchor → the sampler's key in an epoch."""
     sampler = ClassPairSampler(LABELS, seed=0)
     sampler.set_epoch(epoch)
     return {draw.indices[0]: draw for draw in sampler}
 
 
-def steps_of(ran: Ran) -> list[list[list[list[tuple[int, int]]]]]:
-    """[epoch][step][process]: the pairs of rows, anchor first, that were forwarded."""
-    by_process = []
-    for process in ran:
-        forwards = [rows for _, _, rows in process["forwards"]]
-        by_process.append([list(zip(*pair, strict=True)) for pair in zip(forwards[0::2], forwards[1::2], strict=True)])
-    steps = [list(step) for step in zip(*by_process, strict=True)]
-    size = math.ceil(len(LABELS) / (BATCH_SIZE * len(ran)))
+def steps_of(ranks: Ranks) -> list[list[list[list[tuple[int, int]]]]]:
+    """[epoch][step][rank]: the pairs of rows, anchor first, that were forwarded."""
+    by_rank = []
+    for rank in ranks:
+        forwards = [rows for _, _, rows in rank["forwards"]]
+        by_rank.append([list(zip(*pair, strict=True)) for pair in zip(forwards[0::2], forwards[1::2], strict=True)])
+    steps = [list(step) for step in zip(*by_rank, strict=True)]
+    size = math.ceil(len(LABELS) / (BATCH_SIZE * len(ranks)))
     assert len(steps) == size * NUM_EPOCHS
     return [steps[epoch * size : (epoch + 1) * size] for epoch in range(NUM_EPOCHS)]
 
 
 def test_both_forwards_of_a_step_are_in_train_mode_and_only_the_first_has_a_gradient(run):
-    _, ran = run
-    for process in ran:
-        modes = [forward[:2] for forward in process["forwards"]]
+    _, ranks = run
+    for rank in ranks:
+        modes = [forward[:2] for forward in rank["forwards"]]
         assert modes == [(True, True), (False, True)] * (len(modes) // 2)
 
 
-def test_every_pair_that_is_forwarded_is_one_of_the_samplers_and_so_of_one_class(run):
-    _, ran = run
-    for epoch, steps in enumerate(steps_of(ran)):
+def test_every_forwarded_pair_is_a_key_of_the_sampler(run):
+    _, ranks = run
+    for epoch, steps in enumerate(steps_of(ranks)):
         keys = keys_of(epoch)
-        for pair in (pair for step in steps for process in step for pair in process):
+        for pair in (pair for step in steps for rank in step for pair in rank):
             assert pair == keys[pair[0]].indices
             assert LABELS[pair[0]] == LABELS[pair[1]]
 
 
-def test_every_image_is_anchor_once_an_epoch_but_for_what_evens_the_processes_out(run):
-    framework, ran = run
-    for steps in steps_of(ran):
-        anchors = Counter(anchor for step in steps for process in step for anchor, _ in process)
+def test_every_image_is_an_anchor_once_per_epoch_apart_from_padding(run):
+    framework, ranks = run
+    for steps in steps_of(ranks):
+        anchors = Counter(anchor for step in steps for rank in step for anchor, _ in rank)
         assert set(anchors) == set(range(len(LABELS)))
-        pads = len(ran) == 2 and framework in ("Accelerate", "transformers.Trainer")
+        pads = len(ranks) == 2 and framework in ("Accelerate", "transformers.Trainer")
         assert anchors.total() == len(LABELS) + 2 * pads
 
 
-def test_the_second_epoch_has_another_order_and_other_partners(run):
-    _, ran = run
-    first, second = ([process for step in steps for process in step] for steps in steps_of(ran))
+def test_epochs_differ_in_order_and_partners(run):
+    _, ranks = run
+    first, second = ([rank for step in steps for rank in step] for steps in steps_of(ranks))
     assert first != second
     assert {pair for pairs in first for pair in pairs} != {pair for pairs in second for pair in pairs}
 
@@ -111,16 +111,16 @@ def load(row: int, seed: int) -> Tensor:
     return Rows()[row][0]
 
 
-def plain_loop(ran: Ran, momentum: float) -> tuple[list[list[float]], list[dict[str, Tensor]]]:
-    """CS-KD on one process, of the pairs that were forwarded: the losses [step][process], each process's last state.
+def plain_loop(ranks: Ranks, momentum: float) -> tuple[list[list[float]], list[dict[str, Tensor]]]:
+    """CS-KD in one process on the pairs that were forwarded: losses [step][rank] and each rank's final state.
 
-    Gradients are averaged over the processes; each takes its step from the first one's running statistics.
+    Gradients are averaged over the ranks; every step starts from rank 0's running statistics.
     """
     model = Net().train()
     velocity = [torch.zeros_like(weight) for weight in model.parameters()]
     losses: list[list[float]] = []
     statistics = [{name: buffer.clone() for name, buffer in model.named_buffers()}]
-    for epoch, steps in enumerate(steps_of(ran)):
+    for epoch, steps in enumerate(steps_of(ranks)):
         keys = keys_of(epoch)
         for step in steps:
             before = statistics[0]
@@ -150,19 +150,19 @@ def plain_loop(ran: Ran, momentum: float) -> tuple[list[list[float]], list[dict[
     return losses, [{**model.state_dict(), **own} for own in statistics]
 
 
-def test_losses_weights_and_running_statistics_are_those_of_a_plain_loop_of_two_forwards(run):
-    framework, ran = run
-    losses, states = plain_loop(ran, MOMENTUM[framework])
-    for index, process in enumerate(ran):
-        assert process["losses"] == pytest.approx([step[index] for step in losses], rel=1e-4)
-        torch.testing.assert_close(process["weights"], states[index], rtol=1e-4, atol=1e-6)
+def test_losses_weights_and_running_statistics_equal_those_of_a_plain_loop(run):
+    framework, ranks = run
+    losses, states = plain_loop(ranks, MOMENTUM[framework])
+    for index, rank in enumerate(ranks):
+        assert rank["losses"] == pytest.approx([step[index] for step in losses], rel=1e-4)
+        torch.testing.assert_close(rank["weights"], states[index], rtol=1e-4, atol=1e-6)
     for name, weight in Net().named_parameters():
-        assert torch.equal(ran[0]["weights"][name], ran[-1]["weights"][name])
-        assert (ran[0]["weights"][name] - weight).abs().max() > 1e-3
+        assert torch.equal(ranks[0]["weights"][name], ranks[-1]["weights"][name])
+        assert (ranks[0]["weights"][name] - weight).abs().max() > 1e-3
 
 
 @pytest.mark.skipif(not HAS_TIMM_TASK, reason="this timm has no timm.task")
-def test_the_timm_task_evaluates_averages_and_saves_the_model_itself(tmp_path):
+def test_the_timm_task_evaluates_averages_and_saves_the_plain_model(tmp_path):
     code, names = blocks(), names_of("timm.task", 1, 0, tmp_path)
     exec(code[""] + code["timm.task"], names)
     task, model = names["task"], names["model"]

@@ -1,4 +1,4 @@
-"""The paper's image sets, from archive or Hub files to trained weights: two steps of each, by its own recipe."""
+"""The paper's image sets, from archive or Hub files to trained weights: two steps of each recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cskd_hf.recipe.recipe import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"imagenet": "resnet50"}
 
-# What makes a run of hours one of a second; the rest is the recipe's own.
+# Overrides that shorten a run of hours to a second.
 SMALL = (
     "model={model_name: test_resnet}",
     "transform.input_size=[3, 48, 48]",
@@ -27,7 +27,7 @@ SMALL = (
 
 
 def train(name: str, dataset: Path, out: Path, num_train: int) -> None:
-    """Two updates by the set's ResNet recipe."""
+    """Two updates with the set's ResNet recipe."""
     done = quick(
         ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
         f"data.dataset={dataset}",
@@ -41,12 +41,12 @@ def train(name: str, dataset: Path, out: Path, num_train: int) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_two_steps_from_the_original_archive(tmp_path, name, monkeypatch):
+def test_an_original_archive_trains(tmp_path, name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     original, out = ORIGINALS[name](), tmp_path / "prepared"
     archives = map(str, usual(tmp_path / "archives", name))
     assert importlib.import_module(f"prepare_{name}").main([*archives, str(out), "--allow-other-counts"]) == 0
-    # Nothing but data.dataset is said: the folder knows which set it is, so its splits and statistics come with it.
+    # The folder's manifest names the set: splits and statistics need no settings.
     entry = CATALOG[name]
     train(name, out, tmp_path / "run", len(original.rows[entry.train_split]))
     summary = summary_of(tmp_path / "run")
@@ -55,8 +55,8 @@ def test_two_steps_from_the_original_archive(tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if name != "digits" and entry.path])
-def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
-    """Parquet in exactly the Hub's columns, splits and file names, as a cluster without a network holds it."""
+def test_a_copy_of_the_hubs_files_trains(tmp_path, name):
+    """Parquet with the Hub's columns, splits and file names, as on an offline cluster."""
     entry = CATALOG[name]
     features = Features({entry.image_column: Image(), entry.label_column: ClassLabel(names=["ant", "bee", "cat"])})
     for split, count in ((entry.train_split, 9), (entry.test_split, 4)):
@@ -69,7 +69,7 @@ def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
         Dataset.from_dict(rows, features=features).to_parquet(str(file))
     done = quick(
         ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
-        f"data.dataset={tmp_path / 'hub'}",  # the recipe says the rest
+        f"data.dataset={tmp_path / 'hub'}",
         "data.batch_size=5",
         "data.holdout=0.0",
         f"run.output_dir={tmp_path / 'run'}",
@@ -83,12 +83,12 @@ def test_two_steps_from_a_copy_of_the_hubs_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"cub200"', '{"name": "another"}', '{"name": ["cub200"]}', "{"])
-def test_somebody_elses_manifest_names_no_set_of_the_catalog(tmp_path, content):
+def test_another_tools_manifest_names_no_catalog_set(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     assert entry_of(str(tmp_path)) is None
 
 
-def test_a_prepared_folder_is_the_set_its_manifest_names(tmp_path):
+def test_a_manifest_names_the_catalog_set(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"name": "tiny_imagenet"}))
     assert entry_of(str(tmp_path)) is CATALOG["tiny_imagenet"]
     assert entry_of("imagenet") is CATALOG["imagenet"]
@@ -97,9 +97,7 @@ def test_a_prepared_folder_is_the_set_its_manifest_names(tmp_path):
     assert entry_of("Donghyun99/CUB-200-2011") is CATALOG["cub200"]
 
 
-def test_check_compares_a_prepared_folder_with_the_official_set_and_training_takes_a_part_of_it(
-    tmp_path, monkeypatch, capsys
-):
+def test_check_compares_a_prepared_folder_with_the_official_set(tmp_path, monkeypatch, capsys):
     from cskd_hf import check
 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
@@ -109,14 +107,14 @@ def test_check_compares_a_prepared_folder_with_the_official_set_and_training_tak
     capsys.readouterr()
     options = [f"data.dataset={out}", *SMALL]
     assert check.main([str(ROOT / "recipes" / "cub200_resnet18.yaml"), "--full", *options]) == 1
-    told = capsys.readouterr().out
-    assert "has 200 classes, but the data has" in told
-    assert "the official split" in told
-    assert "5,994" in told
+    output = capsys.readouterr().out
+    assert "has 200 classes, but the data has" in output
+    assert "the official split" in output
+    assert "5,994" in output
 
 
 @pytest.mark.parametrize("on_corrupt", ["error", "skip"])
-def test_a_row_without_an_image_is_an_unreadable_image(tmp_path, on_corrupt):
+def test_a_null_image_is_unreadable(tmp_path, on_corrupt):
     features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
     for split in ("train", "test"):
         rows = [{"bytes": odd_picture(number), "path": None} for number in range(8)]
@@ -141,8 +139,8 @@ def test_a_row_without_an_image_is_an_unreadable_image(tmp_path, on_corrupt):
         assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 1, "test": 1}
 
 
-@pytest.mark.parametrize("shape", ["folder", "parquet", "saved", "csv"])
-def test_ones_own_images_train_in_every_shape_that_the_readme_names(tmp_path, shape):
+@pytest.mark.parametrize("layout", ["folder", "parquet", "saved", "csv"])
+def test_your_own_images_train_in_every_layout_of_the_readme(tmp_path, layout):
     root = tmp_path / "mine"
     features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
     for split, count in (("train", 8), ("val", 4)):
@@ -153,12 +151,12 @@ def test_ones_own_images_train_in_every_shape_that_the_readme_names(tmp_path, sh
             paths[-1].write_bytes(odd_picture(number))
         rows = [{"bytes": path.read_bytes(), "path": None} for path in paths]
         table = Dataset.from_dict({"image": rows, "label": [n % 2 for n in range(count)]}, features=features)
-        if shape == "folder":
+        if layout == "folder":
             root = tmp_path / "pictures"
-        elif shape == "parquet":
+        elif layout == "parquet":
             root.mkdir(exist_ok=True)
             table.to_parquet(str(root / f"{split}.parquet"))
-        elif shape == "saved":
+        elif layout == "saved":
             table.save_to_disk(str(root / split))
         else:
             root.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Bytes to normalised pixels: the plain formula bit by bit, in either memory format, from either."""
+"""Normalisation: the plain formula bit for bit, from and to either memory format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456,
 
 @pytest.mark.parametrize("shape", [(4, 3, 7, 5), (1, 3, 8, 8), (2, 3, 1, 1), (3, 3, 224, 1)])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("arrives_so", [False, True])
-def test_pixels_are_those_of_the_formula_in_every_bit(shape, channels_last, arrives_so):
+@pytest.mark.parametrize("input_channels_last", [False, True])
+def test_normalisation_is_the_formula_bit_for_bit(shape, channels_last, input_channels_last):
     images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = images.clone()
-    if arrives_so:  # as the loader's batches lie
+    if input_channels_last:  # as the loader's batches are
         images = images.contiguous(memory_format=torch.channels_last)
     pixels = normalize(images, MEAN, STD, channels_last)
     assert torch.equal(pixels, (before.float() / 255 - MEAN) / STD)
@@ -25,7 +25,7 @@ def test_pixels_are_those_of_the_formula_in_every_bit(shape, channels_last, arri
     assert pixels.is_contiguous(memory_format=memory_format)
 
 
-def test_every_byte_comes_out_as_torchvision_makes_it():
+def test_every_level_is_normalised_as_by_torchvision():
     from torchvision.transforms import functional as tv
 
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16).contiguous()

@@ -1,4 +1,4 @@
-"""Unreadable images in a batch: named, replaced or dropped, as `data.on_corrupt` says."""
+"""Unreadable images in a batch: reported, replaced or dropped."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pairing_cases import DENSE, TRANSFORM, assert_equal, epoch_of, load, pictur
 from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.pairing import ClassPairSampler, Draw, PairedImages, PairingCollator
+from cskd_hf.data.pairing import PairedImages, PairingCollator
+from cskd_hf.data.sampling import ClassPairSampler, Draw
 from cskd_hf.errors import UserError, run_command
 
 
-def test_an_unreadable_image_stops_and_names_split_row_and_file():
+def test_the_error_names_split_row_and_file():
     images = PairedImages(split_of(DENSE, broken=[4], paths=True), TRANSFORM)
     load(images, [Draw((1, 6), 0)])
     for indices in [(4, 0), (0, 4), (4,)]:
@@ -23,12 +24,12 @@ def test_an_unreadable_image_stops_and_names_split_row_and_file():
             load(images, [Draw((1,) * len(indices), 0), Draw(indices, 0)])
 
 
-def test_a_file_is_left_out_of_the_message_where_there_is_none():
+def test_the_error_names_no_file_for_stored_bytes():
     with pytest.raises(UserError, match=r"split 'train', row 4: unreadable"):
         load(PairedImages(split_of(DENSE, broken=[4]), TRANSFORM), [Draw((4,), 0)])
 
 
-def test_an_unreadable_image_of_a_share_is_named_by_its_row_as_stored():
+def test_the_error_names_the_row_as_stored():
     share = split_of(DENSE, broken=[7], paths=True).take(np.array([9, 7, 2]))
     with pytest.raises(UserError, match=r"row 7, file pic7\.png"):
         load(PairedImages(share, TRANSFORM), [Draw((1,), 0)])
@@ -37,7 +38,7 @@ def test_an_unreadable_image_of_a_share_is_named_by_its_row_as_stored():
         load(PairedImages(share_of_share, TRANSFORM), [Draw((1,), 0)])
 
 
-def test_an_unreadable_image_met_by_a_worker_prints_the_same_one_line(capsys):
+def test_a_workers_error_prints_the_same_line(capsys):
     images = PairedImages(split_of(DENSE, broken=[4], paths=True), TRANSFORM)
 
     def epoch(workers: int) -> int:
@@ -56,7 +57,7 @@ def test_an_unreadable_image_met_by_a_worker_prints_the_same_one_line(capsys):
     assert printed[0].count("\n") == 1
 
 
-def test_replace_shows_the_next_readable_image_of_the_class_and_reports_the_row():
+def test_replace_loads_the_next_readable_image_of_the_class_and_reports_the_row():
     # Class 1 has the rows 0, 2, 4, 5, 7, 9.
     images = PairedImages(split_of(DENSE, broken=[4, 5, 9]), TRANSFORM, on_corrupt="replace")
     batch = load(images, [Draw((4, 2), 100), Draw((0, 9), 200)])
@@ -69,12 +70,12 @@ def test_replace_shows_the_next_readable_image_of_the_class_and_reports_the_row(
     assert_equal(batch, load(images, [Draw((4, 2), 100), Draw((0, 9), 200)]))
 
 
-def test_replace_goes_all_the_way_round_the_class():
+def test_replace_wraps_around_the_class():
     images = PairedImages(split_of(DENSE, broken=[0, 4, 5, 7, 9]), TRANSFORM, on_corrupt="replace")
     assert load(images, [Draw((row,), 0) for row in (0, 4, 5, 7, 9)]).index.tolist() == [2] * 5
 
 
-def test_replace_keeps_every_batch_whole_and_every_pair_in_its_class():
+def test_replace_preserves_batch_size_and_classes():
     images = PairedImages(split_of(DENSE, broken=[4, 5, 6]), TRANSFORM, on_corrupt="replace")
     for epoch in range(5):
         batch = load(images, epoch_of(ClassPairSampler(DENSE, seed=1), epoch))
@@ -85,14 +86,14 @@ def test_replace_keeps_every_batch_whole_and_every_pair_in_its_class():
 
 
 @pytest.mark.parametrize("broken", [[3], [1, 6, 8]])
-def test_a_class_without_a_readable_image_is_an_error_that_names_it(broken):
+def test_a_class_without_a_readable_image_is_named(broken):
     images = PairedImages(split_of(DENSE, broken=broken), TRANSFORM, on_corrupt="replace")
     name = "c" if broken == [3] else "a"
     with pytest.raises(UserError, match=f"split 'train': class '{name}' has no readable image"):
         load(images, [Draw((broken[0],), 0)])
 
 
-def test_drop_leaves_the_sample_out_and_reports_it():
+def test_drop_removes_the_sample_and_reports_it():
     images = PairedImages(split_of(DENSE, broken=[4, 5]), TRANSFORM, on_corrupt="drop")
     batch = load(images, [Draw((row,), 0) for row in range(10)])
     assert batch.index.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
@@ -100,16 +101,15 @@ def test_drop_leaves_the_sample_out_and_reports_it():
     assert [row for row, _ in batch.skipped] == [4, 5]
 
 
-def test_drop_leaves_out_the_whole_pair_where_one_of_the_two_is_unreadable():
+def test_drop_removes_the_pair_of_an_unreadable_image():
     images = PairedImages(split_of(DENSE, broken=[4]), TRANSFORM, on_corrupt="drop")
     for first, second in pairwise([(4, 0), (1, 6), (2, 4), (7, 9)]):
         batch = load(images, [Draw(first, 0), Draw(second, 9)])
-        whole = first if 4 in second else second
-        assert batch.index.tolist() == list(whole)
+        assert batch.index.tolist() == list(first if 4 in second else second)
         assert [row for row, _ in batch.skipped] == [4]
 
 
-def test_a_batch_all_dropped_collates_to_an_empty_one_that_says_why():
+def test_a_batch_of_dropped_samples_is_empty_and_reports_them():
     images = PairedImages(split_of(DENSE, broken=[4, 5]), TRANSFORM, on_corrupt="drop")
     batch = load(images, [Draw((4,), 0), Draw((5,), 0)])
     assert len(batch.images) == len(batch.target) == len(batch.index) == 0

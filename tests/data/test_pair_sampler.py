@@ -1,4 +1,4 @@
-"""ClassPairSampler and ImageSampler: who is paired with whom, in which order, from which labels and seeds."""
+"""ClassPairSampler and ImageSampler: partners, order, accepted labels, and seeds."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pairing_cases import epoch_of
 from scipy import stats
 from torch.utils.data import BatchSampler, DataLoader
 
-from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler
+from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.errors import UserError
 
 # Three classes of 3, 1 and 6 images, not in order.
 LABELS = [4, 0, 4, 9, 4, 4, 0, 4, 0, 4]
 
 
-def test_a_partner_is_always_of_the_anchors_class():
+def test_partners_are_of_the_anchors_class():
     for partner in ("any", "not_self"):
         sampler = ClassPairSampler(LABELS, seed=0, partner=partner)
         for epoch in range(100):
             assert all(LABELS[anchor] == LABELS[other] for (anchor, other), _ in epoch_of(sampler, epoch))
 
 
-def test_each_image_is_anchor_exactly_once_an_epoch():
+def test_each_image_is_an_anchor_exactly_once_per_epoch():
     labels = np.random.default_rng(0).integers(0, 7, 2500)
     sampler = ClassPairSampler(labels, seed=1)
     assert len(sampler) == 2500
@@ -51,7 +51,7 @@ def test_partners_are_uniform_over_the_class(partner, choices):
 
 
 def test_partners_of_different_anchors_are_independent():
-    """Not one permutation of the class: two anchors of a pair of images share their partner half the time."""
+    """Not a permutation of the class: the two images of a class share their partner half the time."""
     sampler = ClassPairSampler([0, 0], seed=2)
     together = [len({draw.indices[1] for draw in epoch_of(sampler, epoch)}) == 1 for epoch in range(1000)]
     assert abs(sum(together) - 500) < 60
@@ -70,7 +70,7 @@ def test_a_class_of_one_image_is_paired_with_itself(partner):
         assert [draw.indices for draw in draws if draw.indices[0] == 3] == [(3, 3)]
 
 
-def test_a_class_of_one_image_is_an_error_where_that_is_asked_for_and_the_class_is_named():
+def test_a_class_of_one_image_can_be_an_error_that_names_it():
     with pytest.raises(UserError, match=r"1 classes have one training image.*labels \[9\].*data\.singleton=self"):
         ClassPairSampler(LABELS, partner="not_self", singleton="error")
     assert len(list(ClassPairSampler([0, 1, 0, 1], partner="not_self", singleton="error"))) == 4
@@ -78,7 +78,7 @@ def test_a_class_of_one_image_is_an_error_where_that_is_asked_for_and_the_class_
         ClassPairSampler(range(30), partner="not_self", singleton="error")
 
 
-def test_partner_any_needs_no_partner_and_takes_singletons_as_they_are():
+def test_partner_any_ignores_singleton_error():
     assert {draw.indices for draw in ClassPairSampler([7], singleton="error")} == {(0, 0)}
 
 
@@ -91,7 +91,7 @@ def test_keys_are_a_pure_function_of_seed_epoch_and_position():
     assert list(ClassPairSampler(LABELS, seed=11)) == epochs[0]
 
 
-def test_epochs_and_seeds_differ_in_order_partners_and_augmentation():
+def test_epochs_and_seeds_differ_in_order_and_partners():
     labels = [0] * 40 + [1] * 40
     keys = {(seed, epoch): epoch_of(ClassPairSampler(labels, seed), epoch) for seed in range(4) for epoch in range(4)}
     orders = {tuple(draw.indices[0] for draw in draws) for draws in keys.values()}
@@ -99,7 +99,7 @@ def test_epochs_and_seeds_differ_in_order_partners_and_augmentation():
     assert len(orders) == len(partners) == len(keys)
 
 
-def test_sampling_leaves_the_global_generators_alone():
+def test_sampling_does_not_touch_the_global_generators():
     np.random.seed(1), torch.manual_seed(1)
     expected = np.random.rand(), torch.rand(1).item()
     np.random.seed(1), torch.manual_seed(1)
@@ -108,27 +108,27 @@ def test_sampling_leaves_the_global_generators_alone():
 
 
 def test_augmentation_seeds_are_distinct_over_positions_epochs_and_seeds():
-    # The partner's own seed is its anchor's plus one: that one must not be another anchor's either.
-    seen = [
+    # The partner's seed is its anchor's plus one, which must not be another anchor's seed either.
+    seeds = [
         draw.seed
         for seed in (0, 1, 2**32 - 1)
         for epoch in range(4)
         for draw in epoch_of(ImageSampler(3000, seed), epoch)
     ]
-    assert len({*seen, *(seed + 1 for seed in seen)}) == 2 * len(seen)
-    assert all(0 <= seed < 2**63 for seed in seen)
-    assert all(isinstance(seed, int) for seed in seen[:10])
+    assert len({*seeds, *(seed + 1 for seed in seeds)}) == 2 * len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert all(isinstance(seed, int) for seed in seeds[:10])
 
 
 def test_augmentation_seeds_look_random_in_every_bit():
-    """NumPy's generator takes the low 32 bits, Python's and torch's all of them."""
+    """NumPy's generator uses the low 32 bits, Python's and torch's all of them."""
     seeds = np.array([draw.seed for draw in ImageSampler(4000, seed=0)], dtype=np.uint64)
     share = [float((seeds >> np.uint64(bit) & np.uint64(1)).mean()) for bit in range(63)]
     assert np.abs(np.array(share) - 0.5).max() < 0.04
     assert len(np.unique(seeds % 2**32)) == 4000
 
 
-def test_image_sampler_has_the_anchors_and_augmentation_seeds_of_the_pair_sampler():
+def test_image_sampler_yields_the_anchors_and_seeds_of_the_pair_sampler():
     for seed in (0, 7):
         for epoch in (0, 3):
             pairs = epoch_of(ClassPairSampler(LABELS, seed), epoch)
@@ -139,7 +139,7 @@ def test_image_sampler_has_the_anchors_and_augmentation_seeds_of_the_pair_sample
             ]
 
 
-def test_not_self_keeps_the_anchors_of_any():
+def test_partner_does_not_change_the_anchors():
     any_, not_self = (list(ClassPairSampler(LABELS, 0, partner)) for partner in ("any", "not_self"))
     assert [(draw.indices[0], draw.seed) for draw in any_] == [(draw.indices[0], draw.seed) for draw in not_self]
 
@@ -148,7 +148,7 @@ INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 
 
 @pytest.mark.parametrize("partner", ["any", "not_self"])
-def test_labels_may_be_a_list_an_array_or_a_tensor_of_any_integer_type(partner):
+def test_labels_can_be_a_list_an_array_or_a_tensor_of_any_integer_type(partner):
     expected = list(ClassPairSampler(LABELS, 0, partner))
     assert list(ClassPairSampler(tuple(LABELS), 0, partner)) == expected
     for dtype in INTEGERS:
@@ -169,8 +169,8 @@ def test_labels_may_be_a_list_an_array_or_a_tensor_of_any_integer_type(partner):
         {0: 0, 4: 1, 9: 2**16 + 1},
     ],
 )
-def test_labels_are_only_names_negative_huge_or_with_gaps(names):
-    """Only which images share a class matters, as long as the classes' order stays."""
+def test_only_the_order_of_the_label_values_matters(names):
+    """Labels can be negative, huge or have gaps."""
     renamed = np.array([names[label] for label in LABELS], dtype=np.int64)
     assert list(ClassPairSampler(renamed, 0)) == list(ClassPairSampler(LABELS, 0))
 
@@ -178,7 +178,7 @@ def test_labels_are_only_names_negative_huge_or_with_gaps(names):
 @pytest.mark.parametrize(
     ("dtype", "labels"), [("int8", [-128, 127]), ("int16", [-32768, 32767]), ("uint64", [1, 2**64 - 1])]
 )
-def test_labels_at_the_ends_of_their_type_do_not_overflow_into_one_class(dtype, labels):
+def test_extreme_labels_do_not_overflow_into_one_class(dtype, labels):
     sampler = ClassPairSampler(np.array(labels * 20, dtype=dtype), 0)
     assert all((anchor - other) % 2 == 0 for (anchor, other), _ in sampler)
 
@@ -187,19 +187,19 @@ def test_labels_at_the_ends_of_their_type_do_not_overflow_into_one_class(dtype, 
     "labels",
     [[0.0, 1.0], np.zeros(3, dtype=np.float32), torch.rand(4), [[0, 1], [1, 0]], [], np.zeros(0, dtype=int), ["a"], 3],
 )
-def test_labels_that_are_not_one_integer_an_image_are_a_user_error(labels):
+def test_labels_must_be_one_integer_per_image(labels):
     with pytest.raises(UserError) as caught:
         ClassPairSampler(labels)
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("setting", [{"partner": "self"}, {"singleton": "skip"}])
-def test_a_misspelt_setting_is_a_user_error_that_names_what_is_allowed(setting):
+def test_a_misspelt_setting_lists_the_allowed_values(setting):
     with pytest.raises(UserError, match="allowed: "):
         ClassPairSampler(LABELS, **setting)
 
 
-def test_draws_equal_the_slice_of_the_iteration():
+def test_draws_are_a_slice_of_the_iteration():
     for sampler in (ClassPairSampler(np.arange(2500) % 9), ImageSampler(2500, views=1)):
         sampler.set_epoch(2)
         keys = list(sampler)
@@ -209,17 +209,17 @@ def test_draws_equal_the_slice_of_the_iteration():
 
 
 def test_keys_are_plain_integers():
-    """NumPy's would be pickled to every worker at ten times the size."""
+    """NumPy integers pickle to ten times the size."""
     for draw in ClassPairSampler(np.array(LABELS)):
         assert [type(value) for value in (*draw.indices, draw.seed)] == [int, int, int]
 
 
-def test_a_sampler_has_no_generator_that_accelerate_would_take_over():
+def test_a_sampler_has_no_generator_attribute_for_accelerate_to_replace():
     assert not hasattr(ClassPairSampler(LABELS), "generator")
     assert not hasattr(ImageSampler(3), "generator")
 
 
-def test_an_epoch_is_drawn_without_an_object_per_image():
+def test_drawing_an_epoch_makes_no_python_object_per_image():
     import tracemalloc
 
     labels = np.arange(200_000) % 1000
@@ -236,7 +236,7 @@ class Echo(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_sampler_works_inside_torchs_batch_sampler_and_loader(workers):
+def test_the_sampler_works_in_torchs_batch_sampler_and_loader(workers):
     sampler = ClassPairSampler(LABELS, seed=4)
     loader = DataLoader(
         Echo(), batch_sampler=BatchSampler(sampler, 4, drop_last=False), num_workers=workers, collate_fn=list

@@ -1,3 +1,5 @@
+"""PairedDataset: pairs from other datasets, seeded by their keys."""
+
 from __future__ import annotations
 
 import pickle
@@ -15,14 +17,15 @@ from torchvision.datasets import FakeData, ImageFolder
 
 from cskd_hf.batch import Batch
 from cskd_hf.data.drop_in import PairedDataset
-from cskd_hf.data.pairing import ClassPairSampler, Draw, ImageSampler, PairingCollator
+from cskd_hf.data.pairing import PairingCollator
+from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.errors import UserError
 
 LABELS = [0, 1, 0, 1, 1, 0, 1]
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """A row's number, augmented out of one of the generators."""
+    """A row's number plus noise from one of the global generators."""
 
     def __init__(self, generator: str) -> None:
         self.generator = generator
@@ -39,7 +42,7 @@ GENERATORS = pytest.mark.parametrize("generator", ["random", "numpy", "torch"])
 
 
 @GENERATORS
-def test_pixels_are_a_function_of_the_row_and_of_the_keys_seed(generator):
+def test_pixels_are_a_function_of_row_and_seed(generator):
     pairs = PairedDataset(Rows(generator))
     assert len(pairs) == 7
     sample = pairs[Draw((1, 4), seed=11)]
@@ -53,7 +56,7 @@ def test_pixels_are_a_function_of_the_row_and_of_the_keys_seed(generator):
 
 
 @GENERATORS
-def test_an_image_that_is_its_own_partner_is_augmented_twice_and_an_anchor_as_without_a_partner(generator):
+def test_a_self_pair_has_two_views_and_the_first_is_that_of_a_single_image(generator):
     pairs = PairedDataset(Rows(generator))
     first, second = pairs[Draw((2, 2), seed=5)].views
     assert not torch.equal(first, second)
@@ -61,7 +64,7 @@ def test_an_image_that_is_its_own_partner_is_augmented_twice_and_an_anchor_as_wi
 
 
 @GENERATORS
-def test_loading_leaves_the_generators_alone(generator):
+def test_loading_restores_the_global_generators(generator):
     pairs = PairedDataset(Rows(generator))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
@@ -77,12 +80,12 @@ def batches(dataset: Rows, workers: int, batch_size: int, epoch: int = 0) -> lis
     return list(DataLoader(pairs, batch_size, sampler=sampler, num_workers=workers, collate_fn=PairingCollator()))
 
 
-def test_a_plain_loader_gives_the_same_batches_with_workers_and_without():
+def test_a_dataloader_yields_the_same_batches_with_and_without_workers():
     for epoch in range(2):
-        alone, helped = (batches(Rows("torch"), workers, 3, epoch) for workers in (0, 2))
+        alone, with_workers = (batches(Rows("torch"), workers, 3, epoch) for workers in (0, 2))
         assert [len(batch.target) for batch in alone] == [6, 6, 2]
-        for one, other in zip(alone, helped, strict=True):
-            assert all(torch.equal(mine, others) for mine, others in zip(one[:3], other[:3], strict=True))
+        for one, other in zip(alone, with_workers, strict=True):
+            assert all(torch.equal(left, right) for left, right in zip(one[:3], other[:3], strict=True))
 
 
 def test_a_batch_of_floats_is_laid_out_anchors_first():
@@ -95,23 +98,23 @@ def test_a_batch_of_floats_is_laid_out_anchors_first():
     assert batch.skipped == ()
 
 
-def test_keys_of_one_view_load_single_images():
+def test_image_sampler_loads_single_images():
     loader = DataLoader(PairedDataset(Rows("torch")), 7, sampler=ImageSampler(7), collate_fn=PairingCollator())
     (batch,) = loader
     assert sorted(batch.index.tolist()) == list(range(7))
 
 
-def test_a_batch_pickles_and_goes_to_a_device_as_a_batch():
+def test_a_batch_survives_pickling_and_send_to_device():
     (batch,) = batches(Rows("torch"), workers=0, batch_size=7)
-    thawed = pickle.loads(pickle.dumps(batch))
-    assert torch.equal(thawed.images, batch.images)
+    unpickled = pickle.loads(pickle.dumps(batch))
+    assert torch.equal(unpickled.images, batch.images)
     moved = send_to_device(batch, "meta")
-    for copy in (thawed, moved):
+    for copy in (unpickled, moved):
         assert type(copy) is Batch
     assert {moved.images.device.type, moved.target.device.type, moved.index.device.type} == {"meta"}
 
 
-# Other people's datasets
+# torchvision's and timm's datasets
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("ends_with", ["float", "uint8"])
-def test_torchvisions_and_timms_datasets_give_the_same_pairs(folder, ends_with):
+def test_torchvisions_and_timms_datasets_yield_the_same_pairs(folder, ends_with):
     if ends_with == "float":
         transform = create_transform(16, is_training=True, color_jitter=0.4)
     else:
@@ -140,7 +143,7 @@ def test_torchvisions_and_timms_datasets_give_the_same_pairs(folder, ends_with):
     assert len(first.images.flatten(1).unique(dim=0)) > 5  # partners are augmented too
 
 
-def test_a_row_that_timm_replaced_by_one_of_another_class_is_an_error(folder):
+def test_a_row_that_timm_replaced_with_another_class_is_an_error(folder):
     (folder / "class 0" / "02.png").write_bytes(b"not an image")
     pairs = PairedDataset(ImageDataset(str(folder), transform=create_transform(16)))
     assert pairs[Draw((0, 1), 0)].target == 0
@@ -148,20 +151,20 @@ def test_a_row_that_timm_replaced_by_one_of_another_class_is_an_error(folder):
         pairs[Draw((0, 2), 0)]
 
 
-def test_labels_in_another_order_than_the_datasets_are_an_error():
+def test_labels_in_the_wrong_order_are_an_error():
     sampler = ClassPairSampler(LABELS[::-1][1:] + LABELS[-1:], partner="not_self")
     loader = DataLoader(PairedDataset(Rows("torch")), 7, sampler=sampler, collate_fn=PairingCollator())
     with pytest.raises(UserError, match=r"paired as one class, loaded with labels .*the dataset's own labels"):
         list(loader)
 
 
-def test_an_image_that_is_no_tensor_is_an_error_that_says_what_to_write():
+def test_a_pil_image_is_an_error_that_names_the_fix():
     pairs = PairedDataset(FakeData(size=3, image_size=(3, 8, 8)))
     with pytest.raises(UserError, match="row 2: read an image of type Image; end its transform with a tensor"):
         pairs[Draw((2, 1), 0)]
 
 
-def test_a_loader_without_the_sampler_is_an_error_that_says_what_to_write():
+def test_a_loader_without_the_sampler_is_an_error_that_names_the_fix():
     loader = DataLoader(PairedDataset(Rows("torch")), 2, collate_fn=PairingCollator())
     with pytest.raises(UserError, match=r"key 0: .*sampler=ClassPairSampler\(labels\)"):
         next(iter(loader))

@@ -1,4 +1,4 @@
-"""PairedImages and PairingCollator: how a batch is laid out, read and augmented."""
+"""PairedImages and PairingCollator: layout, reads and augmentation of a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pairing_cases import DENSE, TRANSFORM, assert_equal, epoch_of, load, pictur
 from torch.utils.data import DataLoader
 
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages, PairingCollator
+from cskd_hf.data.pairing import PairedImages, PairingCollator
+from cskd_hf.data.sampling import ClassPairSampler, ImageSampler
 
 
 def test_a_batch_is_laid_out_anchors_first_then_partners():
@@ -26,7 +27,7 @@ def test_a_batch_is_laid_out_anchors_first_then_partners():
     assert batch.skipped == ()
 
 
-def test_a_batch_of_single_views_is_just_its_images():
+def test_a_batch_of_single_views_has_one_row_per_key():
     draws = list(ImageSampler(10, seed=0))[:3]
     batch = load(PairedImages(split_of(DENSE), TRANSFORM), draws)
     assert batch.images.shape == (3, 3, 16, 16)
@@ -40,27 +41,20 @@ def test_two_views_of_one_image_are_augmented_differently():
     assert not any(torch.equal(first, second) for first, second in zip(batch.images[:5], batch.images[5:], strict=True))
 
 
-def test_an_anchor_paired_with_itself_is_augmented_again():
+def test_the_partner_of_a_self_pair_is_augmented_independently():
     batch = load(PairedImages(split_of([0]), TRANSFORM), list(ClassPairSampler([0])))
     assert batch.index.tolist() == [0, 0]
     assert not torch.equal(batch.images[0], batch.images[1])
 
 
-def test_a_batch_is_fetched_in_one_read():
-    split = split_of(DENSE)
-    draws = list(ClassPairSampler(DENSE))
-    load(PairedImages(split, TRANSFORM), draws)
-    assert split.fetched == [[row for draw in draws for row in draw.indices]]
-
-
-def test_the_loader_fetches_each_batch_in_one_read():
+def test_a_loader_fetches_each_batch_in_one_read():
     split = split_of(DENSE)
     batches = GlobalBatches(ClassPairSampler(DENSE), 4)
     list(DataLoader(PairedImages(split, TRANSFORM), batch_sampler=batches, collate_fn=PairingCollator()))
     assert list(map(len, split.fetched)) == [8, 8, 4]
 
 
-def test_a_key_alone_is_loaded_as_in_its_batch():
+def test_a_single_key_loads_as_in_a_batch():
     images = PairedImages(split_of(DENSE), TRANSFORM)
     draws = list(ClassPairSampler(DENSE))
     batch = load(images, draws)
@@ -78,7 +72,7 @@ def test_anchors_have_the_same_pixels_with_and_without_partners():
         assert torch.equal(with_partner.index[:10], alone.index)
 
 
-def test_pixels_do_not_depend_on_workers_or_on_the_batch_they_are_in():
+def test_pixels_do_not_depend_on_workers_or_batch_size():
     def loaded(workers: int, batch_size: int) -> dict[int, torch.Tensor]:
         batches = GlobalBatches(ClassPairSampler(DENSE, seed=2), batch_size)
         loader = DataLoader(
@@ -87,18 +81,18 @@ def test_pixels_do_not_depend_on_workers_or_on_the_batch_they_are_in():
             collate_fn=PairingCollator(),
             num_workers=workers,
         )
-        found = {}
+        pixels = {}
         for batch in loader:
             half = len(batch.target) // 2
             for anchor in range(half):
-                found[int(batch.index[anchor])] = torch.stack([batch.images[anchor], batch.images[half + anchor]])
-        return found
+                pixels[int(batch.index[anchor])] = torch.stack([batch.images[anchor], batch.images[half + anchor]])
+        return pixels
 
     expected = loaded(workers=0, batch_size=4)
     assert sorted(expected) == list(range(10))
     for workers, batch_size in [(2, 4), (0, 3), (2, 10)]:
-        found = loaded(workers, batch_size)
-        assert all(torch.equal(found[row], pixels) for row, pixels in expected.items())
+        pixels = loaded(workers, batch_size)
+        assert all(torch.equal(pixels[row], views) for row, views in expected.items())
 
 
 def test_an_empty_batch_collates_to_an_empty_batch():

@@ -1,9 +1,10 @@
-"""Decoding a region alone, against the whole image's pixels; where a libjpeg-turbo of version 3 is found."""
+"""Region decoding: Pillow's pixels bit for bit; needs libjpeg-turbo 3 or later."""
 
 from __future__ import annotations
 
 import io
 import threading
+from random import Random
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cskd_hf.data import jpeg, roi
+from cskd_hf.data.crops import random_resized_crop
 
-needs_library = pytest.mark.skipif(not roi.available(), reason="no libjpeg-turbo of version 3 or later is found")
+needs_library = pytest.mark.skipif(not roi.available(), reason="libjpeg-turbo >= 3 not found")
+SIZE = (240, 331)
 
 
 def photograph(**options: object) -> bytes:
-    draws = np.random.default_rng(4).normal(size=(240, 331, 3))
+    draws = np.random.default_rng(4).normal(size=(*SIZE, 3))
     pixels = (gaussian_filter(draws, (4, 4, 0)) * 400 + draws * 5 + 128).clip(0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 92, **options})
@@ -24,60 +27,52 @@ def photograph(**options: object) -> bytes:
 
 
 def boxes(count: int) -> list[tuple[int, int, int, int]]:
-    draws, made = np.random.default_rng(5), []
-    for _ in range(count):
-        height, width = int(draws.integers(1, 180)), int(draws.integers(1, 250))
-        made.append((int(draws.integers(0, 241 - height)), int(draws.integers(0, 332 - width)), height, width))
-    corners = [(0, 0, 60, 60), (180, 271, 60, 60), (0, 271, 60, 60), (180, 0, 60, 60), (100, 0, 9, 331)]
-    return made + corners
+    """Training crops, tiny regions, and regions at the image's edges."""
+    draws = Random(5)
+    crops = [tuple(random_resized_crop(draws, *SIZE, (0.08, 1.0), (3 / 4, 4 / 3))) for _ in range(count)]
+    tiny = [(draws.randrange(SIZE[0] - 8), draws.randrange(SIZE[1] - 8), 8, 1 + draws.randrange(8)) for _ in range(9)]
+    edges = [(0, 0, 60, 60), (180, 271, 60, 60), (0, 271, 60, 60), (180, 0, 60, 60), (100, 0, 9, 331)]
+    return crops + tiny + edges
 
 
 @needs_library
-@pytest.mark.parametrize(
-    "options", [{"subsampling": kind} for kind in (0, 1, 2)] + [{"progressive": True}, {"restart_marker_rows": 1}]
-)
-def test_a_region_has_the_whole_images_pixels_within_a_level(options):
-    data = photograph(**options)
-    whole = np.asarray(Image.open(io.BytesIO(data))).astype(int)
-    errors = []
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 20}], ids=str)
+def test_a_region_has_exactly_the_pixels_of_the_whole_image(subsampling, options):
+    data = photograph(subsampling=subsampling, **options)
+    whole = np.asarray(Image.open(io.BytesIO(data)))
     for top, left, height, width in boxes(40):
-        found = roi.decode_region(data, (240, 331), (top, left, height, width))
-        errors.append((found - whole[top : top + height, left : left + width]).ravel())
-    assert np.abs(np.concatenate(errors)).max() <= 1
-    assert np.square(np.concatenate(errors)).mean() < 0.065  # 60 dB
+        region = roi.decode_region(data, SIZE, (top, left, height, width))
+        assert np.array_equal(region, whole[top : top + height, left : left + width])
 
 
 @needs_library
-def test_it_is_taken_for_a_small_region_of_a_whole_file_and_not_otherwise(monkeypatch):
-    taken = []
+def test_only_small_regions_of_complete_files_are_decoded_alone(monkeypatch):
+    decoded = []
     decode = roi.decode_region
-    monkeypatch.setattr(roi, "decode_region", lambda *args: taken.append(args[2]) or decode(*args))
+    monkeypatch.setattr(roi, "decode_region", lambda *args: decoded.append(args[2]) or decode(*args))
     data, small, large = photograph(), (30, 40, 60, 60), (1, 1, 238, 328)
     for box in (small, large):
-        assert jpeg.decode_region(data, (240, 331), box).shape == (*box[2:], 3)
-    assert jpeg.decode_region(data + b"trailing", (240, 331), small) is not None
-    assert taken == [small]
-    assert jpeg.decode_region(data[:-900], (240, 331), small) is None
-    assert taken == [small]
+        assert jpeg.decode_region(data, SIZE, box).shape == (*box[2:], 3)
+    assert jpeg.decode_region(data + b"trailing", SIZE, small) is not None
+    assert jpeg.decode_region(data[:-900], SIZE, small) is None
+    assert decoded == [small]
 
 
 @needs_library
-def test_bytes_that_are_no_jpeg_are_left_to_pillow():
-    assert roi.decode_region(b"\xff\xd8\xff\xd9", (240, 331), (0, 0, 50, 50)) is None
-    assert roi.decode_region(photograph(), (240, 331), (0, 0, 50, 50)) is not None  # the decoder still works
+def test_broken_data_yields_none_and_the_decoder_still_works():
+    assert roi.decode_region(b"\xff\xd8\xff\xd9", SIZE, (0, 0, 50, 50)) is None
+    assert roi.decode_region(photograph(), SIZE, (0, 0, 50, 50)) is not None
 
 
 @needs_library
-def test_threads_decode_at_once_each_with_its_own_decoder():
-    data, expected = photograph(), {}
-    for box in boxes(20):
-        expected[box] = roi.decode_region(data, (240, 331), box)
+def test_threads_decode_concurrently():
+    data = photograph()
+    expected = {box: roi.decode_region(data, SIZE, box) for box in boxes(20)}
     wrong: list[object] = []
 
     def decode() -> None:
-        for box, pixels in expected.items():
-            if not (roi.decode_region(data, (240, 331), box) == pixels).all():
-                wrong.append(box)
+        wrong.extend(box for box, pixels in expected.items() if (roi.decode_region(data, SIZE, box) != pixels).any())
 
     threads = [threading.Thread(target=decode) for _ in range(4)]
     for thread in threads:
@@ -87,7 +82,7 @@ def test_threads_decode_at_once_each_with_its_own_decoder():
     assert not wrong
 
 
-def test_it_can_be_switched_off(monkeypatch):
+def test_region_decoding_can_be_disabled(monkeypatch):
     monkeypatch.setattr(roi, "enabled", False)
     assert not roi.available()
-    assert jpeg.decode_region(photograph(), (240, 331), (3, 5, 20, 30)).shape == (20, 30, 3)
+    assert jpeg.decode_region(photograph(), SIZE, (3, 5, 20, 30)).shape == (20, 30, 3)

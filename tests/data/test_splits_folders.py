@@ -1,4 +1,4 @@
-"""Folders of classes: every image and nothing else, in one order everywhere, and what is wrong with a folder."""
+"""Class folders: every image and nothing else, in a fixed order, and errors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cskd_hf.errors import UserError
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def named(split: ImageSplit) -> list[tuple[str, str]]:
+def file_and_class(split: ImageSplit) -> list[tuple[str, str]]:
     """(file, class) of every image of a split of files."""
     files = [os.path.basename(image["path"]) for image in split.fetch(range(len(split)))]
     return sorted(zip(files, (split.class_names[label] for label in split.labels), strict=True))
 
 
-def test_a_folder_of_classes_takes_every_image_and_nothing_else(tmp_path):
-    images = [
+def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
+    files = [
         "train/robin/plain.jpg",
         "train/robin/with space.jpeg",
         "train/robin/rødhals 知更鳥.png",
@@ -51,19 +51,19 @@ def test_a_folder_of_classes_takes_every_image_and_nothing_else(tmp_path):
         "README.md",
         "unused/robin/c.jpg",
     ]
-    write(tmp_path, *images, *others)
+    write(tmp_path, *files, *others)
     (tmp_path / "train/robin/linked.jpg").symlink_to(tmp_path / "unused/robin/c.jpg")
     (tmp_path / "train/linked class").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
     (tmp_path / "train/robin/linked folder").symlink_to(tmp_path / "unused/robin", target_is_directory=True)
-    found = load(tmp_path)
-    expected = [(Path(file).name, Path(file).parts[1]) for file in images if file.startswith("train")]
+    images = load(tmp_path)
+    expected = [(Path(file).name, Path(file).parts[1]) for file in files if file.startswith("train")]
     expected += [("linked.jpg", "robin"), ("c.jpg", "linked class"), ("c.jpg", "robin")]
-    assert named(found.train) == sorted(expected)
-    assert named(found.test) == [("b.jpg", "robin")]
-    assert found.train.class_names == ("European robin #1", "linked class", "robin")
+    assert file_and_class(images.train) == sorted(expected)
+    assert file_and_class(images.test) == [("b.jpg", "robin")]
+    assert images.train.class_names == ("European robin #1", "linked class", "robin")
 
 
-def test_files_are_readable_under_their_odd_names(tmp_path):
+def test_odd_file_names_are_read(tmp_path):
     names = ["with space.png", "知更鳥.png", "[a] (1)*?.png", "100%#2::3.png"]
     for level, name in enumerate(names):
         write(tmp_path, f"train/a/{name}", f"test/b/{name}", content=png(level))
@@ -72,30 +72,30 @@ def test_files_are_readable_under_their_odd_names(tmp_path):
     assert "知更鳥.png" in " ".join(train.describe(index) for index in range(len(names)))
 
 
-def test_file_names_do_not_move_images_between_splits(tmp_path):
+def test_words_in_file_names_do_not_move_images_between_splits(tmp_path):
     """`datasets`' imagefolder trains and tests on `train/robin/test_1.jpg`."""
     write(tmp_path, "train/robin/test_1.jpg", "train/wren/validation.jpg", "test/robin/train-2.jpg", "test/wren/x.jpg")
-    found = load(tmp_path)
-    assert named(found.train) == [("test_1.jpg", "robin"), ("validation.jpg", "wren")]
-    assert named(found.test) == [("train-2.jpg", "robin"), ("x.jpg", "wren")]
+    images = load(tmp_path)
+    assert file_and_class(images.train) == [("test_1.jpg", "robin"), ("validation.jpg", "wren")]
+    assert file_and_class(images.test) == [("train-2.jpg", "robin"), ("x.jpg", "wren")]
 
 
-def test_every_split_is_numbered_by_the_classes_of_all(tmp_path):
+def test_all_splits_share_one_list_of_classes(tmp_path):
     write(tmp_path, "train/b/1.jpg", "train/d/2.jpg", "test/a/3.jpg", "test/b/4.jpg", "test/d/5.jpg")
-    found = load(tmp_path)
-    assert found.train.class_names == found.test.class_names == ("a", "b", "d")
-    assert found.num_classes == 3
-    assert found.train.labels.tolist() == [1, 2]
-    assert found.test.labels.tolist() == [0, 1, 2]
-    assert "1 of 3 classes have no training image: a" in found.notes
+    images = load(tmp_path)
+    assert images.train.class_names == images.test.class_names == ("a", "b", "d")
+    assert images.num_classes == 3
+    assert images.train.labels.tolist() == [1, 2]
+    assert images.test.labels.tolist() == [0, 1, 2]
+    assert "1 of 3 classes have no training image: a" in images.notes
 
 
 def test_a_class_with_one_training_image_is_noted(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/b/1.jpg", "test/a/1.jpg")
-    assert load(tmp_path).notes == ("1 classes have one training image, paired with itself: b",)
+    assert load(tmp_path).notes == ("1 of 2 classes have one training image, paired with itself: b",)
 
 
-def test_rows_come_in_the_same_order_on_every_file_system(tmp_path, monkeypatch):
+def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     write(tmp_path, *(f"{split}/{name}/{file}.jpg" for split in ("train", "test") for name in "ba" for file in "312"))
     write(tmp_path, "train/a/z/1.jpg", "train/a/y/1.jpg")
     in_order = ["a/1", "a/2", "a/3", "a/y/1", "a/z/1", "b/1", "b/2", "b/3"]
@@ -113,20 +113,20 @@ def test_rows_come_in_the_same_order_on_every_file_system(tmp_path, monkeypatch)
     assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
 
 
-def test_a_split_folder_that_is_missing_is_named_with_those_there_are(tmp_path):
+def test_a_missing_split_folder_lists_the_existing_ones(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", ".git/x")
     with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'test', but train, val; .*data\.test_split"):
         load(tmp_path)
     assert len(load(tmp_path, test_split="val").test) == 1
 
 
-def test_a_split_folder_without_images_is_an_error_that_shows_the_layout(tmp_path):
+def test_a_split_folder_without_images_shows_the_layout(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", "test/a/notes.txt")
-    with pytest.raises(UserError, match=r"data\.dataset: .*test has no images; they lie in .*test/class/\*\.jpg"):
+    with pytest.raises(UserError, match=r"data\.dataset: .*test has no images; put them in .*test/class/\*\.jpg"):
         load(tmp_path)
 
 
-def test_an_empty_folder_and_a_file_are_errors_that_say_what_they_are(tmp_path):
+def test_an_empty_folder_and_a_file_are_rejected(tmp_path):
     with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'train', 'test', but none"):
         load(tmp_path)
     write(tmp_path, "archive.zip")
@@ -134,8 +134,8 @@ def test_an_empty_folder_and_a_file_are_errors_that_say_what_they_are(tmp_path):
         load(tmp_path / "archive.zip")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")
-def test_a_file_name_that_is_not_utf_8_is_named(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems reject such a name")
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg")
     with open(os.fsencode(tmp_path) + b"/train/a/\xe9t\xe9.jpg", "wb"):
         pass
@@ -149,11 +149,11 @@ def test_a_single_class_is_an_error(tmp_path):
         load(tmp_path)
 
 
-def test_a_class_folder_without_a_file_that_is_named_like_an_image_is_an_error_and_an_empty_one_is_not(tmp_path):
+def test_a_class_folder_of_other_files_is_an_error_and_an_empty_one_is_ignored(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
     (tmp_path / "train" / "c").mkdir()
     assert load(tmp_path).train.class_names == ("a", "b")
-    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image for somebody else")
+    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image that Pillow does not read")
     (tmp_path / "train" / "c" / "0001").write_bytes(b"an image without an extension")
     with pytest.raises(UserError, match=r"none of the 2 files in .*/train/c has the extension of an image") as caught:
         load(tmp_path)

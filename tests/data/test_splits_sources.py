@@ -29,21 +29,21 @@ for dataset in ("nobody/nothing", "cifar100"):
 """
 
 
-def test_a_hub_set_that_cannot_be_reached_is_one_line_with_its_name_and_the_reason(tmp_path):
-    """In a process of its own: `datasets` reads HF_HUB_OFFLINE as it is imported."""
+def test_an_unreachable_hub_set_is_one_line_with_its_name_and_the_reason(tmp_path):
+    """In a subprocess: `datasets` reads HF_HUB_OFFLINE at import."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     nobody, cifar100 = ran.stdout.splitlines()
-    assert nobody.startswith("data.dataset: the Hub set 'nobody/nothing' is not in the cache, ")
-    assert cifar100.startswith("data.dataset: the Hub set 'uoft-cs/cifar100' is not in the cache, ")
+    assert nobody.startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
+    assert cifar100.startswith("data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, ")
     assert nobody.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
 
 
 @pytest.mark.parametrize(
     "dataset",
-    # To `datasets` the last two mean whatever lies in the working folder.
+    # To `datasets` the last two mean the working directory.
     [
         "cifar10",
         "./missing",
@@ -56,10 +56,10 @@ def test_a_hub_set_that_cannot_be_reached_is_one_line_with_its_name_and_the_reas
         "parquet",
     ],
 )
-def test_a_name_that_is_nowhere_is_one_line_that_lists_the_catalog(dataset, tmp_path, monkeypatch):
+def test_an_unknown_name_lists_the_catalog_in_one_line(dataset, tmp_path, monkeypatch):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cskd_hf.data.hub.snapshot_download", None)  # the network is not asked either
+    monkeypatch.setattr("cskd_hf.data.hub.snapshot_download", None)  # nor is there a network request
     with pytest.raises(UserError) as caught:
         load(dataset)
     message = str(caught.value)
@@ -68,7 +68,7 @@ def test_a_name_that_is_nowhere_is_one_line_that_lists_the_catalog(dataset, tmp_
     assert len(message.splitlines()) == 1
 
 
-def test_a_catalog_name_wins_over_a_folder_of_that_name_unless_it_is_written_with_a_dot(tmp_path, monkeypatch):
+def test_a_catalog_name_takes_precedence_over_a_folder_unless_written_with_a_dot(tmp_path, monkeypatch):
     write(tmp_path, "digits/train/a/1.jpg", "digits/train/b/1.jpg", "digits/test/a/1.jpg")
     monkeypatch.chdir(tmp_path)
     assert load("digits").num_classes == 10
@@ -78,33 +78,33 @@ def test_a_catalog_name_wins_over_a_folder_of_that_name_unless_it_is_written_wit
 # scikit-learn's digits
 
 
-def test_digits_has_20_to_train_30_held_out_and_the_rest_to_test_of_each_class():
+def test_digits_has_20_training_and_30_hold_out_images_per_class_and_tests_on_the_rest():
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    found = load("digits", holdout="holdout")
-    assert np.bincount(found.train.labels).tolist() == [20] * 10
-    assert np.bincount(found.holdout.labels).tolist() == [30] * 10
-    splits = {"train": found.train, "holdout": found.holdout, "test": found.test}
+    images = load("digits", holdout="holdout")
+    assert np.bincount(images.train.labels).tolist() == [20] * 10
+    assert np.bincount(images.holdout.labels).tolist() == [30] * 10
+    splits = {"train": images.train, "holdout": images.holdout, "test": images.test}
     assert {name: len(split) for name, split in splits.items()} == CATALOG["digits"].num_images
 
-    def drawn(image: np.ndarray, label: int) -> tuple[bytes, int]:
+    def identity(image: np.ndarray, label: int) -> tuple[bytes, int]:
         return image.astype(np.uint8).tobytes(), int(label)
 
-    # Each image is known by its 64 pixels and its label; the 1,797 are all different.
+    # The 1,797 images all differ.
     expected = [
-        drawn(np.round(image * 255 / 16), label) for image, label in zip(scans.images, scans.target, strict=True)
+        identity(np.round(image * 255 / 16), label) for image, label in zip(scans.images, scans.target, strict=True)
     ]
-    seen = [
-        drawn(np.asarray(decode(image))[:, :, 0], label)
+    loaded = [
+        identity(np.asarray(decode(image))[:, :, 0], label)
         for split in splits.values()
         for image, label in zip(split.fetch(range(len(split))), split.labels, strict=True)
     ]
     assert len(set(expected)) == 1797
-    assert sorted(seen) == sorted(expected)
+    assert sorted(loaded) == sorted(expected)
 
 
-def test_digits_are_the_same_at_every_call_whatever_was_drawn_before():
+def test_digits_do_not_depend_on_the_global_generator():
     np.random.seed(1)
     first = load("digits").train
     np.random.seed(2)

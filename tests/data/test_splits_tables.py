@@ -1,4 +1,4 @@
-"""Tables of every shape, and CSV files: which image has which class, without an image being decoded."""
+"""Tables in every layout and CSV files: labels, classes and images, without decoding."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("save", SHAPES)
-def test_tables_of_every_shape_load_without_decoding_an_image(tmp_path, save):
-    found = load(save(tmp_path / "d", train=table([2, 0, 1, 0], ABC), test=table([1, 2], ABC)))
-    assert found.train.labels.tolist() == [2, 0, 1, 0]
-    assert found.test.labels.tolist() == [1, 2]
-    assert found.train.labels.dtype == np.int64
-    assert found.train.class_names == ("ant", "bee", "cat")
-    assert found.train.rows.tolist() == [0, 1, 2, 3]
-    assert (found.train.name, found.test.name, found.holdout) == ("train", "test", None)
-    assert found.train.fetch([3, 1]) == [{"bytes": GARBAGE, "path": None}] * 2
-    assert found.train.dataset.column_names == ["image"]
+def test_every_layout_loads_without_decoding_an_image(tmp_path, save):
+    images = load(save(tmp_path / "d", train=table([2, 0, 1, 0], ABC), test=table([1, 2], ABC)))
+    assert images.train.labels.tolist() == [2, 0, 1, 0]
+    assert images.test.labels.tolist() == [1, 2]
+    assert images.train.labels.dtype == np.int64
+    assert images.train.class_names == ("ant", "bee", "cat")
+    assert images.train.rows.tolist() == [0, 1, 2, 3]
+    assert (images.train.name, images.test.name, images.holdout) == ("train", "test", None)
+    assert images.train.fetch([3, 1]) == [{"bytes": GARBAGE, "path": None}] * 2
+    assert images.train.dataset.column_names == ["image"]
 
 
 @pytest.mark.parametrize("name", sorted(set(CATALOG) - {"digits"}))
-def test_a_local_copy_of_a_catalog_set_loads_in_exactly_its_columns(tmp_path, name):
+def test_a_local_copy_of_a_catalog_set_loads_with_its_columns(tmp_path, name):
     entry = CATALOG[name]
     columns = {"image_column": entry.image_column, "label_column": entry.label_column}
     label = ClassLabel(names=[f"class {number}" for number in range(entry.num_classes)])
@@ -57,91 +57,91 @@ def test_a_local_copy_of_a_catalog_set_loads_in_exactly_its_columns(tmp_path, na
     }
     assert set(splits) <= set(entry.num_images)
     root = as_parquet(tmp_path / "copy", **splits)
-    found = load(root, train_split=entry.train_split, test_split=entry.test_split, **columns)
-    assert found.num_classes == entry.num_classes
-    assert found.train.labels.tolist() == labels
-    assert found.test.labels.tolist() == labels[::-1]
-    assert [level_of(found.test, index) for index in range(3)] == [0, 1, 2]
+    images = load(root, train_split=entry.train_split, test_split=entry.test_split, **columns)
+    assert images.num_classes == entry.num_classes
+    assert images.train.labels.tolist() == labels
+    assert images.test.labels.tolist() == labels[::-1]
+    assert [level_of(images.test, index) for index in range(3)] == [0, 1, 2]
 
 
-def test_names_need_no_class_list(tmp_path):
+def test_string_labels_need_no_class_list(tmp_path):
     text = Value("string")
-    found = load(
+    images = load(
         as_parquet(tmp_path / "d", train=table(["wren", "crow", "wren"], text), test=table(["crow", "owl"], text))
     )
-    assert found.train.class_names == ("crow", "owl", "wren")
-    assert found.train.labels.tolist() == [2, 0, 2]
-    assert found.test.labels.tolist() == [0, 1]
+    assert images.train.class_names == ("crow", "owl", "wren")
+    assert images.train.labels.tolist() == [2, 0, 2]
+    assert images.test.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint16"])
-def test_numbers_need_neither_a_class_list_nor_to_start_at_0(tmp_path, dtype):
-    found = load(
+def test_integer_labels_need_neither_a_class_list_nor_to_start_at_0(tmp_path, dtype):
+    images = load(
         as_parquet(tmp_path / "d", train=table([3, 1, 10, 3], Value(dtype)), test=table([10, 2], Value(dtype)))
     )
-    assert found.train.class_names == ("1", "2", "3", "10")
-    assert found.train.labels.tolist() == [2, 0, 3, 2]
-    assert found.test.labels.tolist() == [3, 1]
+    assert images.train.class_names == ("1", "2", "3", "10")
+    assert images.train.labels.tolist() == [2, 0, 3, 2]
+    assert images.test.labels.tolist() == [3, 1]
 
 
-def test_splits_that_number_their_classes_differently_are_matched_by_name(tmp_path):
+def test_classes_are_matched_across_splits_by_name(tmp_path):
     other_order = ClassLabel(names=["cat", "ant", "bee"])
     root = as_split_folders(tmp_path / "d", train=table([0, 1, 2], ABC), test=table([0, 1, 2], other_order))
-    found = load(root)
-    assert found.train.class_names == found.test.class_names == ("ant", "bee", "cat")
-    assert found.test.labels.tolist() == [2, 0, 1]
+    images = load(root)
+    assert images.train.class_names == images.test.class_names == ("ant", "bee", "cat")
+    assert images.test.labels.tolist() == [2, 0, 1]
 
 
-def test_empty_classes_of_the_list_are_kept_and_noted(tmp_path):
-    found = load(as_parquet(tmp_path / "d", train=table([0, 0, 2, 2], ABC), test=table([1], ABC)))
-    assert found.num_classes == 3
-    assert found.notes == ("1 of 3 classes have no training image: bee",)
+def test_empty_classes_count_and_are_noted(tmp_path):
+    images = load(as_parquet(tmp_path / "d", train=table([0, 0, 2, 2], ABC), test=table([1], ABC)))
+    assert images.num_classes == 3
+    assert images.notes == ("1 of 3 classes have no training image: bee",)
 
 
 @pytest.mark.parametrize("save", SHAPES)
-def test_images_may_be_paths(tmp_path, save):
+def test_images_can_be_paths(tmp_path, save):
     for level in range(3):
         write(tmp_path, f"{level}.png", content=png(level))
     paths = [str(tmp_path / f"{level}.png") for level in range(3)]
     split = table([0, 1, 2], ABC, Value("string"), images=paths)
-    found = load(save(tmp_path / "d", train=split, test=split))
-    assert [level_of(found.train, index) for index in (2, 0)] == [2, 0]
-    assert found.train.describe(2) == f"split 'train', row 2, file {paths[2]}"
+    images = load(save(tmp_path / "d", train=split, test=split))
+    assert [level_of(images.train, index) for index in (2, 0)] == [2, 0]
+    assert images.train.describe(2) == f"split 'train', row 2, file {paths[2]}"
 
 
 @pytest.mark.parametrize("binary", ["binary", "large_binary"])
-def test_images_may_be_raw_bytes(tmp_path, binary):
+def test_images_can_be_raw_bytes(tmp_path, binary):
     split = table([0, 1], ABC, Value(binary), images=[png(5), png(9)])
-    found = load(as_parquet(tmp_path / "d", train=split, test=split))
-    assert [level_of(found.train, index) for index in (1, 0)] == [9, 5]
-    assert found.train.describe(1) == "split 'train', row 1"
+    images = load(as_parquet(tmp_path / "d", train=split, test=split))
+    assert [level_of(images.train, index) for index in (1, 0)] == [9, 5]
+    assert images.train.describe(1) == "split 'train', row 1"
 
 
-def test_a_selection_or_shuffle_is_respected_when_labels_are_read(tmp_path, monkeypatch):
-    """The raw Arrow table knows of neither."""
+def test_labels_follow_a_selection_or_shuffle(tmp_path, monkeypatch):
+    """The raw Arrow table ignores both."""
     rows = [{"bytes": png(level), "path": None} for level in range(6)]
     stored = table([0, 1, 2, 0, 1, 2], ABC, images=rows)
     chosen = [5, 0, 4]
     loaded = DatasetDict(train=stored.select(chosen), test=stored.shuffle(seed=1))
     monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: loaded)
-    found = load("anything")
-    assert found.train.labels.tolist() == [2, 0, 1]
-    assert [level_of(found.train, index) for index in range(3)] == chosen
+    images = load("anything")
+    assert images.train.labels.tolist() == [2, 0, 1]
+    assert [level_of(images.train, index) for index in range(3)] == chosen
     for index in range(6):
-        assert found.test.labels[index] == level_of(found.test, index) % 3
+        assert images.test.labels[index] == level_of(images.test, index) % 3
 
 
-@pytest.mark.parametrize("asked", ["val", "valid", "validation"])
+@pytest.mark.parametrize("requested", ["val", "valid", "validation"])
 @pytest.mark.parametrize("stored", ["val", "valid", "validation"])
-def test_val_valid_and_validation_are_one_split_of_a_parquet_folder(tmp_path, stored, asked):
+def test_val_valid_and_validation_name_one_split(tmp_path, stored, requested):
     root = as_parquet(tmp_path / "d", train=table([0, 1], ABC), **{stored: table([2, 2, 1], ABC)})
-    found = load(root, test_split=asked)
-    assert found.test.labels.tolist() == [2, 2, 1]
-    assert found.test.name == asked
+    images = load(root, test_split=requested)
+    assert images.test.labels.tolist() == [2, 2, 1]
+    assert images.test.name == requested
 
 
 @pytest.mark.parametrize("column", ["string", "class"])
-def test_reading_the_labels_of_a_large_table_makes_no_object_per_row(tmp_path, column):
+def test_reading_labels_makes_no_python_object_per_row(tmp_path, column):
     names = [f"{number:04d} " + "a very long class name " * 8 for number in range(1000)]
     numbers = np.random.default_rng(0).integers(0, 1000, 200_000)
     images = ["x.jpg"] * len(numbers)
@@ -153,18 +153,18 @@ def test_reading_the_labels_of_a_large_table_makes_no_object_per_row(tmp_path, c
     del labels, images, train, test
     data = section(root)
     tracemalloc.start()
-    found = load_images(data)
+    images = load_images(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (found.train.labels == numbers).all()
-    assert found.train.class_names == tuple(names)
+    assert (images.train.labels == numbers).all()
+    assert images.train.class_names == tuple(names)
     assert peak < 20e6
 
 
 # CSV files
 
 
-def test_a_csv_of_paths_is_read_with_labels_as_they_are_written(tmp_path):
+def test_a_csv_lists_paths_and_labels(tmp_path):
     for file in ("a/1.png", "a/with, comma.png", "b/ü 2.png"):
         (tmp_path / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
         PillowImage.new("RGB", (4, 4), (len(file), 0, 0)).save(tmp_path / "pictures" / file)
@@ -175,7 +175,7 @@ def test_a_csv_of_paths_is_read_with_labels_as_they_are_written(tmp_path):
     )
     (tmp_path / "val.csv").write_text("file,species,note\npictures/a/1.png,2,\n", encoding="utf-8")
     images = load(tmp_path, test_split="val", image_column="file", label_column="species")
-    assert images.train.class_names == ("2", "10")  # as numbers, not as text
+    assert images.train.class_names == ("2", "10")  # sorted as numbers
     assert images.train.labels.tolist() == [1, 0, 1]
     assert images.test.labels.tolist() == [0]
     red = [np.asarray(decode(image))[0, 0, 0] for image in images.train.fetch(range(3))]
@@ -192,7 +192,7 @@ def test_a_csv_of_paths_is_read_with_labels_as_they_are_written(tmp_path):
         ("", "Empty CSV"),
     ],
 )
-def test_a_csv_that_is_not_what_it_should_be_is_a_user_error_in_one_line(tmp_path, train, message):
+def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
     (tmp_path / "train.csv").write_text(train)
     (tmp_path / "test.csv").write_text("image,label\n1.png,a\n")
     with pytest.raises(UserError, match=message) as caught:
@@ -200,13 +200,13 @@ def test_a_csv_that_is_not_what_it_should_be_is_a_user_error_in_one_line(tmp_pat
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_class_of_a_csv_may_be_called_na_or_null(tmp_path):
+def test_a_csv_class_can_be_called_na_or_null(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("image,label\n1.png,NA\n2.png,null\n3.png,nan\n")
     assert load(tmp_path).train.class_names == ("NA", "nan", "null")
 
 
-def test_a_csv_split_that_is_missing_is_named_with_those_there_are(tmp_path):
+def test_a_missing_csv_split_lists_the_existing_ones(tmp_path):
     (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
     with pytest.raises(UserError, match="no split 'test'; it has train"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""Crops of training: the paper's at 32 px, padded and shifted, and RandomResizedCrop."""
+"""Training crops: the paper's padded crop at 32 px, and RandomResizedCrop."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from transform_cases import NOISE, SEED, SMALL, encoded, train_at_32, transform
 
 from cskd_hf.data.transforms import Transform
 
-# the paper's 32-px training: pad by 4, crop back, flip
+# The paper's 32-px training: pad by 4, crop back, flip
 
 
 def shifts(array: np.ndarray, padding: int) -> dict[bytes, tuple[int, int, bool]]:
-    """The bytes of every crop of the zero-padded image → (top, left, flipped)."""
+    """Bytes of every crop of the zero-padded image → (top, left, flipped)."""
     height, width, _ = array.shape
     padded = np.pad(array, [(padding, padding), (padding, padding), (0, 0)])
-    found = {}
+    crops = {}
     for top in range(2 * padding + 1):
         for left in range(2 * padding + 1):
             crop = padded[top : top + height, left : left + width].transpose(2, 0, 1)
-            found[crop.tobytes()] = (top, left, False)
-            found[np.ascontiguousarray(crop[:, :, ::-1]).tobytes()] = (top, left, True)
-    assert len(found) == 2 * (2 * padding + 1) ** 2
-    return found
+            crops[crop.tobytes()] = (top, left, False)
+            crops[np.ascontiguousarray(crop[:, :, ::-1]).tobytes()] = (top, left, True)
+    assert len(crops) == 2 * (2 * padding + 1) ** 2
+    return crops
 
 
-def test_crop_padding_shifts_the_zero_padded_image_by_each_of_81_and_flips_half():
+def test_crop_padding_draws_all_81_shifts_uniformly_and_flips_half():
     known, made, image = shifts(SMALL, 4), train_at_32(), encoded(SMALL)
-    seen = [known[made(image, seed).numpy().tobytes()] for seed in range(1000)]  # any resampling is a KeyError
-    assert {(top, left) for top, left, _ in seen} == {(top, left) for top in range(9) for left in range(9)}
-    places = np.bincount([9 * top + left for top, left, _ in seen], minlength=81)
-    assert stats.chisquare(places).pvalue > 1e-3
-    assert abs(sum(flipped for _, _, flipped in seen[:400]) - 200) < 40
+    drawn = [known[made(image, seed).numpy().tobytes()] for seed in range(1000)]  # any resampling is a KeyError
+    assert {(top, left) for top, left, _ in drawn} == {(top, left) for top in range(9) for left in range(9)}
+    counts = np.bincount([9 * top + left for top, left, _ in drawn], minlength=81)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert abs(sum(flipped for _, _, flipped in drawn[:400]) - 200) < 40
 
 
 @pytest.mark.parametrize(("hflip", "flipped"), [(0.0, {False}), (1.0, {True})])
@@ -47,14 +47,14 @@ def test_hflip_is_a_probability(hflip, flipped):
     assert {known[made(encoded(SMALL), seed).numpy().tobytes()][2] for seed in range(30)} == flipped
 
 
-def test_vflip_turns_upside_down():
+def test_vflip_flips_vertically():
     known = shifts(SMALL, 4)
     made = train_at_32(hflip=0.0, vflip=1.0)(encoded(SMALL), SEED).flip(1)
     assert made.numpy().tobytes() in shifts(SMALL, 4)
     assert made.flip(1).numpy().tobytes() not in known
 
 
-def test_crop_padding_resizes_other_sizes_to_the_input_first():
+def test_crop_padding_first_resizes_to_the_input_size():
     array = NOISE[:64, :48]
     resized = np.asarray(Image.fromarray(array).resize((32, 32), Image.Resampling.BILINEAR))
     known = shifts(resized, 2)
@@ -66,7 +66,7 @@ def test_crop_padding_resizes_other_sizes_to_the_input_first():
 
 
 def measured_crops(made: Transform, height: int, width: int, seeds: range) -> np.ndarray:
-    """(N, 4) left, top, width, height of each crop, read off an image whose colours are its coordinates."""
+    """(N, 4) left, top, width, height of each crop, measured on an image whose colours are its coordinates."""
     horizontal, vertical = np.meshgrid(np.arange(width), np.arange(height))
     image = encoded(np.stack([horizontal, vertical, 0 * vertical], axis=-1).astype(np.uint8))
     crops = []
@@ -82,10 +82,10 @@ def measured_crops(made: Transform, height: int, width: int, seeds: range) -> np
     return np.array(crops)
 
 
-def crops_by_torchvisions_law(
+def torchvision_crops(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], num: int
 ) -> np.ndarray:
-    """(num, 4) left, top, width, height: area share uniform, log ratio uniform, ten tries, a place uniform."""
+    """(num, 4) left, top, width, height: area and log ratio uniform, ten tries, then the position uniform."""
     generator, crops = np.random.default_rng(0), []
     while len(crops) < num:
         for _ in range(10):
@@ -96,36 +96,36 @@ def crops_by_torchvisions_law(
                 crops.append((generator.integers(0, width - w + 1), generator.integers(0, height - h + 1), w, h))
                 break
         else:
-            raise AssertionError("the fallback is left out of this sampler: choose shapes that never need it")
+            raise AssertionError("this sampler has no fallback: choose shapes that never need it")
     return np.array(crops, dtype=float)
 
 
 @pytest.mark.parametrize(
     ("scale", "ratio", "num"), [((0.08, 1.0), (3 / 4, 4 / 3), 2000), ((0.3, 0.6), (0.9, 1.5), 600)]
 )
-def test_random_resized_crop_obeys_torchvisions_law(scale, ratio, num):
+def test_random_resized_crop_has_torchvisions_distribution(scale, ratio, num):
     height, width = 230, 250
     made = transform(True, input_size=(3, 16, 16), hflip=0.0, scale=scale, ratio=ratio)
-    found = measured_crops(made, height, width, range(num))
-    expected = crops_by_torchvisions_law(height, width, scale, ratio, 10 * num)
+    drawn = measured_crops(made, height, width, range(num))
+    expected = torchvision_crops(height, width, scale, ratio, 10 * num)
 
-    def laws(crops: np.ndarray) -> dict[str, np.ndarray]:
+    def statistics(crops: np.ndarray) -> dict[str, np.ndarray]:
         left, top, w, h = crops.T
-        roomy = (w < 0.9 * width) & (h < 0.9 * height)  # where a place means something
+        roomy = (w < 0.9 * width) & (h < 0.9 * height)  # where the position is not nearly fixed
         return {
             "area share": w * h / (height * width),
             "log ratio": np.log(w / h),
-            "place across": (left / (width - w))[roomy],
-            "place down": (top / (height - h))[roomy],
+            "horizontal position": (left / (width - w))[roomy],
+            "vertical position": (top / (height - h))[roomy],
         }
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        found_laws, expected_laws = laws(found), laws(expected)
-    for name, values in found_laws.items():
-        assert stats.ks_2samp(values, expected_laws[name]).pvalue > 1e-3, name
+        measured, reference = statistics(drawn), statistics(expected)
+    for name, values in measured.items():
+        assert stats.ks_2samp(values, reference[name]).pvalue > 1e-3, name
 
 
-def test_the_crop_of_an_image_too_oblong_for_any_ratio_is_its_middle():
+def test_the_crop_of_a_too_oblong_image_is_central():
     array = np.zeros((20, 200, 3), dtype=np.uint8)
     array[:, 87:113] = 255  # 4:3 of the full height, 27 pixels wide, around the centre
     made = transform(True, input_size=(3, 8, 8), hflip=0.0, scale=(1.0, 1.0))
@@ -133,7 +133,7 @@ def test_the_crop_of_an_image_too_oblong_for_any_ratio_is_its_middle():
 
 
 def photograph(height: int, width: int, quality: int) -> dict[str, object]:
-    """A JPEG that is smooth in most places, 4:2:0."""
+    """A mostly smooth JPEG, 4:2:0."""
     draws = np.random.default_rng(2).normal(size=(height, width, 3))
     pixels = (gaussian_filter(draws, (4, 4, 0)) * 400 + draws * 5 + 128).clip(0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -142,8 +142,8 @@ def photograph(height: int, width: int, quality: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
-def test_a_training_crop_is_pillows_own_of_some_box_within_a_level(name):
-    """The box is read off the pixels' own coordinates, then cut out of the photograph with Pillow alone."""
+def test_a_training_crop_is_pillows_within_a_level(name):
+    """The box is measured on an image of coordinates, then cropped from the photograph with Pillow alone."""
     height, width, size = 230, 250, 96
     made = transform(True, input_size=(3, size, size), hflip=1.0, interpolation=name)
     image = photograph(height, width, 92)
@@ -151,7 +151,7 @@ def test_a_training_crop_is_pillows_own_of_some_box_within_a_level(name):
     plain = transform(True, input_size=(3, size, size), hflip=1.0)
     errors = []
     for seed in range(12):
-        # With flips, columns run backwards: the fitted width is negative, and left is the right edge.
+        # With flips, columns run backwards: the fitted width is negative, left is the right edge.
         (right, top, minus_width, crop_height), *_ = measured_crops(plain, height, width, range(seed, seed + 1)).round()
         box = (right + minus_width, top, right, top + crop_height)
         filter_ = getattr(Image.Resampling, name.upper())
@@ -161,7 +161,7 @@ def test_a_training_crop_is_pillows_own_of_some_box_within_a_level(name):
     assert np.square(errors).mean() < 0.065  # 60 dB
 
 
-def test_the_same_pixels_stored_as_png_and_as_jpeg_get_the_same_crops():
+def test_png_and_jpeg_of_the_same_pixels_get_the_same_crops():
     image = photograph(120, 160, 90)
     png = encoded(np.asarray(Image.open(io.BytesIO(image["bytes"]))))
     for is_training in (True, False):
@@ -170,14 +170,14 @@ def test_the_same_pixels_stored_as_png_and_as_jpeg_get_the_same_crops():
 
 
 def assert_within_a_level(made: torch.Tensor, expected: torch.Tensor) -> None:
-    """torch's antialiased resize against Pillow's: one level at most, and few of them."""
+    """torch's antialiased resize against Pillow's: at most one level, and rarely."""
     difference = (made.int() - expected.int()).abs()
     assert difference.max() <= 1
     assert difference.float().square().mean() < 0.065  # 60 dB
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
-def test_interpolation_chooses_the_filter_of_the_training_crop(name):
+def test_interpolation_selects_the_filter_of_the_training_crop(name):
     """At scale 1 and the image's own ratio the crop is the whole image, resized."""
     array = NOISE[:60, :60]
     settings = {"input_size": (3, 24, 24), "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0}
@@ -189,6 +189,6 @@ def test_interpolation_chooses_the_filter_of_the_training_crop(name):
     assert_within_a_level(made, bilinear if name == "bilinear" else bicubic)
     assert (bilinear.int() - bicubic.int()).abs().max() > 10
     both = transform(True, **settings, interpolation="random")
-    seen = {both(encoded(array), seed).numpy().tobytes() for seed in range(20)}
-    assert len(seen) == 2
-    assert made.numpy().tobytes() in seen
+    drawn = {both(encoded(array), seed).numpy().tobytes() for seed in range(20)}
+    assert len(drawn) == 2
+    assert made.numpy().tobytes() in drawn

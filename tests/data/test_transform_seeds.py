@@ -1,4 +1,4 @@
-"""A training image is a function of the file and the seed alone; its colours too, where they are changed at all."""
+"""A training image is a function of the file and the seed alone, colour augmentation included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transform_cases import NOISE, SEED, SMALL, WILD, encoded, train_at_32, tran
 
 
 @pytest.mark.parametrize("settings", [{}, WILD, {**WILD, "auto_augment": None, "color_jitter": 0.4}])
-def test_equal_seeds_give_equal_pixels_whatever_was_drawn_before(settings):
+def test_equal_seeds_give_equal_pixels(settings):
     image = encoded(NOISE)
     first = transform(True, **settings)
     expected = [first(image, seed) for seed in (SEED, 7)]
@@ -25,9 +25,9 @@ def test_equal_seeds_give_equal_pixels_whatever_was_drawn_before(settings):
 
 
 @pytest.mark.parametrize("settings", [{}, WILD, {"input_size": (3, 32, 32), "crop_padding": 4}])
-def test_other_seeds_give_other_pixels(settings):
+def test_different_seeds_give_different_pixels(settings):
     image, made = encoded(NOISE), transform(True, **settings)
-    # Seeds that differ in their high bits only, as hashes do, and by one, as an anchor's and a partner's do.
+    # Seeds that differ in high bits only, as hashes do, and by one, as those of anchor and partner do.
     seeds = [0, 1, 2**32, 2**62, SEED, SEED + 1, 2**63 - 1, 2**63]
     different = {made(image, seed).numpy().tobytes() for seed in seeds}
     assert len(different) >= (len(seeds) if "crop_padding" not in settings else 4)
@@ -35,7 +35,7 @@ def test_other_seeds_give_other_pixels(settings):
 
 @pytest.mark.parametrize("auto_augment", [None, "rand-m6-mstd0.5-inc1"])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_global_generators_are_left_untouched(is_training, auto_augment):
+def test_the_global_generators_are_restored(is_training, auto_augment):
     made = transform(
         is_training, input_size=(3, 16, 16), auto_augment=auto_augment, color_jitter=None if auto_augment else 0.4
     )
@@ -46,9 +46,9 @@ def test_global_generators_are_left_untouched(is_training, auto_augment):
     assert (random.random(), np.random.rand(), torch.rand(3).tolist()) == expected
 
 
-def test_global_generators_are_left_untouched_by_an_unreadable_image(monkeypatch):
+def test_the_global_generators_are_restored_after_an_error(monkeypatch):
     made = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
-    monkeypatch.setattr(made, "_transform", lambda _: len(random.random()))  # fails after drawing
+    monkeypatch.setattr(made, "_timm", lambda _: len(random.random()))  # fails after drawing
     random.seed(1), torch.manual_seed(3)
     expected = random.random(), torch.rand(1).item()
     random.seed(1), torch.manual_seed(3)
@@ -57,7 +57,7 @@ def test_global_generators_are_left_untouched_by_an_unreadable_image(monkeypatch
     assert (random.random(), torch.rand(1).item()) == expected
 
 
-# colour
+# Colour
 
 
 def test_there_is_no_colour_jitter_by_default():
@@ -70,7 +70,7 @@ def test_there_is_no_colour_jitter_by_default():
 
 @pytest.mark.parametrize("crop_padding", [None, 4])
 @pytest.mark.parametrize("setting", [{"color_jitter": 0.4}, {"auto_augment": "rand-m9-n2"}])
-def test_colour_settings_act_and_are_a_function_of_the_seed(setting, crop_padding):
+def test_colour_augmentation_is_a_function_of_the_seed(setting, crop_padding):
     array = np.full((32, 32, 3), (200, 100, 50), dtype=np.uint8)
     array[::2] = (90, 160, 30)
     made = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding, **setting)
@@ -83,7 +83,7 @@ def test_colour_settings_act_and_are_a_function_of_the_seed(setting, crop_paddin
     assert all(torch.equal(made(image, seed), picture) for seed, picture in enumerate(pictures))
 
 
-def test_a_stronger_colour_jitter_spreads_colours_wider():
+def test_stronger_colour_jitter_spreads_colours_wider():
     image = encoded(np.full((8, 8, 3), 128, dtype=np.uint8))
 
     def spread(color_jitter: float) -> float:

@@ -1,4 +1,4 @@
-"""The form of what a transform makes, and the paper's transform for tests: resize and centre crop."""
+"""Shape and type of a transform's result, and the paper's evaluation transform: resize and centre crop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_output_is_uint8_channels_first_of_the_input_size(is_training, settings,
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_one_pixel_becomes_an_image_of_its_colour(is_training):
+def test_a_one_pixel_image_is_enlarged_to_its_colour(is_training):
     made = transform(is_training, input_size=(3, 8, 8))(encoded(NOISE[:1, :1]), SEED)
     assert (made == torch.tensor(NOISE[0, 0])[:, None, None]).all()
 
@@ -35,17 +35,17 @@ def test_greyscale_has_three_equal_channels():
     assert (made[0] == made[2]).all()
 
 
-def test_unreadable_bytes_stay_an_unreadable_image():
+def test_unreadable_bytes_raise_unreadable_image_error():
     for is_training in (True, False):
         with pytest.raises(UnreadableImageError):
             transform(is_training)({"bytes": b"x", "path": None}, SEED)
 
 
-# tests
+# Evaluation
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (256, 256), (231, 257), (100, 60)])
-def test_test_transform_is_the_papers_resize_256_and_centre_crop_224_bit_for_bit(shape):
+def test_the_evaluation_transform_is_the_papers_bit_for_bit(shape):
     array = np.resize(NOISE, (*shape, 3))
     paper = tv.Compose(
         [tv.Resize(256, tv.InterpolationMode.BILINEAR, antialias=True), tv.CenterCrop(224), tv.PILToTensor()]
@@ -53,31 +53,31 @@ def test_test_transform_is_the_papers_resize_256_and_centre_crop_224_bit_for_bit
     assert torch.equal(transform(False)(encoded(array), SEED), paper(Image.fromarray(array)))
 
 
-def test_random_interpolation_is_bilinear_in_tests():
+def test_random_interpolation_is_bilinear_in_evaluation():
     image = encoded(NOISE)
     assert torch.equal(transform(False, interpolation="random")(image, 0), transform(False)(image, 1))
     assert not torch.equal(transform(False, interpolation="bicubic")(image, 0), transform(False)(image, 0))
 
 
-def test_test_transform_is_the_same_for_every_seed_and_augments_nothing():
+def test_the_evaluation_transform_ignores_seed_and_augmentation():
     made = transform(False, **WILD)
     plain = transform(False, input_size=(3, 24, 24))
     assert torch.equal(made(encoded(NOISE), 1), plain(encoded(NOISE), 2))
 
 
-def test_an_image_of_the_test_size_is_left_alone():
+def test_an_image_of_the_input_size_is_unchanged():
     made = transform(False, input_size=(3, 32, 32), crop_pct=1.0)(encoded(SMALL), SEED)
     assert (made.numpy() == SMALL.transpose(2, 0, 1)).all()
 
 
-def test_tiny_images_in_64_px_are_resized_to_32_for_tests():
-    """The paper tests TinyImageNet at Resize(32): no crop."""
+def test_tiny_imagenet_is_resized_to_32_px_without_a_crop():
+    """As in the paper, which evaluates TinyImageNet at Resize(32)."""
     array = NOISE[:64, :64]
     expected = tv.PILToTensor()(tv.Resize(32, tv.InterpolationMode.BILINEAR)(Image.fromarray(array)))
     assert torch.equal(transform(False, input_size=(3, 32, 32), crop_pct=1.0)(encoded(array), SEED), expected)
 
 
-def test_oblong_input_keeps_the_aspect_ratio_in_tests():
+def test_an_oblong_input_size_preserves_the_aspect_ratio():
     horizontal, vertical = np.meshgrid(np.arange(200.0), np.arange(100.0))
     array = np.stack([horizontal, 2 * vertical, 0 * vertical], axis=-1).astype(np.uint8)
     made = transform(False, input_size=(3, 40, 80), crop_pct=1.0)(encoded(array), SEED).numpy().astype(float)

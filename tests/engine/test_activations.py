@@ -16,7 +16,7 @@ from cskd_hf.batch import Batch
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.models.layers import statistics_kept
+from cskd_hf.models.layers import restore_running_statistics
 from cskd_hf.recipe.sections import ModelSection
 
 NUM, SIZE = 6, 32
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_gives_the_same_step(name, method_name, same_tens
             torch.manual_seed(seed)
             batch = batch_for(method, num=NUM, size=SIZE, seed=seed)
             result = objective(batch)
-            with statistics_kept(objective.module):
+            with restore_running_statistics(objective.module):
                 result["loss"].backward()
             losses.append(result["loss"].detach())
         assert torch.equal(*losses)
@@ -134,7 +134,7 @@ def test_a_compiled_step_checkpoints_the_same_way(same_tensors):
     for seed in (0, 1):
         for objective in (plain, recomputed):
             result = objective(batch_for(method, num=NUM, size=SIZE, seed=seed))
-            with statistics_kept(objective.module):
+            with restore_running_statistics(objective.module):
                 result["loss"].backward()
     torch.compiler.reset()
     same_tensors(plain.state_dict(), recomputed.state_dict())
@@ -143,7 +143,7 @@ def test_a_compiled_step_checkpoints_the_same_way(same_tensors):
 
 
 def test_running_statistics_would_move_twice_unless_restored():
-    """What `statistics_kept` is there for."""
+    """What `restore_running_statistics` is there for."""
     method = method_of("cskd")
     objective = objective_of(method, checkpointing(small_network()))
     objective(batch_for(method))["loss"].backward()
@@ -156,5 +156,5 @@ def test_a_network_without_gradient_checkpointing_is_rejected_in_one_line():
     torch.manual_seed(0)
     made: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
     assert made.grad_checkpointing is True
-    with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 cannot recompute"):
+    with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 does not support it"):
         create_backbone(ModelSection(model_name="vgg11"), 3, grad_checkpointing=True)

@@ -95,7 +95,7 @@ def test_an_unreadable_image_stops_the_run_in_one_line_that_names_it(tmp_path, s
     done = quick(write_recipe(tmp_path / "run.yaml", folder), f"data.workers={workers}")
     assert done.status == 2
     assert done.stderr.startswith(f"error: split {split!r}, row 2, file {broken}: unreadable image (")
-    assert done.stderr.endswith("; mend or remove the file, or write data.on_corrupt=skip\n")
+    assert done.stderr.endswith("; repair or remove the file, or write data.on_corrupt=skip\n")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "summary.json").exists()
 
@@ -142,7 +142,7 @@ def test_images_of_every_format_and_mode_train(tmp_path):
     summary = summary_of(tmp_path / "a run")
     assert summary["dataset"]["images"] == {"train": 16, "test": 5}
     assert summary["skipped_images"] == {"train": 0, "test": 0}
-    assert "1 classes have one training image, paired with itself: class 2" in done.stdout
+    assert " of 3 classes have one training image, paired with itself: class 2" in done.stdout
 
 
 def test_a_test_split_of_one_image_ends_in_a_result_without_recall(tmp_path):

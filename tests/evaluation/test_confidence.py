@@ -10,7 +10,7 @@ import torch
 from random_logits import numpy_softmax, predictions
 from torch import Tensor
 
-from cskd_hf.evaluation.metrics import adaptive_ece, aurc, classwise_ece, ece, reliability_bins
+from cskd_hf.evaluation.confidence import adaptive_ece, aurc, classwise_ece, ece, reliability_bins
 
 
 def two_class(probability_of_0: list[float]) -> Tensor:

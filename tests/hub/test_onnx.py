@@ -20,6 +20,9 @@ from cskd_hf.models.export import export_model
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
 NAMES = ("cat", "dog", "Ærø")
 TEMPERATURE = 0.4
 TRANSFORM = TransformSection(
@@ -28,7 +31,7 @@ TRANSFORM = TransformSection(
 
 
 def export(folder, model=None, facts=None, **keywords):
-    """A model folder, and its network."""
+    """Write a model folder; returns its network."""
     settings = ModelSection(**{"model_name": "test_resnet", **keywords})
     torch.manual_seed(0)
     model = create_backbone(settings, 3) if model is None else model
@@ -38,8 +41,7 @@ def export(folder, model=None, facts=None, **keywords):
 
 
 def run(path, images):
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     outputs = session.run(["logits", "probabilities"], {"pixel_values": images.numpy()})
     return *map(torch.from_numpy, outputs), session.get_modelmeta().custom_metadata_map
 
@@ -54,8 +56,7 @@ def run(path, images):
     ],
     ids=lambda keywords: keywords["model_name"],
 )
-def test_any_number_of_images_gives_pytorchs_logits_over_the_temperature_and_their_softmax(tmp_path, keywords):
-    pytest.importorskip("onnx")
+def test_outputs_equal_pytorchs_for_any_batch_size(tmp_path, keywords):
     model = export(tmp_path / "model", **keywords)
     path = export_onnx(tmp_path / "model")
     assert path == tmp_path / "model" / "model.onnx"
@@ -69,7 +70,6 @@ def test_any_number_of_images_gives_pytorchs_logits_over_the_temperature_and_the
 
 
 def test_a_cosine_head_is_exported(tmp_path):
-    pytest.importorskip("onnx")
     model = export(tmp_path / "model", with_cosine_head(timm.create_model("test_resnet", num_classes=3)))
     images = torch.randn(2, 3, 64, 64)
     logits, _, _ = run(export_onnx(tmp_path / "model"), images)
@@ -78,32 +78,20 @@ def test_a_cosine_head_is_exported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [{"temperature": TEMPERATURE, "folded_temperature": TEMPERATURE}, {"temperature": 1.0, "folded_temperature": 0.4}],
-    ids=["both are said", "nothing is left to divide by"],
+    ("facts", "temperature"),
+    [({"temperature": 1.0, "folded_temperature": TEMPERATURE}, TEMPERATURE), ({"temperature": None}, None)],
+    ids=["folded", "none"],
 )
-def test_weights_that_hold_the_temperature_already_are_not_divided_again(tmp_path, facts):
-    pytest.importorskip("onnx")
+def test_a_folded_or_missing_temperature_does_not_divide(tmp_path, facts, temperature):
     model = export(tmp_path / "model", facts=facts)
     images = torch.randn(2, 3, 64, 64)
     logits, _, metadata = run(export_onnx(tmp_path / "model"), images)
     with torch.inference_mode():
         torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
-    assert json.loads(metadata["temperature"]) == TEMPERATURE
+    assert json.loads(metadata["temperature"]) == temperature
 
 
-def test_without_a_temperature_the_logits_are_the_networks(tmp_path):
-    pytest.importorskip("onnx")
-    model = export(tmp_path / "model", facts={"temperature": None})
-    images = torch.randn(2, 3, 64, 64)
-    logits, _, metadata = run(export_onnx(tmp_path / "model"), images)
-    with torch.inference_mode():
-        torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
-    assert json.loads(metadata["temperature"]) is None
-
-
-def test_the_metadata_say_how_to_prepare_an_image_and_what_the_classes_are(tmp_path):
-    pytest.importorskip("onnx")
+def test_the_metadata_hold_preprocessing_and_class_names(tmp_path):
     export(tmp_path / "model")
     _, _, metadata = run(export_onnx(tmp_path / "model"), torch.zeros(1, 3, 64, 64))
     assert {name: json.loads(value) for name, value in metadata.items()} == {
@@ -119,9 +107,7 @@ def test_the_metadata_say_how_to_prepare_an_image_and_what_the_classes_are(tmp_p
     }
 
 
-def test_the_file_needs_nothing_but_onnxruntime(tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+def test_the_file_runs_with_onnxruntime_alone(tmp_path):
     export(tmp_path / "model")
     path = export_onnx(tmp_path / "model")
     (tmp_path / "alone").mkdir()
@@ -138,16 +124,15 @@ def test_the_file_needs_nothing_but_onnxruntime(tmp_path):
     assert done.stdout == "(4, 3)\n", done.stderr
 
 
-def test_the_same_weights_give_the_same_bytes_and_nothing_else_is_left_in_the_folder(tmp_path):
-    pytest.importorskip("onnx")
+def test_the_same_weights_give_the_same_bytes_and_leave_no_other_file(tmp_path):
     export(tmp_path / "model")
     first = export_onnx(tmp_path / "model").read_bytes()
     assert export_onnx(tmp_path / "model").read_bytes() == first
     assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.onnx", "model.safetensors"]
 
 
-class OtherBeyondTwo(nn.Module):
-    """Python's `if` is followed for the traced batch alone: the graph is wrong for the others."""
+class BatchDependent(nn.Module):
+    """Tracing follows one side of the `if`: the graph is wrong for batches of more than 2."""
 
     def __init__(self, num_classes=3, in_chans=3, pretrained_cfg=None, **keywords):
         super().__init__()
@@ -162,18 +147,16 @@ class OtherBeyondTwo(nn.Module):
         return logits if len(images) <= 2 else logits + 1
 
 
-default_cfgs = generate_default_cfgs({"other_beyond_two": {"classifier": "head"}})  # where `register_model` looks
+default_cfgs = generate_default_cfgs({"batch_dependent": {"classifier": "head"}})  # `register_model` reads it
 
 
 @register_model
-def other_beyond_two(pretrained=False, **keywords):
-    return build_model_with_cfg(OtherBeyondTwo, "other_beyond_two", pretrained, **keywords)
+def batch_dependent(pretrained=False, **keywords):
+    return build_model_with_cfg(BatchDependent, "batch_dependent", pretrained, **keywords)
 
 
-def test_a_graph_that_is_not_the_network_is_refused_and_the_earlier_file_stays(tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    export(tmp_path / "model", model_name="other_beyond_two")
+def test_a_graph_that_differs_from_the_network_is_rejected_and_an_earlier_file_stays(tmp_path):
+    export(tmp_path / "model", model_name="batch_dependent")
     (tmp_path / "model" / "model.onnx").write_bytes(b"the earlier")
     # The 1 that is added, over the temperature.
     with pytest.raises(RuntimeError, match=r"onnxruntime's logits differ from PyTorch's by 2\.5 on 3 images"):
@@ -182,15 +165,15 @@ def test_a_graph_that_is_not_the_network_is_refused_and_the_earlier_file_stays(t
     assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.onnx", "model.safetensors"]
 
 
-def test_a_folder_without_weights_is_one_clear_line(tmp_path):
+def test_a_folder_without_weights_is_a_user_error(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    with pytest.raises(UserError, match="no weights that timm loads"):
+    with pytest.raises(UserError, match="timm cannot load these weights"):
         export_onnx(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
-def test_a_missing_extra_is_one_line_that_names_it_and_nothing_is_written(tmp_path, missing):
+def test_a_missing_extra_is_one_line_and_nothing_is_written(tmp_path, missing):
     export(tmp_path / "model")
     code = f"""
         import sys
@@ -198,8 +181,7 @@ def test_a_missing_extra_is_one_line_that_names_it_and_nothing_is_written(tmp_pa
         from cskd_hf.errors import run_command
         from cskd_hf.hub.onnx import export_onnx
 
-        sys.modules["onnx"] = sys  # whether or not it is installed
-        sys.modules["{missing}"] = None  # Python's own mark of what cannot be imported
+        sys.modules["{missing}"] = None  # importing it fails
         run_command(lambda: export_onnx(Path("model")))
     """
     done = subprocess.run(

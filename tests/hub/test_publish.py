@@ -1,4 +1,4 @@
-"""The command without its upload: builds, checks, refusals. The upload's tests are in test_publish_hub.py."""
+"""The command without its upload, which test_publish_hub.py tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,38 +23,36 @@ NAME = "acme/cskd-tiny"
 
 
 def dry_run(run, **keywords):
-    said: list[str] = []
-    assert publish.publish_run(run, NAME, dry_run=True, say=said.append, **keywords) == 0
-    return said
+    lines: list[str] = []
+    assert publish.publish_run(run, NAME, dry_run=True, say=lines.append, **keywords) == 0
+    return lines
 
 
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory):
-    """A stock network's run, published with folded temperature and a second seed; what was said."""
+    """A run published with folded temperature and a second seed, and the lines printed."""
     run = copied(trained(), tmp_path_factory.mktemp("folded"))
     return run, dry_run(run, fold_temperature=True, seeds=[trained(seed=1)])
 
 
-def test_every_step_is_said(folded):
-    run, said = folded
-    text = "\n".join(said)
+def test_every_step_is_printed(folded):
+    run, lines = folded
+    text = "\n".join(lines)
     for step in (
         "temperature .* folded into fc",
-        "folder: built, licence apache-2.0; left out of it: paths of this machine",
-        "timm, this package out of reach: .* tensors equal; logits of 20 images equal",
+        "built, licence apache-2.0",
+        "timm, without cskd_hf: tensors equal; logits of 20 images equal",
         "timm: top-1 of 20 test images equal to predictions.safetensors",
-        "transformers, this package out of reach: .* tensors equal; logits of 20 images equal",
-        "card: 20 results read back by huggingface_hub",
+        "transformers, without cskd_hf: tensors equal; logits of 20 images equal",
     ):
         assert re.search(step, text), step
-    assert said[-1] == f"dry run: nothing was uploaded; the card is {run / 'release' / 'README.md'}"
-    told = {line.split()[1] for line in said if re.match(r" +[\d,]+  ", line)}
-    assert told == set(tree(run / "release"))
+    assert lines[-1] == f"dry run: nothing was uploaded; the card is {run / 'release' / 'README.md'}"
+    assert {line.split()[1] for line in lines if re.match(r" +[\d,]+  ", line)} == set(tree(run / "release"))
     assert "release" in os.listdir(run)
     assert ".partial-release" not in os.listdir(run)
 
 
-def test_folded_weights_give_calibrated_logits_and_the_raw_ones_stay(folded):
+def test_folded_weights_give_calibrated_logits_and_raw_has_those_as_trained(folded):
     run, _ = folded
     raw, released = load_trained(str(run)), load_trained(f"local-dir:{run / 'release'}")
     assert (released.temperature, released.class_names) == (1.0, raw.class_names)
@@ -63,18 +60,13 @@ def test_folded_weights_give_calibrated_logits_and_the_raw_ones_stay(folded):
     assert (facts["folded_temperature"], facts["folded_into"]) == (raw.temperature, ["fc"])
     pictures = torch.randn(5, 3, 48, 48)
     with torch.inference_mode():
-        expected, found = raw.model(pictures) / raw.temperature, released.model(pictures)
-    assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+        expected, logits = raw.model(pictures) / raw.temperature, released.model(pictures)
+    assert (logits - expected).abs().max() <= 2e-6 * expected.abs().max()
     again = load_trained(f"local-dir:{run / 'release' / 'raw'}")
     assert again.temperature == raw.temperature
     assert (run / "release/raw/model.safetensors").read_bytes() == (run / "model/model.safetensors").read_bytes()
-    changed = load_file(run / "release/model.safetensors")
-    assert [
-        name for name, value in load_file(run / "model/model.safetensors").items() if not changed[name].equal(value)
-    ] == [
-        "fc.bias",
-        "fc.weight",
-    ]
+    before, after = load_file(run / "model/model.safetensors"), load_file(run / "release/model.safetensors")
+    assert [name for name in before if not after[name].equal(before[name])] == ["fc.bias", "fc.weight"]
 
 
 def test_evaluate_and_predict_divide_by_the_temperature_once(folded, tmp_path, capsys):
@@ -95,14 +87,14 @@ def test_evaluate_and_predict_divide_by_the_temperature_once(folded, tmp_path, c
     assert first == second
 
 
-def test_the_seeds_mean_is_in_the_card_and_the_metrics(folded):
+def test_card_and_metrics_have_the_mean_over_seeds(folded):
     run, _ = folded
     seeds = json.loads((run / "release" / "metrics.json").read_text())["seeds"]
     assert (seeds["n"], seeds["seeds"], seeds["published_seed"]) == (2, [0, 1], 0)
     assert "| as trained, n = 2 | calibrated, n = 2 |" in (run / "release" / "README.md").read_text()
 
 
-def test_the_cards_code_runs_as_it_stands_without_this_package(folded, tmp_path):
+def test_the_cards_code_runs_without_this_package(folded, tmp_path):
     run, _ = folded
     card = (run / "release" / "README.md").read_text()
     blocks = [
@@ -111,7 +103,7 @@ def test_the_cards_code_runs_as_it_stands_without_this_package(folded, tmp_path)
     assert len(blocks) == 3
     code = "\n".join(["import sys", "sys.modules['cskd_hf'] = None", *blocks, "print(tuple(features.shape))"])
     picture = next((images() / "test" / "class 2").glob("*.png"))
-    # The Hub's own loading is tested against a server; here the folder stands for it.
+    # Loading from the Hub is tested in test_publish_hub.py.
     code = code.replace(f"hf-hub:{NAME}", f"local-dir:{run / 'release'}").replace(f'"{NAME}"', f'"{run / "release"}"')
     (tmp_path / "card.py").write_text(code.replace("image.jpg", str(picture)))
     done = subprocess.run(
@@ -125,27 +117,27 @@ def test_the_cards_code_runs_as_it_stands_without_this_package(folded, tmp_path)
     assert top[1] == lines[0].split("%  ")[1]
 
 
-def test_a_network_that_timm_lacks_says_so_and_an_earlier_release_is_replaced(tmp_path):
+def test_an_architecture_that_timm_lacks_is_stated_and_an_earlier_release_is_replaced(tmp_path):
     run = copied(trained(model_name="preact_resnet10_32px"), tmp_path)
-    for name in ("release", ".partial-release"):  # the latter of a run that was killed
+    for name in ("release", ".partial-release"):  # a killed command leaves the latter
         (run / name).mkdir()
-        (run / name / "left over").write_text("")
-    said = dry_run(run)
-    assert any(line.startswith("timm, this package imported: ") for line in said)
+        (run / name / "leftover").write_text("")
+    assert any(line.startswith("timm, with cskd_hf: ") for line in dry_run(run))
     card = (run / "release" / "README.md").read_text()
     assert re.search(r"```python\nimport cskd_hf\.models ", card)
     assert "raw/" not in card
-    assert "left over" not in os.listdir(run / "release")
+    assert "leftover" not in os.listdir(run / "release")
     assert ".partial-release" not in os.listdir(run)
 
 
-def test_a_release_that_fails_its_check_leaves_the_earlier_one(tmp_path):
+def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
     run = copied(trained(), tmp_path)
     (run / "release").mkdir()
     (run / "release" / "README.md").write_text("the first")
-    held = load_file(run / "predictions.safetensors")
-    save_file(held | {"logits": held["logits"].roll(1, dims=1).contiguous()}, run / "predictions.safetensors")
-    with pytest.raises(UserError, match="of 20 test images is not that of predictions"):
+    predictions = load_file(run / "predictions.safetensors")
+    rolled = predictions["logits"].roll(1, dims=1).contiguous()
+    save_file(predictions | {"logits": rolled}, run / "predictions.safetensors")
+    with pytest.raises(UserError, match="of 20 test images differs from predictions"):
         dry_run(run)
     assert sorted(os.listdir(run / "release")) == ["README.md"]
     assert (run / "release" / "README.md").read_text() == "the first"
@@ -153,18 +145,18 @@ def test_a_release_that_fails_its_check_leaves_the_earlier_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
-        (("RUN", "acme/has space"), "'acme/has space' is no name for a repository"),
+        (("RUN", "acme/has space"), "'acme/has space' is not a legal repository name"),
         (("RUN", "just-a-name"), "write ORG/NAME"),
-        (("nowhere", NAME), "nowhere: no such run"),
-        (("UNFINISHED", NAME), "not finished (no summary.json)"),
-        (("PLAIN", NAME, "--fold-temperature"), "has no temperature, because no image was held out"),
+        (("nowhere", NAME), "nowhere: not a run folder"),
+        (("UNFINISHED", NAME), "not finished (no summary.json"),
+        (("PLAIN", NAME, "--fold-temperature"), "has no temperature because it has no hold-out set"),
         (("RUN", NAME, "--license", "What Ever"), "--license: read 'What Ever'"),
-        (("RUN", NAME, "--seeds", "nowhere"), "--seeds: nowhere: not a finished run"),
+        (("RUN", NAME, "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, args, said):
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
     places = {"RUN": trained(), "PLAIN": trained(holdout=0.0), "UNFINISHED": tmp_path / "unfinished"}
     copied(trained(), tmp_path).rename(tmp_path / "unfinished")
     (tmp_path / "unfinished" / "summary.json").unlink()
@@ -173,29 +165,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, args, said):
     assert done.status == 2
     assert done.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert {name: sorted(os.listdir(place)) for name, place in places.items()} == before
 
 
-def test_publishing_without_a_token_is_refused_before_anything_is_built():
+def test_a_missing_token_is_an_error_before_anything_is_built():
     done = command(trained(), NAME, module="cskd_hf.publish", HF_HUB_OFFLINE="0")
     assert (done.status, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: no token for the Hub: [^\n]+\n", done.stderr)
+    assert re.fullmatch(r"error: no Hub token: [^\n]+\n", done.stderr)
     assert "release" not in os.listdir(trained())
 
 
-def test_the_command_that_finishes_says_the_same_again():
-    words = publish._command(Path("a b"), NAME, False, "v1", True, True, "mit", [Path("x"), Path("y")], True)
-    assert words == (
-        "python -m cskd_hf.publish 'a b' acme/cskd-tiny --public --revision v1 --replace --fold-temperature "
-        "--license mit --seeds x y --onnx"
-    )
-    assert publish._command(Path("a"), NAME, True, None, False, False, "mit", (), False) == (
-        "python -m cskd_hf.publish a acme/cskd-tiny --license mit"
-    )
+def test_the_command_that_finishes_an_upload_is_the_command_itself(monkeypatch):
+    keywords = {}
+    monkeypatch.setattr(publish, "publish_run", lambda run, repo_id, **rest: keywords.update(rest) or 0)
+    publish.main(["a b", NAME, "--public", "--seeds", "x", "y", "--onnx"])
+    expected = "python -m cskd_hf.publish 'a b' acme/cskd-tiny --public --seeds x y --onnx"
+    assert keywords["finish_command"] == expected
 
 
-def test_the_recipe_names_the_repository_and_stays_the_same_experiment():
+def test_naming_a_repository_does_not_change_the_experiment():
     plain = load_recipe("recipes/digits_resnet10.yaml")
     named = load_recipe("recipes/digits_resnet10.yaml", ["run.hub_model_id=acme/x", "run.hub_private_repo=false"])
     assert (named.run.hub_model_id, named.run.hub_private_repo) == ("acme/x", False)
@@ -205,6 +194,6 @@ def test_the_recipe_names_the_repository_and_stays_the_same_experiment():
 
 
 @pytest.mark.parametrize("name", ["acme", "a/b/c", "acme/has space", "acme/x--y", "acme/.x"])
-def test_an_illegal_repository_in_the_recipe_is_refused_before_training(name):
+def test_an_illegal_repository_in_the_recipe_is_an_error(name):
     with pytest.raises(UserError, match=r"command line: run\.hub_model_id: read '.*'; allowed: owner/name"):
         load_recipe("recipes/digits_resnet10.yaml", [f"run.hub_model_id={name}"])

@@ -11,105 +11,71 @@ from publishable_runs import trained
 from safetensors.torch import load_file, save_file
 
 from cskd_hf.errors import UserError
-from cskd_hf.hub.release import build_release, read_source
-from cskd_hf.hub.verify import _compare, _test_images, verify_release
+from cskd_hf.hub.release import build_release
+from cskd_hf.hub.source import Release, read_source
+from cskd_hf.hub.verify import _test_images, verify_release
 from cskd_hf.models.load import load_trained
 from cskd_hf.recipe.resolve import resolve
 
+CLASSES = tuple(f"class {number}" for number in range(4))
 
-def release_of(run, folder):
-    source = read_source(run)
-    model = load_trained(str(run)).model
+
+def build(run, folder):
+    """A release and the arguments to verify it."""
+    source, model = read_source(run), load_trained(str(run)).model
     folder.mkdir()
-    build_release(source, folder, model, "acme/x", folded=(), licence="apache-2.0", seeds=None)
-    return source, model
+    build_release(Release(source, "acme/x", "apache-2.0"), folder, model)
+    return folder, run, model, resolve(source.recipe), print
 
 
-def verify(run, release, source, model):
-    said = []
-    verify_release(release, run, model, resolve(source.recipe), said.append)
-    return said
-
-
-def test_other_weights_than_the_runs_are_found_in_a_fresh_process(tmp_path):
-    source, model = release_of(trained(), tmp_path / "release")
-    weights = load_file(tmp_path / "release" / "model.safetensors")
-    weights["fc.bias"][1] += 1e-3
-    save_file(weights, tmp_path / "release" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        UserError, match=r"timm loads something else than was trained: other values in fc\.bias; logits"
-    ):
-        verify(trained(), tmp_path / "release", source, model)
-
-
-def test_an_architecture_that_timm_lacks_does_not_load_unless_the_release_says_what_it_needs(tmp_path):
-    source, model = release_of(trained(model_name="preact_resnet10_32px"), tmp_path / "release")
-    path = tmp_path / "release" / "config.json"
+def edit_config(release, **changes):
+    path = release / "config.json"
     config = json.loads(path.read_text())
-    assert config["cskd"]["needs_cskd_hf"] is True
-    config["cskd"]["needs_cskd_hf"] = False
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(config))
+
+
+def test_every_difference_from_the_trained_network_is_named(tmp_path):
+    release, *arguments = build(trained(), tmp_path / "release")
+    weights = load_file(release / "model.safetensors")
+    weights["fc.bias"][1] += 1e-3
+    save_file(weights, release / "model.safetensors", metadata={"format": "pt"})
+    edit_config(release, label_names=["a", *CLASSES[1:]], pretrained_cfg={"interpolation": "bicubic"})
+    with pytest.raises(UserError) as caught:
+        verify_release(release, *arguments)
+    assert str(caught.value).startswith("timm does not load the trained network: values differ in ['fc.bias']; logits ")
+    for difference in ("logits differ by up to 0.001", "class names differ", "'interpolation': 'bicubic'"):
+        assert difference in str(caught.value)
+
+
+def test_an_architecture_that_timm_lacks_does_not_load_if_the_release_hides_it(tmp_path):
+    release, *arguments = build(trained(model_name="preact_resnet10_32px"), tmp_path / "release")
+    assert json.loads((release / "config.json").read_text())["cskd"]["needs_cskd_hf"] is True
+    edit_config(release, cskd={"needs_cskd_hf": False})
     with pytest.raises(UserError, match=r"timm cannot load the release in a fresh process: .*preact_resnet10_32px"):
-        verify(trained(model_name="preact_resnet10_32px"), tmp_path / "release", source, model)
+        verify_release(release, *arguments)
 
 
-TOLD = {
-    "names_differ": [],
-    "weights_differ": [],
-    "logits_difference": 0.0,
-    "labels": ["a", "b"],
-    "pipeline": "a",
-    "settings": [[3, 48, 48], "bilinear", 1.0, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
-}
-
-
-@pytest.mark.parametrize(
-    ("library", "changed", "said"),
-    [
-        ("timm", {"names_differ": ["fc.weight"]}, "timm .*: other tensors: fc.weight"),
-        ("timm", {"logits_difference": 2e-5}, "logits differ by up to 2e-05"),
-        ("timm", {"logits_difference": float("nan")}, "logits differ by up to nan"),
-        ("timm", {"labels": ["b", "a"]}, "other class names"),
-        ("timm", {"labels": None}, "other class names"),
-        (
-            "timm",
-            {"settings": [[3, 48, 48], "bicubic", 1.0, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]},
-            "prepared by .*bicubic",
-        ),
-        ("timm", {"settings": [[3, 48, 48], "bilinear", 1.0, [0, 0, 0], [0.4, 0.5, 0.6]]}, "images are prepared by"),
-        ("transformers", {"pipeline": "LABEL_0"}, "the pipeline says 'LABEL_0', which is no class"),
-    ],
-)
-def test_every_difference_is_named(library, changed, said):
-    recipe = read_source(trained()).recipe.replace(transform={"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)})
-    config = {"label_names": ["a", "b"]}
-    _compare(TOLD, library, config, torch.ones(2, 2), recipe)
-    with pytest.raises(UserError, match=said):
-        _compare(TOLD | changed, library, config, torch.ones(2, 2), recipe)
-
-
-def test_the_images_are_the_runs_own_with_the_logits_it_saved():
-    recipe = resolve(read_source(trained()).recipe)
-    images, logits = _test_images(trained(), recipe)
+def test_the_test_images_come_with_the_logits_that_the_run_saved():
+    images, logits = _test_images(trained(), resolve(read_source(trained()).recipe), CLASSES)
     assert (images.shape, images.dtype) == ((20, 3, 48, 48), torch.uint8)
     assert torch.equal(logits, load_file(trained() / "predictions.safetensors")["logits"])
 
 
-def test_data_that_are_gone_or_changed_leave_that_check_out_with_the_reason(tmp_path):
-    recipe = resolve(read_source(trained()).recipe)
-    gone = _test_images(trained(), recipe.replace(data={"dataset": str(tmp_path / "gone" / "images")}))
-    assert gone.startswith("the data cannot be read here: ")
+def test_missing_or_changed_test_images_are_an_error_with_the_reason(tmp_path):
+    def error(dataset):
+        recipe = resolve(read_source(trained()).recipe).replace(data={"dataset": str(dataset)})
+        with pytest.raises(UserError) as caught:
+            _test_images(trained(), recipe, CLASSES)
+        return str(caught.value)
+
+    assert "gone" in error(tmp_path / "gone" / "images")
     other = draw_folder(tmp_path / "other", {"test": [5, 6, 5, 5]})
-    assert _test_images(trained(), recipe.replace(data={"dataset": str(other)})) == (
-        "split 'test' has other images now than when the run was tested"
-    )
+    assert error(other) == "split 'test' has changed since the run was tested"
     shutil.rmtree(other / "test" / "class 3")
-    few = _test_images(trained(), recipe.replace(data={"dataset": str(other)}))
-    assert "other images now" in few
-
-
-def test_a_set_of_the_hub_is_not_downloaded_for_a_check():
-    recipe, before = resolve(read_source(trained()).recipe), constants.HF_HUB_OFFLINE
-    found = _test_images(trained(), recipe.replace(data={"dataset": "nobody/nothing"}))
-    assert "HF_HUB_OFFLINE" in found
+    assert "has changed" in error(other)
+    # Nothing is downloaded for a check.
+    before = constants.HF_HUB_OFFLINE
+    assert "HF_HUB_OFFLINE" in error("nobody/nothing")
     assert before == constants.HF_HUB_OFFLINE

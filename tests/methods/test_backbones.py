@@ -1,4 +1,4 @@
-"""Every method on every kind of backbone: one step, and what it leaves behind."""
+"""One step of every method on every kind of backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods import METHODS, Batch, CrossEntropy, Method, MutualCSKD
 
-# The paper's two families, a modern convolution with LayerNorm, a transformer, and the paper's 32-pixel network.
+# The paper's two families, a convolution with LayerNorm, a transformer, and the paper's 32-pixel network.
 BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet18": (64, {"zero_init_last": False}),
     "densenet121": (32, {}),
@@ -44,10 +44,10 @@ def batch_of(method: Method, model_name: str) -> Batch:
 
 
 def frozen(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters that do not train, and of the teacher's running statistics."""
-    held = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    held |= {name: buffer for name, buffer in module.named_buffers() if "teacher." in name}
-    return {name: value.clone() for name, value in held.items()}
+    """Copies of the frozen parameters, and of the teacher's running statistics."""
+    tensors = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    tensors |= {name: buffer for name, buffer in module.named_buffers() if "teacher." in name}
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
@@ -74,30 +74,30 @@ def test_the_loss_and_every_logged_term_are_finite_scalars(step: Step) -> None:
     assert {"loss", "task_loss", "output", "target"} <= step.result.keys()
 
 
-def test_logits_and_labels_are_those_of_the_supervised_images(step: Step) -> None:
+def test_output_and_target_belong_to_the_supervised_images(step: Step) -> None:
     target = supervised(step.method, step.batch).target
     assert torch.equal(step.result["target"], target)
     assert step.result["output"].shape == (len(target), NUM_CLASSES)
 
 
-def test_every_trainable_parameter_gets_a_gradient_and_nothing_else_does(step: Step) -> None:
+def test_exactly_the_trainable_parameters_get_a_gradient(step: Step) -> None:
     parameters = dict(step.objective.named_parameters())
     trainable = {name: p for name, p in parameters.items() if p.requires_grad}
     without = [name for name, p in trainable.items() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []
     assert [name for name, p in parameters.items() if not p.requires_grad and p.grad is not None] == []
-    assert [name for name, p in trainable.items() if not p.grad.any()] == []  # a part cut off would get zeros
+    assert [name for name, p in trainable.items() if not p.grad.any()] == []  # a detached part would get zeros
 
 
-def test_what_is_frozen_stays_as_it_was(step: Step) -> None:
+def test_frozen_tensors_do_not_change(step: Step) -> None:
     after = frozen(step.objective)
     assert after.keys() == step.frozen_before.keys()
     assert [name for name, value in after.items() if not torch.equal(value, step.frozen_before[name])] == []
 
 
-def test_what_is_exported_has_timms_names_and_shapes(step: Step) -> None:
+def test_the_exported_model_has_timms_names_and_shapes(step: Step) -> None:
     shapes = {name: value.shape for name, value in fresh(step.model_name).state_dict().items()}
-    if step.method.name == "adacos":  # loads as "cosine_classifier": no bias, and the scale
+    if step.method.name == "adacos":  # exported as "cosine_classifier": a scale instead of a bias
         bias = next(name for name in reversed(shapes) if name.endswith("bias"))
         del shapes[bias]
         shapes[bias.replace("bias", "scale")] = torch.Size([])
@@ -107,16 +107,16 @@ def test_what_is_exported_has_timms_names_and_shapes(step: Step) -> None:
 
 @functools.cache
 def gradient_of_cross_entropy(model_name: str, views: int) -> dict[str, Tensor]:
-    """For the images that `views` views of every sample hold."""
+    """Of one image per sample, or of both."""
     objective = objective_of(CrossEntropy(), fresh(model_name))
     objective(batch_of(MutualCSKD() if views == 2 else CrossEntropy(), model_name))["loss"].backward()
     return {name: p.grad for name, p in objective.module.named_parameters()}
 
 
-# DenseNet is slow, and in this no other than ResNet.
+# DenseNet is slow and adds nothing to ResNet here.
 @pytest.mark.parametrize("model_name", [name for name in BACKBONES if name != "densenet121"])
 @pytest.mark.parametrize("name", ZERO)
-def test_weights_of_zero_leave_cross_entropys_gradient(name: str, model_name: str) -> None:
+def test_zero_coefficients_give_the_gradient_of_cross_entropy(name: str, model_name: str) -> None:
     method = method_of(name, **ZERO[name])
     batch = batch_of(method, model_name)
     objective = objective_of(method, fresh(model_name))

@@ -1,23 +1,19 @@
-"""What every method promises, and the objective that applies it."""
+"""The contract of a method, for every method; on real backbones in test_backbones.py."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
-from typing import Any, ClassVar, Literal, get_args
+from typing import get_args
 
-import numpy as np
 import pytest
 import torch
-from method_cases import MEAN, NUM_CLASSES, STD, ZERO, batch_for, method_of, objective_of, supervised
+from method_cases import ZERO, batch_for, method_of, objective_of, supervised
 from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS, Views
-from cskd_hf.engine.objective import Objective
-from cskd_hf.methods import METHODS, Batch, CrossEntropy, Method
-
-NUM = 4
+from cskd_hf.methods import METHODS, CrossEntropy
 
 each_method = pytest.mark.parametrize("name", METHODS)
 
@@ -25,9 +21,6 @@ each_method = pytest.mark.parametrize("name", METHODS)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-# every method; on the paper's backbones in test_backbones.py
 
 
 @each_method
@@ -42,13 +35,13 @@ def test_the_loss_is_float32_under_autocast(name: str) -> None:
 
 
 @each_method
-def test_a_few_steps_on_one_batch_lower_its_loss(name: str) -> None:
+def test_a_few_steps_on_one_batch_reduce_its_loss(name: str) -> None:
     method = method_of(name)
     objective, batch = objective_of(method), batch_for(method)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.05)
     losses = []
     for _ in range(4):
-        torch.manual_seed(1)  # Mixup mixes the same every time
+        torch.manual_seed(1)  # the same mixture every time
         loss = objective(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -58,13 +51,13 @@ def test_a_few_steps_on_one_batch_lower_its_loss(name: str) -> None:
 
 
 @each_method
-def test_neither_the_batch_nor_the_weights_are_changed_by_a_forward(name: str) -> None:
+def test_a_forward_changes_neither_the_batch_nor_the_weights(name: str) -> None:
     method = method_of(name)
     objective, batch = objective_of(method), batch_for(method)
-    kept = [part.clone() for part in batch[:3]]
+    before = [tensor.clone() for tensor in batch[:3]]
     weights = {key: value.clone() for key, value in objective.named_parameters()}
     objective(batch)
-    assert all(torch.equal(part, before) for part, before in zip(batch[:3], kept, strict=True))
+    assert all(torch.equal(tensor, original) for tensor, original in zip(batch[:3], before, strict=True))
     assert [key for key, value in objective.named_parameters() if not torch.equal(value, weights[key])] == []
 
 
@@ -73,7 +66,7 @@ def test_the_same_seed_gives_the_same_step_bit_for_bit(name: str) -> None:
     method = method_of(name)
     losses, gradients = [], []
     for _ in range(2):
-        torch.manual_seed(7)  # of BYOT's branches, and of what Mixup mixes
+        torch.manual_seed(7)  # BYOT's branches and Mixup's mixture
         objective = objective_of(method)
         loss = objective(batch_for(method))["loss"]
         loss.backward()
@@ -83,12 +76,12 @@ def test_the_same_seed_gives_the_same_step_bit_for_bit(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_every_method_but_two_has_coefficients_that_leave_cross_entropy_alone() -> None:
+def test_all_but_two_methods_have_coefficients_that_reduce_them_to_cross_entropy() -> None:
     assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos"}
 
 
 @pytest.mark.parametrize("name", ZERO)
-def test_the_loss_of_weights_zero_is_cross_entropy_of_the_supervised_images(name: str) -> None:
+def test_zero_coefficients_give_the_cross_entropy_of_the_supervised_images(name: str) -> None:
     method = method_of(name, **ZERO[name])
     batch = batch_for(method)
     result = objective_of(method)(batch)
@@ -98,108 +91,43 @@ def test_the_loss_of_weights_zero_is_cross_entropy_of_the_supervised_images(name
 
 
 @each_method
-def test_a_method_is_frozen_named_as_listed_and_holds_no_tensors(name: str) -> None:
+def test_a_method_is_frozen_strict_and_without_tensors(name: str) -> None:
     method = method_of(name)
     assert method.name == name
     assert method.views in get_args(Views)
-    assert not [key for key, value in method if isinstance(value, (Tensor, nn.Module))]
+    assert not [key for key, value in method if isinstance(value, Tensor | nn.Module)]
     with pytest.raises(ValueError, match="frozen"):
         method.name = "other"
     with pytest.raises(ValueError, match="lamda"):
         method_of(name, lamda=1.0)
 
 
-def test_every_kind_of_sample_says_how_many_images_it_holds() -> None:
+def test_the_number_of_views_is_known_for_every_kind_of_sample() -> None:
     assert NUM_VIEWS.keys() == set(get_args(Views))
 
 
 @each_method
-def test_a_methods_file_names_its_paper_and_each_field_says_what_it_is(name: str) -> None:
+def test_the_file_cites_its_paper_and_every_field_has_a_docstring(name: str) -> None:
     text = inspect.getdoc(sys.modules[METHODS[name].__module__])
     assert text is not None
     assert re.search(r"\*[^*]+\*,.*(19|20)\d\d,\s+https://", text, flags=re.DOTALL)  # *title*, venue year, link
-    undescribed = [key for key, field in METHODS[name].model_fields.items() if key != "name" and not field.description]
-    assert undescribed == []
+    fields = METHODS[name].model_fields
+    assert [key for key, field in fields.items() if key != "name" and not field.description] == []
+
+
+@each_method
+def test_the_recipe_schema_describes_the_method_without_its_python_example(name: str) -> None:
+    description = METHODS[name].model_json_schema()["description"]
+    assert description
+    assert ">>>" not in description
 
 
 @each_method
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
-def test_coefficients_without_sense_are_refused(name: str, wrong: float) -> None:
+def test_invalid_coefficients_are_rejected(name: str, wrong: float) -> None:
     for key in [key for key, field in METHODS[name].model_fields.items() if field.annotation is float]:
         with pytest.raises(ValueError, match=key):
             method_of(name, **{key: wrong})
-
-
-# the objective
-
-
-class Spy(Method):
-    """Keeps what it is given."""
-
-    views: ClassVar[Views] = "single"
-    seen: ClassVar[list[Batch]] = []
-    name: Literal["spy"] = "spy"
-
-    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        self.seen.append(batch)
-        output = module(batch.images.mean(dim=(2, 3)))
-        return {"loss": output.sum(), "output": output, "target": batch.target, "task_loss": output.mean()}
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
-    monkeypatch.setattr(Spy, "seen", [])
-    return Spy.seen
-
-
-def spied(**settings: Any) -> Objective:
-    return Objective(Spy(), nn.Linear(3, NUM_CLASSES), **settings)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_bytes_are_scaled_to_one_and_normalised(channels_last: bool, seen: list[Batch]) -> None:
-    images = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
-    images[0, 0, 0, :2] = torch.tensor([0, 255], dtype=torch.uint8)
-    spied(mean=MEAN, std=STD, channels_last=channels_last)(Batch(images, torch.arange(2), torch.arange(2)))
-    x = images.numpy().astype(np.float64)
-    mean, std = np.array(MEAN).reshape(3, 1, 1), np.array(STD).reshape(3, 1, 1)
-    assert seen[0].images.dtype == torch.float32
-    np.testing.assert_allclose(seen[0].images.numpy(), (x / 255 - mean) / std, rtol=0, atol=2e-6)
-    assert seen[0].images.is_contiguous(memory_format=torch.channels_last) == channels_last
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_images_that_arrive_as_floats_are_left_alone(dtype: torch.dtype, seen: list[Batch]) -> None:
-    images = torch.randn(2, 3, 4, 4, dtype=dtype)
-    objective = spied(mean=MEAN, std=STD, channels_last=True).to(dtype)
-    objective(Batch(images, torch.arange(2), torch.arange(2)))
-    assert seen[0].images is images
-
-
-def test_labels_and_indices_reach_the_method_as_they_are(seen: list[Batch]) -> None:
-    batch = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([3, 1]), torch.tensor([70, 50]))
-    spied()(batch)
-    assert seen[0].target is batch.target
-    assert seen[0].index is batch.index
-
-
-def test_one_forward_is_one_call_of_the_method(seen: list[Batch]) -> None:
-    objective, batch = spied(), Batch(torch.randn(2, 3, 4, 4), torch.arange(2), torch.arange(2))
-    for calls in (1, 2, 3):
-        objective(batch)
-        assert len(seen) == calls
-
-
-def test_the_output_is_cut_from_the_graph_and_the_loss_is_not(seen: list[Batch]) -> None:
-    result = spied()(Batch(torch.randn(2, 3, 4, 4), torch.arange(2), torch.arange(2)))
-    assert result.keys() == {"loss", "output", "target", "task_loss"}
-    assert result["output"].grad_fn is None
-    assert not result["output"].requires_grad
-    assert result["loss"].grad_fn is not None
-
-
-def test_the_objective_holds_the_modules_weights_and_saves_nothing_of_its_own() -> None:
-    objective = spied(mean=MEAN, std=STD)
-    assert set(objective.state_dict()) == {"module.weight", "module.bias"}
-    assert {name for name, _ in objective.named_parameters()} == {"module.weight", "module.bias"}
-    assert {name for name, _ in objective.named_buffers()} == {"mean", "std"}  # they move with it to a device
+        if "temperature" in key:
+            with pytest.raises(ValueError, match=key):
+                method_of(name, **{key: 0.0})

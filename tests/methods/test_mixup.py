@@ -1,14 +1,13 @@
-"""Mixup and CutMix: what is mixed, recovered from the soft targets; where the numbers are drawn from; the losses."""
+"""Mixup and CutMix: the mixture recovered from the soft targets, its randomness, the losses."""
 
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from method_cases import NUM_CLASSES, Fixed, cross_entropy, kl, method_of, objective_of, one_hot, pixels
+from method_cases import NUM_CLASSES, Identity, cross_entropy, kl, one_hot, pixels
 from torch import Tensor
 
 from cskd_hf.methods import Batch, CrossEntropy, Mixup, MixupCSKD
@@ -23,36 +22,36 @@ def images_of(num: int, size: int = 6) -> Tensor:
 def mixed(method: Mixup, num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     images, target = images_of(num), torch.arange(num) % NUM_CLASSES
     torch.manual_seed(seed)
-    found, soft = method.mix(Fixed(), images, target)
-    return images.numpy(), target.numpy(), found.numpy(), soft.numpy()
+    mixture, soft = method.mix(Identity(), images, target)
+    return images.numpy(), target.numpy(), mixture.numpy(), soft.numpy()
 
 
 def partner_of(i: int, num: int) -> int:
-    """The batch in reverse order; an odd one ends with a copy of its last image."""
+    """The batch in reverse order, an odd one padded with its last image."""
     return min((num + num % 2) - 1 - i, num - 1)
 
 
 @pytest.mark.parametrize("num", [4, 6, 5, 7])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_images_and_labels_are_weighted_by_one_lambda_with_the_batch_in_reverse_order(num, seed):
-    images, target, found, soft = mixed(Mixup(mixup_alpha=1.0), num, seed)
-    assert found.shape == images.shape
+def test_mixup_combines_the_batch_with_its_reverse_by_one_lambda(num, seed):
+    images, target, mixture, soft = mixed(Mixup(mixup_alpha=1.0), num, seed)
+    assert mixture.shape == images.shape
     first = next(i for i in range(num) if target[i] != target[partner_of(i, num)])
     share = soft[first, target[first]].astype(np.float64)
     assert 0.001 < share < 0.999
     reverse = [partner_of(i, num) for i in range(num)]
-    np.testing.assert_allclose(found, share * images + (1 - share) * images[reverse], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mixture, share * images + (1 - share) * images[reverse], rtol=0, atol=1e-5)
     expected = share * one_hot(target) + (1 - share) * one_hot(target[reverse])
     np.testing.assert_allclose(soft, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num", [4, 5])
-def test_cutmix_pastes_a_box_of_the_reversed_batch_and_weighs_labels_by_its_area(num, seed):
-    images, target, found, soft = mixed(Mixup(mixup_alpha=0.0, cutmix_alpha=1.0), num, seed)
+def test_cutmix_pastes_one_box_of_the_reversed_batch_and_weights_labels_by_its_area(num, seed):
+    images, target, mixture, soft = mixed(Mixup(mixup_alpha=0.0, cutmix_alpha=1.0), num, seed)
     reverse = [partner_of(i, num) for i in range(num)]
-    pasted = (found != images).any(axis=(0, 1))
-    np.testing.assert_array_equal(found, np.where(pasted, images[reverse], images))
+    pasted = (mixture != images).any(axis=(0, 1))
+    np.testing.assert_array_equal(mixture, np.where(pasted, images[reverse], images))
     rows, columns = np.flatnonzero(pasted.any(axis=1)), np.flatnonzero(pasted.any(axis=0))
     assert pasted.sum() == len(rows) * len(columns)  # one box
     share = 1 - pasted.mean()
@@ -60,17 +59,17 @@ def test_cutmix_pastes_a_box_of_the_reversed_batch_and_weighs_labels_by_its_area
     np.testing.assert_allclose(soft, expected, rtol=0, atol=1e-6)
 
 
-def test_where_both_are_wanted_a_batch_takes_one_of_them():
+def test_with_both_enabled_each_batch_uses_one_of_them():
     boxes = 0
     for seed in range(40):
-        images, _, found, _ = mixed(Mixup(mixup_alpha=1.0, cutmix_alpha=1.0), 4, seed)
-        same = (found == images).all(axis=(0, 1)).sum()
-        boxes += bool(same)  # Mixup leaves no pixel as it was
+        images, _, mixture, _ = mixed(Mixup(mixup_alpha=1.0, cutmix_alpha=1.0), 4, seed)
+        same = (mixture == images).all(axis=(0, 1)).sum()
+        boxes += bool(same)  # Mixup changes every pixel
     assert 10 < boxes < 30
 
 
 def test_lambda_follows_the_beta_distribution():
-    """Of Beta(α, α) the mean is ½ and the variance 1 / (4 · (2α + 1))."""
+    """Beta(α, α) has mean ½ and variance 1 / (4 · (2α + 1))."""
     shares = []
     for seed in range(400):
         _, target, _, soft = mixed(Mixup(mixup_alpha=0.4), 2, seed)
@@ -81,23 +80,23 @@ def test_lambda_follows_the_beta_distribution():
 
 @pytest.mark.parametrize("method", [Mixup(mixup_alpha=1.0), Mixup(mixup_alpha=0.0, cutmix_alpha=1.0)])
 def test_a_batch_of_one_is_mixed_with_itself(method):
-    images, target, found, soft = mixed(method, 1)
-    np.testing.assert_allclose(found, images, rtol=0, atol=1e-6)
+    images, target, mixture, soft = mixed(method, 1)
+    np.testing.assert_allclose(mixture, images, rtol=0, atol=1e-6)
     np.testing.assert_allclose(soft, one_hot(target), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("num", [4, 5])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_arguments_stay_as_they_were(num, layout):
+def test_the_arguments_are_not_modified(num, layout):
     images, target = images_of(num).to(memory_format=layout), torch.arange(num) % NUM_CLASSES
-    kept = images.clone(), target.clone()
-    found, _ = Mixup(mixup_alpha=1.0).mix(Fixed(), images, target)
-    assert torch.equal(images, kept[0])
-    assert torch.equal(target, kept[1])
-    assert not torch.equal(found, images)
+    before = images.clone(), target.clone()
+    mixture, _ = Mixup(mixup_alpha=1.0).mix(Identity(), images, target)
+    assert torch.equal(images, before[0])
+    assert torch.equal(target, before[1])
+    assert not torch.equal(mixture, images)
 
 
-def test_torchs_seed_decides_and_no_other_generator_is_asked_or_moved():
+def test_mixing_depends_on_torchs_generator_and_leaves_the_others_alone():
     np.random.seed(1)
     random.seed(1)
     one = mixed(Mixup(mixup_alpha=1.0), 4, seed=5)
@@ -113,14 +112,7 @@ def test_torchs_seed_decides_and_no_other_generator_is_asked_or_moved():
     assert not np.array_equal(one[2], other[2])
 
 
-def test_two_steps_without_a_seed_between_them_mix_differently():
-    images, target = images_of(4), torch.arange(4)
-    torch.manual_seed(0)
-    one, two = (Mixup(mixup_alpha=1.0).mix(Fixed(), images, target)[1] for _ in range(2))
-    assert not torch.equal(one, two)
-
-
-# losses
+# Losses
 
 
 LOGITS = RANDOM.randn(6, NUM_CLASSES) * 3
@@ -130,28 +122,28 @@ TARGET = np.array([0, 1, 2, 3, 1, 0])
 def test_the_loss_is_cross_entropy_of_the_mixed_images_against_the_mixed_labels():
     batch = Batch(pixels(LOGITS), torch.tensor(TARGET), torch.arange(6))
     torch.manual_seed(3)
-    result = Mixup().forward_loss(Fixed(), batch)
+    result = Mixup().forward_loss(Identity(), batch)
     torch.manual_seed(3)
-    images, soft = Mixup().mix(Fixed(), batch.images, batch.target)
+    images, soft = Mixup().mix(Identity(), batch.images, batch.target)
     expected = cross_entropy(images.detach().flatten(1).double().numpy(), soft.double().numpy())
     assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
     assert abs(expected - cross_entropy(LOGITS, TARGET)) > 1e-2
-    assert torch.equal(result["target"], batch.target)  # what the training error is counted against
+    assert torch.equal(result["target"], batch.target)  # the training error's labels
     assert torch.equal(result["output"], images.flatten(1))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("weight", [0.0, 3.0])
-def test_mixup_cskd_adds_the_class_wise_loss_of_the_pairs_as_they_are(temperature, weight):
+def test_mixup_cskd_adds_the_class_wise_loss_of_the_unmixed_pairs(temperature, weight):
     method = MixupCSKD(temperature=temperature, distill_loss_weight=weight)
     target = np.tile(TARGET[:3], 2)
     images = pixels(LOGITS)
     batch = Batch(images, torch.tensor(target), torch.arange(6))
     torch.manual_seed(3)
-    result = method.forward_loss(Fixed(), batch)
+    result = method.forward_loss(Identity(), batch)
     result["loss"].backward()
     torch.manual_seed(3)
-    mixed_images, soft = method.mix(Fixed(), images[:3].detach(), batch.target[:3])
+    mixed_images, soft = method.mix(Identity(), images[:3].detach(), batch.target[:3])
     task = cross_entropy(mixed_images.flatten(1).double().numpy(), soft.double().numpy())
     expected_kd = kl(LOGITS[3:], LOGITS[:3], temperature)
     assert result["task_loss"].item() == pytest.approx(task, rel=1e-5)
@@ -161,16 +153,9 @@ def test_mixup_cskd_adds_the_class_wise_loss_of_the_pairs_as_they_are(temperatur
     assert result["output"].shape == (3, NUM_CLASSES)
 
 
-def test_mixup_cskd_makes_three_forwards_in_train_mode():
-    objective = objective_of(method_of("mixup_cskd"))
-    objective(Batch(torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8), torch.arange(8) % 4, torch.arange(8)))
-    module: Any = objective.module
-    assert module.stem[1].num_batches_tracked == 3
-
-
-def test_alpha_zero_is_cross_entropy_bit_for_bit():
+def test_alpha_zero_is_cross_entropy_and_draws_nothing():
     batch = Batch(pixels(LOGITS), torch.tensor(TARGET), torch.arange(6))
     state = torch.get_rng_state()
-    one, two = Mixup(mixup_alpha=0.0).forward_loss(Fixed(), batch), CrossEntropy().forward_loss(Fixed(), batch)
-    assert torch.equal(torch.get_rng_state(), state)  # and draws nothing
+    one, two = Mixup(mixup_alpha=0.0).forward_loss(Identity(), batch), CrossEntropy().forward_loss(Identity(), batch)
+    assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(one["loss"], two["loss"], rtol=1e-6, atol=0)

@@ -1,4 +1,4 @@
-"""PS-KD: each epoch's target from the epoch before, in NumPy, whatever the order of the images."""
+"""PS-KD: each epoch's target from the previous epoch's predictions, in NumPy, in any order of the images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_cases import EXPERIMENT, NUM_CLASSES, Fixed, cross_entropy, objective_of, one_hot, pixels, softmax
+from method_cases import EXPERIMENT, NUM_CLASSES, Identity, cross_entropy, objective_of, one_hot, pixels, softmax
 
-from cskd_hf.methods import PSKD, Batch, CrossEntropy
+from cskd_hf.methods import PSKD, Batch
 from cskd_hf.methods.pskd import refined_target
 
 NUM_IMAGES, NUM_EPOCHS = 6, 5
 LABELS = np.array([0, 1, 2, 3, 0, 1])
 
 
-def remembering(method: PSKD) -> Any:
-    return method.build(Fixed(), EXPERIMENT._replace(num_images=NUM_IMAGES, num_epochs=NUM_EPOCHS))
+def build(method: PSKD) -> Any:
+    return method.build(Identity(), EXPERIMENT._replace(num_images=NUM_IMAGES, num_epochs=NUM_EPOCHS))
 
 
 def logits_of(epoch: int) -> np.ndarray:
-    """What the network answers for each image in an epoch."""
+    """The network's logits for each image in an epoch."""
     return np.random.RandomState(epoch).randn(NUM_IMAGES, NUM_CLASSES) * 2
 
 
@@ -31,16 +31,16 @@ def step(method: PSKD, module: Any, epoch: int, rows: np.ndarray) -> dict[str, t
 
 
 @pytest.mark.parametrize("last_alpha", [0.8, 1.0, 0.3])
-def test_each_epochs_target_is_the_label_and_the_prediction_of_the_epoch_before(last_alpha):
-    """(1 − α_t) · y + α_t · P_{t−1}, α_t = α_T · t / T, t from 1; the first epoch has labels alone."""
+def test_the_target_mixes_the_label_and_the_previous_epochs_prediction(last_alpha):
+    """(1 − α_t) · y + α_t · P_{t−1}, α_t = α_T · t / T, t from 1; the first epoch has only labels."""
     method = PSKD(last_alpha=last_alpha)
-    module = remembering(method)
+    module = build(method)
     for epoch in range(1, NUM_EPOCHS + 1):
-        order = np.random.RandomState(100 + epoch).permutation(NUM_IMAGES)  # shuffled anew, in short batches too
+        order = np.random.RandomState(100 + epoch).permutation(NUM_IMAGES)  # a new order, and a short batch
         alpha = 0.0 if epoch == 1 else last_alpha * epoch / NUM_EPOCHS
         for rows in (order[:4], order[4:]):
             result = step(method, module, epoch, rows)
-            # P is kept as half floats and scaled back to a sum of one.
+            # P is stored in half precision and rescaled to sum to 1.
             before = softmax(logits_of(epoch - 1)[rows]).astype(np.float16).astype(np.float64)
             before /= before.sum(axis=1, keepdims=True)
             target = (1 - alpha) * one_hot(LABELS[rows]) + alpha * before
@@ -49,46 +49,38 @@ def test_each_epochs_target_is_the_label_and_the_prediction_of_the_epoch_before(
     assert alpha == pytest.approx(last_alpha)
 
 
-def test_the_first_epoch_is_cross_entropy_to_the_last_bit_but_rounding():
-    method = PSKD()
-    module = remembering(method)
-    batch = Batch(pixels(logits_of(1)), torch.tensor(LABELS), torch.arange(NUM_IMAGES))
-    one, two = method.forward_loss(module, batch), CrossEntropy().forward_loss(Fixed(), batch)
-    torch.testing.assert_close(one["loss"], two["loss"], rtol=1e-6, atol=0)
-
-
-def test_a_half_floats_sum_is_scaled_back_to_one():
+def test_predictions_are_rescaled_to_sum_to_one():
     target, share = torch.tensor([1, 0]), torch.tensor([0.5, 0.0])
-    predictions = torch.tensor([[0.2, 0.1, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0]])  # the second is not known yet
-    found = refined_target(target, predictions, share)
-    assert found.tolist() == [pytest.approx([0.25, 0.625, 0.125, 0.0]), [1, 0, 0, 0]]
+    predictions = torch.tensor([[0.2, 0.1, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0]])  # no prediction yet
+    refined = refined_target(target, predictions, share)
+    assert refined.tolist() == [pytest.approx([0.25, 0.625, 0.125, 0.0]), [1, 0, 0, 0]]
 
 
-def test_an_image_left_out_of_an_epoch_goes_on_from_when_it_was_last_seen():
+def test_alpha_counts_an_images_own_visits():
     method = PSKD(last_alpha=1.0)
-    module = remembering(method)
+    module = build(method)
     step(method, module, 1, np.arange(NUM_IMAGES))
     step(method, module, 2, np.array([0, 1]))
-    result = step(method, module, 3, np.array([0, 5]))  # a third and a second visit
+    result = step(method, module, 3, np.array([0, 5]))  # their third and second visits
     assert result["alpha"].item() == pytest.approx((3 + 2) / 2 / NUM_EPOCHS)
-    seen = [softmax(logits_of(2)[[0]])[0], softmax(logits_of(1)[[5]])[0]]
+    last = [softmax(logits_of(2)[[0]])[0], softmax(logits_of(1)[[5]])[0]]
     share = np.array([[3], [2]]) / NUM_EPOCHS
-    target = (1 - share) * one_hot(LABELS[[0, 5]]) + share * np.array(seen)
+    target = (1 - share) * one_hot(LABELS[[0, 5]]) + share * np.array(last)
     assert result["loss"].item() == pytest.approx(cross_entropy(logits_of(3)[[0, 5]], target), rel=1e-3)
 
 
-def test_more_visits_than_epochs_do_not_carry_the_share_beyond_its_last():
+def test_alpha_is_capped_after_the_last_epoch():
     method = PSKD(last_alpha=0.8)
-    module = remembering(method)
+    module = build(method)
     for epoch in range(1, NUM_EPOCHS + 4):
         result = step(method, module, epoch, np.arange(NUM_IMAGES))
     assert result["alpha"].item() == pytest.approx(0.8)
 
 
-def test_the_gradient_takes_the_past_as_a_constant():
+def test_the_gradient_treats_the_past_as_a_constant():
     """(softmax(z) − target) / B."""
     method = PSKD(last_alpha=1.0)
-    module = remembering(method)
+    module = build(method)
     rows = np.arange(NUM_IMAGES)
     step(method, module, 1, rows)["loss"].backward()
     batch = Batch(pixels(logits_of(2)), torch.tensor(LABELS), torch.tensor(rows))
@@ -98,9 +90,9 @@ def test_the_gradient_takes_the_past_as_a_constant():
     np.testing.assert_allclose(batch.images.grad.flatten(1).numpy(), expected, rtol=0, atol=1e-4)
 
 
-def test_extreme_logits_are_remembered_as_probabilities():
+def test_extreme_logits_are_stored_as_probabilities():
     method = PSKD(last_alpha=1.0)
-    module = remembering(method)
+    module = build(method)
     logits = np.array([[1e4, -1e4, 0, 0], [-1e4, -1e4, -1e4, 1e4]])
     for _ in range(2):
         batch = Batch(pixels(logits), torch.tensor([1, 3]), torch.tensor([0, 1]))
@@ -111,13 +103,13 @@ def test_extreme_logits_are_remembered_as_probabilities():
     assert module.memory.recall(torch.tensor([0, 1]))[0].tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
 
 
-def test_a_training_forward_remembers_and_a_test_does_not():
+def test_only_training_steps_write_to_the_memory():
     objective = objective_of(PSKD())
     module: Any = objective.module
     images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     objective(Batch(images, torch.arange(4), torch.tensor([7, 39, 0, 20])))
     assert module.memory.visits.nonzero().flatten().tolist() == [0, 7, 20, 39]
-    kept = module.memory.predictions.clone()
+    before = module.memory.predictions.clone()
     PSKD().export(module).eval()(torch.randn(2, 3, 16, 16))
     module.eval()(torch.randn(2, 3, 16, 16))
-    assert torch.equal(module.memory.predictions, kept)
+    assert torch.equal(module.memory.predictions, before)

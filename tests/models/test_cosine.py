@@ -1,4 +1,4 @@
-"""The cosine classifier, and the architecture under which timm loads it."""
+"""The cosine classifier, and the architecture under which timm reloads it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("num_classes", "scale"), [(2, math.log(2)), (3, math.log(2)), (200, math.log(199))])
-def test_the_scale_begins_at_the_square_root_of_two_times_the_logarithm_of_the_other_classes(num_classes, scale):
+def test_the_scale_starts_at_root_two_times_ln_k_minus_one(num_classes, scale):
     layer = CosineLinear(7, num_classes)
     assert layer.scale.item() == pytest.approx(math.sqrt(2) * scale)
     assert layer.bias is None
@@ -41,7 +41,7 @@ def test_the_scale_begins_at_the_square_root_of_two_times_the_logarithm_of_the_o
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
 
 
-def test_the_weights_of_the_linear_classifier_are_kept():
+def test_a_cosine_head_reuses_the_linear_classifiers_weights():
     model = timm.create_model("test_resnet", num_classes=3)
     weight = model.get_classifier().weight
     assert not has_cosine_head(model)
@@ -50,7 +50,7 @@ def test_the_weights_of_the_linear_classifier_are_kept():
     assert model.get_classifier().weight is weight
 
 
-def test_a_head_is_made_on_the_device_of_its_network():
+def test_a_cosine_head_is_created_on_the_device_of_its_network():
     with torch.device("meta"):
         model = timm.create_model("test_resnet", num_classes=3)
     with_cosine_head(model)
@@ -59,8 +59,8 @@ def test_a_head_is_made_on_the_device_of_its_network():
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory) -> dict[str, tuple[Path, Any]]:
-    """Cosine networks and where they were exported to."""
-    found = {}
+    """Exported folder and network, by backbone."""
+    exports = {}
     for name, keywords in BACKBONES.items():
         settings = ModelSection(model_name=name, **keywords)
         torch.manual_seed(0)
@@ -68,8 +68,8 @@ def exports(tmp_path_factory) -> dict[str, tuple[Path, Any]]:
         model.get_classifier().scale.fill_(7.5)
         folder = tmp_path_factory.mktemp(name) / "model"
         export_model(model.eval(), folder, settings, TRANSFORM, NAMES, "", {"temperature": 1.5})
-        found[name] = folder, model
-    return found
+        exports[name] = folder, model
+    return exports
 
 
 LOADER = """
@@ -82,7 +82,7 @@ try:
 except RuntimeError as error:
     assert "Unknown model (cosine_classifier)" in str(error)
 else:
-    raise AssertionError("timm alone knew the architecture")
+    raise AssertionError("timm knew the architecture without cskd_hf")
 import cskd_hf.models
 logits = {}
 for name, folder in folders.items():
@@ -94,7 +94,7 @@ assert not [name for name in sys.modules if name.startswith(("cskd_hf.methods", 
 """
 
 
-def test_timm_loads_every_backbone_in_a_fresh_process_once_the_models_are_imported_and_not_before(exports, tmp_path):
+def test_a_fresh_process_loads_every_backbone_after_importing_the_models_and_not_before(exports, tmp_path):
     folders = {name: str(folder) for name, (folder, _) in exports.items()}
     out = tmp_path / "logits.safetensors"
     command = [sys.executable, "-c", LOADER, json.dumps([folders, str(out)])]
@@ -109,7 +109,7 @@ def test_timm_loads_every_backbone_in_a_fresh_process_once_the_models_are_import
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_the_config_names_the_backbone_and_says_how_to_prepare_an_image(exports, name):
+def test_the_config_names_the_backbone_and_its_preprocessing(exports, name):
     folder, _ = exports[name]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["architecture"] == "cosine_classifier"
@@ -119,13 +119,13 @@ def test_the_config_names_the_backbone_and_says_how_to_prepare_an_image(exports,
         "preact_resnet10_32px": {"backbone": "preact_resnet10_32px"},
     }
     assert config["model_args"] == expected[name]
-    prepared = resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))
-    assert tuple(prepared["input_size"]) == (3, 48, 48)
-    assert (tuple(prepared["mean"]), tuple(prepared["std"])) == (TRANSFORM.mean, TRANSFORM.std)
+    data_config = resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))
+    assert tuple(data_config["input_size"]) == (3, 48, 48)
+    assert (tuple(data_config["mean"]), tuple(data_config["std"])) == (TRANSFORM.mean, TRANSFORM.std)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_trained_cosine_network_is_loaded_with_its_names_and_temperature(exports, name):
+def test_load_trained_returns_names_and_temperature_of_a_cosine_network(exports, name):
     folder, model = exports[name]
     trained = load_trained(f"local-dir:{folder}")
     assert trained.class_names == NAMES
@@ -136,26 +136,18 @@ def test_a_trained_cosine_network_is_loaded_with_its_names_and_temperature(expor
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_who_fine_tunes_gets_a_new_classifier_on_the_trained_features(exports, name):
+def test_fine_tuning_and_feature_extraction_use_the_trained_features(exports, name):
     folder, model = exports[name]
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5).eval()
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         assert loaded(images).shape == (2, 5)
         assert torch.equal(loaded.forward_features(images), model.forward_features(images))
+        features = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+        assert torch.equal(features(images), model.forward_head(model.forward_features(images), pre_logits=True))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_who_wants_features_alone_gets_them(exports, name):
-    folder, model = exports[name]
-    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
-    images = torch.randn(2, 3, 48, 48)
-    with torch.no_grad():
-        expected = model.forward_head(model.forward_features(images), pre_logits=True)
-        assert torch.equal(loaded(images), expected)
-
-
-def test_the_loading_code_imports_this_package_whatever_the_backbone():
+def test_the_loading_code_imports_this_package_for_any_backbone():
     plain = timm.create_model("test_resnet", num_classes=3)
     cosine = with_cosine_head(copy.deepcopy(plain))
     assert needs_cskd_hf("test_resnet", cosine)
@@ -164,7 +156,7 @@ def test_the_loading_code_imports_this_package_whatever_the_backbone():
     assert loading_code("local-dir:x", True).startswith("import cskd_hf.models ")
 
 
-def test_weights_without_a_scale_are_refused(exports, tmp_path):
+def test_weights_without_a_scale_are_rejected(exports, tmp_path):
     folder, _ = exports["resnet10"]
     weights = load_file(folder / "model.safetensors")
     del weights["fc.scale"]

@@ -1,3 +1,5 @@
+"""Exported folders: what timm loads from them, and what never gets exported."""
+
 from __future__ import annotations
 
 import json
@@ -19,7 +21,7 @@ TRANSFORM = TransformSection(
 )
 
 
-def export(folder, model=None, readme="read me", transform=TRANSFORM, **keywords):
+def export(folder, model=None, readme="text", transform=TRANSFORM, **keywords):
     settings = ModelSection(**{"model_name": "test_resnet", **keywords})
     torch.manual_seed(0)
     model = create_backbone(settings, 3) if model is None else model
@@ -37,7 +39,7 @@ def export(folder, model=None, readme="read me", transform=TRANSFORM, **keywords
     ],
     ids=lambda keywords: keywords["model_name"],
 )
-def test_what_is_exported_loads_through_timm_bit_for_bit(tmp_path, keywords):
+def test_timm_loads_the_exported_weights_bit_for_bit(tmp_path, keywords):
     model = export(tmp_path / "model", **keywords).eval()
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
     weights = model.state_dict()
@@ -48,7 +50,7 @@ def test_what_is_exported_loads_through_timm_bit_for_bit(tmp_path, keywords):
         assert torch.equal(loaded(images), model(images))
 
 
-def test_the_config_says_how_to_prepare_an_image_and_what_the_classes_are(tmp_path):
+def test_the_config_holds_preprocessing_and_class_names(tmp_path):
     export(tmp_path / "model")
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
     settings = timm.data.resolve_model_data_config(loaded)
@@ -62,23 +64,23 @@ def test_the_config_says_how_to_prepare_an_image_and_what_the_classes_are(tmp_pa
     assert config["num_classes"] == config["pretrained_cfg"]["num_classes"] == 3
 
 
-def test_nothing_of_the_architectures_default_checkpoint_is_claimed(tmp_path):
+def test_the_config_claims_nothing_of_the_architectures_default_checkpoint(tmp_path):
     export(tmp_path / "model", model_name="resnet18")
     text = (tmp_path / "model" / "config.json").read_text()
     config = json.loads(text)
     assert config["pretrained_cfg"]["tag"] == "cskd"
     assert not {"license", "hf_hub_id", "url", "paper_ids", "paper_name", "origin_url"} & set(config["pretrained_cfg"])
     assert "finetuned_from" not in config
-    # transformers is handed num_classes from the root, and fails where it comes a second time.
+    # transformers passes the root's num_classes on and fails if it occurs twice.
     assert "num_classes" not in config.get("model_args", {})
 
 
-def test_training_only_keywords_are_left_to_who_fine_tunes(tmp_path):
+def test_keywords_that_affect_training_only_are_not_exported(tmp_path):
     export(tmp_path / "model", drop_rate=0.5, zero_init_last=False)
     assert "model_args" not in json.loads((tmp_path / "model" / "config.json").read_text())
 
 
-def test_random_interpolation_is_bilinear_in_tests(tmp_path):
+def test_random_interpolation_is_exported_as_bilinear(tmp_path):
     export(tmp_path / "model", transform=TransformSection(interpolation="random", mean=(0, 0, 0), std=(1, 1, 1)))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["pretrained_cfg"]["interpolation"] == "bilinear"
 
@@ -92,7 +94,7 @@ def test_channels_last_weights_are_exported(tmp_path):
     assert [name for name, value in model.state_dict().items() if not torch.equal(value, saved[name])] == []
 
 
-def test_a_network_changed_after_it_was_made_is_refused_and_the_earlier_export_stays(tmp_path):
+def test_a_network_that_timm_cannot_rebuild_is_rejected_and_the_previous_export_stays(tmp_path):
     export(tmp_path / "model", readme="the first")
     first = (tmp_path / "model" / "model.safetensors").read_bytes()
     torch.manual_seed(1)
@@ -104,25 +106,25 @@ def test_a_network_changed_after_it_was_made_is_refused_and_the_earlier_export_s
     assert (tmp_path / "model" / "README.md").read_text() == "the first"
 
 
-def test_weights_that_do_not_come_back_equal_are_refused(tmp_path, monkeypatch):
+def test_weights_that_reload_differently_are_rejected(tmp_path, monkeypatch):
     from cskd_hf.models import export as module
 
     create_model = timm.create_model
 
-    def spoilt(*args, **kwargs):
+    def create_and_change(*args, **kwargs):
         model = create_model(*args, **kwargs)
         with torch.no_grad():
             next(model.parameters()).flatten()[0] += 1
         return model
 
-    monkeypatch.setattr(module.timm, "create_model", spoilt)
-    with pytest.raises(RuntimeError, match="weights changed"):
+    monkeypatch.setattr(module.timm, "create_model", create_and_change)
+    with pytest.raises(RuntimeError, match="reloading changed the weights: "):
         export(tmp_path / "model", model=create_model("test_resnet", num_classes=3))
     assert not (tmp_path / "model").exists()
 
 
-def test_a_second_export_replaces_the_first_and_leaves_nothing_beside_it(tmp_path):
-    (tmp_path / ".partial-model").mkdir()  # left by a kill
+def test_a_second_export_replaces_the_first_and_leaves_no_partial_folder(tmp_path):
+    (tmp_path / ".partial-model").mkdir()  # of a killed process
     (tmp_path / ".partial-model" / "junk").write_text("")
     export(tmp_path / "model", readme="the first")
     export(tmp_path / "model", readme="the second")
@@ -134,7 +136,7 @@ def test_a_second_export_replaces_the_first_and_leaves_nothing_beside_it(tmp_pat
 @pytest.mark.parametrize(
     ("name", "needs"), [("preact_resnet18_32px", True), ("densenet121_32px", True), ("resnet10", False), ("vit", False)]
 )
-def test_the_loading_code_imports_this_package_only_where_timm_alone_would_fail(name, needs):
+def test_the_loading_code_imports_this_package_only_if_timm_needs_it(name, needs):
     assert needs_cskd_hf(name, timm.create_model("test_resnet")) == needs
     code = loading_code("hf-hub:me/mine", needs)
     assert code.startswith("import cskd_hf.models ") == needs

@@ -1,4 +1,4 @@
-"""The networks against the paper's parameter counts, and against forward passes written from their definition."""
+"""The paper's networks against its parameter counts, and against functional definitions of their forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _seed() -> None:
 
 
 def randomize_norms(model: nn.Module) -> None:
-    """Gives every BatchNorm weights and statistics of its own, so that none can stand for another or be left out."""
+    """Give every BatchNorm different weights and statistics, so that swapping or omitting one changes the output."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.running_var):
@@ -27,14 +27,11 @@ def randomize_norms(model: nn.Module) -> None:
                 tensor.normal_(0, 0.2)
 
 
-# The definitions, once more: on a state dict alone.
-
-
 class Layers:
-    """Convolution, BatchNorm-ReLU and linear layer by the name of their weights."""
+    """The layers as functions of a state dict, by the name of their weights."""
 
     def __init__(self, state: dict[str, Tensor], training: bool) -> None:
-        self.state = {name: tensor.clone() for name, tensor in state.items()}  # BatchNorm writes its statistics here
+        self.state = {name: tensor.clone() for name, tensor in state.items()}  # BatchNorm updates its statistics here
         self.training = training
 
     def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
@@ -91,7 +88,7 @@ REFERENCES = {
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", SMALL)
-def test_output_and_running_statistics_are_those_of_the_definition(name: str, training: bool) -> None:
+def test_output_and_running_statistics_match_the_definition(name: str, training: bool) -> None:
     model = timm.create_model(name, num_classes=7).train(training)
     randomize_norms(model)
     layers = Layers(model.state_dict(), training)
@@ -120,7 +117,7 @@ def test_output_and_running_statistics_are_those_of_the_definition(name: str, tr
         ("resnext101_32x4d", 1000, 44_177_704),
     ],
 )
-def test_networks_have_the_papers_number_of_parameters(name: str, num_classes: int, parameters: int) -> None:
+def test_the_parameter_count_is_the_papers(name: str, num_classes: int, parameters: int) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=num_classes)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -128,14 +125,14 @@ def test_networks_have_the_papers_number_of_parameters(name: str, num_classes: i
 
 @pytest.mark.parametrize("size", [16, 32, 47])
 @pytest.mark.parametrize("name", SMALL)
-def test_any_size_from_16_pixels_gives_logits(name: str, size: int) -> None:
+def test_images_of_16_pixels_or_more_give_logits(name: str, size: int) -> None:
     model = timm.create_model(name, num_classes=5, in_chans=1).eval()
     assert model(images(size=size, in_chans=1)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_layers_keep_the_default_initialisation_of_pytorch(name: str) -> None:
-    """Kaiming-uniform with a = √5 is uniform within ± 1 / √fan_in, for convolutions and the linear layer alike."""
+def test_layers_have_pytorchs_default_initialisation(name: str) -> None:
+    """Kaiming-uniform with a = √5: uniform within ± 1 / √fan_in."""
     for module in timm.create_model(name).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             bound = module.weight[0].numel() ** -0.5
@@ -145,7 +142,7 @@ def test_layers_keep_the_default_initialisation_of_pytorch(name: str) -> None:
             assert (module.bias == 0).all()
 
 
-def test_preact_ends_in_a_sum_without_norm_or_relu() -> None:
+def test_preact_ends_without_norm_or_relu() -> None:
     model = timm.create_model("preact_resnet18_32px").eval()
     last_name, last = [(n, m) for n, m in model.stages.named_modules() if not list(m.children())][-1]
     assert (last_name, type(last)) == ("3.1.conv2", nn.Conv2d)
@@ -158,7 +155,7 @@ def test_preact_shortcut_is_the_input_or_a_convolution_of_the_preactivation() ->
     randomize_norms(model)
     projection, identity = model.stages[1]
     for block in (projection, identity):
-        nn.init.zeros_(block.conv2.weight)  # leaves the shortcut alone
+        nn.init.zeros_(block.conv2.weight)  # isolates the shortcut
     x = torch.randn(2, 64, 8, 8)
     torch.testing.assert_close(projection(x), F.conv2d(F.relu(projection.bn1(x)), projection.shortcut.weight, stride=2))
     x = torch.randn(2, 128, 8, 8)
@@ -168,24 +165,14 @@ def test_preact_shortcut_is_the_input_or_a_convolution_of_the_preactivation() ->
     ]
 
 
-def test_dense_layer_puts_new_features_before_old_ones() -> None:
-    layer = timm.create_model("densenet121_32px").eval().stages[0][0]
-    new = []
-    layer.conv2.register_forward_hook(lambda module, args, output: new.append(output))
-    x = torch.randn(2, 64, 8, 8)
-    out = layer(x)
-    assert torch.equal(out[:, :32], new[0])
-    assert torch.equal(out[:, 32:], x)
-
-
 @pytest.mark.parametrize("name", ALL)
-def test_gradient_reaches_every_parameter(name: str) -> None:
+def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = timm.create_model(name, num_classes=5, **({"zero_init_last": False} if name == "resnet10" else {}))
     F.cross_entropy(model(images(4)), torch.tensor([0, 1, 2, 3])).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_resnet10_is_timms_resnet18_with_one_block_a_stage() -> None:
+def test_resnet10_is_timms_resnet18_with_one_block_per_stage() -> None:
     model = timm.create_model("resnet10", num_classes=5).eval()
     twin = timm.create_model("resnet18", layers=(1, 1, 1, 1), num_classes=5).eval()
     twin.load_state_dict(model.state_dict(), strict=True)

@@ -1,4 +1,4 @@
-"""The small networks against what timm's tools ask of a model."""
+"""The small networks with timm's own tools."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_timm_lists_the_networks_and_knows_that_none_has_weights() -> None:
+def test_timm_lists_the_networks_without_pretrained_weights() -> None:
     assert set(ALL) <= set(timm.list_models())
     assert not set(ALL) & set(timm.list_pretrained())
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_data_config_is_the_papers_32_pixel_protocol(name: str) -> None:
+def test_the_data_config_is_the_papers(name: str) -> None:
     config = timm.data.resolve_model_data_config(timm.create_model(name))
     assert (config["input_size"], config["crop_pct"], config["interpolation"]) == ((3, 32, 32), 1.0, "bilinear")
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_head_can_be_replaced_removed_and_read_before_the_classifier(name: str) -> None:
+def test_the_head_can_be_replaced_removed_and_bypassed(name: str) -> None:
     model = timm.create_model(name, num_classes=5).eval().double()
     x, width = images().double(), WIDTHS[name][-1]
     maps = model.forward_features(x)
@@ -42,7 +42,7 @@ def test_head_can_be_replaced_removed_and_read_before_the_classifier(name: str) 
     torch.testing.assert_close(model(x), model.get_classifier()(pooled))
 
     model.reset_classifier(3)
-    assert model(x).shape == (2, 3)  # and of the model's dtype
+    assert model(x).shape == (2, 3)  # in the model's dtype
     assert model.num_classes == model.get_classifier().out_features == 3
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
@@ -53,7 +53,7 @@ def test_head_can_be_replaced_removed_and_read_before_the_classifier(name: str) 
     assert model.head_hidden_size == model.get_classifier().in_features == 2 * width
 
 
-def test_drop_rate_acts_on_pooled_features_in_training_only() -> None:
+def test_drop_rate_acts_on_pooled_features_only_in_training() -> None:
     model = timm.create_model("preact_resnet10_32px", drop_rate=0.5, num_classes=0)
     maps = torch.ones(4, 512, 2, 2)
     assert set(model.train().forward_head(maps).unique().tolist()) == {0.0, 2.0}
@@ -61,7 +61,7 @@ def test_drop_rate_acts_on_pooled_features_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_are_stem_and_stages_in_every_way_timm_asks_for_them(name: str) -> None:
+def test_every_feature_interface_of_timm_returns_stem_and_stages(name: str) -> None:
     model = timm.create_model(name).eval()
     extractor = timm.create_model(name, features_only=True).eval()
     x = images()
@@ -91,7 +91,7 @@ def test_features_are_stem_and_stages_in_every_way_timm_asks_for_them(name: str)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_layer_decay_gives_deeper_layers_higher_rates(name: str) -> None:
+def test_layer_decay_gives_deeper_layers_a_higher_learning_rate(name: str) -> None:
     model = timm.create_model(name)
     optimizer = create_optimizer_v2(model, opt="momentum", lr=0.1, layer_decay=0.9)
     scales = {p: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
@@ -102,7 +102,7 @@ def test_layer_decay_gives_deeper_layers_higher_rates(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_gradient_checkpointing_leaves_output_and_gradients_as_they_are(name: str) -> None:
+def test_gradient_checkpointing_changes_neither_output_nor_gradients(name: str) -> None:
     model = timm.create_model(name, num_classes=5)
     x = images(4)
 
@@ -120,7 +120,7 @@ def test_gradient_checkpointing_leaves_output_and_gradients_as_they_are(name: st
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_saved_model_loads_by_name_and_adapts_to_other_channels_and_classes(name: str, tmp_path: Path) -> None:
+def test_a_saved_model_reloads_and_adapts_to_other_channels_and_classes(name: str, tmp_path: Path) -> None:
     model = timm.create_model(name, num_classes=5).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     x = images()

@@ -1,10 +1,10 @@
-"""A teacher beside a student: what it is shown, that it never changes, and which teachers are refused."""
+"""A student with its teacher: the teacher's input, its immutability, and the teachers that are rejected."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,52 +27,48 @@ from method_cases import (
 )
 
 from cskd_hf.errors import UserError
-from cskd_hf.models.teacher import Taught, with_teacher
+from cskd_hf.models.teacher import ModelWithTeacher, with_teacher
 
 METHOD = method_of("distillation")
 TEACHER = exported("test_resnet")
 
 
-def taught(source: str = TEACHER, class_names: tuple[str, ...] = CLASSES) -> Taught:
+def build(source: str = TEACHER, class_names: tuple[str, ...] = CLASSES) -> ModelWithTeacher:
     return with_teacher(small_network(), source, class_names, MEAN, STD)
 
 
-def copy_of_the_teacher(folder: Path) -> Path:
+def copy_teacher(folder: Path) -> Path:
     return shutil.copytree(TEACHER.removeprefix("local-dir:"), folder / "teacher")
 
 
-def the_teacher_alone() -> Any:
-    return timm.create_model(TEACHER, pretrained=True).eval()
-
-
-def test_the_teacher_sees_the_students_pixels_normalised_by_its_own_mean_and_std():
+def test_the_teacher_gets_the_students_pixels_normalised_by_its_own_mean_and_std() -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (3, 3, 32, 32), dtype=np.uint8)
 
-    def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    def normalise(mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
         channel = (1, 3, 1, 1)
         values = (pixels / 255 - np.array(mean).reshape(channel)) / np.array(std).reshape(channel)
         return torch.tensor(values, dtype=torch.float32)
 
-    module = taught().train()
+    teacher: Any = timm.create_model(TEACHER, pretrained=True).eval()
     with torch.no_grad():
-        expected = the_teacher_alone()(normalised(TEACHER_MEAN, TEACHER_STD))
-    torch.testing.assert_close(module.teach(normalised(MEAN, STD)), expected, rtol=0, atol=1e-4)
-    assert not torch.allclose(the_teacher_alone()(normalised(MEAN, STD)), expected, atol=0.01)
+        expected = teacher(normalise(TEACHER_MEAN, TEACHER_STD))
+        assert not torch.allclose(teacher(normalise(MEAN, STD)), expected, atol=0.01)
+    torch.testing.assert_close(build().train().teacher_output(normalise(MEAN, STD)), expected, rtol=0, atol=1e-4)
 
 
-def test_the_student_alone_answers_and_changes_its_mode():
-    module = taught()
+def test_forward_and_mode_are_the_students() -> None:
+    module = build()
     images = torch.randn(2, 3, 16, 16)
     for mode in (True, False, True):
         assert module.train(mode) is module
         assert module.model.training is mode
-        assert not any(part.training for part in module.teacher.modules())
+        assert not any(layer.training for layer in module.teacher.modules())
     module.eval()
     with torch.no_grad():
         assert torch.equal(module(images), module.model(images))
 
 
-def test_training_steps_change_the_student_and_nothing_of_the_teacher():
+def test_training_changes_the_student_and_nothing_in_the_teacher() -> None:
     objective = objective_of(METHOD)
     module: Any = objective.module
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -82,113 +78,100 @@ def test_training_steps_change_the_student_and_nothing_of_the_teacher():
         objective(batch_for(METHOD, seed=seed))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = module.state_dict()
-    teachers = [name for name in before if name.startswith("teacher.")]
-    assert any("running_mean" in name for name in teachers)
-    assert [name for name in teachers if not torch.equal(before[name], after[name])] == []
-    students = [name for name in before if name.startswith("model.")]
-    assert [name for name in students if torch.equal(before[name], after[name])] == []
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(before[name], value)}
+    assert any(name.startswith("teacher.") and "running_mean" in name for name in before)
+    assert changed == {name for name in before if name.startswith("model.")}
 
 
-def test_no_gradient_flows_through_the_teacher_nor_into_it():
-    module = taught()
+def test_no_gradient_flows_through_or_into_the_teacher() -> None:
+    module = build()
     images = torch.randn(2, 3, 16, 16, requires_grad=True)
-    assert not module.teach(images).requires_grad
-    assert not [name for name, p in module.teacher.named_parameters() if p.requires_grad]
+    assert not module.teacher_output(images).requires_grad
+    assert not any(p.requires_grad for p in module.teacher.parameters())
     assert all(p.requires_grad for p in module.model.parameters())
 
 
-def test_a_checkpoint_brings_the_teacher_back_whatever_became_of_its_place():
-    module = taught()
-    held = {name: value.clone() for name, value in module.state_dict().items()}
-    other = taught(exported("test_resnet", CLASSES, seed=4))
+def test_the_state_dict_holds_the_teacher() -> None:
+    module, other = build(), build(exported("test_resnet", CLASSES, seed=4))
     images = torch.randn(2, 3, 32, 32)
-    assert not torch.equal(other.teach(images), module.teach(images))
-    other.load_state_dict(held)
-    assert torch.equal(other.teach(images), module.teach(images))
+    assert not torch.equal(other.teacher_output(images), module.teacher_output(images))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.teacher_output(images), module.teacher_output(images))
 
 
-def test_a_teacher_without_class_names_is_taken_at_its_number_of_classes(tmp_path):
-    folder = copy_of_the_teacher(tmp_path)
+def test_a_teacher_without_class_names_is_accepted_by_its_number_of_classes(tmp_path: Path) -> None:
+    folder = copy_teacher(tmp_path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del config["label_names"], config["cskd"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(taught(f"local-dir:{folder}").teach(images), taught().teach(images))
+    assert torch.equal(build(f"local-dir:{folder}").teacher_output(images), build().teacher_output(images))
 
 
-def test_building_on_the_meta_device_as_check_does_loads_the_teacher_and_moves_nothing():
+def test_building_on_the_meta_device_loads_the_teacher_on_the_cpu() -> None:
     with torch.device("meta"):
         module: Any = METHOD.build(timm.create_model("test_resnet", num_classes=4), EXPERIMENT)
     assert {p.device.type for p in module.model.parameters()} == {"meta"}
     assert {p.device.type for p in module.teacher.parameters()} == {"cpu"}
 
 
-# teachers that are refused
+# Rejected teachers
 
 
-def refused(source: str, class_names: tuple[str, ...] = CLASSES) -> str:
-    with pytest.raises(UserError) as caught:
-        taught(source, class_names)
-    said = str(caught.value)
-    assert said.startswith("method.teacher: ")
-    assert "\n" not in said
-    return said
-
-
-def test_another_number_of_classes_is_refused():
-    said = refused(TEACHER, ("a", "b", "c"))
-    assert f"{TEACHER} knows 4 classes, and the data has 3" in said
+def rejection(source: str, class_names: tuple[str, ...] = CLASSES) -> str:
+    with pytest.raises(UserError, match=r"^method\.teacher: .*$") as caught:
+        build(source, class_names)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("names", "at"), [(("a", "c", "b", "d"), "label 1 is 'b'"), (("a", "b", "c", "e"), "label 3 is 'd'")]
+    ("names", "message"),
+    [
+        (("a", "b", "c"), f"{TEACHER} has 4 classes, and the data has 3"),
+        (("a", "c", "b", "d"), f"label 1 is 'b' in {TEACHER} and 'c' in the data"),
+        (("a", "b", "c", "e"), f"label 3 is 'd' in {TEACHER} and 'e' in the data"),
+    ],
 )
-def test_the_same_number_of_other_classes_or_another_order_is_refused_at_the_first_that_differs(names, at):
-    assert at in refused(TEACHER, names)
-
-
-def test_a_missing_folder_is_refused(tmp_path):
-    assert "no weights that timm loads" in refused(f"local-dir:{tmp_path / 'nowhere'}")
+def test_other_classes_are_rejected_at_the_first_difference(names: tuple[str, ...], message: str) -> None:
+    assert message in rejection(TEACHER, names)
 
 
 @pytest.mark.parametrize("files", [(), ("recipe.yaml", "metrics.jsonl")])
-def test_a_run_that_is_not_finished_is_refused(tmp_path, files):
+def test_an_unfinished_run_is_rejected(tmp_path: Path, files: tuple[str, ...]) -> None:
     for file in files:
         (tmp_path / file).touch()
-    assert f"{tmp_path}: not a finished run" in refused(str(tmp_path))
+    assert f"{tmp_path}: not a finished run" in rejection(str(tmp_path))
 
 
-def cut_weights(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
 
 
-def other_weights(folder: Path) -> None:
+def swap_weights(folder: Path) -> None:
     shutil.copy(Path(exported("resnet10").removeprefix("local-dir:")) / "model.safetensors", folder)
 
 
-def no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def no_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{", encoding="utf-8")
-
-
-def no_architecture(folder: Path) -> None:
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-
-
-def unknown_architecture(folder: Path) -> None:
+def rename_architecture(folder: Path) -> None:
     config = (folder / "config.json").read_text(encoding="utf-8")
-    (folder / "config.json").write_text(re.sub("test_resnet", "test_rresnet", config), encoding="utf-8")
+    (folder / "config.json").write_text(config.replace("test_resnet", "test_rresnet"), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "spoil", [cut_weights, other_weights, no_weights, no_json, no_architecture, unknown_architecture]
+    "spoil",
+    [
+        shutil.rmtree,
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"),
+        lambda folder: (folder / "config.json").write_text("{}", encoding="utf-8"),
+        truncate,
+        swap_weights,
+        rename_architecture,
+    ],
+    ids=["no folder", "no weights", "invalid JSON", "no architecture", "truncated", "other weights", "unknown name"],
 )
-def test_weights_that_cannot_be_loaded_are_refused(tmp_path, spoil):
-    folder = copy_of_the_teacher(tmp_path)
+def test_weights_that_timm_cannot_load_are_rejected(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
+    folder = copy_teacher(tmp_path)
     spoil(folder)
-    assert "no weights that timm loads" in refused(f"local-dir:{folder}")
+    assert "timm cannot load these weights" in rejection(f"local-dir:{folder}")

@@ -1,4 +1,4 @@
-"""Means, spreads, gaps and bold, against NumPy; and the three formats they are told in."""
+"""Means, spreads, gaps and bold against NumPy, and the three output formats."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from written_runs import some_runs, write_finished, write_unfinished
 
 from cskd_hf.paper.blocks import select
 from cskd_hf.paper.cells import batch_notes, fill, fill_all
-from cskd_hf.paper.find import find_run
+from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
 
 
 def grids_of(root, values, table="table1", **chosen):
-    """The grids of CUB-200's ResNet-18 when its runs' results are `values`: method → metrics of each seed."""
+    """Grids of ResNet-18 on CUB-200 with the results `values`: method → one per seed."""
     chosen = {"datasets": ["cub200"], "models": ["resnet18"], "methods": list(values)} | chosen
     runs = some_runs(root, table, **chosen)
     for method, results in values.items():
         for seed, result in enumerate(results):
             (run,) = (run for key, run in runs.items() if key.method == method and key.seed == seed)
             write_finished(run, **result) if isinstance(result, dict) else write_finished(run, result)
-    return fill_all(select([table], **chosen), runs, {key: find_run(run) for key, run in runs.items()})
+    return fill_all(select([table], **chosen), runs, {key: inspect_run(run) for key, run in runs.items()})
 
 
-def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds(tmp_path):
+def test_a_cell_is_the_mean_and_the_sample_standard_deviation_over_seeds(tmp_path):
     (grid,) = grids_of(tmp_path, {"cskd": [33.0, 34.5, 32.75]})
     (cell,) = grid.flat()
     assert cell.ours.mean == pytest.approx(np.mean([33.0, 34.5, 32.75]))
@@ -55,12 +55,12 @@ def test_one_seed_has_a_gap_and_no_spread(tmp_path):
     assert "| 33.00 (1) | 33.28 ± 0.99 | -0.28 | –            | our n = 1 has no spread |" in markdown([grid])
 
 
-def test_a_gap_too_small_to_print_has_no_minus(tmp_path):
+def test_a_gap_that_rounds_to_zero_has_no_minus(tmp_path):
     (grid,) = grids_of(tmp_path, {"cskd": [33.278, 33.278]})
     assert "| 33.28 ± 0.00 (2) | 33.28 ± 0.99 | +0.00 |" in markdown([grid])
 
 
-def test_a_paper_without_spread_is_said(tmp_path):
+def test_a_published_value_without_spread_is_marked(tmp_path):
     chosen = {"datasets": ["imagenet"], "models": ["resnet50"]}
     (grid,) = grids_of(tmp_path, {"cskd": [23.0, 24.0]}, "table5", **chosen)
     (cell,) = grid.flat()
@@ -73,18 +73,18 @@ def test_a_paper_without_spread_is_said(tmp_path):
     [
         ({"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2]}, "cskd"),
         ({"cskd": [40.0, 40.2], "cross_entropy": [30.0, 30.2]}, "cross_entropy"),
-        # 0.2 apart, √(0.141² + 0.141²) = 0.2: not more.
+        # 0.19 apart; the joint spread is √(0.141² + 0.141²) = 0.2.
         ({"cskd": [30.0, 30.2], "cross_entropy": [30.19, 30.39]}, None),
         ({"cskd": [30.0, 30.2], "cross_entropy": [30.21, 30.41]}, "cskd"),
         # The second best decides, not the worst.
         ({"cskd": [30.0, 30.2], "cross_entropy": [30.1, 30.3], "adacos": [50.0, 50.1]}, None),
-        # One seed has no spread, and one row no second.
+        # One seed has no spread; one row has no second best.
         ({"cskd": [30.0], "cross_entropy": [40.0, 40.2]}, None),
         ({"cskd": [30.0, 30.2], "cross_entropy": [40.0]}, None),
         ({"cskd": [30.0, 30.2], "cross_entropy": []}, None),
     ],
 )
-def test_bold_is_the_best_beyond_the_spread_of_the_best_two(tmp_path, values, best):
+def test_bold_is_ahead_of_the_second_best_by_more_than_their_joint_spread(tmp_path, values, best):
     (grid,) = grids_of(tmp_path, values)
     assert [cell.method for cell in grid.flat() if cell.best] == ([best] if best else [])
     bold = re.findall(r"`(\w+)` +\| \*\*", markdown([grid]))
@@ -92,7 +92,7 @@ def test_bold_is_the_best_beyond_the_spread_of_the_best_two(tmp_path, values, be
     assert latex([grid]).count(r"\textbf{") == (1 if best else 0)
 
 
-def test_recall_is_better_when_higher(tmp_path):
+def test_higher_recall_is_better(tmp_path):
     low = [{"top1_error": 40.0, "recall_at_1": recall} for recall in (40.0, 40.2)]
     high = [{"top1_error": 40.0, "recall_at_1": recall} for recall in (60.0, 60.2)]
     grids = grids_of(tmp_path, {"cross_entropy": low, "cskd": high}, "table6")
@@ -101,14 +101,14 @@ def test_recall_is_better_when_higher(tmp_path):
     assert "Recall@1, higher is better" in markdown(grids)
 
 
-def test_each_grid_of_table_6_holds_its_own_metric(tmp_path):
+def test_each_grid_of_table_6_has_its_metric(tmp_path):
     result = {"top1_error": 1.0, "top5_error": 2.0, "ece": 3.0, "recall_at_1": 4.0}
     grids = grids_of(tmp_path, {"cskd": [result]}, "table6")
     assert [cell.values for grid in grids for cell in grid.flat()] == [{0: 2.0}, {0: 3.0}, {0: 4.0}]
     assert [cell.paper.mean for grid in grids for cell in grid.flat()] == [13.07, 15.44, 59.06]
 
 
-def test_a_fitted_temperature_gets_a_grid_of_its_own(tmp_path):
+def test_a_fitted_temperature_adds_a_grid(tmp_path):
     grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, "ece": 12.0, "scaled_ece": 4.5}]}, "table6")
     assert [grid.block.metric for grid in grids] == ["top5_error", "ece", "ece_scaled", "recall_at_1"]
     (cell,) = grids[2].flat()
@@ -121,7 +121,7 @@ def test_a_run_without_features_has_no_recall(tmp_path):
     assert (cell.values, cell.missing[0]) == ({}, "finished without recall_at_1")
 
 
-def test_what_is_missing_is_listed_by_reason(tmp_path):
+def test_missing_runs_are_listed_by_reason(tmp_path):
     chosen = {"datasets": ["cub200"], "models": ["resnet18"], "methods": ["cskd", "adacos", "cross_entropy"]}
     runs = some_runs(tmp_path, "table1", **chosen)
     for key, run in runs.items():
@@ -129,8 +129,8 @@ def test_what_is_missing_is_listed_by_reason(tmp_path):
             write_finished(run, 33.0 + key.seed)
         elif key.method == "cskd":
             write_unfinished(run, 37)
-    found = {key: find_run(run) for key, run in runs.items()}
-    text = markdown(fill_all(select(["table1"], **chosen), runs, found))
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    text = markdown(fill_all(select(["table1"], **chosen), runs, states))
     assert text.split("### Missing\n\n")[1].splitlines() == [
         "- cub200_resnet18, seeds 0, 1, 2, not started: `cross_entropy`, `adacos`",
         "- cub200_resnet18, seed 2, unfinished (37 of 200 epochs): `cskd`",
@@ -139,7 +139,7 @@ def test_what_is_missing_is_listed_by_reason(tmp_path):
     assert re.search(r"`adacos` +\| – ", text)
 
 
-def test_markdowns_columns_stand_below_each_other(tmp_path):
+def test_markdown_columns_are_aligned(tmp_path):
     (grid,) = grids_of(tmp_path, {"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2]})
     tables = [block.splitlines() for block in markdown([grid]).split("\n\n") if block.startswith("|")]
     assert len(tables) == 2
@@ -147,7 +147,7 @@ def test_markdowns_columns_stand_below_each_other(tmp_path):
         assert len({tuple(at for at, character in enumerate(line) if character == "|") for line in table}) == 1
 
 
-def test_the_json_is_exact_and_says_what_is_not_there(tmp_path):
+def test_the_json_is_exact_and_lists_missing_seeds(tmp_path):
     values = [33.123456789, 34.5, 32.75]
     (grid,) = grids_of(tmp_path, {"cskd": values, "pskd": []})
     content = json.loads(as_json([grid], ["data.workers=2"], ["a note"]))
@@ -161,15 +161,15 @@ def test_the_json_is_exact_and_says_what_is_not_there(tmp_path):
     assert (pskd["mean"], pskd["paper_mean"], pskd["n"], list(pskd["missing"])) == (None, None, 0, ["0", "1", "2"])
 
 
-def test_the_latex_is_a_table_with_as_many_cells_in_each_row(tmp_path):
+def test_every_row_of_the_latex_table_has_all_columns(tmp_path):
     runs = some_runs(tmp_path, "table1", models=["resnet18"])
     for key, run in runs.items():
         if key.dataset != "mit67":
             write_finished(run, 30.0 + key.seed)
     blocks = select(["table1"], models=["resnet18"])
-    text = latex([fill(blocks[0], runs, {key: find_run(run) for key, run in runs.items()})], ["data.batch_size=16"])
+    text = latex([fill(blocks[0], runs, {key: inspect_run(run) for key, run in runs.items()})], ["data.batch_size=16"])
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 1 + 2 * 6  # header; ours and the paper's for six methods
+    assert len(rows) == 1 + 2 * 6  # the header; ours and the paper's for six methods
     assert {line.count(" & ") for line in rows} == {5}
     assert r"\begin{tabular}{lccccc}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
@@ -189,7 +189,7 @@ def test_the_latex_is_a_table_with_as_many_cells_in_each_row(tmp_path):
         ("evidence", {}, "", ["digits, ResNet-10", "fashion_mnist_1k, test_resnet"]),
     ],
 )
-def test_a_columns_head_says_what_the_heading_does_not(table, chosen, heading, header):
+def test_headings_name_the_shared_network_or_dataset_and_columns_the_other(table, chosen, heading, header):
     block = select([table], methods=["cskd"], **chosen)[0]
     grid = fill(block, {}, {})
     lines = markdown([grid]).splitlines()
@@ -201,7 +201,7 @@ def test_a_columns_head_says_what_the_heading_does_not(table, chosen, heading, h
     assert rf"\caption{{{heading.replace(':', ',')}Top-1 error in percent" in text
 
 
-def test_latex_says_n_of_each_cell_where_they_differ(tmp_path):
+def test_latex_prints_n_per_cell_if_it_varies(tmp_path):
     (grid,) = grids_of(tmp_path, {"cskd": [30.0, 30.2], "cross_entropy": [40.0, 40.2, 40.4]})
     text = latex([grid])
     assert "over $n$ seeds, $n$ in parentheses" in text
@@ -210,12 +210,10 @@ def test_latex_says_n_of_each_cell_where_they_differ(tmp_path):
     assert r"33.28 $\pm$ 0.99}" in text
 
 
-def test_a_global_batch_that_is_not_the_recipes_is_noted(tmp_path):
+def test_a_global_batch_other_than_the_recipes_is_noted(tmp_path):
     runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
     first, second = runs.values()
     write_finished(first, 33.0)
     write_finished(second, 33.0, num_processes=4)
-    notes = batch_notes(runs, {key: find_run(run) for key, run in runs.items()})
-    assert notes == [
-        "trained with 128 images an update, where the recipe as shipped has 32: cub200_resnet18-cskd-seed1"
-    ]
+    notes = batch_notes(runs, {key: inspect_run(run) for key, run in runs.items()})
+    assert notes == ["trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1"]

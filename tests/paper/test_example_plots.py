@@ -1,13 +1,14 @@
-"""The figures that show single test images: maps of their features, and the most confident mistakes."""
+"""The figures of single test images: t-SNE of their features, and the most confident mistakes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from figure_runs import DATA, DIGITS, digits_run, panel_of, runs_in, softmax, texts, write_run
+from figure_runs import DIGITS, digits_data, digits_run, panel_of, runs_in, softmax, texts, write_run
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -15,24 +16,21 @@ from cskd_hf.data.splits import load_split
 from cskd_hf.errors import UserError
 from cskd_hf.paper.example_plots import (
     MAX_MISTAKES,
-    chosen_images,
+    choose_images,
     confident_mistakes,
     feature_maps,
+    load_pictures,
     mistakes_on_a_page,
     most_confident_mistakes,
-    pictures_of,
     tsne,
 )
 from cskd_hf.paper.finished_runs import read_runs
 from cskd_hf.paper.plots import draw_figures
-from cskd_hf.recipe.sections import DataSection
-
-# Features
 
 
-def test_the_images_of_a_map_are_the_first_of_evenly_spaced_classes() -> None:
+def test_t_sne_shows_the_first_images_of_evenly_spaced_classes() -> None:
     target = torch.arange(4000) % 40 * 2  # labels 0, 2, …, 78: a hundred images each
-    chosen = chosen_images(torch.cat([target, target]))
+    chosen = choose_images(torch.cat([target, target]))
     assert len(chosen) == 1000
     assert (np.diff(chosen) > 0).all()
     assert chosen.max() < 4000
@@ -41,7 +39,7 @@ def test_the_images_of_a_map_are_the_first_of_evenly_spaced_classes() -> None:
     assert set(np.diff(classes)) <= {8, 10}
 
 
-def test_every_run_shows_the_same_images_of_the_same_classes_in_the_same_colours(tmp_path: Path) -> None:
+def test_every_panel_shows_the_same_images_in_the_same_colours(tmp_path: Path) -> None:
     runs = runs_in(tmp_path)
     drawing = feature_maps(runs)
     assert drawing is not None
@@ -58,7 +56,7 @@ def test_every_run_shows_the_same_images_of_the_same_classes_in_the_same_colours
     assert "120 test images of all 10 classes" in drawing.description
 
 
-def test_tsne_brings_together_what_is_near_the_same_way_every_time() -> None:
+def test_t_sne_preserves_clusters_and_is_deterministic() -> None:
     generator = np.random.RandomState(0)
     features = np.concatenate([generator.randn(30, 20), generator.randn(30, 20) + 40])
     points = tsne(features, 10.0)
@@ -67,34 +65,29 @@ def test_tsne_brings_together_what_is_near_the_same_way_every_time() -> None:
     assert (distance.argmin(axis=1) // 30 == np.arange(60) // 30).all()
 
 
-@pytest.mark.parametrize("num_images", [4, 5, 31])
-def test_fewer_images_than_neighbours_are_still_mapped(tmp_path: Path, num_images: int) -> None:
-    drawing = feature_maps(runs_in(tmp_path, 1, num_images=num_images))
+@pytest.mark.parametrize(
+    "settings", [{"num_images": 4}, {"num_images": 5}, {"num_images": 31}, {"features": torch.arange(120.0)[:, None]}]
+)
+def test_fewer_images_than_neighbours_and_one_dimensional_features_are_mapped(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (run,) = runs_in(tmp_path, 1, **settings)
+    drawing = feature_maps([run])
     assert drawing is not None
     points = np.concatenate([line.get_xydata() for line in drawing.figure.axes[0].lines])
-    assert points.shape == (num_images, 2)
+    assert points.shape == (len(run.target), 2)
     assert np.isfinite(points).all()
+    assert len(np.unique(points, axis=0)) > 0.8 * len(points)
 
 
 @pytest.mark.parametrize("features", [torch.ones(120, 8), torch.zeros(120, 0)])
-def test_equal_features_lie_on_one_point_and_the_panel_says_so(tmp_path: Path, features: torch.Tensor) -> None:
+def test_equal_features_collapse_to_one_labelled_point(tmp_path: Path, features: torch.Tensor) -> None:
     drawing = feature_maps(runs_in(tmp_path, 1, features=features))
     assert drawing is not None
     points = np.concatenate([line.get_xydata() for line in drawing.figure.axes[0].lines])
     assert len(np.unique(points, axis=0)) == 1
     assert "all features are equal" in texts(drawing.figure)
     drawing.files()
-
-
-def test_features_of_one_dimension_are_mapped(tmp_path: Path) -> None:
-    drawing = feature_maps(runs_in(tmp_path, 1, features=torch.arange(120.0)[:, None]))
-    assert drawing is not None
-    points = np.concatenate([line.get_xydata() for line in drawing.figure.axes[0].lines])
-    assert np.isfinite(points).all()
-    assert len(np.unique(points, axis=0)) > 100
-
-
-# Mistakes
 
 
 def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
@@ -106,7 +99,7 @@ def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
     assert most_confident_mistakes(run, 1000).tolist() == expected.tolist()
 
 
-def test_mistakes_of_probability_one_are_told_apart(tmp_path: Path) -> None:
+def test_mistakes_of_probability_one_are_ranked(tmp_path: Path) -> None:
     logits = torch.nn.functional.one_hot(torch.arange(120) * 7 % 10, 10).float()
     logits[[3, 50, 80]] = 0
     logits[3, 0], logits[50, 1], logits[80, 0] = 300, 500, 400  # the targets are 1, 0 and 0
@@ -115,10 +108,10 @@ def test_mistakes_of_probability_one_are_told_apart(tmp_path: Path) -> None:
     assert most_confident_mistakes(run, 3).tolist() == [50, 80, 3]
 
 
-def test_every_runs_bars_are_its_own_probabilities_and_the_true_label_stands_out(tmp_path: Path) -> None:
+def test_bars_are_the_runs_probabilities_and_the_true_label_stands_out(tmp_path: Path) -> None:
     runs = read_runs([digits_run(tmp_path / str(seed), seed) for seed in range(2)])
     images = most_confident_mistakes(runs[0], 3)
-    drawing = confident_mistakes(runs, images, pictures_of(runs[0], images))
+    drawing = confident_mistakes(runs, images, load_pictures(runs[0], images))
     panels = [panel for panel in drawing.figure.axes if panel.patches]
     assert len(panels) == 6
     true_labels = 0
@@ -139,11 +132,11 @@ def test_every_runs_bars_are_its_own_probabilities_and_the_true_label_stands_out
     assert true_labels > 0
 
 
-def test_pictures_are_those_of_the_predictions_rows(tmp_path: Path) -> None:
-    split = load_split(DataSection(**DATA), DIGITS)
-    row = torch.arange(1199, 1199 - 120, -1)  # some images were unreadable: rows are no positions
+def test_pictures_are_fetched_by_the_predictions_rows(tmp_path: Path) -> None:
+    split = load_split(digits_data(), DIGITS)
+    row = torch.arange(1199, 1199 - 120, -1)  # rows are not positions when images were skipped
     (run,) = read_runs([digits_run(tmp_path / "run", row=row, target=torch.from_numpy(split.labels[row.numpy()]))])
-    pictures = pictures_of(run, np.array([0, 7]))
+    pictures = load_pictures(run, np.array([0, 7]))
     from sklearn.datasets import load_digits
 
     scans = (load_digits().images * (255 / 16)).round().astype(np.uint8)
@@ -152,40 +145,37 @@ def test_pictures_are_those_of_the_predictions_rows(tmp_path: Path) -> None:
         assert load_digits().target[match] == split.labels[position]
 
 
-def test_data_that_is_gone_leaves_out_the_mistakes_alone_and_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = [write_run(tmp_path / "run", data=DATA | {"dataset": str(tmp_path / "gone")})]
+def test_a_missing_dataset_skips_only_the_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / "run", data={"dataset": str(tmp_path / "gone")})]
     files = draw_figures(runs, tmp_path / "out")
     assert {path.stem for path in files} == {"reliability", "log_probability", "features"}
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
-    said = capsys.readouterr().err
-    assert said.startswith("note: confident_mistakes is left out: ")
-    assert str(tmp_path / "gone") in said
-    assert said.count("\n") == 1
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: confident_mistakes: not drawn: ")
+    assert str(tmp_path / "gone") in note
 
 
-def test_data_that_has_changed_gives_no_wrong_pictures(tmp_path: Path) -> None:
-    (run,) = read_runs([write_run(tmp_path / "run")])  # its targets are not the digits'
+def test_a_changed_dataset_is_rejected(tmp_path: Path) -> None:
+    (run,) = read_runs([write_run(tmp_path / "run")])  # whose targets are not the digits'
     with pytest.raises(UserError, match="other images"):
-        pictures_of(run, np.array([0]))
+        load_pictures(run, np.array([0]))
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_an_undecodable_picture_is_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for label in ("a", "b"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
             Image.new("RGB", (900, 300)).save(tmp_path / "data" / split / label / "x.png")
     (tmp_path / "data" / "test" / "b" / "x.png").write_bytes(b"no picture")
-    keys = {"class_names": ["a", "b"], "num_images": 2, "data": DATA | {"dataset": str(tmp_path / "data")}}
-    (run,) = read_runs([write_run(tmp_path / "run", target=torch.tensor([0, 1]), **keys)])
-    assert [picture.size for picture in pictures_of(run, np.array([0]))] == [(480, 160)]
+    settings = {"class_names": ["a", "b"], "num_images": 2, "data": {"dataset": str(tmp_path / "data")}}
+    (run,) = read_runs([write_run(tmp_path / "run", target=torch.tensor([0, 1]), **settings)])
+    assert [picture.size for picture in load_pictures(run, np.array([0]))] == [(480, 160)]
     with pytest.raises(UserError, match=r"b/x\.png"):
-        pictures_of(run, np.array([1]))
+        load_pictures(run, np.array([1]))
 
 
 @pytest.mark.parametrize("num_runs", [1, 2, 3, 4, 6, 9, 40])
-def test_mistakes_fit_a_page_as_long_as_one_does(num_runs: int) -> None:
+def test_as_many_mistakes_as_fit_a_page_are_drawn_and_at_least_one(num_runs: int) -> None:
     count = mistakes_on_a_page(num_runs)
     assert 1 <= count <= MAX_MISTAKES
     assert count == MAX_MISTAKES or num_runs > 3

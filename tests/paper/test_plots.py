@@ -1,4 +1,4 @@
-"""The paper's figures as files, and the letters in them: names of every kind, none cut off or covered."""
+"""The figure files, and their text: names of every kind, none clipped or overlapping."""
 
 from __future__ import annotations
 
@@ -38,11 +38,8 @@ ODD_NAMES = [
 ]
 
 
-# The files
-
-
 @pytest.mark.parametrize("num_runs", [1, 3])
-def test_every_figure_is_written_for_print_and_for_the_screen(
+def test_every_figure_is_written_as_pdf_and_png(
     tmp_path: Path, num_runs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = draw_figures([digits_run(tmp_path / str(seed), seed) for seed in range(num_runs)], tmp_path / "a" / "out")
@@ -68,13 +65,13 @@ def test_every_figure_is_written_for_print_and_for_the_screen(
                 assert "CS-KD" in image.info["Description"]
 
 
-def test_classes_with_superclasses_get_their_matrix(tmp_path: Path) -> None:
+def test_classes_with_superclasses_add_the_matrix(tmp_path: Path) -> None:
     names = [f"{'even' if digit % 2 == 0 else 'odd'}: {digit}" for digit in range(10)]
     files = draw_figures([write_run(tmp_path / "run", class_names=names)], tmp_path / "out")
     assert [path.name for path in files][-2:] == ["superclasses.pdf", "superclasses.png"]
 
 
-def test_the_same_runs_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+def test_figures_are_deterministic_across_processes(tmp_path: Path) -> None:
     runs = [digits_run(tmp_path / str(seed), seed, features=torch.randn(120, 8)) for seed in range(2)]
     code = (
         "import sys; from pathlib import Path; from cskd_hf.paper.plots import draw_figures; "
@@ -88,16 +85,16 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(tmp_path: Path) ->
     assert len(written) == 8
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_output_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     run = write_run(tmp_path / "run")
     for output in (tmp_path / "out", tmp_path / "out" / "below" / "it"):
-        with pytest.raises(UserError, match="out: a file; name a folder"):
+        with pytest.raises(UserError, match=r"--output: .*out"):
             draw_figures([run], output)
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_figures_of_before_are_replaced(tmp_path: Path) -> None:
+def test_existing_figures_are_replaced(tmp_path: Path) -> None:
     first = draw_figures([write_run(tmp_path / "a", num_images=20)], tmp_path / "out")
     before = {path: path.read_bytes() for path in first}
     second = draw_figures([write_run(tmp_path / "b", seed=1, num_images=20)], tmp_path / "out")
@@ -105,11 +102,8 @@ def test_figures_of_before_are_replaced(tmp_path: Path) -> None:
     assert all(path.read_bytes() != before[path] for path in first)
 
 
-# Letters
-
-
 @pytest.mark.parametrize("num_runs", [1, 3])
-def test_strange_names_are_drawn_as_they_are_without_a_warning(tmp_path: Path, num_runs: int) -> None:
+def test_odd_names_are_drawn_literally_without_a_warning(tmp_path: Path, num_runs: int) -> None:
     names = [f"{'$x_1^^ _' if label % 2 else '_a'}: {name}" for label, name in enumerate(ODD_NAMES)]
     folders = [digits_run(tmp_path / f"$r_{seed}^^", seed, class_names=names) for seed in range(num_runs)]
     runs = read_runs(folders)
@@ -131,11 +125,11 @@ def test_strange_names_are_drawn_as_they_are_without_a_warning(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("num_runs", [1, 2, 3, 4, 6])
-def test_nothing_is_cut_by_the_edge_of_its_figure_and_no_text_covers_another(tmp_path: Path, num_runs: int) -> None:
+def test_no_text_is_clipped_or_overlaps(tmp_path: Path, num_runs: int) -> None:
     names = [f"{'superclass' if label % 2 else 'another_superclass'}: {'long_class_name' * 3} {label}" for label in range(10)]  # fmt: skip  # noqa: E501
     method = {"name": "cross_entropy", "smoothing": 0.1}
-    keys: dict[str, Any] = {"class_names": names, "method": method, "features": torch.zeros(120, 8)}
-    folders = [digits_run(tmp_path / f"a-long-name-{number}", **keys) for number in range(num_runs)]
+    settings: dict[str, Any] = {"class_names": names, "method": method, "features": torch.zeros(120, 8)}
+    folders = [digits_run(tmp_path / f"a-long-name-{number}", **settings) for number in range(num_runs)]
     runs = read_runs(folders)
     images = most_confident_mistakes(runs[0], mistakes_on_a_page(num_runs))
     pictures = [Image.new("RGB", (30, 20))] * len(images)
@@ -161,7 +155,7 @@ def test_nothing_is_cut_by_the_edge_of_its_figure_and_no_text_covers_another(tmp
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "cub200: 001.Black_footed_Albatross"])
 @pytest.mark.parametrize("width", [20.0, 60.0, 400.0])
-def test_a_shortened_name_is_one_line_no_wider_than_asked(name: str, width: float) -> None:
+def test_a_shortened_name_is_one_line_of_the_given_width(name: str, width: float) -> None:
     shown = shortened(name, width, 7.0)
     assert text_width(shown, 7.0) <= width
     assert "\n" not in shown
@@ -169,5 +163,5 @@ def test_a_shortened_name_is_one_line_no_wider_than_asked(name: str, width: floa
         assert len(shown) == len(" ".join(name.split()))
 
 
-def test_a_shortened_name_keeps_its_end() -> None:
+def test_a_shortened_name_ends_like_the_original() -> None:
     assert shortened("cub200: 001.Black_footed_Albatross", 90.0, 7.0).endswith("ed_Albatross")

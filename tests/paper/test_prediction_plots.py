@@ -1,4 +1,4 @@
-"""Reliability diagrams, histograms and superclass matrices: the numbers drawn, against NumPy."""
+"""Reliability diagrams, histograms and superclass matrices: the drawn numbers against NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cskd_hf.paper.page_style import TWO_COLUMNS_WIDTH
 from cskd_hf.paper.prediction_plots import log_probabilities, reliability_diagrams, superclass_matrices, superclasses_of
 
 
-def test_a_reliability_panel_shows_each_bins_confidence_accuracy_and_share(tmp_path: Path) -> None:
+def test_a_reliability_panel_shows_confidence_accuracy_and_share_per_bin(tmp_path: Path) -> None:
     runs = runs_in(tmp_path)
     drawing = reliability_diagrams(runs)
     for run in runs:
@@ -46,7 +46,7 @@ def test_a_run_without_a_temperature_has_no_second_line(tmp_path: Path) -> None:
     assert [len(panel.lines) for panel in drawing.figure.axes] == [2, 2]
 
 
-def test_histograms_show_the_share_of_each_runs_own_mistakes(tmp_path: Path) -> None:
+def test_histograms_are_shares_of_each_runs_mistakes(tmp_path: Path) -> None:
     runs = runs_in(tmp_path, 3)
     drawing = log_probabilities(runs)
     assert drawing is not None
@@ -66,9 +66,9 @@ def test_histograms_show_the_share_of_each_runs_own_mistakes(tmp_path: Path) -> 
             assert f"{run.label} (n = {wrong.sum()})" in texts(drawing.figure)
 
 
-def test_impossible_labels_are_counted_in_the_first_bin_and_the_axis_says_so(tmp_path: Path) -> None:
+def test_impossible_labels_fall_into_the_first_bin_which_the_axis_names(tmp_path: Path) -> None:
     logits = torch.zeros(120, 10)
-    logits[:, 1] = 1000.0  # right for the images of class 1; every other class has probability 0
+    logits[:, 1] = 1000.0  # right for class 1; every other class has probability 0
     drawing = log_probabilities(runs_in(tmp_path, 1, logits=logits))
     assert drawing is not None
     predicted, true = drawing.figure.axes
@@ -79,7 +79,7 @@ def test_impossible_labels_are_counted_in_the_first_bin_and_the_axis_says_so(tmp
     assert "below" not in predicted.get_xlabel()
 
 
-def test_runs_without_a_mistake_have_no_histogram(tmp_path: Path) -> None:
+def test_histograms_need_a_mistake(tmp_path: Path) -> None:
     perfect = {"logits": 5.0 * torch.nn.functional.one_hot(torch.arange(120) * 7 % 10, 10)}
     assert log_probabilities(runs_in(tmp_path / "all", **perfect)) is None
     mixed = read_runs([write_run(tmp_path / "good", **perfect), write_run(tmp_path / "bad", seed=1)])
@@ -88,7 +88,7 @@ def test_runs_without_a_mistake_have_no_histogram(tmp_path: Path) -> None:
     assert "(n = 0)" in texts(drawing.figure)
 
 
-def test_a_superclass_matrix_has_each_cell_in_percent_of_its_row(tmp_path: Path) -> None:
+def test_a_superclass_matrix_is_in_percent_of_each_row(tmp_path: Path) -> None:
     names = ["bird: a", "bird: b", "dog: a", "room: a: b", "room: c", "empty: a"]
     target = torch.arange(120) % 5
     runs = runs_in(tmp_path, 2, class_names=names, target=target)
@@ -117,17 +117,17 @@ def test_a_superclass_matrix_has_each_cell_in_percent_of_its_row(tmp_path: Path)
         ["a", "b", "c"],
         ["bird: a", "bird: b", "bird: c"],  # one superclass
         ["bird: a", "dog: a", "c"],  # one class has none
-        ["a: x", "b: x", "c: x"],  # nothing is grouped
+        ["a: x", "b: x", "c: x"],  # no two share one
         ["a:b", "a:c", "d:e"],
     ],
 )
-def test_names_that_tell_no_superclasses_give_no_matrix(tmp_path: Path, names: list[str]) -> None:
+def test_names_without_superclasses_give_no_matrix(tmp_path: Path, names: list[str]) -> None:
     assert superclasses_of(names) == []
     assert superclass_matrices(runs_in(tmp_path, 1, class_names=names)) is None
 
 
 @pytest.mark.parametrize("size", [2, 6, 12, 24])
-def test_any_number_of_superclasses_is_drawn(tmp_path: Path, size: int) -> None:
+def test_any_number_of_superclasses_fits_the_page(tmp_path: Path, size: int) -> None:
     names = [f"superclass {label % size}: {label}" for label in range(2 * size)]
     drawing = superclass_matrices(runs_in(tmp_path, 2, class_names=names))
     assert drawing is not None

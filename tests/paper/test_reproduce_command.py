@@ -1,4 +1,4 @@
-"""The command that makes the paper's tables: what it prints and writes, and what it says to bad input."""
+"""`reproduce`: the tables it prints and writes, and its errors."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def test_a_table_is_printed_and_written_in_three_formats(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "table: none named; allowed: table1 to table6, all"),
+        ([], "table: none given; allowed: table1 to table6, all"),
         (["tabel1"], "table: read 'tabel1'; allowed: table1, table2, .*; did you mean table1\\?"),
         (["table1", "--datasets", "cub20"], "--datasets: read 'cub20'; allowed: cifar100, .*; did you mean cub200\\?"),
         (["table1", "--datasets", "imagenet"], "--datasets: read 'imagenet'; allowed: cifar100, tiny_imagenet"),
         (["table1", "--models", "resnet10"], "--models: read 'resnet10'; allowed: resnet18, densenet121"),
         (["table1", "--methods", "cskdd"], "--methods: read 'cskdd'; allowed: cross_entropy, .*; did you mean cskd\\?"),
-        (["all", "--datasets", "imagenet", "--models", "resnet18"], "no cell is of imagenet, resnet18 at once"),
+        (["all", "--datasets", "imagenet", "--models", "resnet18"], "no cell matches all of imagenet, resnet18"),
         (["table1", "--seeds", "-1.5"], "--seeds: read '-1.5'; allowed: whole numbers"),
         (["table1", "--seeds", "x"], "--seeds: read 'x'; allowed: whole numbers"),
         (["table1", "--seeds", "4294967296"], "--seeds: read '4294967296'"),
-        (["table1", "run.seed=3"], "run.seed=3: not for every run of a table; use --seeds"),
-        (["table1", "method.temperature=1"], "method.temperature=1: not for every run"),
+        (["table1", "run.seed=3"], "run.seed=3: cannot be set for all runs of a table; use --seeds"),
+        (["table1", "method.temperature=1"], "method.temperature=1: cannot be set for all runs"),
         (["table1", "data.dataset=x"], "use --data NAME=FOLDER"),
         (["table1", "--data", "cub200"], "--data: read 'cub200'; write NAME=FOLDER"),
         (["table1", "--data", "cub=x"], "--data: read 'cub'; allowed: .*; did you mean cub200\\?"),
@@ -62,7 +62,7 @@ def test_a_table_is_printed_and_written_in_three_formats(tmp_path):
         (["table1", "--run", "--launcher", "no-such-program x"], "no program 'no-such-program' on this machine"),
     ],
 )
-def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, arguments, message):
+def test_bad_input_is_reported_on_one_line(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
         main(arguments)
@@ -70,7 +70,7 @@ def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_errors_and_help_come_before_torch_is_imported():
+def test_errors_and_help_do_not_import_torch():
     script = "import sys; from cskd_hf.errors import run_command; from cskd_hf.reproduce import main\n"
     script += "try: run_command(main)\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
     for arguments, status in ((["--help"], 0), (["table1", "--methods", "x"], 2), (["table1", "optimizer.lrr=1"], 2)):

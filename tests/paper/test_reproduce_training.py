@@ -1,4 +1,4 @@
-"""Training the missing runs behind the paper's tables: how long they take, launching them, failures, an interrupt."""
+"""Training the missing runs behind the paper's tables: time estimates, launching, failures, interrupts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 from command_runs import environment
-from written_runs import CUB, some_runs, write_finished, write_unfinished
+from written_runs import CUB, ONE_RUN, one_run, some_runs, write_finished, write_unfinished
 
 from cskd_hf.methods import METHODS
 from cskd_hf.paper.blocks import select
@@ -23,20 +23,17 @@ from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.reproduce import main
 
-# How long
 
-
-def test_hours_come_from_finished_runs_of_the_same_images_network_and_method(tmp_path, capsys):
+def test_hours_come_from_finished_runs_of_the_same_dataset_network_and_method(tmp_path, capsys):
     runs = some_runs(tmp_path, "table1", methods=["cskd"], **CUB)
     first, second, third = runs.values()
     write_finished(first, 33.0, speed=400.0, num_processes=4)
     write_unfinished(second, 50)
     elsewhere = some_runs(tmp_path, "table1", datasets=["mit67"], models=["resnet18"], methods=["cskd"], seeds=[0])
     write_finished(next(iter(elsewhere.values())), 40.0, speed=9000.0)
-    arguments = ["table1", "--plan", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--runs", str(tmp_path)]) == 0
+    assert main([*ONE_RUN, "1", "2", "--plan", "--runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    # 100 images a second a device; an evaluated image is a third of a trained one.
+    # 100 images per second and device; an evaluated image costs a third of a trained one.
     whole = (200 * 5994 + 201 * 5794 / 3) / 100 / 3600
     rest = (150 * 5994 + 151 * 5794 / 3) / 100 / 3600
     state = f"unfinished (50 of 200 epochs); finished {first.folder.name}"
@@ -46,7 +43,7 @@ def test_hours_come_from_finished_runs_of_the_same_images_network_and_method(tmp
     assert "2 runs; 1 of 3 finished" in lines[3]
 
 
-def test_other_images_tell_of_a_run_where_network_size_batch_and_method_are_the_same(tmp_path, capsys):
+def test_hours_fall_back_to_other_datasets_with_the_same_workload(tmp_path, capsys):
     runs = some_runs(tmp_path, "table1", methods=["cskd", "adacos"], seeds=[0])
     speeds = {
         ("mit67", "resnet18", "cskd"): 300.0,
@@ -66,7 +63,7 @@ def test_other_images_tell_of_a_run_where_network_size_batch_and_method_are_the_
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_no_run_tells_of_is_probed_once(tmp_path, capsys, method):
+def test_an_unknown_workload_is_probed_once(tmp_path, capsys, method):
     overrides = ("model={model_name: test_resnet}", "transform.input_size=[3, 32, 32]", "data.batch_size=4")
     blocks = select(["table4"], ["cub200", "stanford_dogs"], methods=[method])
     runs = runs_of(blocks, [0, 1], Setup(tmp_path, {}, overrides))
@@ -80,16 +77,13 @@ def test_what_no_run_tells_of_is_probed_once(tmp_path, capsys, method):
     assert list(tmp_path.iterdir()) == []
 
 
-# Training them
-
-
-def test_a_launch_line_trains_exactly_the_missing_run(tmp_path, capsys):
+def test_a_printed_command_trains_exactly_the_missing_run(tmp_path, capsys):
     root, birds = tmp_path / "my runs", {"cub200": "./my birds"}
     runs = runs_of(select(["table4"], ["cub200"]), [0], Setup(root, birds))
     write_finished(runs.pop(RunKey("cub200", "resnet10", "cskd", 0)), 40.0)
     other = some_runs(root, "table4", datasets=["cub200"], methods=["cross_entropy"], seeds=[0])
     write_finished(next(iter(other.values())), 40.0)
-    refused = runs.pop(RunKey("cub200", "resnet10", "cross_entropy", 0))
+    rejected = runs.pop(RunKey("cub200", "resnet10", "cross_entropy", 0))
     launcher = "accelerate launch --num_processes 4"
     arguments = ["table4", "--commands", "--datasets", "cub200", "--seeds", "0", "--data", "cub200=./my birds"]
     assert main([*arguments, "--runs", str(root), "--launcher", launcher]) == 2
@@ -98,15 +92,14 @@ def test_a_launch_line_trains_exactly_the_missing_run(tmp_path, capsys):
     for line, run in zip(stdout.splitlines(), runs.values(), strict=True):
         *start, _, recipe = shlex.split(line)[:7]
         assert [*start, recipe] == [*launcher.split(), "-m", f"recipes/{run.recipe}.yaml"]
-        told = resolve(load_recipe(recipe, shlex.split(line)[7:]))
-        assert recipe_hash(told) == recipe_hash(run.expected)
+        assert recipe_hash(resolve(load_recipe(recipe, shlex.split(line)[7:]))) == recipe_hash(run.expected)
     note, error = stderr.splitlines()
-    assert note == "note: lines 1 train teachers; let them finish before the rest"
-    assert error.startswith(f"error: {refused.folder}: left out: another recipe (data.dataset: ")
+    assert note == "note: lines 1 train teachers; they must finish before the others"
+    assert error.startswith(f"error: {rejected.folder}: skipped: another recipe (data.dataset: ")
 
 
 def _launcher(folder, script):
-    """A program that stands where `accelerate launch` would: it gets `-m cskd_hf.train RECIPE overrides…`."""
+    """A stand-in for `accelerate launch`, called with `-m cskd_hf.train RECIPE overrides…`."""
     path = folder / "launch"
     path.write_text(
         f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n"
@@ -116,7 +109,7 @@ def _launcher(folder, script):
     return str(path)
 
 
-def test_a_run_that_fails_stops_none_but_its_students(tmp_path, capsys):
+def test_a_failed_run_stops_only_its_students(tmp_path, capsys):
     chosen = {"datasets": ["cub200"], "seeds": [0]}
     for run in some_runs(tmp_path / "ready", "table4", **chosen).values():
         write_finished(run, 40.0)
@@ -134,8 +127,8 @@ def test_a_run_that_fails_stops_none_but_its_students(tmp_path, capsys):
     arguments = ["table4", "--run", "--datasets", "cub200", "--seeds", "0", "--runs", str(tmp_path / "runs")]
     assert main([*arguments, "--launcher", launcher]) == 1
     stdout, stderr = capsys.readouterr()
-    assert "| 48.00 (1) " in stdout  # finished before, and left alone
-    assert "| 40.00 (1) " in stdout  # after the one that failed
+    assert "| 48.00 (1) " in stdout  # finished before, not retrained
+    assert "| 40.00 (1) " in stdout  # trained after the failure
     teacher = tmp_path / "runs" / "cub200_densenet121-cskd-seed0"
     assert [line for line in stderr.splitlines() if line.startswith(f"error: {tmp_path}")] == [
         f"error: {teacher}: exit status 2: no such card",
@@ -145,43 +138,40 @@ def test_a_run_that_fails_stops_none_but_its_students(tmp_path, capsys):
     assert stderr.count("epoch 1") == 2
 
 
-def test_a_folder_of_another_recipe_is_not_trained_over(tmp_path, capsys):
-    held = runs_of(select(["table1"], methods=["cskd"], **CUB), [0], Setup(tmp_path, {}, ("optimizer.lr=0.05",)))
-    (other,) = held.values()
+def test_a_folder_of_another_recipe_is_not_overwritten(tmp_path, capsys):
+    other = one_run(tmp_path, overrides=["optimizer.lr=0.05"])
     write_unfinished(other, 3)
     launcher = _launcher(tmp_path, "(folder / 'touched').touch()\n")
-    arguments = ["table1", "--run", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--seeds", "0", "--runs", str(tmp_path), "--launcher", launcher]) == 1
+    assert main([*ONE_RUN, "--run", "--runs", str(tmp_path), "--launcher", launcher]) == 1
     assert "error: " in capsys.readouterr().err
     assert not (other.folder / "touched").exists()
 
 
-def test_a_launcher_that_trains_nothing_is_a_failure(tmp_path, capsys):
-    arguments = ["table1", "--run", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd"]
-    assert main([*arguments, "--seeds", "0", "--runs", str(tmp_path), "--launcher", _launcher(tmp_path, "")]) == 1
+def test_a_launcher_that_trains_nothing_has_failed(tmp_path, capsys):
+    assert main([*ONE_RUN, "--run", "--runs", str(tmp_path), "--launcher", _launcher(tmp_path, "")]) == 1
     assert "exit status 0, but not started" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_the_run_and_this_command_at_once(tmp_path):
+def test_an_interrupt_stops_the_run_and_the_command(tmp_path):
     launcher = _launcher(tmp_path, "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(300)\n")
-    options = ["--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--runs", str(tmp_path / "runs")]
+    arguments = [*ONE_RUN, "--run", "--runs", str(tmp_path / "runs"), "--launcher", launcher]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cskd_hf.reproduce", "table1", "--run", *options, "--launcher", launcher],
+        [sys.executable, "-m", "cskd_hf.reproduce", *arguments],
         env=environment(),
         cwd=tempfile.gettempdir(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job, as this may be one, starts with interrupts ignored.
+        # This may be a shell's background job, which starts with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     child = next(int(line.split()[1]) for line in process.stderr if line.startswith("pid "))
     process.send_signal(signal.SIGINT)
     try:
-        _, said = process.communicate(timeout=100)  # the run alone would go on for longer
+        _, stderr = process.communicate(timeout=100)  # the run sleeps longer
         assert process.returncode == 130
-        assert said.splitlines()[-1] == "interrupted"
+        assert stderr.splitlines()[-1] == "interrupted"
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
     finally:

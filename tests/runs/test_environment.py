@@ -80,4 +80,4 @@ def test_the_hardware_is_one_line():
     assert hardware_line(ENVIRONMENT) == "8 × Fast GPU, bf16"
     hardware = {"accelerators": [], "cpu": "a CPU", "torch_threads": 1}
     alone = ENVIRONMENT | {"hardware": hardware, "num_processes": 1, "mixed_precision": "no"}
-    assert hardware_line(alone) == "1 × a CPU (CPU), 1 thread a process, float32"
+    assert hardware_line(alone) == "1 × a CPU (CPU), 1 thread each, float32"

@@ -1,4 +1,4 @@
-"""A smaller copy of an image set: what training opens, what it lost, and going on after a kill."""
+"""Copies with smaller images: content, recorded loss, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def resize(script: ModuleType, *arguments: object) -> int:
     return script.main([*map(str, arguments), "--workers", "1"])
 
 
-def test_a_copy_has_every_image_in_its_order_with_short_sides_of_at_most_so_many_pixels(script, tmp_path, capsys):
+def test_a_copy_has_every_image_in_order_with_a_limited_short_side(script, tmp_path, capsys):
     source = folders(tmp_path / "in")
     assert resize(script, source, tmp_path / "out", "--short-side", 32) == 0
     before, after = opened(source), opened(tmp_path / "out")
@@ -99,26 +99,26 @@ def test_a_copy_has_every_image_in_its_order_with_short_sides_of_at_most_so_many
     assert stored["train"].features == Features({"image": Image(), "label": ClassLabel(names=["class 0", "class 1"])})
 
 
-def test_the_manifest_says_what_was_lost_and_a_run_says_that_the_copy_was_used(script, tmp_path):
+def test_the_manifest_records_the_loss_and_a_run_notes_the_copy(script, tmp_path):
     source = folders(tmp_path / "in")
-    lost = {}
+    losses = {}
     for quality in (90, 30):
         resize(script, source, tmp_path / str(quality), "--short-side", 32, "--quality", quality)
         manifest = json.loads((tmp_path / str(quality) / "manifest.json").read_text(encoding="utf-8"))
-        lost[quality] = manifest["resized"]
-        assert (lost[quality]["num_sampled"], lost[quality]["num_resized"]) == (5, 3)
-        assert 20 < lost[quality]["least_decibels"] <= lost[quality]["mean_decibels"] < 60
+        losses[quality] = manifest["resized"]
+        assert (losses[quality]["num_sampled"], losses[quality]["num_resized"]) == (5, 3)
+        assert 20 < losses[quality]["least_decibels"] <= losses[quality]["mean_decibels"] < 60
         (note,) = opened(tmp_path / str(quality)).notes
         assert note.startswith(f"the images are a copy with short sides of at most 32 pixels (JPEG quality {quality}: ")
-    assert lost[30]["mean_decibels"] < lost[90]["mean_decibels"]
+    assert losses[30]["mean_decibels"] < losses[90]["mean_decibels"]
     assert opened(source).notes == ()
 
 
-def test_images_that_are_turned_are_stored_upright_and_unreadable_ones_as_they_are(script, tmp_path):
+def test_rotated_images_are_stored_upright_and_unreadable_ones_unchanged(script, tmp_path):
     exif = PillowImage.Exif()
     exif[0x0112] = 6
-    turned, grey = photograph(1, 90, 60, exif=exif), picture(2, "PNG", "L", 50)
-    images = [{"bytes": data, "path": None} for data in (turned, b"not an image", grey)]
+    rotated, grey = photograph(1, 90, 60, exif=exif), picture(2, "PNG", "L", 50)
+    images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey)]
     source = arrow(tmp_path / "in", images, [0, 1, 0])
     assert resize(script, source, tmp_path / "out", "--short-side", 30) == 0
     first, second, third = opened(tmp_path / "out").train.fetch(range(3))
@@ -127,19 +127,19 @@ def test_images_that_are_turned_are_stored_upright_and_unreadable_ones_as_they_a
     assert decode(third).size == (30, 30)
 
 
-def test_the_same_command_again_does_nothing_and_other_settings_are_refused(script, tmp_path, capsys):
+def test_a_rerun_does_nothing_and_other_settings_are_rejected(script, tmp_path, capsys):
     source, out = folders(tmp_path / "in"), tmp_path / "out"
     resize(script, source, out, "--short-side", 32)
     written = (out / "train" / "state.json").stat().st_mtime_ns
     capsys.readouterr()
     assert resize(script, source, out, "--short-side", 32) == 0
-    assert "whole already" in capsys.readouterr().out
+    assert "is complete" in capsys.readouterr().out
     assert (out / "train" / "state.json").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="is not empty"):
         resize(script, source, out, "--short-side", 31)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty: it holds notes\.txt"):
+    with pytest.raises(UserError, match=r"is not empty: it contains notes\.txt"):
         resize(script, source, tmp_path / "own")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="OUT is a file"):
@@ -147,10 +147,10 @@ def test_the_same_command_again_does_nothing_and_other_settings_are_refused(scri
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_goes_on_to_the_same_copy(script, tmp_path, monkeypatch):
+def test_a_killed_copy_resumes_to_the_same_bytes(script, tmp_path, monkeypatch):
     images = [{"bytes": photograph(number, 120, 90), "path": None} for number in range(40)]
     source, out = arrow(tmp_path / "in", images, [number % 2 for number in range(40)]), tmp_path / "out"
-    small_shards = "import resize_dataset, sys; resize_dataset.ROWS_A_SHARD = 4; resize_dataset.main(sys.argv[1:])"
+    small_shards = "import resize_dataset, sys; resize_dataset.ROWS_PER_SHARD = 4; resize_dataset.main(sys.argv[1:])"
     runner = tmp_path / "run.py"
     runner.write_text(f"if __name__ == '__main__':\n    {small_shards}\n", encoding="utf-8")
     command = [sys.executable, str(runner), str(source), str(out), "--short-side=48", "--workers=1"]
@@ -162,23 +162,23 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_copy(script, tmp_path
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in (out / ".partial" / "train").glob("data-*.arrow")}
-    assert done, "killed before the first shard was done, or after the end"
+    assert done, "killed before the first shard was complete, or after the end"
     assert not (out / "dataset_dict.json").exists()
 
-    monkeypatch.setattr(script, "ROWS_A_SHARD", 4)
+    monkeypatch.setattr(script, "ROWS_PER_SHARD", 4)
     with pytest.raises(UserError, match="unfinished copy of other images or settings"):
         resize(script, source, out, "--short-side", 40)
     assert resize(script, source, out, "--short-side", 48) == 0
     assert resize(script, source, tmp_path / "whole", "--short-side", 48) == 0
     for file in (tmp_path / "whole" / "train").iterdir():
         assert (out / "train" / file.name).read_bytes() == file.read_bytes()
-    kept = [path for path, at in done.items() if (out / "train" / path.name).stat().st_mtime_ns == at]
-    assert kept, "shards that were done are written once"
+    reused = [path for path, at in done.items() if (out / "train" / path.name).stat().st_mtime_ns == at]
+    assert reused, "complete shards are not written again"
 
 
-def test_a_setting_out_of_range_is_told_with_status_2(script, tmp_path, capsys):
+def test_a_setting_out_of_range_exits_with_status_2(script, tmp_path, capsys):
     for wrong in (["--quality", "96"], ["--short-side", "0"], ["--workers", "0"]):
         with pytest.raises(SystemExit) as caught:
             script.main([str(tmp_path), str(tmp_path / "out"), *wrong])
         assert caught.value.code == 2
-        assert "--quality lies in 1 to 95" in capsys.readouterr().err
+        assert "--quality in 1 to 95" in capsys.readouterr().err

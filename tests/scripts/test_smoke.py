@@ -1,4 +1,4 @@
-"""The whole way from a table's name to its numbers and figures, with every method, as a user starts it."""
+"""scripts/smoke.py: every method from plan to table and figures."""
 
 from __future__ import annotations
 

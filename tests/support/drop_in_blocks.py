@@ -1,4 +1,4 @@
-"""The blocks of the README's section "In your own loop"; under torchrun, as a script, it writes down what they did."""
+"""The code of cskd_hf/data/DROP_IN.md; run as a script under torchrun, it records what the code did."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from command_runs import ROOT
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+PAGE = ROOT / "cskd_hf" / "data" / "DROP_IN.md"
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
-# Of three classes, in no order. Batches of 4: on one process the last is of 2, on two the last takes 2 more keys.
+# Three classes, in no order. Batches of 4: the last one has 2 keys on one rank; on two ranks it is padded by 2.
 LABELS = [0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1]
 BATCH_SIZE, NUM_EPOCHS, LR = 4, 2, 0.1
 MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "timm.task": 0.9}
 
 
 def blocks() -> dict[str, str]:
-    """The section's Python blocks: what is common to all under "", the others under the bold words before them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n## In your own loop\n")[1].split("\n## ")[0]
-    found: dict[str, str] = {}
+    """The page's Python blocks: the common one under "", the others under their bold headings."""
+    page = PAGE.read_text(encoding="utf-8")
+    by_heading: dict[str, str] = {}
     heading = ""
-    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL):
+    for bold, code in re.findall(r"^\*\*(.+?)\*\*|^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
         if bold:
             heading = bold
         else:
-            assert heading not in found
-            found[heading] = code
-    return found
+            assert heading not in by_heading
+            by_heading[heading] = code
+    return by_heading
 
 
-# What the blocks are given
+# The names that the blocks expect
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """An image's first channel says which row it is; the others are augmented out of each generator there is."""
+    """The first channel encodes the row; the others are noise from each of the global generators."""
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -56,7 +56,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 
 
 class Net(nn.Module):
-    """With BatchNorm; writes down its forwards: (gradient, train mode, rows)."""
+    """With BatchNorm; records its forwards: (gradient, train mode, rows)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Net(nn.Module):
 
 
 def names_of(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
-    """What the section says that its reader has."""
+    """What the section assumes its reader has."""
     model = Net()
     given: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
     given |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
@@ -112,7 +112,7 @@ def names_of(framework: str, num_processes: int, process_index: int, folder: Pat
 
 
 def train_as_timm(names: dict[str, Any]) -> None:
-    """The loop of timm's training script, as far as it matters here."""
+    """The relevant part of the loop of timm's training script."""
     task, optimizer = names["task"], names["optimizer"]
     if names["num_processes"] > 1:
         task.prepare_distributed()
@@ -131,12 +131,12 @@ def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
         if framework == "timm.task" and not HAS_TIMM_TASK:
             continue
         names = names_of(framework, num_processes, process_index, folder)
-        exec(compile(code[""], "README.md", "exec"), names)
+        exec(compile(code[""], PAGE.name, "exec"), names)
         model, losses = names["model"], []
         names["objective"].register_forward_hook(
             lambda module, inputs, result, losses=losses: losses.append(result["loss"].item())
         )
-        exec(compile(code[framework], f"README.md, {framework}", "exec"), names)
+        exec(compile(code[framework], f"{PAGE.name}, {framework}", "exec"), names)
         if framework == "Accelerate":
             assert names["accelerator"].num_processes == num_processes
         elif framework == "transformers.Trainer":
@@ -150,7 +150,7 @@ def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """One process of two; the first forks one that is alone, which spares it importing everything again."""
+    """One rank of two; rank 0 forks a process that trains alone, without importing everything again."""
     import lightning  # noqa: F401
     import transformers.trainer  # noqa: F401
     from accelerate import Accelerator  # noqa: F401

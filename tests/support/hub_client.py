@@ -1,6 +1,7 @@
-"""Uploads by the real client, in processes of their own, as `HF_ENDPOINT` and others are read when it is imported.
+"""Uploads by the real client to the loopback Hub.
 
-HUB_PYTHON names another interpreter for them: one with another version of huggingface_hub.
+They run in their own process, because the client reads `HF_ENDPOINT` when it is imported. HUB_PYTHON names another
+interpreter for it, with another version of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -14,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from command_runs import Result, environment
-from hub_server import WRITER
+from hub_server import WRITER, Hub
 
 PYTHON = os.environ.get("HUB_PYTHON", sys.executable)
 FINISH = "python -m cskd_hf.publish runs/x org/name"
 
-# Imports the client once, then forks for each upload and does what the command does at its end, with waits that a
-# test can afford. It says the fork's process id, and its status in the end.
-CLIENT = """
+# Imports the client once, then forks for each upload, with short waits. Prints the fork's process id, then its status.
+PROGRAM = """
 import json, os, signal, sys, traceback
 from pathlib import Path
 from cskd_hf.errors import run_command
-from cskd_hf.results import hub_faults, upload
+from cskd_hf.hub import upload
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
 
-hub_faults.TIMEOUT, hub_faults.WAITS = 1.0, (0.05,) * 5
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background
+upload.TIMEOUT, upload.WAITS = 1.0, (0.05,) * 3
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 for line in sys.stdin:
     job = json.loads(line)
@@ -42,8 +42,7 @@ for line in sys.stdin:
         os.environ.update(job["variables"])
 
         def main():
-            url = upload.upload_release(Path(job["folder"]), "org/name", say=lambda line: print(line), **job["asked"])
-            print(url)
+            print(upload.upload_release(Path(job["folder"]), "org/name", say=print, **job["keywords"]))
             return 0
 
         status = 1
@@ -67,7 +66,7 @@ class Client:
     def __init__(self, endpoint: str, home: Path, **variables: str) -> None:
         hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         self.process = subprocess.Popen(
-            [PYTHON, "-c", CLIENT],
+            [PYTHON, "-c", PROGRAM],
             env=environment() | hub | variables,
             cwd=home,
             stdin=subprocess.PIPE,
@@ -86,12 +85,12 @@ class Client:
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
-    def start(self, folder: Path, token: str | None = WRITER, **asked: Any) -> int:
-        """Begin an upload; returns the process that does it."""
+    def start(self, folder: Path, token: str | None = WRITER, **keywords: Any) -> int:
+        """Begin an upload; returns its process id."""
         assert self.process.stdin is not None
         self.output = Path(tempfile.mkdtemp(dir=folder.parent))
-        asked = {"private": True, "revision": None, "replace": False, "message": "a release"} | asked
-        job = {"folder": str(folder), "asked": asked | {"finish_command": FINISH}, "output": str(self.output)}
+        keywords = {"private": True, "revision": None, "replace": False, "message": "a release"} | keywords
+        job = {"folder": str(folder), "keywords": keywords | {"finish_command": FINISH}, "output": str(self.output)}
         job["variables"] = {"HF_TOKEN": token} if token is not None else {}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -100,6 +99,46 @@ class Client:
     def finish(self) -> Result:
         return Result(self._line(), *((self.output / name).read_text() for name in ("stdout", "stderr")))
 
-    def upload(self, folder: Path, token: str | None = WRITER, **asked: Any) -> Result:
-        self.start(folder, token, **asked)
+    def upload(self, folder: Path, token: str | None = WRITER, **keywords: Any) -> Result:
+        self.start(folder, token, **keywords)
         return self.finish()
+
+
+def write_release(folder: Path, weights: bytes, card: str = "hello") -> Path:
+    for name, content in {
+        "model.safetensors": weights,
+        "README.md": f"---\nlibrary_name: timm\n---\n{card}\n".encode(),
+        "config.json": b"{}",
+        ".eval_results/digits.yaml": b"- value: 1\n",
+        "figures/reliability.png": b"PNG",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def published(hub: Hub, revision: str = "main") -> dict[str, bytes]:
+    files = hub.repos["org/name"].files(revision)
+    return {name: content for name, content in files.items() if name != ".gitattributes"}
+
+
+def error_line(result: Result) -> str:
+    """The last line of a command that failed with a `UserError`."""
+    lines = result.stderr.strip().splitlines()
+    assert result.status == 2, result.stderr
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    return lines[-1]
+
+
+def assert_rerun_finishes(hub: Hub, client: Client, release: Path) -> None:
+    """Without faults, the same upload again ends with one commit in all."""
+    hub.faults.clear()
+    status, _, stderr = client.upload(release)
+    assert status == 0, stderr
+    assert published(hub) == files_of(release)
+    assert hub.repos["org/name"].messages == ["initial commit", "a release"]

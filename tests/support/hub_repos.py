@@ -1,4 +1,4 @@
-"""What the Hub on loopback keeps, and what is to go wrong with it: see hub_server.py."""
+"""State of the loopback Hub: its repositories and the faults to inject. See hub_server.py."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ LARGE = (".safetensors", ".onnx", ".png", ".bin")
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose "METHOD /path" matches `route`, in place of an answer or to it.
+    """Applied to the next `times` requests whose "METHOD /path" matches `route`.
 
     Attributes:
-        status: answered in place of doing what was asked.
-        cut: the connection ends within the answer's body, after the request was carried out; a PUT's within its own.
-        seconds, until: how long the answer is held back, or until what is set.
-        corrupt: a byte of the answer's body is another.
+        status: returned instead of carrying out the request.
+        cut: close the connection within the response, after carrying out the request; for PUT, within its body.
+        seconds, until: delay the response, or wait for an event before it.
+        other_checksums: report wrong hashes in the response.
     """
 
     route: str
     times: int = 1
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     seconds: float = 0.0
     until: threading.Event | None = None
-    corrupt: bool = False
+    other_checksums: bool = False
 
 
 @dataclass
 class Repo:
+    """A model repository: commit → path → content, and branch → commit."""
+
     private: bool
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -53,26 +54,26 @@ class Repo:
 
 
 class HubError(Exception):
-    """A status, the Hub's code for it in X-Error-Code, and its sentence."""
+    """A status, the code in X-Error-Code, and the message."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status, self.code = status, code
 
 
-def described_file(path: str, content: bytes) -> dict[str, Any]:
-    """A file as the Hub's listings tell of it."""
+def tree_entry(path: str, content: bytes) -> dict[str, Any]:
+    """A file in the response of the tree route."""
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    described: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
     if path.endswith(LARGE):
         sha256 = hashlib.sha256(content).hexdigest()
-        described["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
-    return described
+        entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
+    return entry
 
 
-def as_sibling(file: dict[str, Any]) -> dict[str, Any]:
-    """The same, as the Hub's facts about a model tell it."""
-    sibling = {"rfilename": file["path"], "size": file["size"], "blobId": file["oid"]}
-    if "lfs" in file:
-        sibling["lfs"] = {"size": file["size"], "pointerSize": 130, "sha256": file["lfs"]["oid"]}
-    return sibling
+def sibling(entry: dict[str, Any]) -> dict[str, Any]:
+    """The same file in a model's info."""
+    result = {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]}
+    if "lfs" in entry:
+        result["lfs"] = {"size": entry["size"], "pointerSize": 130, "sha256": entry["lfs"]["oid"]}
+    return result

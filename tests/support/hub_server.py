@@ -1,9 +1,9 @@
-"""A Hugging Face Hub on loopback: the routes that the real client calls to publish and to load, and faults on demand.
+"""A Hugging Face Hub on loopback: the routes that the real client calls to publish and load models, with faults.
 
-It keeps model repositories in memory: commits of path → content, branches, one store of large files by SHA-256. Tokens
-are `WRITER` and `READER`. `Hub` serves from a thread of the test; its clients are other processes, with `HF_ENDPOINT`
-set to its address. Large files are answered with a redirect to another host, as on the Hub, where no token may arrive.
-What it does not know is Xet: clients need `HF_HUB_DISABLE_XET=1`.
+Repositories are in memory, with one store of large files by SHA-256. Tokens are `WRITER` and `READER`. `Hub` serves
+from a thread of the test; its clients are other processes with `HF_ENDPOINT` set to its address. As on the Hub, large
+files are redirected to another host, which must not receive the token. Xet is missing: clients need
+`HF_HUB_DISABLE_XET=1`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hub_repos import LARGE, Fault, HubError, Repo, as_sibling, described_file
+from hub_repos import LARGE, Fault, HubError, Repo, sibling, tree_entry
 
 WRITER, READER = "dummy", "reader"
 
 
 class Hub:
-    """`with Hub() as hub: ...`; `hub.requests` lists what was asked, `hub.faults` what is to go wrong."""
+    """`with Hub() as hub: ...`; `hub.requests` lists "METHOD /path", `hub.faults` the faults to inject."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -44,10 +44,10 @@ class Hub:
         self._http.shutdown()
         self._http.server_close()
 
-    def fail(self, route: str, **what: Any) -> None:
-        self.faults.append(Fault(route, **what))
+    def fail(self, route: str, **fault: Any) -> None:
+        self.faults.append(Fault(route, **fault))
 
-    def asked(self, route: str) -> int:
+    def count(self, route: str) -> int:
         return sum(re.search(route, request) is not None for request in self.requests)
 
 
@@ -61,39 +61,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         url = urlsplit(self.path)
-        asked = f"{self.command} {unquote(url.path)}"
+        request = f"{self.command} {unquote(url.path)}"
         with self.hub.lock:
-            self.hub.requests.append(asked)
-            fault = next((fault for fault in self.hub.faults if fault.times and re.search(fault.route, asked)), None)
-            if fault is not None:
-                fault.times -= 1
+            self.hub.requests.append(request)
+            matching = (fault for fault in self.hub.faults if fault.times and re.search(fault.route, request))
+            fault = next(matching, Fault(""))
+            fault.times -= 1
         size = int(self.headers.get("Content-Length", 0))
-        if fault is not None and fault.cut and self.command == "PUT":
+        if fault.cut and self.command == "PUT":
             self.rfile.read(size // 2)
             self.close_connection = True
             return
-        # Before any refusal: what is left unread would be taken for the connection's next request.
+        # Before any error: an unread body would be parsed as the connection's next request.
         self.body = self.rfile.read(size)
         try:
-            if fault is not None and fault.status is not None:
+            if fault.status is not None:
                 raise HubError(fault.status, f"fault {fault.status}")
             with self.hub.lock:
                 status, headers, body = self._route(url.path, parse_qs(url.query))
-        except HubError as refusal:
-            status, headers = refusal.status, {"X-Error-Message": str(refusal), "X-Error-Code": refusal.code}
-            headers |= fault.headers if fault is not None else {}
-            body = json.dumps({"error": str(refusal)}).encode()
-        if fault is not None and fault.seconds:
-            time.sleep(fault.seconds)
-        if fault is not None and fault.until is not None:
+        except HubError as error:
+            status, headers = error.status, {"X-Error-Message": str(error), "X-Error-Code": error.code}
+            body = json.dumps({"error": str(error)}).encode()
+        time.sleep(fault.seconds)
+        if fault.until is not None:
             fault.until.wait(30)
-        if fault is not None and fault.corrupt:
-            body = bytes([body[0] ^ 1]) + body[1:]
-        self._answer(status, headers, body, cut=fault is not None and fault.cut)
+        if fault.other_checksums:
+            body = re.sub(rb'("(?:blobId|sha256)": ")..', rb"\g<1>zz", body)
+        self._respond(status, headers, body, fault.cut)
 
-    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - the names that http.server looks for
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - http.server's names
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes, cut: bool) -> None:
+    def _respond(self, status: int, headers: dict[str, str], body: bytes, cut: bool) -> None:
         try:
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -102,11 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 self.wfile.write(body[: len(body) // 2] if cut else body)
         except ConnectionError:
-            self.close_connection = True  # a client that did not wait
+            self.close_connection = True  # the client timed out
         self.close_connection |= cut
 
-    def _json(self, answer: Any) -> tuple[int, dict[str, str], bytes]:
-        return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+    def _json(self, content: Any) -> tuple[int, dict[str, str], bytes]:
+        return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
     def _token(self) -> str | None:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
@@ -149,62 +147,62 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self) -> tuple[int, dict[str, str], bytes]:
         self._may_write()
-        asked = json.loads(self.body)
-        name = f"{asked['organization']}/{asked['name']}"
+        wanted = json.loads(self.body)
+        name = f"{wanted['organization']}/{wanted['name']}"
         url = {"url": f"{self.hub.endpoint}/{name}"}
         if name in self.hub.repos:
             return 409, {}, json.dumps(url | {"error": "You already created this model repo"}).encode()
-        repo = self.hub.repos[name] = Repo(private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        repo = self.hub.repos[name] = Repo(wanted.get("visibility") == "private" or bool(wanted.get("private")))
         repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs -text\n"}, "initial commit")
         return self._json(url)
 
     def _models(
-        self, name: str, what: str, revision: str, query: dict[str, list[str]]
+        self, name: str, action: str, revision: str, query: dict[str, list[str]]
     ) -> tuple[int, dict[str, str], bytes]:
         repo = self._repo(name)
-        if what in ("branch", "preupload", "commit"):
+        if action in ("branch", "preupload", "commit"):
             self._may_write()
-        if what == "branch":
+        if action == "branch":
             start = json.loads(self.body or b"{}").get("startingPoint", "main")
             if revision in repo.branches:
                 raise HubError(409, f"Reference already exists: {revision}")
             repo.branches[revision] = self._commit(repo, start)
             return self._json({})
-        if what == "refs":
+        if action == "refs":
             branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in repo.branches.items()]
             return self._json({"branches": branches, "converts": [], "tags": []})
         sha = self._commit(repo, revision)
-        if what == "commit":
+        if action == "commit":
             return self._new_commit(repo, name, revision, sha)
-        described = [described_file(path, content) for path, content in repo.commits[sha].items()]
-        if what == "preupload":
-            known = {file["path"]: file.get("lfs", file)["oid"] for file in described}
-            asked = [file["path"] for file in json.loads(self.body)["files"]]
-            modes = {path: "lfs" if path.endswith(LARGE) else "regular" for path in asked}
-            usual = {"shouldIgnore": False}
-            files = [usual | {"path": path, "uploadMode": modes[path], "oid": known.get(path)} for path in asked]
+        tree = [tree_entry(path, content) for path, content in repo.commits[sha].items()]
+        if action == "preupload":
+            oids = {file["path"]: file.get("lfs", file)["oid"] for file in tree}
+            files = []
+            for path in (file["path"] for file in json.loads(self.body)["files"]):
+                mode = "lfs" if path.endswith(LARGE) else "regular"
+                files.append({"path": path, "uploadMode": mode, "oid": oids.get(path), "shouldIgnore": False})
             return self._json({"files": files})
-        if what == "tree":
-            return self._json(described)
-        siblings = [as_sibling(file) if "blobs" in query else {"rfilename": file["path"]} for file in described]
-        facts = {"id": name, "modelId": name, "sha": sha, "private": repo.private, "gated": False, "disabled": False}
-        return self._json(facts | {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
+        if action == "tree":
+            return self._json(tree)
+        siblings = [sibling(file) if "blobs" in query else {"rfilename": file["path"]} for file in tree]
+        info = {"id": name, "modelId": name, "sha": sha, "private": repo.private, "gated": False, "disabled": False}
+        return self._json(info | {"tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
 
     def _batch(self, repo: Repo) -> tuple[int, dict[str, str], bytes]:
-        answers = []
+        objects = []
         for wanted in json.loads(self.body)["objects"]:
-            answer = {"oid": wanted["oid"], "size": wanted["size"]}
+            entry = {"oid": wanted["oid"], "size": wanted["size"]}
             if wanted["oid"] not in self.hub.large:
-                answer["actions"] = {"upload": {"href": f"{self.hub.storage}/storage/{wanted['oid']}"}}
-            answers.append(answer)
-        return self._json({"transfer": "basic", "objects": answers})
+                entry["actions"] = {"upload": {"href": f"{self.hub.storage}/storage/{wanted['oid']}"}}
+            objects.append(entry)
+        return self._json({"transfer": "basic", "objects": objects})
 
     def _storage(self, oid: str) -> tuple[int, dict[str, str], bytes]:
         if self._token() is not None:
-            raise HubError(400, "a token was sent to the storage's host")
+            raise HubError(400, "the storage host received a token")
         if self.command == "PUT":
             if hashlib.sha256(self.body).hexdigest() != oid:
-                raise HubError(400, "the content is not what its name says")
+                raise HubError(400, "the content does not match its SHA-256")
             self.hub.large[oid] = self.body
             return 200, {}, b""
         return self._content(self.hub.large[oid], {"ETag": f'"{oid}"'})
@@ -222,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 files[path] = self.hub.large[line["value"]["oid"]]
             else:
-                files = {there: content for there, content in files.items() if there != path}
+                files = {name: content for name, content in files.items() if name != path}
         sha = repo.commit(branch, files, header["summary"])
         url = f"{self.hub.endpoint}/{name}/commit/{sha}"
         return self._json({"success": True, "commitUrl": url, "commitOid": sha})
@@ -232,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha}
         if path not in repo.commits[sha]:
             return 404, headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, b""
-        file = described_file(path, repo.commits[sha][path])
+        file = tree_entry(path, repo.commits[sha][path])
         if "lfs" not in file:
             return self._content(repo.commits[sha][path], headers | {"ETag": f'"{file["oid"]}"'})
         oid = file["lfs"]["oid"]

@@ -1,4 +1,4 @@
-"""Every method ready to run: its settings, a trained teacher, batches as the loader makes them, NumPy's formulas."""
+"""Methods ready to run: settings, networks, a teacher, batches, and the basic formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 EXPERIMENT = Experiment(40, 5, CLASSES, MEAN, STD)
 TEACHER_MEAN, TEACHER_STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
-# What makes a method plain cross-entropy over the images that it supervises; the others have no such coefficient.
+# Coefficients that make a method plain cross-entropy over its supervised images; the other methods have none.
 ZERO: dict[str, dict[str, float]] = {
     "cross_entropy": {"smoothing": 0.0},
     "max_entropy": {"entropy_weight": 0.0},
@@ -46,17 +46,14 @@ ZERO: dict[str, dict[str, float]] = {
 }
 
 
-# settings
-
-
 @functools.cache
 def exported(model_name: str, class_names: tuple[str, ...] = CLASSES, seed: int = 3) -> str:
-    """`local-dir:` weights as a finished run leaves them, untrained but for BatchNorm's statistics."""
+    """`local-dir:` location of exported weights: random, with real BatchNorm statistics."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     torch.manual_seed(seed)
     model: Any = timm.create_model(model_name, num_classes=len(class_names))
-    settled(model, torch.randn(16, 3, 32, 32))
+    with_statistics(model, torch.randn(16, 3, 32, 32))
     transform = TransformSection(input_size=(3, 32, 32), mean=TEACHER_MEAN, std=TEACHER_STD)
     place = Path(folder.name) / "model"
     export_model(model, place, ModelSection(model_name=model_name), transform, class_names, "", {})
@@ -64,7 +61,7 @@ def exported(model_name: str, class_names: tuple[str, ...] = CLASSES, seed: int 
 
 
 def method_of(name: str, class_names: tuple[str, ...] = CLASSES, **settings: Any) -> Method:
-    """A method with its defaults, a teacher of those classes where it needs one, and `settings`."""
+    """A method with its default coefficients, a teacher for `class_names` if it needs one, and `settings`."""
     if "teacher" in METHODS[name].model_fields:
         settings = {"teacher": exported("test_resnet", class_names), **settings}
     return METHODS[name](**settings)
@@ -84,9 +81,9 @@ def small_network(num_classes: int = NUM_CLASSES, norm: Any = nn.BatchNorm2d) ->
     return StagedNetwork(stem, [stage(number) for number in (1, 2, 3, 4)], widths, num_classes=num_classes)
 
 
-def settled(network: Any, images: Tensor) -> Any:
-    """In eval mode, with running statistics and a classifier that tell images apart as a trained network's do."""
-    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+def with_statistics(network: Any, images: Tensor) -> Any:
+    """In eval mode, with the running statistics of `images` and a random classifier: outputs differ between images."""
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
     torch.manual_seed(5)
@@ -105,42 +102,36 @@ def _initial(name: str, **settings: Any) -> nn.Module:
 
 
 def backbone(name: str, **settings: Any) -> Any:
-    """A timm network for `CLASSES`; the same weights every time, drawn once."""
+    """A timm network for `CLASSES` with the same initial weights every time."""
     return copy.deepcopy(_initial(name, **settings))
 
 
 def objective_of(method: Method, network: nn.Module | None = None, experiment: Experiment = EXPERIMENT) -> Objective:
-    """In train mode; around `small_network`, unless another is given."""
+    """In train mode, around `small_network` unless another network is given."""
     module = method.build(small_network() if network is None else network, experiment)
     return Objective(method, module, MEAN, STD, channels_last=True).train()
 
 
 def batch_for(method: Method, num: int = 4, size: int = 16, seed: int = 0) -> Batch:
-    """Bytes as the loader hands them over: so many samples of as many views, [anchors | partners | plain].
-
-    Every method gets the same anchors.
-    """
+    """`num` samples of uint8 images as the loader yields them, [anchors | partners | plain]; same anchors for all."""
     views = NUM_VIEWS[method.views]
-    drawn = [torch.Generator().manual_seed(seed + 1000 * view) for view in range(views)]
+    generators = [torch.Generator().manual_seed(seed + 1000 * view) for view in range(views)]
     shape = (num, 3, size, size)
-    images = torch.cat([torch.randint(256, shape, dtype=torch.uint8, generator=view) for view in drawn])
+    images = torch.cat([torch.randint(256, shape, dtype=torch.uint8, generator=generator) for generator in generators])
     target, index = torch.arange(num) % NUM_CLASSES, torch.arange(num)
     return Batch(images, target.repeat(views), index.repeat(views))
 
 
 def supervised(method: Method, batch: Batch) -> Batch:
-    """The part of a batch that gets a cross-entropy: the anchors, or both halves."""
+    """The images that get a cross-entropy: the anchors, or both halves."""
     if method.name in ("ddgsd", "mutual_cskd"):
         return batch
     num = len(batch.target) // NUM_VIEWS[method.views]
     return Batch(batch.images[:num], batch.target[:num], batch.index[:num])
 
 
-# a network whose logits are known
-
-
-class Fixed(nn.Module):
-    """A network whose logits are its images, rows of one pixel a class, and whose pooled features are twice those."""
+class Identity(nn.Module):
+    """The logits are the images, one pixel per class; the pooled features are twice the logits."""
 
     num_classes = NUM_CLASSES
 
@@ -155,11 +146,11 @@ class Fixed(nn.Module):
 
 
 def pixels(logits: np.ndarray) -> Tensor:
-    """Images on which `Fixed` gives these logits, with a gradient to look at."""
+    """Images for which `Identity` returns these logits; they collect a gradient."""
     return torch.tensor(logits, dtype=torch.float32)[:, :, None, None].requires_grad_()
 
 
-# the papers' formulas, in float64
+# Formulas in float64.
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A split of a few pictures, some of them broken, and what pairing draws and loads of it."""
+"""A split of a few images, some of them broken, and helpers that load batches of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
 
 from cskd_hf.batch import Batch
-from cskd_hf.data.pairing import Draw, ImageSampler, PairedImages, PairingCollator
+from cskd_hf.data.pairing import PairedImages, PairingCollator
+from cskd_hf.data.sampling import Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.recipe.sections import TransformSection
@@ -41,7 +42,7 @@ class CountedSplit(ImageSplit):
 
 
 def split_of(labels: Sequence[int], broken: Sequence[int] = (), paths: bool = False) -> CountedSplit:
-    """Classes 'a', 'b', …; `broken` rows hold bytes that are no image."""
+    """Classes 'a', 'b', …; `broken` rows hold bytes that are not an image."""
     images = [
         {"bytes": b"broken" if row in broken else picture(row), "path": f"pic{row}.png" if paths else None}
         for row in range(len(labels))

@@ -1,4 +1,4 @@
-"""Finished runs to publish, trained once a test process by the real command, in folders with telling names."""
+"""Finished runs to publish, trained once per test process by the real command, in folders with recognisable names."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def home() -> Path:
 
 @functools.cache
 def images() -> Path:
-    """Four classes; the folder's name has a space."""
+    """Four classes, in a folder with a space in its name."""
     return draw_folder(home() / "my images", {"train": [10, 10, 10, 10], "test": [5, 5, 5, 5]})
 
 
 @functools.cache
 def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet") -> Path:
-    """Do not change it: others publish it too."""
+    """A run folder that tests share: copy it to change it."""
     path = home() / f"{model_name}-{holdout}-seed{seed}.yaml"
     settings: dict[str, Any] = {"data": {"holdout": holdout}, "model": {"model_name": model_name}}
     if model_name.endswith("32px"):
@@ -38,6 +38,6 @@ def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet"
 
 
 def copied(run: Path, folder: Path) -> Path:
-    """A copy that a test may publish or spoil."""
+    """A copy that a test may publish or damage."""
     shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("checkpoints"))
     return folder / run.name

@@ -1,4 +1,4 @@
-"""The paper's small networks by name, and images for them."""
+"""Names, widths and depths of the small networks, and images for them."""
 
 from __future__ import annotations
 

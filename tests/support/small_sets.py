@@ -1,4 +1,4 @@
-"""Image sets of a few rows, as folders of classes and as tables of every shape, and how they are loaded."""
+"""Image sets of a few rows, as class folders and as tables in every layout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(dataset: Path | str, **keys: Any) -> Images:
 
 
 def level_of(split: ImageSplit, index: int) -> int:
-    """The grey level of the image: which one it is."""
+    """The grey level that identifies an image."""
     return decode(split.fetch([index])[0]).getpixel((0, 0))[0]
 
 
@@ -52,7 +52,7 @@ def table(
     label_column: str = "label",
     images: list[Any] | None = None,
 ) -> Dataset:
-    """A split of garbage images: whatever loads it, decodes none."""
+    """A split of undecodable images, unless `images` are given."""
     features = Features({image_column: image or Image(), label_column: label or Value("int64")})
     images = [{"bytes": GARBAGE, "path": None}] * len(labels) if images is None else images
     return Dataset.from_dict({image_column: images, label_column: labels}, features=features)

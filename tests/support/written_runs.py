@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, as far as tables read them, written without training."""
+"""Run folders with everything that tables read, written without training."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from cskd_hf.paper.experiments import Run, RunKey, Setup, runs_of
 from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
 from cskd_hf.runs.summary import MetricsSummary, write_summary
 
+CUB = {"datasets": ["cub200"], "models": ["resnet18"]}
+ONE_RUN = ["table1", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--seeds", "0"]
+
 
 def some_runs(root: Path, *tables: str, seeds: Sequence[int] = (0, 1, 2), **chosen: Sequence[str]) -> dict[RunKey, Run]:
     return runs_of(select(tables, **chosen), seeds, Setup(root, {}))
 
 
-CUB: dict[str, list[str]] = {"datasets": ["cub200"], "models": ["resnet18"]}
-
-
-def one_run(root: Path, method: str = "cskd", seed: int = 0) -> Run:
-    (run,) = some_runs(root, "table1", methods=[method], seeds=[seed], **CUB).values()
+def one_run(root: Path, method: str = "cskd", overrides: Sequence[str] = (), data: str | None = None) -> Run:
+    """Seed 0 of ResNet-18 on CUB-200."""
+    setup = Setup(root, {} if data is None else {"cub200": data}, tuple(overrides))
+    (run,) = runs_of(select(["table1"], methods=[method], **CUB), [0], setup).values()
     return run
 
 
 def as_trained(run: Run) -> Recipe:
-    """The recipe with what training alone knows."""
+    """The recipe with the settings that only training knows."""
     return run.expected.replace(model={"num_classes": 200}, run={"mixed_precision": "bf16"})
 
 
@@ -45,16 +47,16 @@ def write_finished(
     scaled_ece: float | None = None,
     num_processes: int = 1,
     speed: float = 100.0,
-    **more: float,
+    **metrics: float,
 ) -> None:
-    """`more` are other metrics of the last epoch."""
+    """`metrics` are further metrics of the last epoch."""
     write_unfinished(run, run.expected.scheduler.num_epochs)
-    values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **more}
-    metrics = MetricsSummary(
+    values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **metrics}
+    results = MetricsSummary(
         last=metric_values(**values),
         temperature=None if scaled_ece is None else 1.5,
         metrics_scaled=None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece}),
     )
     throughput = SUMMARY.throughput.model_copy(update={"images_per_second": speed, "num_processes": num_processes})
     changes = {"recipe_hash": recipe_hash(as_trained(run)), "seed": run.key.seed}
-    write_summary(run.folder, SUMMARY.model_copy(update={**changes, "metrics": metrics, "throughput": throughput}))
+    write_summary(run.folder, SUMMARY.model_copy(update={**changes, "metrics": results, "throughput": throughput}))

@@ -1,0 +1,252 @@
+"""Loading catalog datasets from copies of Hub repositories, and from a Hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from cskd_hf.data.splits import load_images
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.catalog import CATALOG, CatalogEntry
+from cskd_hf.recipe.sections import DataSection
+
+ROOT = Path(__file__).resolve().parents[2]
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def data_section(dataset: Any, entry: CatalogEntry, **keys: Any) -> dict[str, Any]:
+    names = ("train_split", "test_split", "image_column", "label_column")
+    return {"dataset": str(dataset)} | {name: getattr(entry, name) for name in names} | keys
+
+
+def hub_folder(root: Path, entry: CatalogEntry, described: bool = True, extra: str | None = None) -> Path:
+    """A Hub repository: Parquet, and a README that assigns files to splits."""
+    features = Features(
+        {
+            entry.image_column: Image(),
+            entry.label_column: ClassLabel(names=[f"class {number}" for number in range(entry.num_classes)]),
+            "note": Value("string"),
+        }
+    )
+    (root / "data").mkdir(parents=True)
+    splits = [entry.train_split, entry.test_split]
+    for number, split in enumerate(splits):
+        labels = [entry.num_classes - 1, number, 0]
+        rows = {
+            entry.image_column: [{"bytes": f"{split} {label}".encode(), "path": None} for label in labels],
+            entry.label_column: labels,
+            "note": ["a", "b", "c"],
+        }
+        Dataset.from_dict(rows, features=features).to_parquet(str(root / "data" / f"{split}-00000-of-00001.parquet"))
+    if extra is not None:  # not Parquet, so reading it fails
+        (root / "data" / f"{extra}-00000-of-00001.parquet").write_bytes(b"not to be read")
+        splits.append(extra)
+    if described:
+        files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
+        (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\nA set.\n")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
+    with pytest.raises(UserError) as caught:
+        load_images(DataSection.model_validate(data_section("mit67", CATALOG["mit67"])))
+    assert str(caught.value) == (
+        "data.dataset: the Hub has no mit67 with the official split: convert the original archive with "
+        "scripts/prepare_mit67.py, and write data.dataset=FOLDER"
+    )
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("name", sorted(set(CATALOG) - {"digits"}))
+def test_a_local_copy_of_the_repository_loads(tmp_path, name, described):
+    entry = CATALOG[name]
+    images = load_images(
+        DataSection.model_validate(data_section(hub_folder(tmp_path / "copy", entry, described), entry))
+    )
+    assert images.num_classes == entry.num_classes
+    assert images.train.labels.tolist() == [entry.num_classes - 1, 0, 0]
+    assert images.test.labels.tolist() == [entry.num_classes - 1, 1, 0]
+    assert images.test.fetch([1]) == [{"bytes": f"{entry.test_split} 1".encode(), "path": None}]
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_only_requested_splits_are_read(tmp_path, described):
+    entry = CATALOG["imagenet"]
+    root = hub_folder(tmp_path / "copy", entry, described, extra="test")
+    assert len(load_images(DataSection.model_validate(data_section(root, entry))).test) == 3
+    with pytest.raises(UserError, match=r"data\.dataset: "):
+        load_images(DataSection.model_validate(data_section(root, entry, test_split="test")))
+    with pytest.raises(UserError, match=r"no split 'dev'; it has train, validation, test|no split 'dev'; it has"):
+        load_images(DataSection.model_validate(data_section(root, entry, test_split="dev")))
+
+
+def test_class_names_are_read_from_the_readme(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        path = tmp_path / "data" / f"{split}.parquet"
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        images = pa.array([{"bytes": b"x", "path": None}] * 2, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+        pq.write_table(pa.table({"image": images, "label": pa.array([1, 0])}), path)
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
+        "      class_label:\n        names:\n          '0': wren\n          '1': crow\n---\n"
+    )
+    images = load_images(DataSection.model_validate(data_section(tmp_path, CATALOG["cub200"])))
+    assert images.train.class_names == ("wren", "crow")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One repository, at the root folder; all others fail as on the Hub."""
+
+    root: Path
+    requested: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if "/gated/" in path:
+            return self.answer(401, error="GatedRepo", message="Access to dataset is restricted.")
+        if "/closed/" in path and "/resolve/" in path:  # metadata is public, files are not
+            return self.answer(403, error="GatedRepo", message="Your request awaits a review.")
+        path = path.replace("closed/set", "ILSVRC/imagenet-1k")
+        if "ILSVRC/imagenet-1k" not in path:
+            return self.answer(401, error="RepoNotFound", message="Repository not found")
+        if "nowhere" in path:
+            return self.answer(404, error="RevisionNotFound", message="Invalid rev id: nowhere")
+        files = sorted(str(file.relative_to(self.root)) for file in self.root.rglob("*") if file.is_file())
+        if path.startswith("/api/datasets/ILSVRC/imagenet-1k/tree/"):
+            tree = [
+                {"type": "file", "path": file, "size": (self.root / file).stat().st_size, "oid": "0" * 40}
+                for file in files
+            ]
+            return self.answer(200, json.dumps(tree).encode())
+        if path.startswith("/api/datasets/ILSVRC/imagenet-1k"):
+            siblings = [{"rfilename": file} for file in files]
+            info = {"id": "ILSVRC/imagenet-1k", "sha": SHA, "siblings": siblings, "private": False, "tags": []}
+            return self.answer(200, json.dumps(info | {"downloads": 0, "likes": 0}).encode())
+        match = re.fullmatch(r"/datasets/ILSVRC/imagenet-1k/resolve/[^/]+/(.+)", path)
+        if match is None or match[1] not in files:
+            return self.answer(404, error="EntryNotFound", message="Entry not found")
+        self.requested.append(match[1])
+        return self.answer(200, (self.root / match[1]).read_bytes(), etag=match[1])
+
+    def answer(self, status: int, body: bytes = b"", error: str = "", message: str = "", etag: str = "") -> None:
+        self.send_response(status)
+        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": SHA, "X-Error-Code": error}
+        headers |= {"X-Error-Message": message, "ETag": f'"{etag.replace("/", "-")}"' if etag else ""}
+        for name, value in headers.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    root = hub_folder(tmp_path / "repository", CATALOG["imagenet"], extra="test")
+    handler = type("Repository", (Hub,), {"root": root, "requested": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler.requested
+    server.shutdown()
+    server.server_close()
+
+
+LOAD = """
+import json, sys
+from cskd_hf.data.hub import cached_commit
+from cskd_hf.data.splits import load_images
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import DataSection
+for line in sys.stdin:
+    data = DataSection.model_validate(json.loads(line))
+    try:
+        images = load_images(data)
+        print("OK", len(images.train), len(images.test), images.num_classes, cached_commit(data))
+    except UserError as error:
+        print(error)
+"""
+
+
+def load_in_subprocess(home: Path, *sections: dict[str, Any], **variables: str) -> list[str]:
+    """`huggingface_hub` reads its environment at import."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment = inherited | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"no_proxy": "*", "NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1"} | variables
+    lines = "\n".join(map(json.dumps, sections))
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD], input=lines, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(tmp_path, hub):
+    endpoint, requested = hub
+    section = data_section("imagenet", CATALOG["imagenet"])
+    assert load_in_subprocess(tmp_path / "home", section, HF_ENDPOINT=endpoint) == [f"OK 3 3 1000 {SHA}"]
+    assert {Path(file).name.partition("-")[0] for file in requested} == {"README.md", "train", "validation"}
+    before = list(requested)
+    offline = load_in_subprocess(tmp_path / "home", section, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    assert offline == [f"OK 3 3 1000 {SHA}"]
+    assert requested == before
+    # By Hub id and revision: the README assigns files to splits.
+    by_id = data_section("ILSVRC/imagenet-1k", CATALOG["imagenet"], revision=SHA)
+    assert load_in_subprocess(tmp_path / "other", by_id, HF_ENDPOINT=endpoint) == [f"OK 3 3 1000 {SHA}"]
+    assert not any("data/test" in file for file in requested)
+
+
+def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
+    endpoint, _ = hub
+    entry = CATALOG["cub200"]
+    gated, closed, unknown, nowhere = load_in_subprocess(
+        tmp_path / "home",
+        data_section("gated/set", entry),
+        data_section("closed/set", entry),
+        data_section("nobody/nothing", entry),
+        data_section("ILSVRC/imagenet-1k", entry, revision="nowhere"),
+        HF_ENDPOINT=endpoint,
+    )
+    for line, name in ((gated, "gated/set"), (closed, "closed/set")):
+        assert line == (
+            f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
+            "then log in with `hf auth login`"
+        )
+    assert unknown.startswith("data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: ")
+    assert nowhere.startswith(
+        "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
+    )
+
+
+def test_an_unreachable_hub_is_one_line_with_a_fix(tmp_path):
+    (line,) = load_in_subprocess(
+        tmp_path / "home", data_section("cifar100", CATALOG["cifar100"]), HF_ENDPOINT="http://127.0.0.1:9"
+    )
+    assert line.startswith(
+        "data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be "
+        "reached: write data.dataset=FOLDER"
+    )

@@ -1,0 +1,76 @@
+"""The objective: normalisation, one call of the method per forward, nothing of its own to save."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from method_cases import MEAN, NUM_CLASSES, STD
+from torch import Tensor, nn
+
+from cskd_hf.batch import Views
+from cskd_hf.engine.objective import Objective
+from cskd_hf.methods import Batch, Method
+
+
+class Spy(Method):
+    """Records its batches."""
+
+    views: ClassVar[Views] = "single"
+    batches: ClassVar[list[Batch]] = []
+    name: Literal["spy"] = "spy"
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        self.batches.append(batch)
+        output = module(batch.images.mean(dim=(2, 3)))
+        return {"loss": output.sum(), "output": output, "target": batch.target, "task_loss": output.mean()}
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    monkeypatch.setattr(Spy, "batches", [])
+    return Spy.batches
+
+
+def objective_of(**settings: Any) -> Objective:
+    return Objective(Spy(), nn.Linear(3, NUM_CLASSES), **settings)
+
+
+def batch_of(images: Tensor) -> Batch:
+    return Batch(images, torch.tensor([3, 1]), torch.tensor([70, 50]))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_uint8_images_are_scaled_and_normalised(channels_last: bool, batches: list[Batch]) -> None:
+    images = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
+    images[0, 0, 0, :2] = torch.tensor([0, 255], dtype=torch.uint8)
+    objective_of(mean=MEAN, std=STD, channels_last=channels_last)(batch_of(images))
+    x = images.numpy().astype(np.float64)
+    mean, std = np.array(MEAN).reshape(3, 1, 1), np.array(STD).reshape(3, 1, 1)
+    assert batches[0].images.dtype == torch.float32
+    np.testing.assert_allclose(batches[0].images.numpy(), (x / 255 - mean) / std, rtol=0, atol=2e-6)
+    assert batches[0].images.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_float_images_labels_and_indices_are_passed_on_unchanged(dtype: torch.dtype, batches: list[Batch]) -> None:
+    batch = batch_of(torch.randn(2, 3, 4, 4, dtype=dtype))
+    objective_of(mean=MEAN, std=STD, channels_last=True).to(dtype)(batch)
+    assert all(passed is original for passed, original in zip(batches[0][:3], batch[:3], strict=True))
+
+
+def test_one_forward_is_one_call_of_the_method_with_a_detached_output(batches: list[Batch]) -> None:
+    result = objective_of()(batch_of(torch.randn(2, 3, 4, 4)))
+    assert len(batches) == 1
+    assert result.keys() == {"loss", "output", "target", "task_loss"}
+    assert not result["output"].requires_grad
+    assert result["loss"].grad_fn is not None
+
+
+def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> None:
+    objective = objective_of(mean=MEAN, std=STD)
+    assert set(objective.state_dict()) == {"module.weight", "module.bias"}
+    assert {name for name, _ in objective.named_parameters()} == {"module.weight", "module.bias"}
+    assert {name for name, _ in objective.named_buffers()} == {"mean", "std"}  # they follow it to the device
