@@ -48,13 +48,15 @@ def write_report(folder: Path) -> Path:
         best=min(evaluated, key=lambda line: line["holdout/top1_error"], default=None),
         usage=_usage(summary, folder),
         figures=[_figure(path) for path in sorted((folder / "figures").glob("*.png"))],
-        facts=_facts(summary, read_environments(folder)),
+        environments=read_environments(folder),
         lines=lines,
         keys=list(dict.fromkeys(key for line in lines for key in line)),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
-        environment=(folder / ENVIRONMENT).read_text(encoding="utf-8"),
+        environment_json=(folder / ENVIRONMENT).read_text(encoding="utf-8"),
         number=number,
         cell=_cell,
+        duration=_duration,
+        hardware_line=hardware_line,
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -97,29 +99,6 @@ def _figure(path: Path) -> _Figure:
         width, height = (pixels * 96 // 150 for pixels in image.size)  # drawn at 150 dpi; CSS has 96
         text = image.info.get("Description", name)  # a figure from elsewhere may have none
     return _Figure(name, text, width, height, base64.b64encode(path.read_bytes()).decode())
-
-
-def _facts(summary: Summary, environments: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What was trained, on what, and how fast."""
-    dataset, model, throughput = summary.dataset, summary.model, summary.throughput
-    settings = ", ".join(f"{key}={value}" for key, value in summary.method.items() if key != "name")
-    counts = ", ".join(f"{split} {count:,}" for split, count in dataset.images.items())
-    facts = [
-        ("dataset", f"{dataset.name}, {dataset.num_classes:,} classes; images: {counts}"),
-        ("model", f"{model.model_name}, {model.num_parameters:,} parameters"),
-        ("method", f"{summary.method['name']} ({settings})" if settings else summary.method["name"]),
-        ("recipe", f"{summary.recipe_hash}, seed {summary.seed}, {summary.epochs} epochs"),
-        ("throughput", f"{throughput.images_per_second:,.0f} images/s, num_processes {throughput.num_processes}"),
-        ("waiting for data", f"{100 * throughput.data_wait_share:.1f} % of the training time"),
-        ("training time", _duration(throughput.train_seconds)),
-    ]
-    if throughput.peak_memory_bytes is not None:
-        facts.append(("peak memory", f"{throughput.peak_memory_bytes / 2**30:.2f} GiB of the accelerator"))
-    for environment in environments:
-        start = f"from step {environment['started_at_step']:,}: " if len(environments) > 1 else ""
-        commit = f", commit {environment['git']['commit'][:7]}" if environment["git"] else ""
-        facts.append(("trained on", f"{start}{hardware_line(environment)}; cskd_hf {environment['cskd_hf']}{commit}"))
-    return facts
 
 
 def _cell(value: float) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,20 +37,19 @@ def lock(folder: Path) -> None:
     if path in _leases:
         return
     lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=HEARTBEAT, on_compromise=_warn)
-    last_renewal, end = _renewed(path), time.monotonic() + 2 * LEASE
+    last_renewal = _renewal(path)
     try:
-        lease.acquire(timeout=0.5)
+        try:
+            lease.acquire(timeout=0.5)
+        except Timeout:
+            holder = _holder(path)
+            print(f"{path} belongs to {holder}; waiting up to {LEASE:.0f} s to see whether it is alive", flush=True)
+            lease.acquire(timeout=2 * LEASE, cancel_check=lambda: _renewal(path) not in (None, last_renewal))
     except Timeout:
-        holder = _holder(path)
-        print(f"{path} belongs to {holder}; waiting up to {LEASE:.0f} s to see whether it is alive", flush=True)
-        while not lease.is_locked:
-            if _renewed(path) not in (None, last_renewal) or time.monotonic() > end:
-                raise UserError(
-                    f"run.output_dir: {holder} is training in {folder}; wait for it, or name another folder (if that "
-                    f"process no longer exists, remove {path})"
-                ) from None
-            with contextlib.suppress(Timeout):
-                lease.acquire(timeout=0.5)
+        raise UserError(
+            f"run.output_dir: {holder} is training in {folder}; wait for it, or name another folder (if it no longer "
+            f"exists, remove {path})"
+        ) from None
     _leases[path] = lease
 
 
@@ -76,7 +74,7 @@ def _holder(path: Path) -> str:
         return "another process"  # the file is being written, or gone
 
 
-def _renewed(path: Path) -> int | None:
+def _renewal(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:

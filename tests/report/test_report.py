@@ -85,8 +85,9 @@ def with_changes(**changes: dict[str, Any]) -> Summary:
 def test_the_report_states_what_ran_and_what_came_out(tmp_path: Path) -> None:
     page = page_of(tmp_path / "run")
     for text in (
-        *("a-run", "cifar100", "resnet18_cskd", "cskd (temperature=4.0, loss_weight=1.0)", "11,220,132"),
-        *("seed 7", SUMMARY.recipe_hash, "2,432 images/s", "2.1 %", "3.00 GiB", "2 h 17 min", "batch_size: 123"),
+        *("a-run", "cifar100", "resnet18_cskd", "cskd, temperature=4.0, loss_weight=1.0", "11,220,132"),
+        *("images: train 45,000, test 10,000, holdout 5,000", "seed 7", SUMMARY.recipe_hash, "batch_size: 123"),
+        *("2,432 images/s on 8 processes", "2.1 %", "3.00 GiB", "2 h 17 min"),
         *("8 × Fast GPU, bf16; cskd_hf 0.1.0, commit 0123456", "3.10.99", *SUMMARY.notes),
         "The temperature, 1.414, was fitted on the hold-out set (5,000 images)",
         "Best epoch on the hold-out set: 1 (the first is 0), 41.25 % top-1 error.",
