@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shard_writer import ROW_BYTES, SCHEMA, Hashed, rows_file, write_file, write_shards
+from archive_inputs import Input
+from shard_writer import ROW_BYTES, SCHEMA, rows_file, write_file, write_shards
 from shards import Shard
 
 import cskd_hf
@@ -33,7 +34,7 @@ def write_splits(
     partial: Path,
     class_names: Sequence[str],
     splits: Mapping[str, Sequence[Shard]],
-    archives: Sequence[Hashed] = (),
+    archives: Sequence[Input] = (),
     workers: int = 0,
     description: str = "",
     citation: str = "",
