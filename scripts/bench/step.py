@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {}
     for mode in args.modes:
         names = [name for name in args.variants if mode == "eager" or name in COMPILED]
-        costs = {name: memory_and_flops(name, args) for name in names} if mode == "eager" else {}
+        costs = {name: memory_and_flops(name, args) for name in names} if mode == args.modes[0] else {}
         memory, flops = ({name: cost[i] for name, cost in costs.items()} for i in (0, 1))
         seconds = measure(names, args, mode)
         tables += [f"## {mode}", *mode_tables(seconds, memory, args.batch)]
