@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from cskd_hf.engine.objective import Objective as Objective
     from cskd_hf.evaluation.calibration import apply_temperature as apply_temperature
     from cskd_hf.evaluation.calibration import fit_temperature as fit_temperature
-    from cskd_hf.evaluation.metrics import adaptive_ece as adaptive_ece
-    from cskd_hf.evaluation.metrics import aurc as aurc
+    from cskd_hf.evaluation.confidence import adaptive_ece as adaptive_ece
+    from cskd_hf.evaluation.confidence import aurc as aurc
+    from cskd_hf.evaluation.confidence import classwise_ece as classwise_ece
+    from cskd_hf.evaluation.confidence import ece as ece
     from cskd_hf.evaluation.metrics import brier as brier
-    from cskd_hf.evaluation.metrics import classwise_ece as classwise_ece
-    from cskd_hf.evaluation.metrics import ece as ece
     from cskd_hf.evaluation.metrics import evaluate_predictions as evaluate_predictions
     from cskd_hf.evaluation.metrics import nll as nll
     from cskd_hf.evaluation.metrics import recall_at_1 as recall_at_1
@@ -66,8 +66,8 @@ _MODULES = {
     "cskd_hf.data.splits": "load_images",
     "cskd_hf.engine.objective": "Objective",
     "cskd_hf.evaluation.calibration": "apply_temperature fit_temperature",
-    "cskd_hf.evaluation.metrics": "adaptive_ece aurc brier classwise_ece ece evaluate_predictions nll recall_at_1 "
-    "top_k_error",
+    "cskd_hf.evaluation.confidence": "adaptive_ece aurc classwise_ece ece",
+    "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_1 top_k_error",
     "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD Distillation DistillationCSKD Experiment "
     "MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",
     "cskd_hf.models.export": "export_model",

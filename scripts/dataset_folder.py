@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shard_writer import ROW_BYTES, SCHEMA, Hashed, rows_file, write_file, write_shards
+from archive_inputs import Input
+from shard_writer import ROW_BYTES, SCHEMA, rows_file, write_file, write_shards
 from shards import Shard
 
 import cskd_hf
@@ -33,10 +34,12 @@ def write_splits(
     partial: Path,
     class_names: Sequence[str],
     splits: Mapping[str, Sequence[Shard]],
-    archives: Sequence[Hashed] = (),
+    archives: Sequence[Input] = (),
     workers: int = 0,
+    description: str = "",
+    citation: str = "",
 ) -> dict[str, dict[str, Any]]:
-    """Write the shards that are not complete yet.
+    """Write the shards that are not complete yet, and the JSON files that `load_from_disk` reads next to them.
 
     Args:
         archives: their SHA-256 is computed along the way.
@@ -48,8 +51,9 @@ def write_splits(
     Raises:
         UserError: see `write_shards`.
     """
-    info = {"info": {"features": _features(class_names)}}
-    schema = SCHEMA.with_metadata({"huggingface": json.dumps(info)})
+    # Written as by `datasets`; importing it takes longer than writing a small dataset.
+    features = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
+    schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     write_shards(splits, partial, schema, archives, workers)
     entries = {}
     for split, shards in splits.items():
@@ -58,37 +62,25 @@ def write_splits(
             rows = rows_file(partial, split, number).read_bytes()
             digest.update(rows)
             size += len(rows)
-        entries[split] = {"num_images": size // ROW_BYTES, "num_shards": len(shards), "sha256": digest.hexdigest()}
+        sha256, folder = digest.hexdigest(), partial / split
+        entries[split] = {"num_images": size // ROW_BYTES, "num_shards": len(shards), "sha256": sha256}
+        info = {"features": features, "description": description, "citation": citation}
+        write_json(folder / "dataset_info.json", info | {"homepage": "", "license": ""})
+        files = [{"filename": path.name} for path in sorted(folder.glob("data-*.arrow"))]
+        state: dict[str, Any] = {"_data_files": files, "_fingerprint": sha256[:16]}  # the key of the dataset's caches
+        state |= {"_format_columns": None, "_format_type": None, "_format_kwargs": {}}
+        write_json(folder / "state.json", state | {"_output_all_columns": False, "_split": split})
     return entries
 
 
-def describe(
-    partial: Path,
-    class_names: Sequence[str],
-    splits: Mapping[str, Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    description: str = "",
-    citation: str = "",
+def write_manifest(
+    partial: Path, class_names: Sequence[str], splits: Mapping[str, Mapping[str, Any]], **facts: Any
 ) -> dict[str, Any]:
-    """Write the JSON files that `load_from_disk` reads beside the shards, and manifest.json.
+    """Write manifest.json, with `facts` as further keys, and dataset_dict.json; returns the manifest.
 
     Args:
         splits: what `write_splits` returned.
-        facts: further keys of the manifest.
-
-    Returns:
-        The manifest.
     """
-    # As `datasets` itself writes them; importing it takes longer than writing a small dataset.
-    for split, entry in splits.items():
-        folder = partial / split
-        info = {"features": _features(class_names), "description": description, "citation": citation}
-        write_json(folder / "dataset_info.json", info | {"homepage": "", "license": ""})
-        files = [{"filename": path.name} for path in sorted(folder.glob("data-*.arrow"))]
-        state = {"_data_files": files, "_fingerprint": entry["sha256"][:16]}  # the key of the dataset's caches
-        state |= dict.fromkeys(("_format_columns", "_format_type"))
-        state |= {"_format_kwargs": {}, "_output_all_columns": False, "_split": split}
-        write_json(folder / "state.json", state)
     packages = {package: version(package) for package in ("datasets", "pyarrow", "pillow")}
     manifest = {
         "num_classes": len(class_names),
@@ -109,10 +101,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest
-
-
-def _features(class_names: Sequence[str]) -> dict[str, Any]:
-    return {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
 
 
 @contextmanager

@@ -54,6 +54,7 @@ CHECKS = (
     Check("digits", 240, False),
     Check("out_of_memory", 150, False),
     Check("two_ranks", 90, False),
+    Check("step_compiled_pairs", 240, True),
     Check("step_reduce_overhead", 240, True),
 )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_folder import describe, print_result, write_splits
+from dataset_folder import print_result, write_manifest, write_splits
 from shards import Shard
 from stored_images import StoredImages
 
@@ -105,8 +105,8 @@ def write_mix(folder: Path, sets: dict[str, Images], per_class: int, seed: int) 
         class_names += [f"{name}: {class_name}" for class_name in images.train.class_names]
     splits = write_splits(folder, class_names, shards)
     shutil.rmtree(folder / "rows")
-    facts = {"name": "mix", "train_images_per_class": per_class, "seed": seed, "inputs": inputs}
-    return describe(folder, class_names, splits, facts)
+    facts = {"train_images_per_class": per_class, "seed": seed, "inputs": inputs}
+    return write_manifest(folder, class_names, splits, name="mix", **facts)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import argparse
 import errno
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from archive_inputs import Input, expand
 from archives import Tree
-from dataset_folder import FORMAT, describe, move_into_place, print_result, read_manifest, workspace, write_splits
+from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
 from shards import Shard
 from tqdm import tqdm
 
@@ -36,7 +36,7 @@ class ImageSet:
     """
 
     class_names: list[str]
-    splits: dict[str, Sequence[Shard]]
+    splits: Mapping[str, Sequence[Shard]]
     words: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,14 +107,14 @@ def _write(partial: Path, inputs: Sequence[Input], arguments: Any, name: str, re
         if len(numbers) == len(shards):  # else counted below, once the images are read
             counts[split] = sum(numbers)
     _check_counts(name, counts, len(class_names), arguments.allow_other_counts)
-    splits = write_splits(partial, class_names, image_set.splits, inputs, workers)
+    splits = write_splits(partial, class_names, image_set.splits, inputs, workers, entry.terms, entry.citation)
     for each in inputs:
         if Input(each.path).stamp != each.stamp:
             raise UserError(f"{each.path} changed while it was read; rerun")
-    counts = {split: facts["num_images"] for split, facts in splits.items()}
+    counts = {split: each["num_images"] for split, each in splits.items()}
     _check_counts(name, counts, len(class_names), arguments.allow_other_counts)
-    facts = {"name": name, "inputs": [each.describe() for each in inputs], "words": image_set.words}
-    describe(partial, class_names, splits, facts, entry.terms, entry.citation)
+    described = [each.describe() for each in inputs]
+    write_manifest(partial, class_names, splits, name=name, inputs=described, words=image_set.words)
 
 
 def _check_counts(name: str, counts: dict[str, int], num_classes: int, allow_other: bool) -> None:

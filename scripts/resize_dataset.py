@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_folder import FORMAT, describe, move_into_place, print_result, read_manifest, workspace, write_splits
-from datasets import Dataset, concatenate_datasets
+from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
+from datasets import load_from_disk
 from PIL import Image
 from stored_images import StoredImages
 
@@ -179,16 +179,12 @@ def write_copy(partial: Path, splits: dict[str, ImageSplit], plan: dict[str, Any
             for part in rows
         ]
     # Threads of this process finish one or two shards before other processes would have started.
-    facts = write_splits(partial, class_names, shards, workers=workers if sum(map(len, shards.values())) > 2 else 0)
-    for name, entry in facts.items():
+    entries = write_splits(partial, class_names, shards, workers=workers if sum(map(len, shards.values())) > 2 else 0)
+    for name, entry in entries.items():
         entry["num_bytes"] = sum(file.stat().st_size for file in (partial / name).glob("*.arrow"))
-    manifest = {
-        "name": plan["name"],
-        "resized": measure_loss(next(iter(splits.values())), partial, plan),
-        "inputs": [{"name": name, "size": len(split)} for name, split in splits.items()],
-        "words": {},
-    }
-    describe(partial, class_names, facts, manifest)
+    inputs = [{"name": name, "size": len(split)} for name, split in splits.items()]
+    resized = measure_loss(next(iter(splits.values())), partial, plan)
+    write_manifest(partial, class_names, entries, name=plan["name"], inputs=inputs, words={}, resized=resized)
 
 
 def _mean_bytes(split: ImageSplit) -> int:
@@ -199,8 +195,7 @@ def _mean_bytes(split: ImageSplit) -> int:
 def measure_loss(split: ImageSplit, partial: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """The manifest's `resized`: settings, and PSNR over a sample of the training images."""
     rows = np.unique(np.linspace(0, len(split) - 1, SAMPLE_SIZE).astype(int)).tolist()
-    shards = [Dataset.from_file(str(file)) for file in sorted((partial / split.name).glob("data-*.arrow"))]
-    stored = concatenate_datasets(shards).with_format("arrow")
+    stored = load_from_disk(str(partial / split.name)).with_format("arrow")
     decibels = []
     for row in rows:
         content = stored[row : row + 1]["image"].to_pylist()[0]["bytes"]

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
+from archive_inputs import Input
 from shards import Shard
 from tqdm import tqdm
 
@@ -31,14 +32,6 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64())])
 
 Job: TypeAlias = tuple[Shard, Path, Path, pa.Schema]  # arguments of `write_shard`
-
-
-class Hashed(Protocol):
-    """An archive whose SHA-256 is computed up to a position."""
-
-    path: Path
-
-    def advance(self, end: int | None = None) -> None: ...
 
 
 def write_shard(
@@ -102,7 +95,7 @@ def rows_file(partial: Path, split: str, number: int) -> Path:
 
 
 def write_shards(
-    splits: Mapping[str, Sequence[Shard]], partial: Path, schema: pa.Schema, archives: Sequence[Hashed], workers: int
+    splits: Mapping[str, Sequence[Shard]], partial: Path, schema: pa.Schema, archives: Sequence[Input], workers: int
 ) -> None:
     """Write the shards that are not complete yet, and compute the SHA-256 of the archives.
 
@@ -132,7 +125,7 @@ def write_shards(
             _write_in_processes(jobs, archives, workers, bar)
 
 
-def _write_in_threads(jobs: Sequence[Job], archives: Sequence[Hashed], bar: Any) -> None:
+def _write_in_threads(jobs: Sequence[Job], archives: Sequence[Input], bar: Any) -> None:
     with ThreadPoolExecutor(3) as threads:  # reading, hashing and syncing release the GIL
         futures: list[Future[Any]] = [threads.submit(archive.advance) for archive in archives]
         futures += [threads.submit(write_shard, *job, progress=bar.update) for job in jobs]
@@ -144,7 +137,7 @@ def _write_in_threads(jobs: Sequence[Job], archives: Sequence[Hashed], bar: Any)
             raise
 
 
-def _write_in_processes(jobs: Sequence[Job], archives: Sequence[Hashed], workers: int, bar: Any) -> None:
+def _write_in_processes(jobs: Sequence[Job], archives: Sequence[Input], workers: int, bar: Any) -> None:
     """Hash the archives just ahead of the workers, which then find what they read in the page cache."""
     by_path = {archive.path: archive for archive in archives}
     spawn = multiprocessing.get_context("spawn")

@@ -17,7 +17,7 @@ class Shard(Protocol):
 
     Attributes:
         path: the archive or folder they come from, for messages.
-        num_images: None where only reading tells.
+        num_images: None if it is unknown before reading.
         num_bytes: about what is read, for the progress bar.
         end: position in the archive behind the last image; 0 where it is not read from start to end.
     """

@@ -29,6 +29,8 @@ from typing import IO, Any
 
 from forkserver import start_forked
 
+from cskd_hf.runs.summary import read_summary
+
 SETTINGS = (
     "model.model_name=test_resnet",
     "transform.input_size=[3, 32, 32]",
@@ -181,7 +183,8 @@ def compare(folder: Path, reference: Path) -> list[str]:
     ]
     if read_metrics(folder) != read_metrics(reference):
         different.append("metrics.jsonl")
-    if read_summary(folder) != read_summary(reference):
+    summary, expected = (read_summary(each).model_dump(exclude={"throughput", "name"}) for each in (folder, reference))
+    if summary != expected:
         different.append("summary.json")
     return different
 
@@ -189,11 +192,6 @@ def compare(folder: Path, reference: Path) -> list[str]:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in summary.items() if key not in ("throughput", "name")}
 
 
 def as_markdown(kills: Sequence[Kill], differences: dict[int, list[str]]) -> str:

@@ -1,14 +1,16 @@
-"""The pages that people read point at what exists."""
+"""What the pages point at exists, and the README's code runs."""
 
 import re
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    page for top in (".", "cskd_hf/**", "recipes", "scripts/**", "tests") for page in ROOT.glob(f"{top}/*.md")
-)
+FOLDERS = (".", "cskd_hf/**", "recipes", "scripts/**", "tests")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def anchors(page: Path) -> set[str]:
@@ -17,8 +19,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_relative_link_leads_to_a_page_and_a_heading(page: Path) -> None:
+@each_page
+def test_relative_links_lead_to_a_page_and_a_heading(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
         path, _, fragment = link.partition("#")
         target = page.parent / path if path else page
@@ -26,22 +28,33 @@ def test_every_relative_link_leads_to_a_page_and_a_heading(page: Path) -> None:
         assert not fragment or fragment in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_module_script_and_recipe_that_a_page_names_exists(page: Path) -> None:
+@each_page
+def test_the_modules_scripts_and_recipes_named_on_a_page_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for module in re.findall(r"-m (cskd_hf[\w.]*\w)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for path in re.findall(r"(?<![\w/.-])((?:scripts|recipes)/[\w/]+\.(?:py|yaml|sbatch|md))", text):
-        if not re.search(r"[A-Z]{4}", path):  # recipes/NAME.yaml stands for any
+        if not re.search(r"[A-Z]{4}", path):  # scripts/prepare_NAME.py stands for any
             assert (ROOT / path).is_file(), path
 
 
-def test_every_file_that_contributing_names_exists() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md|yaml))`", text):
-        assert (ROOT / path).is_file() or (ROOT / "cskd_hf" / path).is_file(), path
+@pytest.mark.parametrize(("page", "folder"), [("CONTRIBUTING.md", "cskd_hf"), ("tests/README.md", "tests")])
+def test_the_files_named_in_backticks_exist(page: str, folder: str) -> None:
+    for path in re.findall(r"`([a-z_/]+\.(?:py|md|yaml))", (ROOT / page).read_text(encoding="utf-8")):
+        bases = (ROOT, ROOT / folder, ROOT / folder / "support")
+        assert any((base / path).is_file() for base in bases), path
 
 
-def test_the_readme_stays_a_front_door() -> None:
+def test_the_library_example_of_the_readme_trains() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## As a library")[1]
+    code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert code is not None
+    labels = [0, 1, 2, 0, 1, 2, 0, 1]
+    model = timm.create_model("test_resnet", num_classes=3)
+    exec(code[1], {"model": model, "labels": labels, "train_dataset": [(torch.rand(3, 32, 32), y) for y in labels]})
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_readme_has_at_most_200_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200

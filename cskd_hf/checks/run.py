@@ -31,13 +31,10 @@ from cskd_hf.recipe.resolve import resolve
 
 
 def check(recipe: Recipe, full: bool) -> int:
-    """Print a report on a recipe's data, model and disk space.
+    """Print a report on a recipe's data, model and disk space; returns the exit status, 1 if there are problems.
 
     Args:
         full: decode every image and compare all bytes, not a sample.
-
-    Returns:
-        The exit status: 1 if there are problems, else 0.
 
     Raises:
         UserError: the data cannot be opened.
@@ -98,12 +95,11 @@ def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnos
     splits = named_splits(images)
     if full:
         stats = {name: decode_all(name, split) for name, split in splits.items()}
-        inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
         compared = compare(splits, {name: each.digests for name, each in stats.items()}, diagnostics)
     else:
         stats, num_bytes = inspect.sample_statistics(images)
-        inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
         compared = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"], diagnostics)
+    inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
     print_files(stats, splits)
     print(row("duplicates", compared))
 
@@ -127,14 +123,12 @@ def print_files(stats: Mapping[str, ImageStatistics], splits: Mapping[str, Image
         num_images = len(splits[name])
         scope = "every image" if each.tried == num_images else f"{each.tried} of {num_images:,} images"
         decoded = "decoded" if each.decoded == each.tried else f"opened, {each.decoded} of them decoded"
-        lines = [f"{scope} {decoded}"]
+        print(row(name, f"{scope} {decoded}"))
         if each.sizes:
             width, height = each.widths_and_heights().T
-            lines.append(
-                f"{shares(each.formats)}; {shares(each.modes)}; {width.min()}×{height.min()} to "
-                f"{width.max()}×{height.max()}, median {np.median(width):.0f}×{np.median(height):.0f}"
-            )
-        print(row(name, *lines))
+            sizes = f"{width.min()}×{height.min()} to {width.max()}×{height.max()}"
+            median = f"median {np.median(width):.0f}×{np.median(height):.0f}"
+            print(row("", f"{shares(each.formats)}; {shares(each.modes)}; {sizes}, {median}"))
 
 
 def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> None:
@@ -161,8 +155,8 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
             problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"
             diagnostics.fatal.append(f"model.pretrained: {problem}")
     num_features: int = backbone.num_features  # type: ignore[assignment]
-    num_holdout = 0 if images.holdout is None else len(images.holdout)
-    outputs = len(images.test) * (images.num_classes + num_features) + num_holdout * images.num_classes
+    outputs = len(images.test) * (images.num_classes + num_features)
+    outputs += len(images.holdout or ()) * images.num_classes
     check_disk_and_memory(recipe, 4 * num_parameters, 4 * count_parameters(module), 4 * outputs, diagnostics)
 
 

@@ -29,8 +29,7 @@ from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.runs.progress import Progress, Stopwatch
 
-# A CPU's throughput hardly depends on the batch size, and a small batch gives several steps in little time.
-_CPU_BATCH = 16
+_CPU_BATCH = 16  # a CPU's throughput hardly depends on it, and a small batch gives several steps in little time
 
 
 def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
@@ -50,27 +49,19 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
     recipe = resolve(recipe)
     images = load_images(recipe.data)
     try:
-        speed = measure(recipe, images, accelerator, seconds / 4)
+        speed = _measure(recipe, images, accelerator, seconds / 4)
     except torch.OutOfMemoryError:
-        raise UserError(
-            f"data.batch_size: {recipe.data.batch_size} does not fit on the device; lower it, or write "
-            "run.grad_checkpointing=true"
-        ) from None
+        problem = f"data.batch_size: {recipe.data.batch_size} does not fit on the device"
+        raise UserError(f"{problem}; lower it, or write run.grad_checkpointing=true") from None
     device = accelerator.device.type
     name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    num_holdout = 0 if images.holdout is None else len(images.holdout)
-    print("\n".join(describe(recipe, speed, name, accelerator.mixed_precision)), end="\n\n")
-    print("\n".join(advise(speed)), end="\n\n")
-    print("\n".join(estimate(recipe, speed, len(images.train), num_holdout, len(images.test))))
+    duration = estimate(recipe, speed, len(images.train), len(images.holdout or ()), len(images.test))
+    print(*describe(recipe, speed, name, accelerator.mixed_precision), "", *advise(speed), "", *duration, sep="\n")
     return 0
 
 
-def measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: float) -> Speed:
-    """Build what training builds from a resolved recipe, and time it.
-
-    Args:
-        seconds: for each of the three measurements, after a warm-up a third as long.
-    """
+def _measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: float) -> Speed:
+    """Build what training builds; time each of three parts for `seconds`, after a warm-up a third as long."""
     on_cpu, on_cuda = accelerator.device.type == "cpu", accelerator.device.type == "cuda"
     batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
     # Rates count every batch as a full one, so a short last batch is dropped.

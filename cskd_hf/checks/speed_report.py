@@ -59,12 +59,13 @@ def describe(recipe: Recipe, speed: Speed, device: str, precision: str) -> list[
     setting = f"{recipe.model.model_name}, {recipe.method.name}, {size}, batches of {speed.batch_size}, precision"
     loaded = "" if speed.views == 1 else f"supervised, {speed.views * speed.loader:,.0f} loaded, "
     loaders = f"{speed.workers} worker processes" if speed.workers else "in the training process"
-    waiting = f"{100 * speed.wait_share:.0f} % of the time waiting for data"
     lines = [
         row("speed", f"{setting} {precision}, {compiled}", f"on {device}; {speed.cores} cores for this process"),
         row("loader", f"{speed.loader:9,.0f} images/s   {loaded}{loaders}"),
         row("step", f"{speed.step:9,.0f} images/s   repeating one batch"),
-        row("together", f"{speed.together:9,.0f} images/s   {waiting}"),
+        row(
+            "together", f"{speed.together:9,.0f} images/s   {100 * speed.wait_share:.0f} % of the time waiting for data"
+        ),
     ]
     if speed.peak_memory_bytes is not None:
         lines.append(row("memory", f"{speed.peak_memory_bytes / 1e9:9,.1f} GB peak on the device"))
@@ -81,17 +82,13 @@ def advise(speed: Speed) -> list[str]:
             row("limit", f"the {'loader' if share > 50 else 'step'}: they share the cores ({speed.cores}); {work}"),
             row("workers", f"{need} core{'s' * (need > 1)} would feed a device as fast as this step"),
         ]
-    if speed.loader >= speed.step:
-        return [
-            row("limit", f"the step: the loader is {speed.loader / speed.step:.1f} times as fast"),
-            row("workers", f"data.workers={need} would feed the device"),
-        ]
+    fast, slow = ("loader", "step") if speed.loader >= speed.step else ("step", "loader")
+    ratio = max(speed.loader, speed.step) / min(speed.loader, speed.step)
     advice = [f"data.workers={need}, one core each, would feed the device"]
     if need > speed.cores:
         advice[0] += f"; this process may use {speed.cores} cores."
         advice.append("A copy with smaller images loads faster; from a checkout: scripts/resize_dataset.py")
-    limit = f"the loader: the step is {speed.step / speed.loader:.1f} times as fast"
-    return [row("limit", limit), row("workers", *advice)]
+    return [row("limit", f"the {slow}: the {fast} is {ratio:.1f} times as fast"), row("workers", *advice)]
 
 
 def estimate(recipe: Recipe, speed: Speed, num_train: int, num_holdout: int, num_test: int) -> list[str]:

@@ -37,12 +37,11 @@ class PairedDataset(Dataset[Sample]):
 
     Example:
         >>> import torch
-        >>> from torch.utils.data import DataLoader, TensorDataset
         >>> from cskd_hf import ClassPairSampler, PairedDataset, PairingCollator
         >>> labels = [0, 1, 0, 1]
-        >>> dataset = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor(labels))
+        >>> dataset = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor(labels))
         >>> pairs, sampler = PairedDataset(dataset), ClassPairSampler(labels)
-        >>> loader = DataLoader(pairs, 2, sampler=sampler, collate_fn=PairingCollator())
+        >>> loader = torch.utils.data.DataLoader(pairs, 2, sampler=sampler, collate_fn=PairingCollator())
         >>> [tuple(batch.images.shape) for batch in loader]
         [(4, 3, 8, 8), (4, 3, 8, 8)]
     """

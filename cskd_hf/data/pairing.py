@@ -44,7 +44,7 @@ class PairedImages(Dataset[Sample]):
         ImageError: on loading an unreadable image under "error", or a class without a readable image under "replace".
 
     Example:
-        >>> from torch.utils.data import DataLoader
+        >>> import torch
         >>> from cskd_hf import ClassPairSampler, PairedImages, PairingCollator, load_images
         >>> from cskd_hf.data.transforms import Transform
         >>> from cskd_hf.recipe.sections import DataSection, TransformSection
@@ -52,11 +52,12 @@ class PairedImages(Dataset[Sample]):
         >>> train = load_images(DataSection(dataset="digits", train_split="train", test_split="test", **columns)).train
         >>> images = PairedImages(train, Transform(TransformSection(input_size=(3, 32, 32)), is_training=True))
         >>> sampler = ClassPairSampler(train.labels, seed=0)
-        >>> batch = next(iter(DataLoader(images, 16, sampler=sampler, collate_fn=PairingCollator())))
+        >>> loader = torch.utils.data.DataLoader(images, 16, sampler=sampler, collate_fn=PairingCollator())
+        >>> batch = next(iter(loader))
         >>> batch.images.shape, batch.images.dtype
         (torch.Size([32, 3, 32, 32]), torch.uint8)
-        >>> (batch.target[:16] == batch.target[16:]).all()  # [anchors | partners]
-        tensor(True)
+        >>> torch.equal(batch.target[:16], batch.target[16:])  # [anchors | partners]
+        True
     """
 
     def __init__(

@@ -23,7 +23,8 @@ class Draw(NamedTuple):
 
     Example:
         >>> from cskd_hf import ClassPairSampler
-        >>> (anchor, partner), seed = next(iter(ClassPairSampler([0, 1, 0, 1])))
+        >>> draw = next(iter(ClassPairSampler([0, 1, 0, 1])))
+        >>> anchor, partner = draw.indices
     """
 
     indices: tuple[int, ...]

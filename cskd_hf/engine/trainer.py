@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from timm.utils import distribute_bn
 
 from cskd_hf.data.loaders import workers_ended
-from cskd_hf.data.transforms import Transform
 from cskd_hf.engine import failures
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
@@ -174,20 +173,13 @@ def evaluate(run: Run, stop: StopRequest) -> dict[str, float]:
 
 def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predictions:
     """Predictions of the exported model on a split, gathered from all ranks; in float32 unless `autocast`."""
-    recipe = run.recipe
-    assert recipe.transform.mean is not None
-    assert recipe.transform.std is not None
     return predict_split(
         run.model,
         getattr(run.images, split),
-        Transform(recipe.transform, False),
         run.accelerator,
-        batch_size=recipe.data.batch_size,
-        workers=recipe.data.workers,
-        mean=recipe.transform.mean,
-        std=recipe.transform.std,
-        channels_last=recipe.run.channels_last,
-        skip_corrupt=recipe.data.on_corrupt == "skip",
+        run.recipe.data,
+        run.recipe.transform,
+        channels_last=run.recipe.run.channels_last,
         autocast=autocast,
         with_features=not autocast,
         stop=stop.agreed,
@@ -237,7 +229,6 @@ def write_results(run: Run, predictions: dict[str, Predictions]) -> Outcome:
         run.model,
         predictions,
         run.progress,
-        num_epochs=run.recipe.scheduler.total_epochs,
         num_processes=run.accelerator.num_processes,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if run.accelerator.device.type == "cuda" else None,
     )

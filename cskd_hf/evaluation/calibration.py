@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on held-out images, that divides every logit.
+"""Temperature scaling: divide all logits by one number, fitted on the hold-out set.
 
 Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.metrics import check_predictions
+from cskd_hf.evaluation.confidence import check_predictions
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
 
@@ -19,17 +19,16 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
 def fit_temperature(logits: Tensor, target: Tensor) -> float:
     """The temperature in [1e-2, 1e2] that minimises the mean NLL of softmax(logits / temperature).
 
-    The NLL is convex in β = 1 / temperature, so its slope changes sign at most once; bisection finds where, to 1e-9
-    relative. A minimum outside the bounds returns the bound: held-out images that are all classified correctly drive
-    the temperature to 0 and return 1e-2; logits that are worse than none return 1e2. Logits equal within each row leave
-    nothing to fit and return 1.
+    The NLL is convex in β = 1 / temperature, so its slope changes sign at most once; bisection finds the place, to a
+    relative 1e-9. A minimum outside the range returns its bound: 1e-2 if all images are classified correctly, 1e2 if
+    the logits are worse than a constant. If all logits of each row are equal, the temperature is 1.
 
     Args:
         logits: (N, K), of images the model was not trained on.
         target: (N,) int64.
 
     Raises:
-        ValueError: as `check_predictions`, or a logit is not finite.
+        ValueError: as for `check_predictions`, or a logit is not finite.
 
     Example:
         >>> import torch
@@ -41,7 +40,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     check_predictions(logits, target)
     if not logits.isfinite().all():
         row = int((~logits.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"logits[{row}] is not finite; a temperature is fitted to finite logits only")
+        raise ValueError(f"logits[{row}] is not finite; fitting a temperature needs finite logits")
     margin = logits.double()
     margin = margin - margin.gather(1, target[:, None])  # NLL = mean log Σ exp(β · margin)
     if not margin.any():
@@ -58,7 +57,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     for _ in range(36):  # halvings: 9.2 / 2³⁶ is 1.3e-10
         middle = (low + high) / 2
-        if slope(math.exp(middle)) > 0:  # a larger β hurts: the temperature is too low
+        if slope(math.exp(middle)) > 0:  # the NLL grows with β: the temperature is too low
             low = middle
         else:
             high = middle
@@ -66,7 +65,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature, (N, K) float64: rounded to float32, two logits could become equal and argmax change.
+    """logits / temperature, (N, K) float64: in float32 two logits could become equal and argmax change.
 
     Example:
         >>> import torch

@@ -1,13 +1,15 @@
-"""A model's predictions on a split, from every process, in the split's order."""
+"""A model's predictions on a split, from all ranks, in the split's order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals, workers_ended
 from cskd_hf.data.normalize import normalize
@@ -16,104 +18,129 @@ from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transfer import to_device
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import DataSection, TransformSection
 
 
 class EvaluationStoppedError(Exception):
-    """Somebody asked the run to stop while it evaluated."""
+    """The run was asked to stop during an evaluation."""
 
 
 class Predictions(NamedTuple):
-    """N readable images of a split, in its order, on the CPU."""
+    """The N readable images of a split, in its order, on the CPU."""
 
     logits: Tensor  # (N, K) float32
     target: Tensor  # (N,) int64
-    features: Tensor  # (N, D) float32: pooled, before the classifier
-    row: Tensor  # (N,) int64: which image of the split
-    skipped: dict[int, str]  # unreadable images: row → what was wrong
+    row: Tensor  # (N,) int64: index into the split
+    features: Tensor | None  # (N, D) float32: pooled, before the classifier
+    skipped: dict[int, str]  # unreadable images: row → reason
 
 
 @torch.inference_mode()
 def predict_split(
     model: Any,
     split: ImageSplit,
-    transform: Transform,
     accelerator: Accelerator,
+    data: DataSection,
+    transform: TransformSection,
     *,
-    batch_size: int,
-    workers: int | Literal["auto"],
-    mean: Sequence[float],
-    std: Sequence[float],
-    channels_last: bool,
-    skip_corrupt: bool,
-    autocast: bool,
+    channels_last: bool = False,
+    autocast: bool = False,
     with_features: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Run a timm model in eval mode over a split; a collective, every process gets all predictions.
+    """Run a timm model in eval mode over a split. Collective: every rank calls it and gets all predictions.
 
     Args:
-        model: a timm model, unwrapped; its mode is put back.
-        with_features: false leaves them (N, 0): curves need none, and each process would be sent them all.
-        workers: as `data.workers`.
-        stop: asked between batches, by every process equally often, whether to leave off.
-        autocast: in the run's mixed precision (for the curves), or in float32 (for what is saved and reported).
+        model: unwrapped, on the accelerator's device; its mode is restored.
+        split: each rank predicts one contiguous share.
+        accelerator: device, ranks and mixed precision.
+        data: `batch_size`, `workers` and `on_corrupt` are used.
+        transform: resolved; the images are prepared as for testing.
+        channels_last: memory format of the images.
+        autocast: use the run's mixed precision (for curves), not float32 (for results).
+        with_features: False leaves `features` None, and saves gathering them.
+        stop: asked before each batch, equally often on every rank.
 
     Raises:
-        EvaluationStoppedError: `stop` said so, in every process.
-        UserError: an unreadable image, unless `skip_corrupt`; no readable one.
+        EvaluationStoppedError: `stop` returned True, on all ranks.
+        UserError: an image is unreadable and `data.on_corrupt` is not `skip`, or no image is readable.
     """
-    device, world, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    each = -(-len(split) // world)
-    rows = range(min(rank * each, len(split)), min((rank + 1) * each, len(split)))
-    batches = [
-        [Draw((row,), 0) for row in rows[start : start + batch_size]] for start in range(0, len(rows), batch_size)
-    ]
-    loader = batch_loader(
-        PairedImages(split, transform, on_corrupt="drop" if skip_corrupt else "error"),
+    device, world = accelerator.device, accelerator.num_processes
+    share = -(-len(split) // world)
+    start = accelerator.process_index * share
+    rows = range(min(start, len(split)), min(start + share, len(split)))
+    loader = _loader(split, rows, data, transform, pin_memory=device.type == "cuda")
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (transform.mean, transform.std))
+
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        images = normalize(to_device(images, device), mean, std, channels_last)
+        with accelerator.autocast() if autocast else torch.autocast(device.type, enabled=False):
+            maps = model.forward_features(images)
+            outputs = {"logits": model.forward_head(maps).float()}
+            if with_features:
+                outputs["features"] = model.forward_head(maps, pre_logits=True).float()
+        return outputs
+
+    training = model.training
+    model.eval()
+    try:
+        # The same number of batches on every rank: `stop` is a collective.
+        parts, skipped = _predict_share(loader, -(-share // data.batch_size), forward, stop)
+    finally:
+        model.train(training)
+    if world > 1:
+        parts, skipped = _gather(parts, skipped)
+    if not parts:
+        raise UserError(f"split {split.name!r} has no readable image; repair its files")
+    return Predictions(parts["logits"], parts["target"], parts["row"], parts.get("features"), skipped)
+
+
+def _loader(
+    split: ImageSplit, rows: range, data: DataSection, transform: TransformSection, pin_memory: bool
+) -> DataLoader[Any]:
+    size = data.batch_size
+    batches = [[Draw((row,), 0) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+    return batch_loader(
+        PairedImages(split, Transform(transform, False), on_corrupt="drop" if data.on_corrupt == "skip" else "error"),
         batches,
-        min(count_workers(workers), len(batches)),
-        pin_memory=device.type == "cuda",
+        min(count_workers(data.workers), len(batches)),
+        pin_memory=pin_memory,
         persistent=False,
         worker_init=ignore_stop_signals,
     )
-    mean_, std_ = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
-    was_training = model.training
-    model.eval()
-    logits, features, target, row = [], [], [], []
+
+
+def _predict_share(
+    loader: DataLoader[Any],
+    num_batches: int,
+    forward: Callable[[Tensor], dict[str, Tensor]],
+    stop: Callable[[], bool],
+) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """This rank's predictions on the CPU, by `Predictions`' names ({} without a readable image), and skipped rows."""
+    outputs: list[dict[str, Tensor]] = []
     skipped: dict[int, str] = {}
-    arriving = iter(loader)
-    # As many rounds in every process, the ones with a shorter share included.
-    with workers_ended(arriving):
-        for _ in range(-(-each // batch_size)):
+    batches = iter(loader)
+    with workers_ended(batches):
+        for _ in range(num_batches):
             if stop():
-                model.train(was_training)
                 raise EvaluationStoppedError
-            batch = next(arriving, None)
+            batch = next(batches, None)  # None on a rank with fewer images
             if batch is None:
                 continue
             skipped.update(batch.skipped)
-            if not len(batch.target):
-                continue
-            images = normalize(to_device(batch.images, device), mean_, std_, channels_last)
-            with torch.autocast(device.type, enabled=False) if not autocast else accelerator.autocast():
-                maps = model.forward_features(images)
-                pooled = model.forward_head(maps, pre_logits=True).float()
-                features.append(pooled if with_features else pooled[:, :0])
-                logits.append(model.forward_head(maps).float())
-            target.append(batch.target.to(device))
-            row.append(batch.index.to(device))
-    model.train(was_training)
+            if len(batch.target):
+                # Clones: a tensor from a worker holds an open file.
+                rows = {"target": batch.target.clone(), "row": batch.index.clone()}
+                outputs.append(forward(batch.images) | rows)
+    names = outputs[0] if outputs else ()
+    return {name: torch.cat([output[name] for output in outputs]).cpu() for name in names}, skipped
 
-    parts = [torch.cat(part) if part else torch.empty(0, device=device) for part in (logits, target, features, row)]
-    if world > 1:
-        from accelerate.utils import gather_object
 
-        # Shares differ in length, and a share may be empty; numpy arrays carry their own shapes.
-        gathered = gather_object([([part.cpu().numpy() for part in parts], skipped)])
-        shares = [arrays for arrays, _ in gathered if len(arrays[0])]
-        if shares:
-            parts = [torch.cat([torch.from_numpy(arrays[i]) for arrays in shares]) for i in range(4)]
-        skipped = {row: reason for _, reports in gathered for row, reason in reports.items()}
-    if not len(parts[0]):
-        raise UserError(f"split {split.name!r} has no readable image; mend its files")
-    return Predictions(parts[0].cpu(), parts[1].cpu(), parts[2].cpu(), parts[3].cpu(), skipped)
+def _gather(parts: dict[str, Tensor], skipped: dict[int, str]) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """All ranks' predictions, in rank order; collective."""
+    # As objects: shares differ in length and may be empty. NumPy arrays carry their shapes.
+    shares = gather_object([({name: part.numpy() for name, part in parts.items()}, skipped)])
+    arrays = [arrays for arrays, _ in shares if arrays]
+    names = arrays[0] if arrays else ()
+    parts = {name: torch.cat([torch.from_numpy(share[name]) for share in arrays]) for name in names}
+    return parts, {row: reason for _, reasons in shares for row, reason in reasons.items()}

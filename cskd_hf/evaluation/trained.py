@@ -44,15 +44,9 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     predictions = predict_split(
         trained.model.to(accelerator.device),
         split,
-        Transform(trained.transform, is_training=False),
         accelerator,
-        batch_size=data.batch_size,
-        workers=data.workers,
-        mean=trained.transform.mean or (),
-        std=trained.transform.std or (),
-        channels_last=False,
-        skip_corrupt=data.on_corrupt == "skip",
-        autocast=False,
+        data,
+        trained.transform,
     )
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:

@@ -5,7 +5,7 @@ Every number comes from the run's summary, environment or recipe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
 from cskd_hf.hub.provenance import data_source, paper_of, published_results, terms_of
 from cskd_hf.hub.source import Release
+from cskd_hf.runs.environment import hardware_line
 
 _IMPORT = "import cskd_hf.models  # registers the architecture with timm\n"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -36,7 +37,7 @@ def release_card(release: Release) -> str:
         release=release,
         repo_id=release.repo_id,
         summary=summary,
-        environment=source.environment,
+        environments=source.environments,
         holdout=source.holdout,
         imports=_IMPORT if summary.model.needs_cskd_hf else "",
         num_features=source.config["num_features"],
@@ -55,8 +56,8 @@ def release_card(release: Release) -> str:
         onnx_names=(INPUT, *OUTPUTS),
         data_argument=dataset or data.hub_id or "FOLDER",
         rerun="" if dataset else " data.dataset=FOLDER",
-        device=_device(source.environment),
-        hours=_duration(summary.throughput.train_seconds, source.environment),
+        device="; then ".join(dict.fromkeys(map(hardware_line, source.environments))),
+        hours=_duration(summary.throughput.train_seconds, source.environments),
         number=number,
     )
 
@@ -85,15 +86,8 @@ def _spread(mean: float, std: float) -> str:
     return f"{number(mean)} ± {std:.2g}"
 
 
-def _device(environment: Mapping[str, Any]) -> str:
-    hardware, processes = environment["hardware"], environment["num_processes"]
-    accelerators = hardware["accelerators"]
-    name = accelerators[0] if accelerators else f"{hardware['cpu']} (CPU), {hardware['torch_threads']} threads each"
-    precision = "float32" if environment["mixed_precision"] == "no" else environment["mixed_precision"]
-    return f"{processes} × {name}, {precision}"
-
-
-def _duration(seconds: float, environment: Mapping[str, Any]) -> str:
+def _duration(seconds: float, environments: Sequence[Mapping[str, Any]]) -> str:
     hours = seconds / 3600
-    gpu_hours = f", {hours * environment['num_processes']:.3g} GPU-hours"
-    return f"{hours:.3g} hours" + (gpu_hours if environment["hardware"]["accelerators"] else "")
+    num_gpus = {environment["num_processes"] for environment in environments if environment["hardware"]["accelerators"]}
+    gpu_hours = f", {hours * max(num_gpus):.3g} GPU-hours" if len(num_gpus) == 1 else ""  # unknown if it changed
+    return f"{hours:.3g} hours{gpu_hours}"

@@ -40,7 +40,7 @@ def build_release(release: Release, folder: Path, model: Any) -> None:
         shutil.copyfile(run / "model" / "model.safetensors", folder / "raw" / "model.safetensors")
         write_json(folder / "raw" / "config.json", _config(release, folded=False))
     yaml_io.write(PathScrubber(recipe).recipe(recipe), folder / "recipe.yaml")
-    write_json(folder / "environment.json", source.environment)
+    write_json(folder / "environment.json", {"segments": source.environments})
     results = {"holdout": source.holdout, "folded": list(release.folded), "seeds": release.seeds}
     write_json(folder / "metrics.json", source.summary.model_dump(mode="json") | results)
     (folder / "figures").mkdir()
@@ -71,5 +71,5 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     # A folded temperature must not divide a second time.
     facts |= {"temperature": 1.0 if folded else temperature, "needs_cskd_hf": summary.model.needs_cskd_hf}
     facts |= {"folded_temperature": temperature, "folded_into": list(release.folded)} if folded else {}
-    config["cskd"] = facts | {"cskd_hf": source.environment["cskd_hf"]}
+    config["cskd"] = facts | {"cskd_hf": source.environments[-1]["cskd_hf"]}
     return config

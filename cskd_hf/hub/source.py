@@ -12,6 +12,7 @@ from typing import Any
 from cskd_hf.errors import UserError
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.runs.environment import read_environments
 from cskd_hf.runs.summary import Summary, read_recipe, read_summary
 
 _NEEDED = ("summary.json", "recipe.yaml", "environment.json", "predictions.safetensors", "model/config.json")
@@ -23,14 +24,15 @@ class Source:
 
     Attributes:
         recipe: as it ran.
-        summary, environment: without paths of the machine.
+        summary: without paths of the machine.
+        environments: likewise; one per segment between restarts, from `read_environments`.
         config: config.json of `model/`.
     """
 
     folder: Path
     recipe: Recipe
     summary: Summary
-    environment: dict[str, Any]
+    environments: list[dict[str, Any]]
     config: dict[str, Any]
 
     @functools.cached_property
@@ -87,5 +89,5 @@ def read_source(run: Path) -> Source:
     recipe = read_recipe(run)
     scrubber = PathScrubber(recipe)
     summary = Summary.model_validate(scrubber.value(read_summary(run, recipe).model_dump(mode="json")))
-    environment, config = (json.loads((run / name).read_bytes()) for name in ("environment.json", "model/config.json"))
-    return Source(run, recipe, summary, scrubber.value(environment), config)
+    config = json.loads((run / "model" / "config.json").read_bytes())
+    return Source(run, recipe, summary, scrubber.value(read_environments(run)), config)

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cskd_hf.evaluation.calibration import apply_temperature
-from cskd_hf.evaluation.metrics import NUM_BINS, ReliabilityBins, ece, reliability_bins, top_k_error
+from cskd_hf.evaluation.confidence import NUM_BINS, ReliabilityBins, ece, reliability_bins
+from cskd_hf.evaluation.metrics import top_k_error
 from cskd_hf.paper.finished_runs import FinishedRun
 from cskd_hf.paper.page_style import (
     PAPER_STYLE,

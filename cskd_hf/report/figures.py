@@ -1,7 +1,7 @@
 """The two figures of a run: learning curves and the reliability diagram.
 
-Every figure is a `Figure` of its own, drawn by Agg without pyplot: no display, no global state, no leak over a sweep.
-The same numbers give the same bytes, and each PNG carries its own alternative text in its `Description` chunk.
+Figures are drawn by Agg without pyplot: no display, no global state, no leak over a sweep. Equal numbers give equal
+bytes, and each PNG has its alternative text in its `Description` chunk.
 """
 
 from __future__ import annotations
@@ -17,51 +17,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cskd_hf.evaluation.metrics import NUM_BINS, ece, reliability_bins
+from cskd_hf.evaluation.confidence import NUM_BINS, ece, reliability_bins
+from cskd_hf.files import write_bytes
 
-# Okabe & Ito, "Color Universal Design" (2008): told apart under the common colour blindnesses. Its yellow is left out,
+# Okabe & Ito, "Color Universal Design" (2008): distinguishable under the common colour blindnesses. Without its yellow,
 # too pale for a line on white.
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLACK, BLUE, VERMILLION, *_ = PALETTE
 
-STYLE = matplotlib.RcParams(
-    {
-        "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#E4E4E4",
-        "grid.linewidth": 0.6,
-        "lines.linewidth": 1.4,
-        "lines.markersize": 3.5,
-        "hatch.linewidth": 0.7,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-        "figure.constrained_layout.h_pad": 0.06,  # inches
-        "figure.constrained_layout.w_pad": 0.06,
-        "savefig.dpi": 150,
-    }
-)
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("figures.mplstyle"), use_default_template=False)
 
-DIAGRAM_BINS = 10  # as in the paper's diagrams; the ECE printed in the panel has the bins of the tables
-MAX_MARKERS = 30  # a curve of at most so many points shows each of them; one epoch is a point, not an invisible line
-LOG_RANGE = 20  # positive losses spanning more than this factor get a logarithmic axis
+DIAGRAM_BINS = 10  # as in the paper's diagrams; the ECE printed in the panel has the tables' bins
+MAX_MARKERS = 30  # curves with fewer points mark each, so that a single epoch is visible
+LOG_RANGE = 20  # positive losses that span a larger factor get a logarithmic axis
 
 
 def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
-    """Draws losses over the learning rate, top-1 error, and ECE over NLL, by epoch.
+    """Draw losses and learning rate, top-1 error, ECE and NLL by epoch.
 
     Args:
-        lines: The parsed metrics.jsonl, one dict an epoch. Where a key is missing, the curve joins its neighbours.
-        path: The PNG to write; its folder is made.
+        lines: metrics.jsonl, one dict per epoch. If a key is missing, the curve joins its neighbours.
+        path: the PNG to write; its folder is created.
     """
     keys = list(dict.fromkeys(key for line in lines for key in line))
-    # The usual names come first, so that a colour means the same in every run, whatever else it logged.
+    # These come first, so that a colour has the same meaning in every run.
     usual = ["train/loss", "train/task_loss", "train/kd_loss"]
     term_colors = _colors(usual + [key for key in keys if key.startswith("train/") and key != "train/top1_error"])
     split_colors = _colors(["train", "test", "holdout"] + [key.split("/")[0] for key in keys if "/" in key])
@@ -71,11 +50,11 @@ def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
         columns = (["loss", "loss", "loss", "lr"], ["top1_error"] * 4, ["ece", "ece", "nll", "nll"])
         panels = figure.subplot_mosaic([list(row) for row in zip(*columns, strict=True)])
         for axes in panels.values():
-            # Half an epoch of air at either end: one epoch is a readable plot too.
+            # Half an epoch of margin, so that a single epoch is readable too.
             axes.set_xlim(min(line["epoch"] for line in lines) - 0.5, max(line["epoch"] for line in lines) + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             axes.set_xlabel("epoch")
-        for name in ("loss", "ece"):  # the panel right below has the same axis
+        for name in ("loss", "ece"):  # the panel below shares the axis
             panels[name].tick_params(labelbottom=False)
             panels[name].set_xlabel("")
 
@@ -93,63 +72,61 @@ def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
 
         for metric, title in (("top1_error", "top-1 error (%)"), ("ece", "ECE (%)"), ("nll", "NLL (nats)")):
             panels[metric].set_title(title)
-            panels[metric].update_datalim([(0, 0)], updatex=False)  # from 0, and still with a margin above the curves
+            panels[metric].update_datalim([(0, 0)], updatex=False)  # from 0, with a margin above the curves
             for split, color in split_colors.items():
                 _curve(panels[metric], lines, f"{split}/{metric}", color, split)
             panels[metric].set_ylim(bottom=0)
-        for name in ("loss", "top1_error"):  # ECE and NLL have the splits and the colours of the error
+        for name in ("loss", "top1_error"):  # ECE and NLL share the colours of the error
             if panels[name].lines:
                 panels[name].legend()
 
-        drawn = ", ".join(str(line.get_label()) for line in panels["top1_error"].lines)
-        description = (
-            f"Learning curves over epochs ({len(lines)}): loss, learning rate, top-1 error, ECE, NLL ({drawn})."
-        )
-        _save(figure, path, description)
+        splits = ", ".join(str(line.get_label()) for line in panels["top1_error"].lines)
+        panel_names = "loss, learning rate, top-1 error, ECE, NLL"
+        _save(figure, path, f"Learning curves over epochs ({len(lines)}): {panel_names} ({splits}).")
 
 
 def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | None, path: Path, title: str = "") -> None:
-    """Draws accuracy against confidence, and below it how the images spread over the confidences.
+    """Draw accuracy against confidence, above a histogram of the confidences.
 
     Args:
-        logits: Logits of the evaluated images, shape (N, K).
-        target: Class indices, shape (N,).
-        temperature: If given, a second panel shows `logits / temperature`.
-        path: The PNG to write; its folder is made.
-        title: Printed above the panels.
+        logits: (N, K).
+        target: (N,) class indices.
+        temperature: if given, a second panel shows `logits / temperature`.
+        path: the PNG to write; its folder is created.
+        title: printed above the panels.
     """
     views = [("as trained", logits)]
     if temperature is not None:
         views.append((f"temperature {temperature:.3f}", logits / temperature))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5 * len(views), 4.4))
-        # A run's name is no formula: a dollar sign in it must not fail the figure after hours of training.
+        # A dollar sign in a run's name must not fail the figure after hours of training.
         figure.suptitle(title, x=0.02, horizontalalignment="left", parse_math=False)
         panels = figure.subplots(2, len(views), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
-        found = []
+        errors = []
         for (name, scaled), (diagram, histogram) in zip(views, panels.T, strict=True):
             error = ece(scaled, target)
-            found.append(f"ECE {error:.2f} % {name}")
+            errors.append(f"ECE {error:.2f} % {name}")
             _reliability(diagram, histogram, scaled, target)
             diagram.set_title(f"{name}\nECE {error:.2f} % ({NUM_BINS} bins)")
         panels[0, 0].set_ylabel("accuracy (%)")
-        # Free in the usual, overconfident case.
+        # Empty in the usual, overconfident case.
         panels[0, 0].legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
         panels[1, 0].set_ylabel("images (%)")
-        _save(figure, path, f"Reliability diagram of {len(target)} images: {', '.join(found)}.")
+        _save(figure, path, f"Reliability diagram of {len(target)} images: {', '.join(errors)}.")
 
 
 def _reliability(diagram: Axes, histogram: Axes, logits: Tensor, target: Tensor) -> None:
-    """Fills one column of the diagram; both axes in percent."""
+    """Fill one column of the diagram; both axes in percent."""
     bins = reliability_bins(logits, target, DIAGRAM_BINS)
-    accuracy, confidence = 100 * bins.accuracy.numpy(), 100 * bins.confidence.numpy()  # NaN draws no bar
+    accuracy, confidence = 100 * bins.accuracy.numpy(), 100 * bins.confidence.numpy()  # NaN: no bar
     share = 100 * bins.count.numpy() / len(target)
     width = 100 / DIAGRAM_BINS
     left = [width * index for index in range(DIAGRAM_BINS)]
     right = [edge + width for edge in left]
     diagram.bar(left, accuracy, width, align="edge", color=BLUE + "80", edgecolor="white")
-    # From accuracy to the mean confidence of the bin, which is what ECE sums, rather than to the middle of the bin. It
-    # hides part of an underconfident bar, whose height the line of the accuracy still shows.
+    # The gap ends at the bin's mean confidence, as in the ECE, not at the middle of the bin. It may cover part of an
+    # underconfident bar, whose height the accuracy line still shows.
     diagram.bar(
         left,
         confidence - accuracy,
@@ -177,7 +154,7 @@ def _colors(names: list[str]) -> dict[str, str]:
 def _curve(
     axes: Axes, lines: list[dict[str, float]], key: str, color: str, label: str, drawstyle: str = "default"
 ) -> None:
-    """Plots one key over the epochs that have it; nothing, not even a legend entry, if none has."""
+    """Plot one key over the epochs that have it; without any there is no legend entry either."""
     points = [(line["epoch"], line[key]) for line in lines if key in line]
     if points:
         marker = "o" if len(points) <= MAX_MARKERS else ""
@@ -185,11 +162,11 @@ def _curve(
 
 
 def render(figure: Figure, description: str, format: Literal["png", "pdf"] = "png") -> bytes:
-    """The file of a figure; what it shows, for those who cannot see it, is part of it."""
-    # Without these the bytes change with neither matplotlib's version string nor the clock.
-    without = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
-    described = {"png": "Description", "pdf": "Subject"}
-    metadata = {**dict.fromkeys(without[format]), described[format]: description}
+    """A figure as a file, with its alternative text inside."""
+    # Omitted, so that equal figures have equal bytes: they hold matplotlib's version and the time.
+    omitted = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
+    text_key = {"png": "Description", "pdf": "Subject"}
+    metadata = {**dict.fromkeys(omitted[format]), text_key[format]: description}
     file = io.BytesIO()
     figure.savefig(file, format=format, metadata=metadata)
     return file.getvalue()
@@ -197,4 +174,4 @@ def render(figure: Figure, description: str, format: Literal["png", "pdf"] = "pn
 
 def _save(figure: Figure, path: Path, description: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(render(figure, description))
+    write_bytes(path, render(figure, description))

@@ -15,19 +15,10 @@ from cskd_hf.files import write_tensors
 from cskd_hf.models.export import export_model, needs_cskd_hf
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
-from cskd_hf.report.model_readme import model_readme
-from cskd_hf.report.report import write_report
+from cskd_hf.report.report import model_readme, write_report
+from cskd_hf.runs import summary as run_summary
 from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.progress import Progress
-from cskd_hf.runs.summary import (
-    DatasetSummary,
-    MetricsSummary,
-    MetricValues,
-    ModelSummary,
-    Summary,
-    Throughput,
-    write_summary,
-)
 
 
 def finish(
@@ -38,7 +29,6 @@ def finish(
     predictions: Mapping[str, Predictions],
     progress: Progress,
     *,
-    num_epochs: int,
     num_processes: int,
     peak_memory_bytes: int | None,
 ) -> None:
@@ -51,71 +41,76 @@ def finish(
         model: the plain timm model.
         predictions: float32, of "test" and, with a hold-out set, of "holdout".
         progress: at the end of training.
-        num_epochs: trained.
         num_processes: ranks.
         peak_memory_bytes: of the accelerator; None without one.
     """
     from cskd_hf.report.figures import learning_curves, reliability_diagram  # matplotlib would delay the start
 
     test, holdout = predictions["test"], predictions.get("holdout")
-    summary = Summary(
+    assert test.features is not None
+    tensors = {"logits": test.logits, "target": test.target, "features": test.features, "row": test.row}
+    if holdout is not None:
+        tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
+    write_tensors(folder / "predictions.safetensors", tensors)
+    metrics = _metrics(test, holdout)
+    learning_curves(read_metrics(folder), folder / "figures" / "learning_curves.png")
+    reliability_diagram(test.logits, test.target, metrics.temperature, folder / "figures" / "reliability.png")
+    sizes = {"train": len(images.train), "test": len(images.test)}
+    if images.holdout is not None:
+        sizes["holdout"] = len(images.holdout)
+    summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
-        epochs=num_epochs,
+        epochs=recipe.scheduler.total_epochs,
         selection="last",
         name=folder.resolve().name,
-        dataset=DatasetSummary(name=recipe.data.dataset, num_classes=images.num_classes, images=_sizes(images)),
-        model=ModelSummary(
+        dataset=run_summary.DatasetSummary(name=recipe.data.dataset, num_classes=images.num_classes, images=sizes),
+        model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
             num_parameters=count_parameters(model),
             needs_cskd_hf=needs_cskd_hf(recipe.model.model_name, model),
         ),
         method=recipe.to_dict()["method"],
-        metrics=_results(test, holdout),
-        throughput=Throughput(
-            images_per_second=progress.samples / max(progress.seconds, 1e-9),
-            data_wait_share=progress.wait_seconds / max(progress.seconds, 1e-9),
-            peak_memory_bytes=peak_memory_bytes,
-            train_seconds=progress.seconds,
-            num_processes=num_processes,
-        ),
+        metrics=metrics,
+        throughput=_throughput(progress, num_processes, peak_memory_bytes),
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
         notes=(*images.notes, *_skip_notes(images, progress, predictions)),
     )
-    tensors = {"logits": test.logits, "target": test.target, "features": test.features, "row": test.row}
-    if holdout is not None:
-        tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
-    write_tensors(folder / "predictions.safetensors", tensors)
-    learning_curves(read_metrics(folder), folder / "figures" / "learning_curves.png")
-    temperature = summary.metrics.temperature
-    reliability_diagram(test.logits, test.target, temperature, folder / "figures" / "reliability.png")
-    facts = {"method": summary.method, "temperature": temperature, "recipe_hash": summary.recipe_hash}
+    facts = {"method": summary.method, "temperature": metrics.temperature, "recipe_hash": summary.recipe_hash}
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
-    write_summary(folder, summary)  # now the run counts as finished
+    run_summary.write_summary(folder, summary)  # from here on the run counts as finished
     write_report(folder)
 
 
-def _sizes(images: Images) -> dict[str, int]:
-    sizes = {"train": len(images.train), "test": len(images.test)}
-    return sizes if images.holdout is None else sizes | {"holdout": len(images.holdout)}
-
-
-def _results(test: Predictions, holdout: Predictions | None) -> MetricsSummary:
+def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.MetricsSummary:
     """Metrics on the test split; the temperature is fitted on the hold-out set alone."""
-    last = MetricValues.model_validate(evaluate_predictions(test.logits, test.target, test.features))
-    if holdout is None:
-        return MetricsSummary(last=last, temperature=None, metrics_scaled=None)
-    temperature = fit_temperature(holdout.logits, holdout.target)
-    scaled = evaluate_predictions(apply_temperature(test.logits, temperature), test.target, test.features)
-    return MetricsSummary(last=last, temperature=temperature, metrics_scaled=MetricValues.model_validate(scaled))
+    temperature = scaled = None
+    if holdout is not None:
+        temperature = fit_temperature(holdout.logits, holdout.target)
+        scaled = evaluate_predictions(apply_temperature(test.logits, temperature), test.target, test.features)
+    last = evaluate_predictions(test.logits, test.target, test.features)
+    values = {"last": last, "temperature": temperature, "metrics_scaled": scaled}
+    return run_summary.MetricsSummary.model_validate(values)
+
+
+def _throughput(progress: Progress, num_processes: int, peak_memory_bytes: int | None) -> run_summary.Throughput:
+    seconds = max(progress.seconds, 1e-9)
+    return run_summary.Throughput(
+        images_per_second=progress.samples / seconds,
+        data_wait_share=progress.wait_seconds / seconds,
+        peak_memory_bytes=peak_memory_bytes,
+        train_seconds=progress.seconds,
+        num_processes=num_processes,
+    )
 
 
 def _skip_notes(images: Images, progress: Progress, predictions: Mapping[str, Predictions]) -> list[str]:
     """One note per unreadable image: its place and what the decoder said."""
-    skipped = [(images.train, progress.skipped)]
-    if "holdout" in predictions:
-        assert images.holdout is not None
-        skipped.append((images.holdout, predictions["holdout"].skipped))
-    skipped.append((images.test, predictions["test"].skipped))
-    return [f"skipped: {split.describe(row)}: {why}" for split, rows in skipped for row, why in sorted(rows.items())]
+    splits = {"train": images.train, "test": images.test, "holdout": images.holdout}
+    notes = []
+    for name, rows in {"train": progress.skipped, **{name: p.skipped for name, p in predictions.items()}}.items():
+        split = splits[name]
+        assert split is not None
+        notes += [f"skipped: {split.describe(row)}: {reason}" for row, reason in sorted(rows.items())]
+    return notes

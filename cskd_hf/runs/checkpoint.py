@@ -1,4 +1,4 @@
-"""Checkpoints, complete or absent, never half: written aside, synced, renamed, and only then the old one goes."""
+"""Atomic checkpoints with checksums: written to a partial folder, synced, renamed; only then is the oldest deleted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIMIZER, STATE = "optimizer.pt", "state.json"
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; those before it are whole."""
+    """A checkpoint could not be written; earlier ones are intact."""
 
 
 def save_checkpoint(
@@ -40,126 +40,126 @@ def save_checkpoint(
     ema: nn.Module | None = None,
     memories: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write `folder/step-00001234` and remove all but the newest `keep`. Call it in one process.
+    """Write `folder/step-00001234` and delete all but the newest `keep` checkpoints. Call it on one rank.
 
     Args:
         module: what `method.build` returned, unwrapped.
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
-        ema: the running average of what the module exports, where one is kept.
-        memories: what `gather_memories` gave, in every process; this one holds it.
+        ema: the moving average of the exported model, if the run has one.
+        memories: from `gather_memories`, which every rank calls.
 
     Raises:
-        CheckpointError: a full disk, a folder that may not be written; nothing is left of the attempt.
+        CheckpointError: the disk is full or the folder not writable; nothing of the attempt is left.
     """
     final = folder / f"step-{progress.step:08d}"
     partial = folder / f".partial-{final.name}"
     try:
-        return _save(final, partial, module, optimizer, scaler, progress, recipe_hash, keep, ema, memories)
+        shutil.rmtree(partial, ignore_errors=True)  # left by a kill
+        partial.mkdir(parents=True)
+        averages = {} if ema is None else ema.state_dict()
+        for name, tensors in ((WEIGHTS, module.state_dict()), (AVERAGE, averages), (MEMORIES, memories or {})):
+            if tensors:
+                write_tensors(partial / name, tensors, {"format": "pt"})
+        scaler_state = None if scaler is None else scaler.state_dict()
+        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, partial / OPTIMIZER)
+        state: dict[str, Any] = {
+            "recipe_hash": recipe_hash,
+            "progress": dataclasses.asdict(progress),
+            "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
+        }
+        state["sha256"][STATE] = _state_sha256(state)
+        (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+        for file in partial.iterdir():
+            sync(file)
+        sync(partial)
+        shutil.rmtree(final, ignore_errors=True)  # a forced resume may reach this step again
+        os.rename(partial, final)
+        sync(folder)
+        _prune(folder, final, keep)
     except (OSError, RuntimeError) as error:
-        # torch.save tells of a full disk by a RuntimeError of its own.
+        # torch.save reports a full disk as a RuntimeError.
         if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
         shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}") from error
-
-
-def _save(
-    final: Path,
-    partial: Path,
-    module: nn.Module,
-    optimizer: Any,
-    scaler: Any,
-    progress: Progress,
-    recipe_hash: str,
-    keep: int,
-    ema: nn.Module | None,
-    memories: Mapping[str, Tensor] | None,
-) -> Path:
-    folder = final.parent
-    shutil.rmtree(partial, ignore_errors=True)  # left by a kill
-    partial.mkdir(parents=True)
-    files = {WEIGHTS: module.state_dict(), AVERAGE: {} if ema is None else ema.state_dict(), MEMORIES: memories or {}}
-    for name, tensors in files.items():
-        if tensors:
-            write_tensors(partial / name, tensors, {"format": "pt"})
-    torch.save(
-        {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()},
-        partial / OPTIMIZER,
-    )
-    state: dict[str, Any] = {
-        "recipe_hash": recipe_hash,
-        "progress": dataclasses.asdict(progress),
-        "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
-    }
-    state["sha256"][STATE] = _state_sha256(state)
-    (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for file in partial.iterdir():
-        sync(file)
-    sync(partial)
-    shutil.rmtree(final, ignore_errors=True)  # a forced resume may pass this step again
-    os.rename(partial, final)
-    sync(folder)
-    saved = list_checkpoints(folder)
-    place = saved.index(final)
-    # Newer ones were passed over as damaged; kept, they would crowd out what is saved now.
-    for old in saved[: place + 1][:-keep] + saved[place + 1 :]:
-        shutil.rmtree(old)
     return final
 
 
+def _prune(folder: Path, newest: Path, keep: int) -> None:
+    checkpoints = list_checkpoints(folder)
+    place = checkpoints.index(newest)
+    # Later ones were skipped as damaged when the run resumed; they must not crowd out new ones.
+    for checkpoint in checkpoints[: place + 1][:-keep] + checkpoints[place + 1 :]:
+        shutil.rmtree(checkpoint)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; anything else in the folder is none of our business."""
+    """Complete checkpoints, oldest first; other files in the folder are ignored."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(
+        (path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()), key=step_of
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of updates before a checkpoint, from its name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; a damaged one is named on stderr and passed over."""
+    """The newest checkpoint whose checksums match; damaged ones are skipped with a warning."""
     for path in reversed(list_checkpoints(folder)):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            written = state["sha256"].pop(STATE)
+            state_digest = state["sha256"].pop(STATE)
             damaged = [name for name, digest in state["sha256"].items() if sha256(path / name) != digest]
-            damaged = damaged if _state_sha256(state) == written else [STATE]
+            if _state_sha256(state) != state_digest:
+                damaged = [STATE]
         except (OSError, ValueError, KeyError) as error:
             damaged = [f"{STATE}: {error}"]
         if not damaged:
             return path
-        print(f"warning: {path} is damaged ({', '.join(damaged)}); going back to the one before", file=sys.stderr)
+        print(f"warning: {path} is damaged ({', '.join(damaged)}); trying the one before it", file=sys.stderr)
     return None
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
-    """Load a checkpoint into the unwrapped module and its memories, the optimizer, the scaler: where the run stood."""
+    """Load a checkpoint into the unwrapped module and its memories, the optimizer and the scaler.
+
+    Settings of the optimizer stay as constructed: a forced resume may have changed the recipe.
+
+    Returns:
+        Where the run stood.
+    """
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     module.load_state_dict(load_file(path / WEIGHTS))
     if MEMORIES in state["sha256"]:
         scatter_memories(module, load_file(path / MEMORIES))
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
     settings = [dict(group) for group in optimizer.param_groups]
-    for group, own in zip(training["optimizer"]["param_groups"], settings, strict=True):
-        # Which kernel updates is no state: a checkpoint from before it was chosen would keep the old one.
-        group.update({key: own[key] for key in ("foreach", "fused") if key in own})
+    for group, constructed in zip(training["optimizer"]["param_groups"], settings, strict=True):
+        # `load_state_dict` acts on these: without them it would bring back the kernel of the run that saved.
+        group.update({key: constructed[key] for key in ("foreach", "fused") if key in constructed})
     optimizer.load_state_dict(training["optimizer"])
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        # After a forced resume the recipe as it is now holds; the rest of a group may be the optimizer's own state.
-        group.update({key: own[key] for key in ("lr", "momentum", "weight_decay", "betas", "eps") if key in own})
+    for group, constructed in zip(optimizer.param_groups, settings, strict=True):
+        # The other keys of a group may be state.
+        keys = ("lr", "momentum", "weight_decay", "betas", "eps")
+        group.update({key: constructed[key] for key in keys if key in constructed})
     if scaler is not None and training["scaler"] is not None:
         scaler.load_state_dict(training["scaler"])
     progress = Progress(**state["progress"])
-    progress.skipped = {int(row): reason for row, reason in progress.skipped.items()}
+    progress.skipped = {int(row): reason for row, reason in progress.skipped.items()}  # JSON keys are strings
     return progress
 
 
 def load_average(path: Path, ema: nn.Module) -> None:
-    """Load a checkpoint's average; one that kept none, before a forced resume that asks for it, changes nothing."""
+    """Load a checkpoint's moving average; without one, as when a forced resume turns it on, do nothing."""
     if (path / AVERAGE).is_file():
         ema.load_state_dict(load_file(path / AVERAGE))
 
 
 def _state_sha256(state: dict[str, Any]) -> str:
-    """Of the state before this checksum joins it."""
+    """Of the state without this checksum."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

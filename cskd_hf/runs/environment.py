@@ -1,7 +1,8 @@
-"""What a run ran on: versions, git, hardware, command."""
+"""What a run ran on: versions, commit, hardware, command; one entry per segment between restarts."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -11,26 +12,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import cskd_hf
-from cskd_hf.data import roi
+from cskd_hf.errors import UserError
+from cskd_hf.files import write_json
 
-_PACKAGES: tuple[str, ...] = (
-    "torch",
-    "torchvision",
-    "timm",
-    "datasets",
-    "accelerate",
-    "safetensors",
-    "huggingface-hub",
-    "pydantic",
+NAME = "environment.json"
+_PACKAGES = (
+    *("torch", "torchvision", "timm", "datasets", "accelerate", "safetensors", "huggingface-hub", "pydantic"),
+    *("numpy", "pillow", "pyarrow", "transformers"),
 )
-_PACKAGES += ("numpy", "pillow", "pyarrow", "transformers")
 
 
 def describe_environment(num_processes: int, mixed_precision: str) -> dict[str, Any]:
-    """Everything of the machine that numbers and speed depend on; no user, host or path names."""
+    """Everything about the machine that numbers and speed depend on; no user, host or path names."""
+    import torch
+
+    from cskd_hf.data import roi
+
     versions = {}
     for package in _PACKAGES:
         try:
@@ -51,12 +49,48 @@ def describe_environment(num_processes: int, mixed_precision: str) -> dict[str, 
             "accelerators": accelerators,
             "cuda": torch.version.cuda if accelerators else None,
         },
-        # Only a crop's part is decoded where there is one: within a level of what it is without.
+        # Decides speed, not pixels: every decoder gives Pillow's.
         "region_decoder": Path(roi.description()).name,
         "num_processes": num_processes,
         "mixed_precision": mixed_precision,
         "command": shlex.join(["python", "-m", "cskd_hf.train", *sys.argv[1:]]),
     }
+
+
+def record_environment(folder: Path, environment: dict[str, Any], step: int) -> None:
+    """Record that the run starts or resumes in `environment` at `step`.
+
+    A restart in the environment of the last segment adds none. Segments that start at `step` or later are dropped:
+    their updates are about to be made again.
+    """
+    segments = read_environments(folder) if step and (folder / NAME).is_file() else []
+    segments = [segment for segment in segments if segment["started_at_step"] < step]
+    if not segments or segments[-1] | environment != segments[-1]:
+        segments.append({"started_at_step": step, **environment})
+    write_json(folder / NAME, {"segments": segments})
+
+
+def read_environments(folder: Path) -> list[dict[str, Any]]:
+    """The environments of a run, first to last: `describe_environment`'s keys and `started_at_step`.
+
+    A run that was never resumed elsewhere has one, as has a file of a version that recorded one only.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return content.get("segments", [{"started_at_step": 0, **content}])
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / NAME}: cannot be read: {error}; train the run again into another folder") from None
+
+
+def hardware_line(environment: dict[str, Any]) -> str:
+    """Processes, device and precision, as a card or a report states them: "8 × NVIDIA A100, bf16"."""
+    hardware, precision = environment["hardware"], environment["mixed_precision"]
+    threads = f"{hardware['torch_threads']} thread{'' if hardware['torch_threads'] == 1 else 's'} each"
+    device = hardware["accelerators"][0] if hardware["accelerators"] else f"{hardware['cpu']} (CPU), {threads}"
+    return f"{environment['num_processes']} × {device}, {'float32' if precision == 'no' else precision}"
 
 
 def _cpu() -> str:

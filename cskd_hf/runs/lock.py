@@ -1,133 +1,81 @@
-"""One run in a folder at a time."""
+"""One run per folder at a time, by a lease that the training process renews.
+
+A lease file rather than a kernel lock: it names its holder, and works on network filesystems without `flock`.
+"""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import json
-import os
-import socket
-import threading
-import time
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_hf.errors import UserError
 
-NAME = "lock.json"
-HEARTBEAT = 15.0  # seconds between signs of life
-PATIENCE = 45.0  # seconds without one until the lock of another machine counts as left behind
+if TYPE_CHECKING:
+    from filelock import LeaseCompromise, SoftFileLease
 
-_held: dict[Path, tuple[int, threading.Event]] = {}
+NAME = "run.lock"
+LEASE = 45.0  # seconds without a renewal until another host may take the folder over
+HEARTBEAT = 5.0  # seconds between renewals
+
+_leases: dict[Path, SoftFileLease] = {}
 
 
 def lock(folder: Path) -> None:
-    """Hold a run folder until `release_all`, or until this process ends.
+    """Lock a run folder until `release_all`, or until this process ends.
 
-    The file names machine and process. A lock whose process is gone is taken over: at once on the same machine; from
-    another machine after watching for three heartbeats that do not come.
+    The lock of a dead process is taken over: at once if it ran on this host, else after `LEASE` seconds without a
+    renewal.
 
     Raises:
-        UserError: another run holds the folder.
+        UserError: another run is training in the folder.
     """
+    from filelock import SoftFileLease, Timeout  # slow to import, and every command imports this module
+
     path = folder / NAME
-    while True:
+    if path in _leases:
+        return
+    lease = SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=HEARTBEAT, on_compromise=_warn)
+    last_renewal = _renewal(path)
+    try:
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            if _is_own(path):
-                return
-            _wait_for_stale(path)
-            path.unlink(missing_ok=True)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}, file)
-        break
-    stop = threading.Event()
-    threading.Thread(target=_beat, args=(path, stop), daemon=True).start()
-    _held[path] = (os.getpid(), stop)
+            lease.acquire(timeout=0.5)
+        except Timeout:
+            holder = _holder(path)
+            print(f"{path} belongs to {holder}; waiting up to {LEASE:.0f} s to see whether it is alive", flush=True)
+            lease.acquire(timeout=2 * LEASE, cancel_check=lambda: _renewal(path) not in (None, last_renewal))
+    except Timeout:
+        raise UserError(
+            f"run.output_dir: {holder} is training in {folder}; wait for it, or name another folder (if it no longer "
+            f"exists, remove {path})"
+        ) from None
+    _leases[path] = lease
 
 
 def release_all() -> None:
-    """Give back what this process holds; also called when it ends by itself."""
-    for path, (pid, stop) in list(_held.items()):
-        del _held[path]
-        if os.getpid() == pid:  # a forked child inherits the list, not the lock
-            stop.set()
-            with contextlib.suppress(OSError):  # the disk is gone; what is left there counts as stale
-                path.unlink(missing_ok=True)
+    """Release the locks of this process; filelock also does so when the process exits."""
+    while _leases:
+        _, lease = _leases.popitem()
+        with contextlib.suppress(OSError):  # an unmounted disk; the lease expires
+            lease.release()
 
 
-atexit.register(release_all)
+def _warn(loss: LeaseCompromise) -> None:
+    print(f"warning: {loss.lock_file} was lost ({loss.reason}): another run may start in this folder", file=sys.stderr)
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT):
-        try:
-            os.utime(path)
-        except OSError:
-            return  # removed by hand, or the disk is gone
-
-
-def _is_own(path: Path) -> bool:
-    holder = _read(path)
-    return holder is not None and (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
-
-
-def _read(path: Path) -> dict[str, object] | None:
+def _holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return {"host": holder["host"], "pid": holder["pid"], "started": holder["started"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # being written, or cut by a kill
+        fields = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+        # filelock appends the PID namespace to the host's name, after a question mark.
+        return f"process {fields['pid']} on {fields['host'].partition('?')[0]}"
+    except (OSError, ValueError, KeyError):
+        return "another process"  # the file is being written, or gone
 
 
-def _wait_for_stale(path: Path) -> None:
-    """Returns when the lock is nobody's any more."""
-    holder = _read(path)
-    if holder is not None and holder["host"] == socket.gethostname():
-        if _started(int(str(holder["pid"]))) != holder["started"]:
-            return  # the process is gone, or its number belongs to another by now
-        raise _refusal(path, f"process {holder['pid']} on this machine")
-    by = "another process" if holder is None else f"process {holder['pid']} on {holder['host']}"
-    print(f"{path} was left by {by}; waiting {PATIENCE:.0f} s for a sign of life", flush=True)
-    before = _changed(path)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        time.sleep(1)
-        now = _changed(path)
-        if now is None:
-            return
-        if now != before:
-            raise _refusal(path, by)
-
-
-def _refusal(path: Path, by: str) -> UserError:
-    return UserError(
-        f"run.output_dir: {path.parent} is being trained in by {by}; wait for it, or name another folder "
-        f"(if you know that it is not, remove {path})"
-    )
-
-
-def _changed(path: Path) -> int | None:
+def _renewal(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; None where there is no such process."""
-    try:
-        # The name, in parentheses, may hold spaces: the fields after it are counted.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return None
-    try:  # no /proc: whether it is alive must do
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "alive"

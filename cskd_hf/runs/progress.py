@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """Where a run stands: everything that resuming needs beside weights and optimizer.
+    """All that resuming needs besides weights and optimizer.
 
     Attributes:
-        epoch: the one being trained, from 0; equals `num_epochs` when training is over.
-        position: samples of this epoch already trained on, over all processes.
-        step: updates made since the start.
-        totals: this epoch's sums over those samples of every logged term, where a restart cut the epoch.
-        seconds, wait_seconds: spent training, and in it waiting for data.
-        samples: supervised images since the start, over all processes.
-        skipped: unreadable training images met so far, row → what was wrong.
-        line: metrics.jsonl's of the epoch that has just ended, while its evaluation is not done.
+        epoch: in training, from 0; equals the number of epochs when training is over.
+        position: samples of this epoch already trained on, over all ranks.
+        step: updates since the start.
+        totals: sums of every logged term over those samples, if the epoch was interrupted.
+        seconds: spent training.
+        wait_seconds: of these, spent waiting for data.
+        samples: supervised images since the start, over all ranks.
+        skipped: unreadable training images, row → reason.
+        line: the metrics.jsonl line of an epoch that is trained but not yet evaluated.
     """
 
     epoch: int = 0
@@ -32,18 +33,18 @@ class Progress:
 
 
 class Stopwatch:
-    """Throughput between two readings of a run's progress."""
+    """Throughput of a run between two readings of its progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._mark(progress)
 
     def _mark(self, progress: Progress) -> None:
-        self.samples, self.seconds, self.waited = progress.samples, progress.seconds, progress.wait_seconds
+        self.samples, self.seconds, self.wait_seconds = progress.samples, progress.seconds, progress.wait_seconds
 
     def lap(self, progress: Progress) -> dict[str, float]:
-        """Supervised images a second over all processes, and the share of the time spent waiting for data."""
+        """Supervised images per second over all ranks, and the share of time spent waiting for data."""
         seconds = max(progress.seconds - self.seconds, 1e-9)
-        waited = progress.wait_seconds - self.waited
+        wait_seconds = progress.wait_seconds - self.wait_seconds
         samples = progress.samples - self.samples
         self._mark(progress)
-        return {"images_per_second": samples / seconds, "data_wait_share": waited / seconds, "seconds": seconds}
+        return {"images_per_second": samples / seconds, "data_wait_share": wait_seconds / seconds, "seconds": seconds}

@@ -22,11 +22,7 @@ class _Record(BaseModel):
 
 
 class DatasetSummary(_Record):
-    """The images of a run.
-
-    Attributes:
-        images: split → number of images; `holdout` only if images were held out.
-    """
+    """The data of a run; `images` counts them per split, `holdout` only if there is one."""
 
     name: str
     num_classes: int
@@ -42,7 +38,7 @@ class ModelSummary(_Record):
 
 
 class MetricValues(_Record):
-    """One value for each of `cskd_hf.evaluation.metrics.METRICS`, in its order; its definitions hold."""
+    """The metrics that `cskd_hf.evaluation.metrics.DEFINITIONS` defines."""
 
     top1_error: float
     top5_error: float
@@ -56,13 +52,7 @@ class MetricValues(_Record):
 
 
 class MetricsSummary(_Record):
-    """Results on the test split.
-
-    Attributes:
-        last: at the last epoch.
-        temperature: fitted on the hold-out set; None without one.
-        metrics_scaled: `last` with the logits divided by the temperature.
-    """
+    """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one."""
 
     last: MetricValues
     temperature: float | None

@@ -78,7 +78,7 @@ def run_python(*command: object, cwd: Path, variables: Mapping[str, str] | None 
     Raises:
         SystemExit: the program failed.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cwd / "cache")} | (variables or {})
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cwd / "cache")} | dict(variables or {})
     environment["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"
     done = subprocess.run(
         [sys.executable, *map(str, command)], env=environment, cwd=cwd, capture_output=True, text=True

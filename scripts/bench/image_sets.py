@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,8 @@ def measure_preparing(root: Path, images: Sequence[bytes], repeats: int) -> dict
         archives, out = make(root, images), root / f"{name}-out"
         script = [sys.executable, SCRIPTS / f"prepare_{name}.py", *archives, out, "--allow-other-counts"]
         calls: dict[str, Callable[[], object]] = {
-            "tar": lambda archives=archives, out=out: untar(archives, out),  # type: ignore[misc]
-            "prepare": lambda script=script: subprocess.run(script, check=True, capture_output=True),  # type: ignore[misc]
+            "tar": partial(untar, archives, out),
+            "prepare": partial(subprocess.run, script, check=True, capture_output=True),
         }
         times[name] = {kind: [] for kind in calls}
         for _ in range(repeats):
@@ -166,7 +167,7 @@ def measure_opening(root: Path, rows: int, repeats: int) -> dict[str, dict[str, 
     save_tiny_images(root / "large", rows, 50_000)
     results = {}
     for holdout in ("0.0", "0.01"):
-        command = [sys.executable, "-c", OPEN, root / "large", holdout]
+        command = [sys.executable, "-c", OPEN, str(root / "large"), holdout]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(repeats)]
         columns = zip(*(json.loads(run.stdout.splitlines()[-1]) for run in runs), strict=True)
         results[holdout] = dict(zip(("open", "memory", "check"), map(list, columns), strict=True))

@@ -54,7 +54,7 @@ def main() -> None:
         ]
     )
     dataset = ImageFolder(folder, transform)
-    # Persistent workers: starting them anew would slow down these short epochs.
+    # Persistent workers: restarting them would slow down these short epochs.
     loader = DataLoader(
         dataset, batch_sampler=PairBatches(dataset, int(batch_size)), num_workers=int(workers), persistent_workers=True
     )

@@ -63,8 +63,8 @@ def seconds(*command: object, status: int = 0) -> float:
 
 def measure_commands(repeats: int) -> dict[str, list[float]]:
     """Seconds of every command that needs no data."""
-    calls = {f"{name} --help": (("-m", f"cskd_hf.{name}", "--help"), 0) for name in COMMANDS}
-    calls |= {f"{name}, mistake in the recipe": (("-m", f"cskd_hf.{name}", *MISTAKE), 2) for name in WITH_RECIPE}
+    calls = {f"{name} --help": (["-m", f"cskd_hf.{name}", "--help"], 0) for name in COMMANDS}
+    calls |= {f"{name}, mistake in the recipe": (["-m", f"cskd_hf.{name}", *MISTAKE], 2) for name in WITH_RECIPE}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, (call, status) in calls.items():
@@ -107,7 +107,7 @@ def measure_starts(folder: Path, rows: int, shares: Sequence[int], repeats: int)
     recipe, run = write_recipe(folder), folder / "run"
     stopped = [sys.executable, "-m", "cskd_hf.train", str(recipe), "run.max_hours=1e-9"]
     positions = {f"resumed at {share} %": share * rows // 100 // BATCH * BATCH for share in shares}
-    times: dict[str, list[float]] = {"fresh": []} | {name: [] for name in positions}
+    times: dict[str, list[float]] = {name: [] for name in ("fresh", *positions)}
     for repeat in range(repeats + 1):
         shutil.rmtree(run, ignore_errors=True)
         durations = {"fresh": seconds("-c", FIRST_UPDATE, recipe)}

@@ -65,7 +65,7 @@ def variant(name: str, args: argparse.Namespace, mode: str) -> Callable[[int], f
     model: Any = timm.create_model(args.model, num_classes=args.classes)
     model.set_grad_checkpointing(checkpointed)
     objective = Objective(method, model, (0.5,) * 3, (0.25,) * 3, channels_last=True)
-    objective.to(args.device, memory_format=torch.channels_last).train()
+    objective.to(args.device).to(memory_format=torch.channels_last).train()
     optimizer = create_optimizer(OptimizerSection(lr=0.1, weight_decay=1e-4), model, model, 0.01)
     num_images = args.batch * (2 if pairs else share)
     generator = torch.Generator().manual_seed(1)
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {}
     for mode in args.modes:
         names = [name for name in args.variants if mode == "eager" or name in COMPILED]
-        costs = {name: memory_and_flops(name, args) for name in names} if mode == "eager" else {}
+        costs = {name: memory_and_flops(name, args) for name in names} if mode == args.modes[0] else {}
         memory, flops = ({name: cost[i] for name, cost in costs.items()} for i in (0, 1))
         seconds = measure(names, args, mode)
         tables += [f"## {mode}", *mode_tables(seconds, memory, args.batch)]

@@ -8,14 +8,16 @@ On a Space, the variables MODEL and BASELINE name the weights: hf-hub:OWNER/NAME
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.runs.summary import Summary, read_summary
 
 TOP_K = 5
 COLORS = ("#0072B2", "#D55E00")  # Okabe & Ito, safe for colour-blind readers, as in the reports
@@ -24,9 +26,9 @@ UPLOAD_LIFETIME = 3600  # seconds
 
 INTRODUCTION = """# How sure is it?
 
-**Calibrated** means that of all pictures of which a model is 80 % sure, it names 80 % correctly. The expected calibration
-error (ECE) is the average distance from that. It was measured on pictures like those the model was trained on; a picture
-of anything else still gets one of the same names."""
+**Calibrated** means that of all pictures of which a model is 80 % sure, it names 80 % correctly. The expected
+calibration error (ECE) is the average distance from that. It was measured on pictures like those the model was trained
+on; a picture of anything else still gets one of the same names."""
 
 CSS = """
 .answer, .answer .html-container {padding: 0 !important;}
@@ -58,32 +60,23 @@ class Contender(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="A page to try trained weights.")
-    weights = "a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME"
-    parser.add_argument(
-        "model", nargs="?", default=os.environ.get("MODEL"), help=f"{weights} (default: variable MODEL)"
-    )
-    parser.add_argument(
-        "baseline",
-        nargs="?",
-        default=os.environ.get("BASELINE"),
-        help="other weights for the same classes (default: variable BASELINE)",
-    )
+    weights, variables = "a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME", os.environ
+    parser.add_argument("model", nargs="?", default=variables.get("MODEL"), help=f"{weights} (variable MODEL)")
+    other = "other weights for the same classes (variable BASELINE)"
+    parser.add_argument("baseline", nargs="?", default=variables.get("BASELINE"), help=other)
     args = parser.parse_args(argv)
     if not args.model:
         raise UserError(f"name the weights to show, as an argument or in the variable MODEL: {weights}")
     try:
         import gradio
     except ImportError as error:
-        raise UserError(
-            f"the page needs gradio; from a checkout: pip install -r scripts/space/requirements.txt ({error})"
-        ) from None
+        install = "pip install -r scripts/space/requirements.txt"
+        raise UserError(f"the page needs gradio; from a checkout: {install} ({error})") from None
 
     contenders = [read_contender(source) for source in (args.model, args.baseline) if source]
     names = {contender.trained.class_names for contender in contenders}
     if len(names) > 1:
-        raise UserError(
-            f"{args.baseline}: its classes differ from those of {args.model}; name a baseline trained on the same data"
-        )
+        raise UserError(f"{args.baseline}: other classes than {args.model}; name a baseline trained on the same data")
     page(contenders).launch(
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=CSS,
@@ -104,24 +97,24 @@ def read_contender(source: str) -> Contender:
     from cskd_hf.paper.blocks import method_title
 
     trained = load_trained(source)
-    metrics = _read_metrics(source, trained.run)
+    summary = _read_summary(source, trained.run)
     kind, _, repository = source.rpartition(":")
-    if metrics is None:
+    if summary is None:
         facts = "These weights come without metrics."
         if trained.temperature is None:
             facts = f"Not calibrated: no temperature was fitted. {facts}"
         # Visitors must not see the path of a folder.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
-    title = method_title(metrics["method"]["name"])
-    return Contender(trained, title, repository if kind == "hf-hub" else metrics["name"], _facts(metrics))
+    title = method_title(summary.method["name"])
+    return Contender(trained, title, repository if kind == "hf-hub" else summary.name, _facts(summary))
 
 
-def _read_metrics(source: str, run: Path | None) -> dict[str, Any] | None:
-    """summary.json of a run, or metrics.json of a published folder or repository; None without either."""
+def _read_summary(source: str, run: Path | None) -> Summary | None:
+    """The summary of a run, or metrics.json of a published folder or repository; None without either."""
     if run is not None:
-        path = run / "summary.json"
-    elif source.startswith("local-dir:"):
+        return read_summary(run)
+    if source.startswith("local-dir:"):
         path = Path(source.removeprefix("local-dir:")) / "metrics.json"
     else:
         from huggingface_hub import hf_hub_download
@@ -132,18 +125,21 @@ def _read_metrics(source: str, run: Path | None) -> dict[str, Any] | None:
             path = Path(hf_hub_download(repository, "metrics.json", revision=revision or None))
         except EntryNotFoundError:
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # another program's weights
+        return None
 
 
-def _facts(summary: dict[str, Any]) -> str:
-    metrics, images = summary["metrics"], summary["dataset"]["images"]
-    raw = f"{metrics['last']['ece']:.2f} %"
-    tested = f"{images['test']:,} test images of {Path(summary['dataset']['name']).name}"
-    if metrics["temperature"] is None:
+def _facts(summary: Summary) -> str:
+    images = summary.dataset.images
+    raw = f"{summary.metric('ece'):.2f} %"
+    tested = f"{images['test']:,} test images of {Path(summary.dataset.name).name}"
+    if summary.metrics.temperature is None:
         return f"Not calibrated: no temperature was fitted. ECE on {tested}: {raw}."
     return (
-        f"ECE on {tested}: {metrics['metrics_scaled']['ece']:.2f} % as shown, {raw} before the logits were divided by "
-        f"the temperature {metrics['temperature']:.3f}, fitted on {images['holdout']:,} other images."
+        f"ECE on {tested}: {summary.metric('ece_scaled'):.2f} % as shown, {raw} before the logits were divided by "
+        f"the temperature {summary.metrics.temperature:.3f}, fitted on {images['holdout']:,} other images."
     )
 
 

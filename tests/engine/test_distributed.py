@@ -30,6 +30,7 @@ from timm.data import create_transform, resolve_model_data_config
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.data.splits import load_images
 from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.runs.environment import read_environments
 
 # 13 images to train on: global batches of 4 leave one, and a process with nothing.
 IMAGES = {"train": (5, 5, 3), "test": (3, 3, 1)}
@@ -58,8 +59,8 @@ def whole(tmp_path_factory, images) -> Path:
 
 
 def test_two_ranks_really_ran(whole):
-    described = json.loads((whole / "environment.json").read_text(encoding="utf-8"))
-    assert described["num_processes"] == 2
+    (environment,) = read_environments(whole)
+    assert environment["num_processes"] == 2
     assert summary_of(whole)["throughput"]["num_processes"] == 2
 
 

@@ -78,7 +78,7 @@ def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, a
     assert process.returncode == status, stderr
     stood = newest(tmp_path / "run")["progress"]
     where = f"step {stood['step']}, epoch {stood['epoch']}, sample {stood['position']}"
-    assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; the same command goes on from there"
+    assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; rerun the same command to resume"
     assert not (tmp_path / "run" / "summary.json").exists()
     done = quick(recipe, *EVERY_STEP)
     assert f"resuming at {where}" in done.stdout

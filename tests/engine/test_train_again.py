@@ -102,8 +102,8 @@ def test_another_recipe_in_the_same_folder_is_rejected_with_the_difference(finis
     done = quick(recipe, "optimizer.lr=0.02", "method.temperature=2.0")
     assert done.status == 2
     assert done.stderr.splitlines() == [
-        f"error: run.output_dir: {folder} holds a run of another recipe; name another folder, or write "
-        "run.resume=force to go on with this one",
+        f"error: run.output_dir: {folder} holds a run of another recipe; name another folder, or set "
+        "run.resume=force to continue that run with this recipe",
         "error: method.temperature: 4.0 in the folder, 2.0 expected",
         "error: optimizer.lr: 0.01 in the folder, 0.02 expected",
     ]

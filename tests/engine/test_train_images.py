@@ -123,7 +123,7 @@ def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path)
         broken.write_bytes(b"")
     done = quick(write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip"}))
     assert done.status == 2
-    assert done.stderr == "error: split 'test' has no readable image; mend its files\n"
+    assert done.stderr == "error: split 'test' has no readable image; repair its files\n"
 
 
 def test_images_of_every_format_and_mode_train(tmp_path):

@@ -12,9 +12,9 @@ from tiny_runs import cosine
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
-from cskd_hf.data.transforms import Transform
 from cskd_hf.evaluation.predictions import predict_split
 from cskd_hf.methods import Batch, CrossEntropy
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 
 # restarts
@@ -129,14 +129,9 @@ def test_evaluating_between_updates_changes_nothing(make_run, make_split, same_t
         predictions = predict_split(
             watched.module,
             held,
-            Transform(transform, False),
             watched.accelerator,
-            batch_size=3,
-            workers=0,
-            mean=transform.mean,
-            std=transform.std,
-            channels_last=False,
-            skip_corrupt=False,
+            DataSection(dataset="unused", batch_size=3, workers=0),
+            transform,
             autocast=True,
         )
         watched.module.eval()  # a caller may leave it like that

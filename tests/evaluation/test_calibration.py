@@ -40,7 +40,7 @@ def test_the_gradient_of_the_nll_is_zero_at_the_optimum(true_temperature: float)
     assert abs(slope.item()) < 1e-8
 
 
-def test_no_temperature_on_a_fine_grid_does_better() -> None:
+def test_no_temperature_on_a_fine_grid_has_a_lower_nll() -> None:
     logits, target = sampled(2.5, num_images=300)
     best = fit_temperature(logits, target)
     at_best = numpy_nll(logits, target, best)
@@ -49,7 +49,7 @@ def test_no_temperature_on_a_fine_grid_does_better() -> None:
 
 
 def test_two_classes_have_the_closed_form() -> None:
-    # right 3 times in 4 with one margin for all: softmax must say 3/4, so margin / temperature = log 3
+    # correct 3 times in 4 at one margin: calibrated means softmax = 3/4, so margin / temperature = log 3
     logits = torch.tensor([[5.0, 0.0]] * 4)
     target = torch.tensor([0, 0, 0, 1])
     assert fit_temperature(logits, target) == pytest.approx(5 / math.log(3), rel=1e-9)
@@ -72,7 +72,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     assert fit_temperature(logits[order], target[order]) == pytest.approx(fit_temperature(logits, target), rel=1e-8)
 
 
-def test_scaled_logits_need_no_further_scaling_and_are_better_calibrated() -> None:
+def test_scaled_logits_are_calibrated_and_have_temperature_1() -> None:
     logits, target = sampled(2.5)
     scaled = apply_temperature(logits, fit_temperature(logits, target))
     assert fit_temperature(scaled, target) == pytest.approx(1, rel=1e-8)
@@ -86,12 +86,12 @@ def test_a_perfectly_separated_set_returns_the_lower_bound(scale: float) -> None
     assert fit_temperature(logits, torch.arange(5)) == MIN_TEMPERATURE == 1e-2
 
 
-def test_logits_that_are_worse_than_none_return_the_upper_bound() -> None:
+def test_logits_worse_than_a_constant_return_the_upper_bound() -> None:
     assert fit_temperature(-torch.eye(5), torch.arange(5)) == MAX_TEMPERATURE == 1e2
 
 
 @pytest.mark.parametrize("num_classes", [1, 4])
-def test_logits_equal_within_rows_are_left_alone(num_classes: int) -> None:
+def test_logits_equal_within_rows_have_temperature_1(num_classes: int) -> None:
     logits = torch.tensor([[0.1], [0.7], [3.3]]).expand(3, num_classes)
     assert fit_temperature(logits, torch.zeros(3, dtype=torch.int64)) == 1.0
 
@@ -103,7 +103,7 @@ def test_huge_logits_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.7, 3.0, 100.0])
-def test_predictions_do_not_change_even_for_neighbouring_floats(temperature: float) -> None:
+def test_scaling_changes_no_prediction_even_between_neighbouring_floats(temperature: float) -> None:
     ones = torch.linspace(0.5, 2.0, 1001)
     logits = torch.stack([ones, torch.nextafter(ones, torch.tensor(9.0))], dim=1)
     scaled = apply_temperature(logits, temperature)
@@ -113,7 +113,7 @@ def test_predictions_do_not_change_even_for_neighbouring_floats(temperature: flo
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+def test_an_invalid_temperature_is_rejected(temperature: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
         apply_temperature(torch.zeros(1, 2), temperature)
 
@@ -127,6 +127,6 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
         (torch.tensor([[0.0, 1.0], [0.0, math.nan]]), torch.tensor([0, 0]), r"logits\[1\] is not finite"),
     ],
 )
-def test_unusable_predictions_are_named(logits: Tensor, target: Tensor, message: str) -> None:
+def test_invalid_predictions_are_rejected(logits: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_temperature(logits, target)

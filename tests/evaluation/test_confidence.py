@@ -1,4 +1,4 @@
-"""What confidences are worth: calibration errors, and AURC, which ranks by them."""
+"""Calibration errors, and AURC, which ranks by confidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from random_logits import numpy_softmax, predictions
 from torch import Tensor
 
-from cskd_hf.evaluation.metrics import adaptive_ece, aurc, classwise_ece, ece, reliability_bins
+from cskd_hf.evaluation.confidence import adaptive_ece, aurc, classwise_ece, ece, reliability_bins
 
 
 def two_class(probability_of_0: list[float]) -> Tensor:
@@ -93,7 +93,7 @@ def test_adaptive_ece_agrees_with_a_loop_over_sorted_runs(num_images: int, num_b
 
 def test_adaptive_ece_of_one_shared_confidence_is_the_gap_of_the_whole_set() -> None:
     logits = two_class([0.9] * 40)
-    target = torch.tensor([0] * 20 + [1] * 20)  # taken row by row, the runs would be all right, then all wrong
+    target = torch.tensor([0] * 20 + [1] * 20)  # row by row, the first runs would be all right and the last all wrong
     assert adaptive_ece(logits, target) == pytest.approx(40.0)
 
 
@@ -132,8 +132,8 @@ def test_aurc_is_the_mean_over_all_orders_of_tied_confidences() -> None:
     assert aurc(logits, target) == pytest.approx(100 * np.mean(areas))
 
 
-def test_aurc_prefers_a_model_that_is_sure_where_it_is_right() -> None:
+def test_aurc_is_lower_if_confidence_predicts_correctness() -> None:
     target = torch.tensor([0, 0, 0, 1])
-    knowing, unknowing = two_class([0.9, 0.9, 0.9, 0.6]), two_class([0.6, 0.6, 0.6, 0.9])
-    assert aurc(knowing, target) == pytest.approx(100 / 16)
-    assert aurc(unknowing, target) > 25 > aurc(knowing, target)
+    aligned, reversed_ = two_class([0.9, 0.9, 0.9, 0.6]), two_class([0.6, 0.6, 0.6, 0.9])
+    assert aurc(aligned, target) == pytest.approx(100 / 16)
+    assert aurc(reversed_, target) > 25 > aurc(aligned, target)

@@ -1,4 +1,4 @@
-"""All metrics together: their names, order and definitions, and predictions and features that none of them takes."""
+"""All metrics together: names, order and definitions, and inputs that all of them reject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cskd_hf.evaluation.metrics import (
     DEFINITIONS,
-    METRICS,
     adaptive_ece,
     aurc,
     brier,
@@ -30,7 +29,7 @@ def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     logits, target = predictions()
     features = torch.randn(203, 5, generator=torch.Generator().manual_seed(2))
     values = evaluate_predictions(logits, target, features)
-    assert list(values) == list(METRICS) == list(DEFINITIONS) == NAMES
+    assert list(values) == list(DEFINITIONS) == NAMES
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
     assert values["recall_at_1"] == recall_at_1(features, target)
@@ -49,14 +48,14 @@ def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
     assert all("20 equal" in DEFINITIONS[name] for name in ("ece", "adaptive_ece", "classwise_ece"))
 
 
-def test_one_class_is_always_right_and_sure() -> None:
+def test_a_single_class_is_always_right_and_certain() -> None:
     values = evaluate_predictions(torch.randn(5, 1), torch.zeros(5, dtype=torch.int64), torch.randn(5, 3))
     assert values == dict.fromkeys(NAMES, 0.0) | {"recall_at_1": 100.0}
 
 
-def test_inputs_are_left_as_they_were() -> None:
+def test_inputs_are_not_modified() -> None:
     logits, target = predictions()
-    logits = logits.double()  # the one dtype that conversion does not copy
+    logits = logits.double()  # converting to float64 would not copy this dtype
     features = logits.clone()
     before = logits.clone(), target.clone()
     evaluate_predictions(logits, target, features)
@@ -70,13 +69,13 @@ def test_the_order_of_the_rows_does_not_matter_even_among_ties(name: str) -> Non
     generator = torch.Generator().manual_seed(1)
     logits = torch.randint(3, (101, 4), generator=generator).float()
     target = torch.randint(4, (101,), generator=generator)
-    expected = METRICS[name].compute(logits, target, None)
+    expected = evaluate_predictions(logits, target, None)[name]
     for seed in range(3):
         order = torch.randperm(101, generator=generator.manual_seed(seed))
-        assert METRICS[name].compute(logits[order], target[order], None) == pytest.approx(expected, rel=1e-12)
+        assert evaluate_predictions(logits[order], target[order], None)[name] == pytest.approx(expected, rel=1e-12)
 
 
-# what cannot be used
+# invalid inputs
 
 
 LABELS = torch.tensor([0, 1, 2])
@@ -99,7 +98,7 @@ LABELS = torch.tensor([0, 1, 2])
     ],
 )
 @pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc])
-def test_unusable_predictions_are_named(metric, logits: Tensor, target: Tensor, message: str) -> None:
+def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metric(logits, target)
     with pytest.raises(ValueError, match=message):
@@ -115,6 +114,6 @@ def test_unusable_predictions_are_named(metric, logits: Tensor, target: Tensor, 
         (torch.tensor([[0.0], [1.0], [math.nan]]), LABELS, r"features\[2\] is not finite"),
     ],
 )
-def test_unusable_features_are_named(features: Tensor, target: Tensor, message: str) -> None:
+def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recall_at_1(features, target)

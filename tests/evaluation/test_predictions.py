@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,18 @@ from datasets import Dataset
 from PIL import Image
 
 from cskd_hf.data.splits import ImageSplit
-from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.predictions import Predictions, predict_split
+from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
+from cskd_hf.recipe.sections import DataSection
 
 
 @pytest.fixture
 def predict(transform):
-    """Predictions of a network on a split, in batches of three unless said."""
+    """Predictions of a network on a split, by default in batches of three."""
 
-    def run(network: Any, split: ImageSplit, **settings: Any) -> Predictions:
-        settings = {"batch_size": 3, "workers": 0, "channels_last": False, "skip_corrupt": False, **settings}
-        settings = {"mean": transform.mean, "std": transform.std, "autocast": False, **settings}
-        return predict_split(network, split, Transform(transform, False), Accelerator(cpu=True), **settings)
+    def run(network: Any, split: ImageSplit, data: Mapping[str, Any] = {}, **settings: Any) -> Predictions:
+        section = DataSection.model_validate({"dataset": "unused", "batch_size": 3, "workers": 0, **data})
+        return predict_split(network, split, Accelerator(cpu=True), section, transform, **settings)
 
     return run
 
@@ -35,11 +35,11 @@ def corrupt(split: ImageSplit, rows: set[int]) -> ImageSplit:
     return ImageSplit(split.name, dataset, split.labels, split.class_names, split.rows)
 
 
-def test_predictions_equal_a_plain_forward_of_one_image_after_another(predict, make_network, make_split, transform):
+def test_predictions_equal_a_plain_forward_image_by_image(predict, make_network, make_split, transform):
     torch.manual_seed(0)
     network, split = make_network(dropout=0.5), make_split(11)
-    network(torch.randn(8, 3, 8, 8))  # BatchNorm shall have statistics of its own
-    seen = predict(network, split)
+    network(torch.randn(8, 3, 8, 8))  # gives BatchNorm non-trivial statistics
+    predictions = predict(network, split)
 
     network.eval()
     mean, std = (np.array(values)[:, None, None] for values in (transform.mean, transform.std))
@@ -51,23 +51,26 @@ def test_predictions_equal_a_plain_forward_of_one_image_after_another(predict, m
             maps = network.layers(torch.tensor(pixels, dtype=torch.float32)[None])
             features = maps.mean(dim=(2, 3))[0]
             logits = network.fc(features)
-        torch.testing.assert_close(seen.logits[row], logits, rtol=0, atol=1e-5)
-        torch.testing.assert_close(seen.features[row], features, rtol=0, atol=1e-5)
+        torch.testing.assert_close(predictions.logits[row], logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(predictions.features[row], features, rtol=0, atol=1e-5)
 
 
-def test_rows_and_targets_stand_in_the_splits_order(predict, make_network, make_split):
+def test_predictions_are_in_the_order_of_the_split(predict, make_network, make_split):
     split = make_split(11)
-    seen = predict(make_network(), split)
-    assert seen.row.tolist() == list(range(11))
-    assert seen.target.tolist() == split.labels.tolist()
-    assert seen.logits.shape == (11, 3)
-    assert seen.features.shape == (11, 8)
-    assert {seen.logits.dtype, seen.features.dtype} == {torch.float32}
-    assert {seen.target.dtype, seen.row.dtype} == {torch.int64}
-    assert seen.skipped == {}
+    predictions = predict(make_network(), split)
+    assert predictions.row.tolist() == list(range(11))
+    assert predictions.target.tolist() == split.labels.tolist()
+    assert predictions.logits.shape == (11, 3)
+    assert predictions.features.shape == (11, 8)
+    assert {predictions.logits.dtype, predictions.features.dtype} == {torch.float32}
+    assert {predictions.target.dtype, predictions.row.dtype} == {torch.int64}
+    assert predictions.skipped == {}
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 100}, {"workers": 2}, {"channels_last": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"data": {"batch_size": 1}}, {"data": {"batch_size": 100}}, {"data": {"workers": 2}}, {"channels_last": True}],
+)
 def test_batch_size_workers_and_memory_layout_do_not_matter(predict, make_network, make_split, settings):
     torch.manual_seed(0)
     network, split = make_network(), make_split(11)
@@ -79,7 +82,7 @@ def test_batch_size_workers_and_memory_layout_do_not_matter(predict, make_networ
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_put_back_and_the_statistics_stay(predict, make_network, make_split, training):
+def test_the_mode_is_restored_and_the_statistics_are_unchanged(predict, make_network, make_split, training):
     network = make_network().train(training)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     predict(network, make_split(5))
@@ -87,25 +90,41 @@ def test_the_mode_is_put_back_and_the_statistics_stay(predict, make_network, mak
     assert [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])] == []
 
 
-def test_unreadable_images_are_left_out_and_reported_by_row(predict, make_network, make_split):
+def test_skipped_images_are_reported_by_row(predict, make_network, make_split):
     torch.manual_seed(0)
     network, split = make_network(), make_split(11)
     whole = predict(network, split)
     broken = {3, 4, 5, 9}  # a whole batch, and one of another
-    seen = predict(network, corrupt(split, broken), skip_corrupt=True)
-    left = [row for row in range(11) if row not in broken]
-    assert seen.row.tolist() == left
-    assert seen.target.tolist() == split.labels[left].tolist()
-    torch.testing.assert_close(seen.logits, whole.logits[left], rtol=0, atol=1e-5)
-    assert seen.skipped.keys() == broken
-    assert all("unreadable image" in reason for reason in seen.skipped.values())
+    predictions = predict(network, corrupt(split, broken), data={"on_corrupt": "skip"})
+    readable = [row for row in range(11) if row not in broken]
+    assert predictions.row.tolist() == readable
+    assert predictions.target.tolist() == split.labels[readable].tolist()
+    torch.testing.assert_close(predictions.logits, whole.logits[readable], rtol=0, atol=1e-5)
+    assert predictions.skipped.keys() == broken
+    assert all("unreadable image" in reason for reason in predictions.skipped.values())
 
 
-def test_an_unreadable_image_stops_unless_it_may_be_skipped(predict, make_network, make_split):
+def test_an_unreadable_image_is_an_error_unless_skipped(predict, make_network, make_split):
     with pytest.raises(UserError, match=r"split 'train', row 4: unreadable image"):
         predict(make_network(), corrupt(make_split(6), {4}))
 
 
-def test_a_split_without_a_readable_image_is_an_error_of_the_data(predict, make_network, make_split):
+def test_a_split_without_a_readable_image_is_a_user_error(predict, make_network, make_split):
     with pytest.raises(UserError, match="split 'train' has no readable image"):
-        predict(make_network(), corrupt(make_split(4), {0, 1, 2, 3}), skip_corrupt=True)
+        predict(make_network(), corrupt(make_split(4), {0, 1, 2, 3}), data={"on_corrupt": "skip"})
+
+
+def test_features_are_not_computed_unless_asked_for(predict, make_network, make_split):
+    torch.manual_seed(0)
+    network, split = make_network(), make_split(5)
+    predictions = predict(network, split, with_features=False)
+    assert predictions.features is None
+    torch.testing.assert_close(predictions.logits, predict(network, split).logits, rtol=0, atol=0)
+
+
+def test_a_stop_between_batches_restores_the_mode(predict, make_network, make_split):
+    network = make_network().train()
+    answers = iter([False, True])
+    with pytest.raises(EvaluationStoppedError):
+        predict(network, make_split(11), stop=lambda: next(answers))
+    assert network.training

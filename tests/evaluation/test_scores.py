@@ -28,12 +28,12 @@ def test_top_k_error_of_a_small_case_is_counted_by_hand() -> None:
     assert [top_k_error(logits, target, k) for k in (1, 2, 3, 5)] == [75.0, 50.0, 0.0, 0.0]
 
 
-def test_equal_logits_are_right_only_for_the_first_classes() -> None:
+def test_equal_logits_rank_by_class_index() -> None:
     assert top_k_error(torch.zeros(4, 4), torch.arange(4), 1) == 75.0
     assert top_k_error(torch.zeros(4, 4), torch.arange(4), 3) == 25.0
 
 
-def test_top1_error_is_the_error_of_argmax_also_among_ties() -> None:
+def test_top1_error_is_the_error_of_argmax_even_with_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(3, (300, 6), generator=generator).float()
     target = torch.randint(6, (300,), generator=generator)
@@ -53,11 +53,11 @@ def test_nll_of_uniform_probabilities_is_log_k() -> None:
     assert nll(torch.zeros(3, 10), torch.tensor([0, 4, 9])) == pytest.approx(math.log(10), rel=1e-12)
 
 
-def test_nll_keeps_what_float32_would_lose() -> None:
+def test_nll_is_computed_in_float64() -> None:
     assert nll(torch.tensor([[20.0, 0.0]]), torch.tensor([0])) == pytest.approx(math.log1p(math.exp(-20)), rel=1e-6)
 
 
-def test_nll_is_infinite_where_the_target_was_ruled_out() -> None:
+def test_nll_is_infinite_if_a_target_has_probability_zero() -> None:
     logits = torch.tensor([[0.0, -math.inf], [0.0, 1.0]])
     assert nll(logits, torch.tensor([1, 1])) == math.inf
     assert nll(logits, torch.tensor([0, 1])) == pytest.approx(math.log1p(math.exp(-1)) / 2)

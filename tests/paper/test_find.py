@@ -18,7 +18,7 @@ def test_the_state_follows_from_the_folders_files(tmp_path):
     assert inspect_run(run).describe(run) == "not started"
     run.folder.mkdir()
     assert inspect_run(run).describe(run) == "not started"
-    (run.folder / "lock.json").touch()  # just started
+    (run.folder / "run.lock").touch()  # just started
     assert inspect_run(run).describe(run) == "not started"
     shutil.rmtree(run.folder)
     write_unfinished(run, 37)

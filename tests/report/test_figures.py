@@ -31,7 +31,7 @@ def epoch_lines(num_epochs: int, evaluate_every: int = 1) -> list[dict[str, floa
 
 
 def predictions(num_images: int = 400, num_classes: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
-    """Overconfident: the logits are three times what the noise in them deserves."""
+    """Overconfident: the logits are three times too large for their noise."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(num_classes, (num_images,), generator=generator)
     signal = 2 * torch.nn.functional.one_hot(target, num_classes)
@@ -45,14 +45,14 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def shows(path: Path, color: str) -> bool:
-    """Whether the colour is on the picture, within what the blending of edges changes."""
+    """Whether the colour occurs in the picture, up to antialiasing."""
     rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     return bool((np.abs(pixels(path) - rgb).max(axis=-1) <= 2).sum() >= 5)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would have been saved, to look at their axes rather than at pixels."""
+    """The figures that would have been saved, to inspect axes instead of pixels."""
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
     return figures
@@ -63,7 +63,7 @@ def panel(figure: Figure, title: str) -> Axes:
     return axes
 
 
-def test_learning_curves_are_a_picture_in_colour(tmp_path: Path) -> None:
+def test_learning_curves_are_drawn_in_colour(tmp_path: Path) -> None:
     learning_curves(epoch_lines(6), tmp_path / "figures" / "curves.png")
     assert shows(tmp_path / "figures" / "curves.png", BLUE)
     assert shows(tmp_path / "figures" / "curves.png", VERMILLION)
@@ -78,7 +78,7 @@ def test_learning_curves_are_a_picture_in_colour(tmp_path: Path) -> None:
         ("NLL (nats)", {"test", "holdout"}, "nll"),
     ],
 )
-def test_every_curve_has_the_numbers_of_the_file_and_a_colour_of_its_own(
+def test_every_curve_has_its_numbers_and_its_own_colour(
     drawn: list[Figure], tmp_path: Path, title: str, names: set[str], metric: str | None
 ) -> None:
     lines = epoch_lines(9, evaluate_every=3)
@@ -115,15 +115,15 @@ def test_losses_have_a_logarithmic_axis_only_if_positive_and_far_apart(
 
 
 @pytest.mark.parametrize("evaluate_every", [4, 100])
-def test_epochs_without_evaluation_are_no_obstacle(tmp_path: Path, evaluate_every: int) -> None:
+def test_epochs_without_evaluation_are_skipped_in_the_curves(tmp_path: Path, evaluate_every: int) -> None:
     learning_curves(epoch_lines(8, evaluate_every), tmp_path / "sparse.png")
     learning_curves(epoch_lines(8), tmp_path / "full.png")
     assert pixels(tmp_path / "sparse.png").shape == pixels(tmp_path / "full.png").shape
     assert not np.array_equal(pixels(tmp_path / "sparse.png"), pixels(tmp_path / "full.png"))
-    assert shows(tmp_path / "sparse.png", BLUE)  # task_loss at the least
+    assert shows(tmp_path / "sparse.png", BLUE)  # task_loss
 
 
-def test_a_term_that_no_method_has_yet_gets_a_curve(tmp_path: Path) -> None:
+def test_an_unknown_loss_term_gets_a_curve(tmp_path: Path) -> None:
     lines = epoch_lines(4)
     learning_curves([line | {"train/center_loss": 2.0} for line in lines], tmp_path / "more.png")
     learning_curves(lines, tmp_path / "usual.png")
@@ -142,7 +142,7 @@ def test_a_temperature_adds_a_second_panel(tmp_path: Path) -> None:
     assert width_two == 2 * width_one
 
 
-def test_the_second_panel_is_of_the_scaled_logits(tmp_path: Path) -> None:
+def test_the_second_panel_shows_the_scaled_logits(tmp_path: Path) -> None:
     logits, target = predictions()
     reliability_diagram(logits, target, 3.0, tmp_path / "scaled.png")
     with Image.open(tmp_path / "scaled.png") as image:
@@ -151,8 +151,8 @@ def test_the_second_panel_is_of_the_scaled_logits(tmp_path: Path) -> None:
     assert f"ECE {ece(logits / 3.0, target):.2f} % temperature 3.000" in text
 
 
-def test_a_gap_is_drawn_where_confidence_and_accuracy_differ_and_only_there(tmp_path: Path) -> None:
-    # Two classes, logits 0 and log 3: confidence 0.75. Right three times of four is calibrated, once is not.
+def test_a_gap_is_drawn_only_if_confidence_and_accuracy_differ(tmp_path: Path) -> None:
+    # Two classes, logits 0 and log 3: confidence 0.75. Three of four correct is calibrated, one of four is not.
     logits = torch.tensor([[0.0, math.log(3.0)]]).repeat(4, 1)
     reliability_diagram(logits, torch.tensor([1, 1, 1, 0]), None, tmp_path / "calibrated.png")
     reliability_diagram(logits, torch.tensor([1, 0, 0, 0]), None, tmp_path / "overconfident.png")
@@ -164,7 +164,7 @@ def test_a_gap_is_drawn_where_confidence_and_accuracy_differ_and_only_there(tmp_
     assert in_plot["overconfident"] > 100
 
 
-def test_a_title_is_shown_as_it_is_and_never_read_as_a_formula(tmp_path: Path) -> None:
+def test_a_title_is_never_parsed_as_a_formula(tmp_path: Path) -> None:
     reliability_diagram(*predictions(), None, tmp_path / "title.png", r"$\no^^formula$")
     reliability_diagram(*predictions(), None, tmp_path / "untitled.png")
     assert not np.array_equal(pixels(tmp_path / "title.png"), pixels(tmp_path / "untitled.png"))
@@ -179,7 +179,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "first" / figure).read_bytes() == (tmp_path / "second" / figure).read_bytes()
 
 
-def test_a_figure_leaves_the_settings_of_matplotlib_alone(tmp_path: Path) -> None:
+def test_drawing_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     learning_curves(epoch_lines(2), tmp_path / "curves.png")
     assert dict(matplotlib.rcParams) == before

@@ -19,10 +19,10 @@ def names(folder: Path) -> list[str]:
 
 
 class Killed(BaseException):
-    """What a signal would do: nothing catches it."""
+    """Stands for SIGKILL: nothing catches it."""
 
 
-# The places a kill may come at; each is let through so many times before it strikes.
+# Where a kill may hit, and after how many calls.
 PLACES = [
     ("the weights", Path, "write_bytes", 0),
     ("the optimizer", torch, "save", 0),
@@ -35,9 +35,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("owner", "function", "passes"), [place[1:] for place in PLACES], ids=[p[0] for p in PLACES])
-def test_a_kill_while_saving_leaves_the_earlier_checkpoint_and_no_half_one(
-    tmp_path, monkeypatch, owner, function, passes
-):
+def test_a_kill_while_saving_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch, owner, function, passes):
     save(tmp_path, 1, keep=1)
     original, calls = getattr(owner, function), []
 
@@ -45,7 +43,7 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint_and_no_half_one(
         calls.append(args)
         if len(calls) <= passes:
             return original(*args, **kwargs)
-        for place in args:  # half a file, where this call would have written one
+        for place in args:  # a truncated file, if this call writes one
             if isinstance(place, Path) and place.suffix in (".safetensors", ".pt", ".json"):
                 with place.open("wb") as file:
                     file.write(b"half")
@@ -61,12 +59,12 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint_and_no_half_one(
     assert earlier == tmp_path / "step-00000001"
     torch.testing.assert_close(weights_of(earlier), weights_of(save(tmp_path / "again", 1)), rtol=0, atol=0)
 
-    # What the kill left behind is in nobody's way.
+    # The leftovers do not disturb the next save.
     assert save(tmp_path, 2, keep=1) == newest_checkpoint(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["again", "step-00000002"]
 
 
-def test_the_old_checkpoint_goes_only_after_the_new_one_is_in_place(tmp_path, monkeypatch):
+def test_the_old_checkpoint_is_deleted_only_after_the_rename(tmp_path, monkeypatch):
     save(tmp_path, 1, keep=1)
     at_rename, rename = [], os.rename
 
@@ -81,7 +79,7 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_in_place(tmp_path, mo
     assert names(tmp_path) == ["step-00000002"]
 
 
-def test_files_and_their_folders_are_synced_before_and_after_the_renaming(tmp_path, monkeypatch):
+def test_files_and_folders_are_synced_around_the_rename(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, os.rename
 
@@ -95,16 +93,10 @@ def test_files_and_their_folders_are_synced_before_and_after_the_renaming(tmp_pa
     assert events == ["file", "file", "file", "folder", "rename", "folder"]
 
 
-def test_the_newest_are_kept(tmp_path):
-    for number in (1, 2, 3, 4):
+def test_only_the_newest_checkpoints_remain_by_number(tmp_path):
+    for number in (1, 2, 99_999_999, 100_000_000):
         save(tmp_path, number, keep=2)
-    assert names(tmp_path) == ["step-00000003", "step-00000004"]
-
-
-def test_checkpoints_are_ordered_by_number_beyond_eight_digits(tmp_path):
-    for number in (99_999_999, 100_000_000):
-        save(tmp_path, number, keep=1)
-    assert names(tmp_path) == ["step-100000000"]
+    assert names(tmp_path) == ["step-100000000", "step-99999999"]
 
 
 def damage(path: Path, how: str) -> None:
@@ -122,7 +114,7 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty", "missing"])
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys, file, how):
+def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, capsys, file, how):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     assert newest_checkpoint(tmp_path) == newest
@@ -134,25 +126,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
     assert captured.out == ""
 
 
-def test_any_flipped_bit_of_the_state_is_noticed(tmp_path):
+def test_any_flipped_bit_of_the_state_is_detected(tmp_path):
     path = save(tmp_path, 1) / "state.json"
-    whole = path.read_bytes()
-    unnoticed = []
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    content = path.read_bytes()
+    undetected = []
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         if newest_checkpoint(tmp_path) is not None:
-            unnoticed.append(whole[place - 5 : place + 5])
-    assert unnoticed == []
+            undetected.append(content[place - 5 : place + 5])
+    assert undetected == []
 
 
-def test_with_every_checkpoint_damaged_there_is_none(tmp_path, capsys):
+def test_without_an_intact_checkpoint_there_is_none(tmp_path, capsys):
+    assert newest_checkpoint(tmp_path / "missing") is None
     for number in (1, 2):
         damage(save(tmp_path, number) / "model.safetensors", "cut")
     assert newest_checkpoint(tmp_path) is None
     assert capsys.readouterr().err.count("is damaged") == 2
 
 
-def test_damaged_newer_checkpoints_do_not_crowd_out_what_is_saved_after_them(tmp_path):
+def test_damaged_newer_checkpoints_do_not_crowd_out_new_ones(tmp_path):
     save(tmp_path, 4)
     for number in (8, 10):
         damage(save(tmp_path, number) / "optimizer.pt", "flipped")
@@ -163,27 +156,23 @@ def test_damaged_newer_checkpoints_do_not_crowd_out_what_is_saved_after_them(tmp
     assert names(tmp_path) == ["step-00000005", "step-00000006"]
 
 
-def test_a_step_passed_again_replaces_its_damaged_checkpoint(tmp_path):
+def test_saving_a_step_again_replaces_its_damaged_checkpoint(tmp_path):
     damage(save(tmp_path, 3, seed=1) / "state.json", "cut")
     again = save(tmp_path, 3, seed=2)
     assert newest_checkpoint(tmp_path) == again
     torch.testing.assert_close(weights_of(again), weights_of(save(tmp_path / "other", 3, seed=2)), rtol=0, atol=0)
 
 
-def test_foreign_files_and_folders_are_left_alone(tmp_path):
-    foreign = ["notes.txt", "step-2", "step-00000009.bak", "old-step-00000009", ".partial-step-00000009"]
-    for name in foreign[1:]:
+def test_other_files_and_folders_are_ignored(tmp_path):
+    others = ["notes.txt", "step-2", "step-00000009.bak", "old-step-00000009", ".partial-step-00000009"]
+    for name in others[1:]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").write_text("{}")
-    (tmp_path / foreign[0]).write_text("mine")
+    (tmp_path / others[0]).write_text("mine")
     (tmp_path / "step-00000099").write_text("a file of that name")
     assert newest_checkpoint(tmp_path) is None
     for number in (1, 2):
         path = save(tmp_path, number, keep=1)
     assert list_checkpoints(tmp_path) == [path]
     assert newest_checkpoint(tmp_path) == path
-    assert set(os.listdir(tmp_path)) == {*foreign, "step-00000099", "step-00000002"}
-
-
-def test_a_missing_folder_holds_no_checkpoint(tmp_path):
-    assert newest_checkpoint(tmp_path / "nothing") is None
+    assert set(os.listdir(tmp_path)) == {*others, "step-00000099", "step-00000002"}

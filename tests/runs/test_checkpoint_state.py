@@ -1,4 +1,4 @@
-"""What is in a checkpoint: weights, optimizer, loss scale and progress, as they were."""
+"""A checkpoint restores weights, optimizer, loss scale and progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from saved_checkpoints import a_network, save, step, weights_of
+from saved_checkpoints import make_network, save, step, weights_of
 from torch import nn
 
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -26,7 +26,7 @@ class Bomb:
         return os.mkdir, (str(self.place),)
 
 
-def test_an_optimizer_file_that_would_run_code_is_refused(tmp_path):
+def test_an_optimizer_file_that_would_run_code_is_rejected(tmp_path):
     path = save(tmp_path, 1)
     torch.save({"optimizer": Bomb(tmp_path / "exploded"), "scaler": None}, path / "optimizer.pt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only"):
@@ -66,9 +66,9 @@ def test_channels_last_and_shared_tensors_are_saved_and_loaded(tmp_path):
     ids=["sgd", "adamw"],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_an_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, make, layout):
+def test_a_resumed_optimizer_steps_like_an_uninterrupted_one(tmp_path, make, layout):
     def build(seed: int) -> tuple[nn.Module, Any]:
-        module = a_network(seed).to(memory_format=layout)
+        module = make_network(seed).to(memory_format=layout)
         return module, make(module.parameters())
 
     module, optimizer = build(0)
@@ -78,9 +78,9 @@ def test_an_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, ma
     fresh, again = build(1)
     assert load_checkpoint(path, fresh, again, None) == Progress(step=1)
 
-    kept, loaded = optimizer.state_dict(), again.state_dict()
-    assert loaded["param_groups"] == kept["param_groups"]
-    tensors = [(state[key], loaded["state"][n][key]) for n, state in kept["state"].items() for key in state]
+    saved, loaded = optimizer.state_dict(), again.state_dict()
+    assert loaded["param_groups"] == saved["param_groups"]
+    tensors = [(state[key], loaded["state"][n][key]) for n, state in saved["state"].items() for key in state]
     assert len(tensors) >= 6
     for old, new in tensors:
         assert torch.equal(old, new)
@@ -93,9 +93,9 @@ def test_an_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, ma
         assert old.stride() == new.stride()
 
 
-def test_a_resumed_optimizer_keeps_the_settings_it_was_made_with(tmp_path):
-    # A forced resume may have changed the recipe: what it says now holds.
-    module = a_network()
+def test_a_resumed_optimizer_has_the_settings_it_was_constructed_with(tmp_path):
+    # A forced resume may have changed the recipe.
+    module = make_network()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     step(module, optimizer)
     path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
@@ -106,8 +106,8 @@ def test_a_resumed_optimizer_keeps_the_settings_it_was_made_with(tmp_path):
     assert len(changed.state) == len(list(module.parameters()))
 
 
-def test_the_loss_scale_goes_on_too(tmp_path):
-    module = a_network()
+def test_the_loss_scale_is_restored(tmp_path):
+    module = make_network()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     path = save_checkpoint(tmp_path, module, optimizer, scaler, Progress(step=1), "", keep=1)
@@ -116,17 +116,17 @@ def test_the_loss_scale_goes_on_too(tmp_path):
     assert other.get_scale() == 4.0
 
 
-def test_progress_comes_back_whole_with_rows_as_numbers(tmp_path):
+def test_progress_is_restored_with_integer_rows(tmp_path):
     path = save(tmp_path, 2)
-    module = a_network()
+    module = make_network()
     progress = load_checkpoint(path, module, torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9), None)
     assert progress == Progress(epoch=1, position=6, step=2, totals={"loss": 0.1}, skipped={7: "broken"})
 
 
-def test_the_weights_are_safetensors_that_read_alone_and_the_state_is_json(tmp_path):
+def test_weights_are_plain_safetensors_and_the_state_is_json(tmp_path):
     path = save(tmp_path, 2)
     weights = load_file(path / "model.safetensors")
-    assert weights.keys() == a_network().state_dict().keys()
+    assert weights.keys() == make_network().state_dict().keys()
     assert torch.equal(weights["0.weight"], weights_of(path))
     state = json.loads((path / "state.json").read_text())
     assert state["recipe_hash"] == "a hash"

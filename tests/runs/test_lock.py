@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -18,98 +17,99 @@ from cskd_hf.runs import lock as run_lock
 
 
 @pytest.fixture(autouse=True)
-def _released():
+def _short_lease(monkeypatch):
+    monkeypatch.setattr(run_lock, "LEASE", 2.0)
+    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.2)
     yield
     run_lock.release_all()
 
 
-def left_behind(folder: Path, **changes: object) -> Path:
-    """A lock as a process that was killed leaves it."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    holder = {"host": socket.gethostname(), "pid": gone.pid, "started": "1"} | changes
+def write_lock(folder: Path, pid: int, host: str) -> Path:
+    """The lock of a process that was killed."""
     path = folder / run_lock.NAME
-    path.write_text(json.dumps(holder), encoding="utf-8")
+    fields = {"pid": pid, "host": host, "mode": "lease", "token": "0" * 32, "duration": 2.0}
+    path.write_text("filelock/2\n" + "".join(f"{key}={value}\n" for key, value in fields.items()), encoding="utf-8")
     return path
 
 
-def holder_of(folder: Path) -> int:
-    return json.loads((folder / run_lock.NAME).read_text(encoding="utf-8"))["pid"]
+def holder_of(folder: Path) -> str:
+    return run_lock._holder(folder / run_lock.NAME)
 
 
-def test_a_lock_names_its_process_and_goes_with_it(tmp_path):
+THIS_PROCESS = f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def test_a_lock_names_its_process_and_is_renewed_until_released(tmp_path):
     run_lock.lock(tmp_path)
-    assert holder_of(tmp_path) == os.getpid()
-    run_lock.lock(tmp_path)  # once more in the same process
-    run_lock.release_all()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_process_that_lives_keeps_others_out(tmp_path):
-    code = f"""
-import sys, time
-from pathlib import Path
-from cskd_hf.runs.lock import lock
-lock(Path({str(tmp_path)!r}))
-print("held", flush=True)
-time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"is being trained in by process {other.pid} on this machine"):
-            run_lock.lock(tmp_path)
-        assert holder_of(tmp_path) == other.pid
-        other.kill()
-        other.wait()
-    run_lock.lock(tmp_path)  # the killed one left its lock
-    assert holder_of(tmp_path) == os.getpid()
-
-
-def test_a_process_number_that_belongs_to_another_by_now_holds_nothing(tmp_path):
-    left_behind(tmp_path, pid=os.getppid(), started="1")  # alive, but started at another time
-    run_lock.lock(tmp_path)
-    assert holder_of(tmp_path) == os.getpid()
-
-
-def test_another_machines_lock_is_taken_over_when_no_sign_of_life_comes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_lock, "PATIENCE", 2.5)
-    left_behind(tmp_path, host="elsewhere", pid=7)
-    run_lock.lock(tmp_path)
-    assert "was left by process 7 on elsewhere; waiting" in capsys.readouterr().out
-    assert holder_of(tmp_path) == os.getpid()
-
-
-def test_another_machines_lock_that_beats_keeps_others_out(tmp_path, monkeypatch):
-    path = left_behind(tmp_path, host="elsewhere", pid=7)
-    code = f"import os, time\nfor _ in range(60): time.sleep(0.5); os.utime({str(path)!r})"
-    with subprocess.Popen([sys.executable, "-c", code]) as other:
-        with pytest.raises(UserError, match="is being trained in by process 7 on elsewhere"):
-            run_lock.lock(tmp_path)
-        other.kill()
-    assert holder_of(tmp_path) == 7
-
-
-def test_a_held_lock_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.05)
-    run_lock.lock(tmp_path)
+    run_lock.lock(tmp_path)  # again in the same process
     path = tmp_path / run_lock.NAME
+    assert holder_of(tmp_path) == THIS_PROCESS
     before, end = path.stat().st_mtime_ns, time.monotonic() + 20
     while path.stat().st_mtime_ns == before and time.monotonic() < end:
         time.sleep(0.02)
     assert path.stat().st_mtime_ns > before
+    run_lock.release_all()
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_half_written_lock_is_waited_out_and_not_read_as_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, "PATIENCE", 1.5)
-    (tmp_path / run_lock.NAME).write_text('{"host": "els', encoding="utf-8")
+def test_a_live_process_keeps_the_folder_and_a_killed_one_loses_it_at_once(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from cskd_hf.runs import lock as run_lock
+run_lock.LEASE, run_lock.HEARTBEAT = 2.0, 0.2
+run_lock.lock(Path({str(tmp_path)!r}))
+print("locked", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"process {other.pid} on {socket.gethostname()} is training in"):
+            run_lock.lock(tmp_path)
+        other.kill()
+        other.wait()
     began = time.monotonic()
     run_lock.lock(tmp_path)
-    assert time.monotonic() - began >= 1
-    assert holder_of(tmp_path) == os.getpid()
+    assert time.monotonic() - began < 1
+    assert holder_of(tmp_path) == THIS_PROCESS
 
 
-def test_the_command_refuses_a_folder_that_is_being_trained_in_and_touches_nothing(tmp_path):
+@pytest.mark.parametrize("content", [None, "filelock/2\npid=7\nhost=els"], ids=["another host's", "half-written"])
+def test_a_lock_whose_holder_cannot_be_checked_is_taken_over_once_the_lease_expires(tmp_path, capsys, content):
+    path = write_lock(tmp_path, 7, "elsewhere")
+    if content:
+        path.write_text(content, encoding="utf-8")
+    began = time.monotonic()
+    run_lock.lock(tmp_path)
+    assert time.monotonic() - began >= 1.5
+    assert "waiting up to 2 s to see whether it is alive" in capsys.readouterr().out
+    assert holder_of(tmp_path) == THIS_PROCESS
+
+
+def test_a_lock_that_another_host_renews_is_respected(tmp_path):
+    path = write_lock(tmp_path, 7, "elsewhere")
+    code = f"import os, time\nfor _ in range(60): time.sleep(0.5); os.utime({str(path)!r})"
+    with subprocess.Popen([sys.executable, "-c", code]) as other:
+        with pytest.raises(UserError, match="process 7 on elsewhere is training in"):
+            run_lock.lock(tmp_path)
+        other.kill()
+    assert holder_of(tmp_path) == "process 7 on elsewhere"
+
+
+def test_a_lock_that_is_removed_is_reported(tmp_path, capfd):
+    run_lock.lock(tmp_path)
+    (tmp_path / run_lock.NAME).unlink()
+    end = time.monotonic() + 20
+    error = ""
+    while not error and time.monotonic() < end:
+        time.sleep(0.1)
+        error = capfd.readouterr().err
+    assert error.startswith(f"warning: {tmp_path / run_lock.NAME} was lost")
+
+
+def test_the_command_rejects_a_locked_folder_and_leaves_it_alone(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the command has the real lease
     recipe = write_recipe(tmp_path / "run.yaml", draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)}))
     folder = tmp_path / "run"
     folder.mkdir()
@@ -117,7 +117,7 @@ def test_the_command_refuses_a_folder_that_is_being_trained_in_and_touches_nothi
     done = quick(recipe)
     assert done.status == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: run.output_dir: {folder} is being trained in by process {os.getpid()}")
+    assert line.startswith(f"error: run.output_dir: {THIS_PROCESS} is training in {folder}")
     assert [file.name for file in folder.iterdir()] == [run_lock.NAME]
     run_lock.release_all()
     assert quick(recipe).status == 0

@@ -1,4 +1,4 @@
-"""The scripts, as modules that a test can import."""
+"""Scripts and benchmarks as modules that tests import."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def scripts_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(SCRIPTS / "bench"))
+    monkeypatch.syspath_prepend(str(SCRIPTS))

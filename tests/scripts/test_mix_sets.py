@@ -1,4 +1,4 @@
-"""Several image sets in one folder: every image, under its set's name, as training opens it."""
+"""mix_sets.py: every image of several datasets in one folder, under the name of its dataset."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from originals import picture
+from small_sets import load
 
 from cskd_hf.data.decode import decode
-from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.paper.prediction_plots import superclasses_of
-from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"train": {"a": 5, "b": 2, "c": 9}, "test": {"a": 2, "b": 3, "c": 1}}
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+def script(scripts_on_path: None) -> ModuleType:
     return importlib.import_module("mix_sets")
 
 
 def class_folders(root: Path, first: int = 0) -> Path:
-    """split/class/*.png, no two images the same."""
+    """split/class/*.png, no two images alike."""
     number = first
     for split, counts in COUNTS.items():
         for name, count in counts.items():
@@ -44,7 +42,7 @@ def class_folders(root: Path, first: int = 0) -> Path:
 
 
 def embedded(root: Path, first: int = 100) -> Path:
-    """As another script or save_to_disk writes it: bytes in Arrow, classes in an order of their own."""
+    """A saved dataset: bytes in Arrow, classes not in alphabetical order."""
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=["z", "y"])})
     rows = {"train": [1, 0, 0, 1, 1, 0, 1], "test": [0, 1, 1]}
     splits = {}
@@ -56,10 +54,6 @@ def embedded(root: Path, first: int = 100) -> Path:
     return root
 
 
-def opened(place: Path) -> Any:
-    return load_images(DataSection(dataset=str(place), train_split="train", test_split="test", image_column="image", label_column="label"))  # fmt: skip  # noqa: E501
-
-
 def content(image: Any) -> bytes:
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
@@ -69,25 +63,27 @@ def rows(split: Any) -> list[tuple[str, bytes]]:
     return list(zip(labels, map(content, split.fetch(range(len(split)))), strict=True))
 
 
-def test_the_mix_holds_every_test_image_and_some_training_images_of_each_class(script, tmp_path, capsys):
+def test_the_mix_has_every_test_image_and_some_training_images_of_each_class(script, tmp_path, capsys):
     folders, arrow = class_folders(tmp_path / "folders"), embedded(tmp_path / "arrow")
     script.main([str(tmp_path / "out"), f"pets={folders}", f"odd ones={arrow}", "--train-images-per-class", "3"])
-    mixed = opened(tmp_path / "out")
+    mixed = load(tmp_path / "out")
     assert mixed.test.class_names == ("pets: a", "pets: b", "pets: c", "odd ones: z", "odd ones: y")
     assert superclasses_of(mixed.test.class_names) == ["pets"] * 3 + ["odd ones"] * 2
-    originals = {"pets": opened(folders), "odd ones": opened(arrow)}
-    expected = [(f"{name}: {label}", image) for name, own in originals.items() for label, image in rows(own.test)]
-    assert rows(mixed.test) == expected
-    all_train = [(f"{name}: {label}", image) for name, own in originals.items() for label, image in rows(own.train)]
-    chosen = rows(mixed.train)
-    assert [row for row in all_train if row in chosen] == chosen  # in their order, none twice
+    originals = {"pets": load(folders), "odd ones": load(arrow)}
+    train, test = (
+        [(f"{name}: {label}", image) for name, images in originals.items() for label, image in rows(part(images))]
+        for part in (lambda images: images.train, lambda images: images.test)
+    )
+    assert rows(mixed.test) == test
+    drawn = rows(mixed.train)
+    assert [row for row in train if row in drawn] == drawn  # in their order, none twice
     assert np.bincount(mixed.train.labels).tolist() == [3, 2, 3, 3, 3]
     for image in mixed.train.fetch(range(len(mixed.train))):
         assert decode(image).size == (12, 12)
     assert f"data.dataset={tmp_path / 'out'}" in capsys.readouterr().out
 
 
-def test_the_mix_is_what_datasets_opens_and_its_manifest_says_what_it_is(script, tmp_path):
+def test_the_mix_opens_with_datasets_and_has_a_manifest(script, tmp_path):
     script.main([str(tmp_path / "out"), f"pets={class_folders(tmp_path / 'a')}", f"odd={embedded(tmp_path / 'b')}"])
     stored = load_from_disk(str(tmp_path / "out"))
     names = ["pets: a", "pets: b", "pets: c", "odd: z", "odd: y"]
@@ -102,7 +98,7 @@ def test_the_mix_is_what_datasets_opens_and_its_manifest_says_what_it_is(script,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
-def test_the_draw_depends_on_the_seed_and_on_nothing_beside_the_set(script, tmp_path):
+def test_the_draw_depends_on_the_seed_and_not_on_the_other_sets(script, tmp_path):
     pets, odd, more = class_folders(tmp_path / "a"), embedded(tmp_path / "b"), class_folders(tmp_path / "c", 500)
     options = ["--train-images-per-class", "2", "--seed"]
     for name, sets, seed in (
@@ -113,7 +109,7 @@ def test_the_draw_depends_on_the_seed_and_on_nothing_beside_the_set(script, tmp_
     ):
         script.main([str(tmp_path / name), *sets, *options, seed])
     of_pets = {
-        name: [row for row in rows(opened(tmp_path / name).train) if row[0].startswith("pets")]
+        name: [row for row in rows(load(tmp_path / name).train) if row[0].startswith("pets")]
         for name in ("out", "again", "seed", "beside")
     }
     assert of_pets["again"] == of_pets["out"] == of_pets["beside"]
@@ -123,7 +119,7 @@ def test_the_draw_depends_on_the_seed_and_on_nothing_beside_the_set(script, tmp_
             assert (tmp_path / "again" / split / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_draw_is_uniform_over_a_classs_images(script):
+def test_a_draw_is_uniform_over_the_images_of_a_class(script):
     labels = np.repeat([0, 1], [4, 6])
     drawn = np.concatenate([script.draw(labels, 2, seed) for seed in range(3000)])
     count = np.bincount(drawn, minlength=10)
@@ -134,7 +130,7 @@ def test_a_draw_is_uniform_over_a_classs_images(script):
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (["pets=A", "a:b=A"], "a name has no colon"),
+        (["pets=A", "a:b=A"], "a name must not contain a colon"),
         (["pets=A", "pets=A"], "two sets are named pets"),
         (["pets=A"], "name two or more"),
         (["pets=A", "A"], "write NAME=PLACE"),
@@ -144,7 +140,7 @@ def test_a_draw_is_uniform_over_a_classs_images(script):
         (["pets=A", "dogs=EMPTY"], "dogs=.*has no folder 'train', 'test'"),
     ],
 )
-def test_what_cannot_be_mixed_is_refused_before_anything_is_written(script, tmp_path, sets, message):
+def test_mistakes_are_rejected_before_anything_is_written(script, tmp_path, sets, message):
     (tmp_path / "EMPTY").mkdir()
     places = {"A": class_folders(tmp_path / "A"), "EMPTY": tmp_path / "EMPTY"}
     for name, place in places.items():
@@ -155,7 +151,7 @@ def test_what_cannot_be_mixed_is_refused_before_anything_is_written(script, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A", "EMPTY"]
 
 
-def test_an_out_that_holds_something_is_left_alone_and_an_empty_one_is_filled(script, tmp_path):
+def test_only_an_empty_or_absent_out_is_written(script, tmp_path):
     sets = [f"pets={class_folders(tmp_path / 'a')}", f"odd={embedded(tmp_path / 'b')}"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
@@ -166,17 +162,17 @@ def test_an_out_that_holds_something_is_left_alone_and_an_empty_one_is_filled(sc
         script.main([str(tmp_path / "full" / "mine"), *sets])
     (tmp_path / "empty").mkdir()
     script.main([str(tmp_path / "empty"), *sets])
-    assert len(opened(tmp_path / "empty").test) == 9
+    assert len(load(tmp_path / "empty").test) == 9
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])
-def test_an_image_that_vanishes_or_is_empty_is_named_and_nothing_stays_behind(script, tmp_path, monkeypatch, spoil):
+def test_an_image_that_vanishes_or_is_empty_is_named_and_nothing_is_left_behind(script, tmp_path, monkeypatch, spoil):
     sets = [f"pets={class_folders(tmp_path / 'a')}", f"odd={embedded(tmp_path / 'b')}"]
     opener = script.open_set
 
     def open_and_spoil(name: str, place: str) -> Any:
         images = opener(name, place)
-        for path in (tmp_path / "a" / "test" / "c").iterdir():  # between looking and reading
+        for path in (tmp_path / "a" / "test" / "c").iterdir():  # between opening and reading
             spoil(path)
             spoilt.append(path.name)
         return images
@@ -189,8 +185,8 @@ def test_an_image_that_vanishes_or_is_empty_is_named_and_nothing_stays_behind(sc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_the_command_ends_with_one_line_and_status_2(tmp_path):
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "mix_sets.py"), str(tmp_path / "out"), "a:b=x", "c=y"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: a:b=x: a name has no colon, which ends it in `name: class`\n"
+    assert done.stderr == "error: a:b=x: a name must not contain a colon, which separates it from the class\n"

@@ -1,4 +1,4 @@
-"""Lists against what is there: missing lists and images, contradictions, counts other than the official ones."""
+"""Rejected lists: missing lists or images, contradictions, other counts than the official ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from originals import ORIGINALS, Original, mat, picture, unpacked, usual
-from refused_preparations import changed, members_of, prepare, refusal
+from preparations import changed, members_of, prepare, rejection
 
 from cskd_hf.errors import UserError
-
-pytestmark = pytest.mark.usefixtures("scripts_on_path")
 
 LISTS = {
     "cub200": ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"],
@@ -29,11 +27,11 @@ def test_a_missing_list_is_named(tmp_path, name, missing):
     for members in ORIGINALS[name]().files.values():
         unpacked(root, members)
     (next(root.rglob(missing))).unlink()
-    assert f"found no {missing}; expected " in refusal(name, root, tmp_path / "out")
+    assert f"found no {missing}; expected " in rejection(name, root, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("name", "image", "said"),
+    ("name", "image", "reason"),
     [
         ("cub200", "Laysan_Albatross", "CUB_200_2011/images.txt, line 5 names 002.Laysan_Albatross/Laysan_Albatross_"),
         ("stanford_dogs", "Samoyed", "train_list.mat, row 3 names n02111889-Samoyed/n02111889_9998.jpg"),
@@ -42,15 +40,15 @@ def test_a_missing_list_is_named(tmp_path, name, missing):
         ("imagenet", "val_00000004", "6 lines, {} 5 images; only one of them has ILSVRC2012_val_00000004.JPEG"),
     ],
 )
-def test_an_image_that_a_list_names_and_the_archive_lacks_is_named(tmp_path, name, image, said):
+def test_a_listed_image_that_the_archive_lacks_is_named(tmp_path, name, image, reason):
     def remove(original: Original) -> None:
         for members in original.files.values():
             for member in [member for member in members if image in member]:
                 del members[member]
 
     archives = changed(name, remove, tmp_path / "in")
-    message = refusal(name, *archives, tmp_path / "out")
-    assert said.format(archives[1 if name == "imagenet" else 0]) in message
+    message = rejection(name, *archives, tmp_path / "out")
+    assert reason.format(archives[1 if name == "imagenet" else 0]) in message
     assert ("(3 more like it)" in message) == (name in ("cub200", "stanford_dogs", "mit67"))
 
 
@@ -68,7 +66,7 @@ CUB, TINY, DEVKIT = "CUB_200_2011", "tiny-imagenet-200", "ILSVRC2012_devkit_t12/
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "reason"),
     [
         ("cub200", rewrite(f"{CUB}/image_class_labels.txt", b"\n7 2\n", b"\n7 4\n"), "line 7: image 7 has class 4"),
         ("cub200", rewrite(f"{CUB}/train_test_split.txt", b"\n7 1\n", b"\n"), "line 7: image 7 has .* split None"),
@@ -87,12 +85,12 @@ CUB, TINY, DEVKIT = "CUB_200_2011", "tiny-imagenet-200", "ILSVRC2012_devkit_t12/
         ),
     ],
 )
-def test_lists_that_contradict_each_other_are_refused_with_the_line(tmp_path, name, change, said):
-    message = refusal(name, *changed(name, change, tmp_path / "in"), tmp_path / "out")
-    assert re.search(said, message), message
+def test_contradictions_between_lists_are_named_with_their_line(tmp_path, name, change, reason):
+    message = rejection(name, *changed(name, change, tmp_path / "in"), tmp_path / "out")
+    assert re.search(reason, message), message
 
 
-def test_mat_files_that_are_not_what_they_should_be_are_named(tmp_path):
+def test_malformed_mat_files_are_named(tmp_path):
     def other(original: Original) -> None:
         original.files["lists.tar"]["train_list.mat"] = mat(labels=np.ones((3, 1)))
 
@@ -106,16 +104,16 @@ def test_mat_files_that_are_not_what_they_should_be_are_named(tmp_path):
         members_of(original).update({f"Images/{column[k, 0]}": picture(k) for k in range(2)})
 
     dogs = changed("stanford_dogs", other, tmp_path / "dogs")
-    assert "train_list.mat: expected file_list and labels" in refusal("stanford_dogs", *dogs, tmp_path / "out")
+    assert "train_list.mat: expected file_list and labels" in rejection("stanford_dogs", *dogs, tmp_path / "out")
     dogs = changed("stanford_dogs", two_names, tmp_path / "two")
-    assert "has label 1, which is that of n02085782" in refusal("stanford_dogs", *dogs, tmp_path / "out")
+    assert "has label 1, the label of n02085782" in rejection("stanford_dogs", *dogs, tmp_path / "out")
     imagenet = changed("imagenet", garbage, tmp_path / "imagenet")
-    assert "meta.mat: no list of synsets" in refusal("imagenet", *imagenet, tmp_path / "out")
+    assert "meta.mat: no list of synsets" in rejection("imagenet", *imagenet, tmp_path / "out")
 
 
-def test_classes_that_only_the_devkit_or_the_images_have_are_named(tmp_path):
+def test_classes_missing_from_the_devkit_or_the_images_are_named(tmp_path):
     archives = changed("imagenet", lambda original: members_of(original).pop("n02106166.tar"), tmp_path / "in")
-    message = refusal("imagenet", *archives, tmp_path / "out")
+    message = rejection("imagenet", *archives, tmp_path / "out")
     assert "has 4 classes, the devkit 5; only one of them has n02106166" in message
 
 
@@ -123,9 +121,9 @@ def test_classes_that_only_the_devkit_or_the_images_have_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_other_counts_than_the_official_ones_are_refused_unless_allowed(tmp_path, name):
+def test_other_counts_than_the_official_ones_are_rejected_unless_allowed(tmp_path, name):
     archives = usual(tmp_path / "in", name)
-    message = refusal(name, *archives, tmp_path / "out", any_counts=False)
+    message = rejection(name, *archives, tmp_path / "out", any_counts=False)
     original = ORIGINALS[name]()
     assert message.startswith(f"{name}: found {len(original.class_names)} classes instead of ")
     for split, rows in original.rows.items():
@@ -133,7 +131,7 @@ def test_other_counts_than_the_official_ones_are_refused_unless_allowed(tmp_path
     assert "--allow-other-counts" in message
 
 
-def test_imagenets_training_images_are_counted_when_they_are_read(tmp_path, monkeypatch):
+def test_imagenets_training_images_are_counted_while_they_are_read(tmp_path, monkeypatch):
     import preparation
 
     official = preparation.CATALOG["imagenet"]

@@ -1,4 +1,4 @@
-"""Preparations that were killed or interrupted, begun again by the same command."""
+"""Killed and interrupted preparations, resumed by the same command."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 from originals import ORIGINALS, imagenet, packed
-from prepared_sets import assert_whole, command, manifest, prepare
-
-pytestmark = pytest.mark.usefixtures("scripts_on_path")
+from preparations import KilledError, assert_prepared, command, manifest, prepare
 
 
 def kill_in_the_middle(arguments: list[str], out: Path) -> dict[str, int]:
-    """Kill -9 once a shard is done; returns the inode of every shard that is recorded as done."""
+    """Kill -9 once a shard is complete; returns the inode of every complete shard, by its rows file."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
     rows = out / ".partial" / "rows"
     try:
@@ -27,21 +25,21 @@ def kill_in_the_middle(arguments: list[str], out: Path) -> dict[str, int]:
         process.kill()
         process.wait()
         deadline = time.monotonic() + 10
-        while workers_of(process.pid):
-            assert time.monotonic() < deadline, "workers outlive their parent"
+        while is_alive(process.pid):
+            assert time.monotonic() < deadline, "workers outlived their parent"
             time.sleep(0.01)
     finally:
-        if workers_of(process.pid):
+        if is_alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
-    done = {}
+    inodes = {}
     for record in rows.glob("*[0-9]"):
         split, number = record.name.split("-")
         (shard,) = (out / ".partial" / split).glob(f"data-{number}-of-*.arrow")
-        done[record.name] = shard.stat().st_ino
-    return done
+        inodes[record.name] = shard.stat().st_ino
+    return inodes
 
 
-def workers_of(group: int) -> bool:
+def is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -49,16 +47,16 @@ def workers_of(group: int) -> bool:
     return True
 
 
-def test_imagenet_killed_goes_on_and_gives_the_same_without_writing_a_shard_twice(tmp_path):
+def test_a_killed_preparation_resumes_without_rewriting_complete_shards(tmp_path):
     original = imagenet(num_images=40, size=256)
     archives = packed(tmp_path / "archives", original, "tar")
     out = tmp_path / "out"
     options = ["--workers", 2, "--shard-size", 0.5]
     before = kill_in_the_middle(command("imagenet", *archives, out, *options), out)
     assert not (out / "dataset_dict.json").exists()
-    moved = [path.rename(tmp_path / path.name) for path in archives]  # the path is no part of what was begun
+    moved = [path.rename(tmp_path / path.name) for path in archives]  # resuming does not depend on the path
     assert prepare("imagenet", *moved, out, *options) == 0
-    assert_whole(out, original)
+    assert_prepared(out, original)
     assert 0 < len(before) < sum(facts["num_shards"] for facts in manifest(out)["splits"].values())
     for record, inode in before.items():
         split, number = record.split("-")
@@ -66,7 +64,7 @@ def test_imagenet_killed_goes_on_and_gives_the_same_without_writing_a_shard_twic
         assert shard.stat().st_ino == inode
 
 
-def test_a_preparation_begun_from_other_archives_starts_anew(tmp_path):
+def test_a_killed_preparation_of_other_archives_is_discarded(tmp_path):
     original = imagenet(num_images=30, size=160)
     archives = packed(tmp_path / "archives", original, "tar")
     options = ["--workers", 1, "--shard-size", 0.06]
@@ -74,16 +72,10 @@ def test_a_preparation_begun_from_other_archives_starts_anew(tmp_path):
     changed = imagenet(num_images=31, size=160)
     again = packed(tmp_path / "others", changed, "tar")
     assert prepare("imagenet", *again, tmp_path / "out", *options) == 0
-    assert_whole(tmp_path / "out", changed)
+    assert_prepared(tmp_path / "out", changed)
 
 
-class KilledError(Exception):
-    pass
-
-
-def test_interrupted_at_any_rename_nothing_half_written_is_taken_for_whole_and_the_next_run_ends_it(
-    tmp_path, monkeypatch
-):
+def test_an_interruption_at_any_rename_leaves_a_complete_dataset_or_none_and_resumes(tmp_path, monkeypatch):
     original = ORIGINALS["cub200"]()
     archives = packed(tmp_path / "in", original, "tgz")
     real, calls = os.replace, []
@@ -106,28 +98,28 @@ def test_interrupted_at_any_rename_nothing_half_written_is_taken_for_whole_and_t
         except KilledError:
             interrupted += 1
         if (out / "dataset_dict.json").exists():
-            assert_whole(out, original)
+            assert_prepared(out, original)
         before = limit
         limit, calls[:] = 10**9, []
         assert prepare("cub200", *archives, out, "--shard-size", 0.002) == 0
-        assert_whole(out, original)
+        assert_prepared(out, original)
         limit = before + 1
-    assert_whole(out, original)
+    assert_prepared(out, original)
     assert interrupted > 12
 
 
-def test_another_shard_size_starts_anew(tmp_path, monkeypatch):
+def test_another_shard_size_discards_the_unfinished_dataset(tmp_path, monkeypatch):
     original = ORIGINALS["cub200"]()
     archives = packed(tmp_path / "in", original, "tar")
 
-    def killed(*arguments: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("preparation._split_digest", killed)
+        patch.setattr("preparation.write_manifest", killed)
         with pytest.raises(KilledError):
             prepare("cub200", *archives, tmp_path / "out", "--shard-size", 0.002)
     assert len(list((tmp_path / "out").rglob("data-*.arrow"))) > 2
     assert prepare("cub200", *archives, tmp_path / "out") == 0
-    assert_whole(tmp_path / "out", original)
+    assert_prepared(tmp_path / "out", original)
     assert len(list((tmp_path / "out").rglob("data-*.arrow"))) == 2

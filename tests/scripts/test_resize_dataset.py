@@ -20,11 +20,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_fro
 from originals import picture
 from PIL import Image as PillowImage
 from scipy.ndimage import gaussian_filter
+from small_sets import load
 
 from cskd_hf.data.decode import decode
-from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError
-from cskd_hf.recipe.sections import DataSection
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(100, 60), (60, 100), (40, 40), (32, 90), (20, 12)]  # width, height
@@ -67,10 +66,6 @@ def arrow(root: Path, images: list[dict[str, Any]], labels: list[int]) -> Path:
     return root
 
 
-def opened(place: Path) -> Images:
-    return load_images(DataSection(dataset=str(place), train_split="train", test_split="test", image_column="image", label_column="label"))  # fmt: skip  # noqa: E501
-
-
 def resize(script: ModuleType, *arguments: object) -> int:
     return script.main([*map(str, arguments), "--workers", "1"])
 
@@ -78,7 +73,7 @@ def resize(script: ModuleType, *arguments: object) -> int:
 def test_a_copy_has_every_image_in_order_with_a_limited_short_side(script, tmp_path, capsys):
     source = folders(tmp_path / "in")
     assert resize(script, source, tmp_path / "out", "--short-side", 32) == 0
-    before, after = opened(source), opened(tmp_path / "out")
+    before, after = load(source), load(tmp_path / "out")
     for split in ("train", "test"):
         old, new = getattr(before, split), getattr(after, split)
         assert old.labels.tolist() == new.labels.tolist()
@@ -108,10 +103,10 @@ def test_the_manifest_records_the_loss_and_a_run_notes_the_copy(script, tmp_path
         losses[quality] = manifest["resized"]
         assert (losses[quality]["num_sampled"], losses[quality]["num_resized"]) == (5, 3)
         assert 20 < losses[quality]["least_decibels"] <= losses[quality]["mean_decibels"] < 60
-        (note,) = opened(tmp_path / str(quality)).notes
+        (note,) = load(tmp_path / str(quality)).notes
         assert note.startswith(f"the images are a copy with short sides of at most 32 pixels (JPEG quality {quality}: ")
     assert losses[30]["mean_decibels"] < losses[90]["mean_decibels"]
-    assert opened(source).notes == ()
+    assert load(source).notes == ()
 
 
 def test_rotated_images_are_stored_upright_and_unreadable_ones_unchanged(script, tmp_path):
@@ -121,7 +116,7 @@ def test_rotated_images_are_stored_upright_and_unreadable_ones_unchanged(script,
     images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey)]
     source = arrow(tmp_path / "in", images, [0, 1, 0])
     assert resize(script, source, tmp_path / "out", "--short-side", 30) == 0
-    first, second, third = opened(tmp_path / "out").train.fetch(range(3))
+    first, second, third = load(tmp_path / "out").train.fetch(range(3))
     assert decode(first).size == (30, 45)
     assert second["bytes"] == b"not an image"
     assert decode(third).size == (30, 30)

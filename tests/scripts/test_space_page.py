@@ -1,4 +1,4 @@
-"""The demo page in a real browser: pictures are uploaded, and what it shows is read."""
+"""The demo page in a real browser, with uploaded pictures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """A run of each method on six classes, one of whose names is HTML."""
+    """A run of each method on six classes, one with HTML in its name."""
     data = draw_folder(folder / "images", {"train": [8] * 6, "test": [4] * 6})
     for split in ("train", "test"):
         (data / split / "class 2").rename(data / split / "a <b>bold & long name of a class, which has to be wrapped")
@@ -52,7 +52,7 @@ def runs(folder):
 
 @pytest.fixture(scope="module")
 def address(folder, runs):
-    """Where the page of both runs is served."""
+    """URL of the page of both runs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = subprocess.Popen(
@@ -88,7 +88,7 @@ def page(browser, address):
 
 
 def predicted(run, images):
-    """What `python -m cskd_hf.predict` prints of each image: name and percent."""
+    """Name and percentage of each bar, as `python -m cskd_hf.predict` prints them."""
     result = command(run, *images, module="cskd_hf.predict")
     assert result.status == 0, result.stderr
     bars: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def remove_picture(page):
     )
 
 
-def test_the_bars_of_an_uploaded_picture_are_what_predict_prints(page, runs, folder):
+def test_the_bars_of_an_uploaded_picture_match_predict(page, runs, folder):
     images = [folder / f"picture {mode}.png" for mode in ("RGB", "L")]
     for number, image in enumerate(images):
         draw_image(4 + number, seed=number).convert(image.stem.split()[1]).save(image)
@@ -128,7 +128,7 @@ def test_the_bars_of_an_uploaded_picture_are_what_predict_prints(page, runs, fol
         remove_picture(page)
 
 
-def test_temperature_and_calibration_error_are_the_runs_own(page, runs):
+def test_temperature_and_calibration_error_are_those_of_the_run(page, runs):
     for number, run in enumerate(runs):
         metrics = summary_of(run)["metrics"]
         facts = page.evaluate(f"document.querySelectorAll('.facts')[{number}].innerText")
@@ -140,14 +140,14 @@ def test_temperature_and_calibration_error_are_the_runs_own(page, runs):
 
 
 @pytest.mark.parametrize("content", [b"no picture", None], ids=["not an image", "half an image"])
-def test_a_bad_picture_is_one_sentence_and_the_next_one_is_shown(page, folder, content):
+def test_a_bad_picture_gives_a_message_and_the_next_one_bars(page, folder, content):
     good, bad = folder / "good.png", folder / "bad.png"
     draw_image(1, seed=2).save(good)
     whole = good.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2] if content is None else content)
     page.upload("input[type=file]", bad)
     sentence = page.wait_for("document.querySelector('[role=alert]')?.innerText")
-    assert sentence == "This file is not a picture that can be read: try another."
+    assert sentence == "This file is not a readable picture; try another one."
     assert not page.evaluate(HAS_BARS)
     remove_picture(page)
     page.upload("input[type=file]", good)
@@ -155,9 +155,7 @@ def test_a_bad_picture_is_one_sentence_and_the_next_one_is_shown(page, folder, c
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1280, 2), (390, 1)], ids=["wide", "phone"])
-def test_the_models_stand_side_by_side_where_there_is_room_and_nothing_is_cut_off(
-    page, address, folder, width, columns
-):
+def test_the_models_are_side_by_side_if_there_is_room_and_nothing_is_cut_off(page, address, folder, width, columns):
     page.open(address, width=width)
     page.wait_for(f"innerWidth === {width} && document.querySelectorAll('section').length === 2")
     image = folder / "picture.png"
@@ -174,12 +172,12 @@ def test_the_models_stand_side_by_side_where_there_is_room_and_nothing_is_cut_of
     assert right <= width
 
 
-def test_the_page_asks_no_other_server_for_anything(page, address):
+def test_the_page_sends_no_request_to_other_servers(page, address):
     hosts = {urlsplit(request).netloc for request in page.requests if request.startswith("http")}
     assert hosts == {urlsplit(address).netloc}
 
 
-def test_a_baseline_of_other_classes_is_one_line(runs, tmp_path):
+def test_a_baseline_with_other_classes_gives_one_line(runs, tmp_path):
     other = tmp_path / "run" / "model"
     other.mkdir(parents=True)
     config = json.loads((runs[1] / "model" / "config.json").read_text(encoding="utf-8"))
@@ -198,6 +196,6 @@ def test_a_baseline_of_other_classes_is_one_line(runs, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_app_writes_nothing_beside_itself(page):
+def test_the_app_writes_nothing_to_its_folder(page):
     assert page.evaluate("document.title") == "How sure is it?"
     assert {path.name for path in SPACE.iterdir()} <= {"app.py", "requirements.txt", "README.md", "__pycache__"}

@@ -1,8 +1,7 @@
-"""A headless Chromium, spoken to in its own DevTools protocol over two pipes: nothing to install but the browser."""
+"""A headless Chromium, driven with the DevTools protocol over two pipes: only the browser must be installed."""
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import itertools
 import json
@@ -22,24 +21,31 @@ class Browser:
     """One page; a context manager that ends the browser.
 
     Attributes:
-        requests: every address that the page has asked for.
+        requests: every address the page has requested.
     """
 
     def __enter__(self) -> Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read_commands, self._commands = os.pipe()
         self._replies, write_replies = os.pipe()
-        # Chromium reads its commands from descriptor 3 and answers on 4, which may be these pipes' own numbers.
-        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_commands, write_replies)]
+        # Chromium reads commands from descriptor 3 and replies on 4, which may be the numbers of these pipes.
+        child_ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_commands, write_replies)]
         options = ["--headless", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"]
         options.append(f"--user-data-dir={self._profile.name}")
         self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$0" "$@" 3<&{theirs[0]} 4>&{theirs[1]}', str(CHROMIUM), *options, "about:blank"],
-            pass_fds=theirs,
+            [
+                "bash",
+                "-c",
+                f'exec "$0" "$@" 3<&{child_ends[0]} 4>&{child_ends[1]}',
+                str(CHROMIUM),
+                *options,
+                "about:blank",
+            ],
+            pass_fds=child_ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for end in (read_commands, write_replies, *theirs):
+        for end in (read_commands, write_replies, *child_ends):
             os.close(end)
         self._numbers, self._unread, self._session = itertools.count(1), b"", ""
         self.requests: list[str] = []
@@ -58,7 +64,7 @@ class Browser:
         self._profile.cleanup()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol, and its result."""
+        """Send a command of the protocol; returns its result."""
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": params}
         if self._session:
@@ -76,7 +82,7 @@ class Browser:
     def _next_message(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._replies], [], [], max(0.0, end - time.monotonic()))
-            assert ready, "the browser does not answer"
+            assert ready, "the browser does not reply"
             received = os.read(self._replies, 1 << 20)
             assert received, "the browser has ended"
             self._unread += received
@@ -84,7 +90,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, address: str, width: int = 1280, height: int = 800) -> None:
-        """Go there with a window of so many pixels; below 600 a phone's."""
+        """Load a page in a window of this size in pixels; below a width of 600 as a phone."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -95,13 +101,13 @@ class Browser:
         self.call("Page.navigate", url=address)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression that has one in JSON; an element of the page has not."""
+        """The value of a JavaScript expression; it must be JSON, not an element of the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 30) -> Any:
-        """The first value of an expression that is not empty."""
+        """Evaluate an expression until its value is truthy; returns that value."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
             assert time.monotonic() < end, f"still empty after {seconds} s: {expression}"
@@ -109,13 +115,8 @@ class Browser:
         return value
 
     def upload(self, selector: str, path: Path) -> None:
-        """Choose a file in a file input, as a person does in its dialogue."""
+        """Choose a file in a file input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
-        found = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        assert found, f"nothing on the page is {selector}"
-        self.call("DOM.setFileInputFiles", nodeId=found, files=[str(path)])
-
-    def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(picture["data"]))
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        assert node, f"the page has no {selector}"
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])

@@ -1,4 +1,4 @@
-"""Small copies of the original archives: their layouts and member names, a dozen images each."""
+"""Small imitations of the original archives: their layouts and member names, a dozen images each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Row = tuple[str, int, bytes]  # file name, label, content
 
 @dataclass
 class Original:
-    """What an archive holds, and what must come of it.
+    """The content of an image set's archives, and the dataset to prepare from it.
 
     Attributes:
-        files: archive's usual name → member → content.
-        rows: split → images in the order they must have.
+        files: official archive name → member → content.
+        rows: split → images in the expected order.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Original:
 
 
 def picture(number: int, kind: str = "JPEG", mode: str = "RGB", size: int = 12) -> bytes:
-    """An image like no other, in the format and colours of a kind."""
+    """A different image for each number."""
     noise = np.random.RandomState(number).randint(0, 255, (size, size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(buffer, kind)
@@ -41,7 +41,7 @@ def picture(number: int, kind: str = "JPEG", mode: str = "RGB", size: int = 12) 
 
 
 def odd_picture(number: int) -> bytes:
-    """Mostly colour JPEG; now and then what the sets hold besides."""
+    """Mostly a colour JPEG; for some numbers another format or mode that the datasets contain."""
     return picture(number, *{3: ("JPEG", "L"), 5: ("JPEG", "CMYK"), 7: ("PNG", "RGB"), 8: ("GIF", "P")}.get(number, ()))
 
 
@@ -84,23 +84,29 @@ PACKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
 }
 
 
-def packed(root: Path, original: Original, kind: str) -> list[Path]:
-    """The original as arguments of its script: every archive as one of this kind, or as a folder; lists as files."""
+def packed(root: Path, original: Original, kind: str | None) -> list[Path]:
+    """Write a script's arguments: every archive as this kind, as a folder, or (None) as it is downloaded."""
     root.mkdir(parents=True, exist_ok=True)
     paths = []
     for archive, members in original.files.items():
-        if archive.endswith(".txt"):
+        stem, suffix = archive.split(".", 1)
+        if suffix == "txt":
             paths.append(unpacked(root, members) / archive)
         elif kind == "folder":
-            paths.append(unpacked(root / archive.split(".")[0], members))
+            paths.append(unpacked(root / stem, members))
         else:
-            paths.append(root / f"{archive.split('.')[0]}.{kind}")
-            paths[-1].write_bytes(PACKERS[kind](members))
+            paths.append(root / (f"{stem}.{kind}" if kind else archive))
+            paths[-1].write_bytes(PACKERS[kind or suffix.replace("tar.gz", "tgz")](members))
     return paths
 
 
+def usual(root: Path, name: str) -> list[Path]:
+    """The original as it is downloaded."""
+    return packed(root, ORIGINALS[name](), None)
+
+
 def shuffled(members: dict[str, bytes]) -> dict[str, bytes]:
-    """Archives have their members in any order."""
+    """Members in random order, as archives have them."""
     names = list(members)
     np.random.RandomState(0).shuffle(names)
     return {name: members[name] for name in names}
@@ -121,7 +127,7 @@ def cub200() -> Original:
         labels.append(f"{number} {label + 1}\n")
         parts.append(f"{number} {int(split == 'train')}\n")
         rows[split].append((name, label, content))
-    # The lists need not be in one order: image numbers tie them.
+    # Image numbers link the lists, whatever their order.
     files |= {
         "CUB_200_2011/images.txt": "".join(images).encode(),
         "CUB_200_2011/image_class_labels.txt": "".join(labels[::-1]).encode(),
@@ -133,7 +139,7 @@ def cub200() -> Original:
 
 
 def stanford_dogs() -> Original:
-    # Labels are not in alphabetical order here, so that theirs shows.
+    # Not alphabetical, so that the labels' order shows.
     class_names = ["n02085782-Japanese_spaniel", "n02085620-Chihuahua", "n02111889-Samoyed"]
     rows: dict[str, list[Row]] = {"train": [], "test": []}
     listed: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
@@ -198,7 +204,7 @@ def tiny_imagenet() -> Original:
 
 
 def imagenet(num_images: int = 4, size: int = 12) -> Original:
-    """The training archive's members are archives themselves."""
+    """Its training archive consists of one archive per class."""
     class_names = ["n01440764", "n01443537", "n02085620", "n02106166", "n03000684"]
     numbers = {"n01440764": 3, "n01443537": 5, "n02085620": 1, "n02106166": 2, "n03000684": 4}  # ILSVRC2012_ID
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
@@ -238,20 +244,5 @@ def imagenet(num_images: int = 4, size: int = 12) -> Original:
 
 
 ORIGINALS: dict[str, Callable[[], Original]] = {
-    "cub200": cub200,
-    "stanford_dogs": stanford_dogs,
-    "mit67": mit67,
-    "tiny_imagenet": tiny_imagenet,
-    "imagenet": imagenet,
+    make.__name__: make for make in (cub200, stanford_dogs, mit67, tiny_imagenet, imagenet)
 }
-
-
-def usual(root: Path, name: str) -> list[Path]:
-    """The original as it is downloaded."""
-    root.mkdir(parents=True, exist_ok=True)
-    original, paths = ORIGINALS[name](), []
-    for archive, members in original.files.items():
-        kind = archive.split(".", 1)[1].replace("tar.gz", "tgz")
-        paths.append(root / archive)
-        paths[-1].write_bytes(members[archive] if kind == "txt" else PACKERS[kind](members))
-    return paths

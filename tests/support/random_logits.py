@@ -1,4 +1,4 @@
-"""Logits that know something of their targets, and their probabilities by NumPy."""
+"""Random logits that correlate with their targets, and a NumPy softmax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def predictions(num_images: int = 203, num_classes: int = 7, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random logits that know something of the target, so that no metric is at an end of its range."""
+    """Logits that correlate with the target, so that no metric is at an end of its range."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(num_classes, (num_images,), generator=generator)
     logits = 2 * torch.randn(num_images, num_classes, generator=generator)

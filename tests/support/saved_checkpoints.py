@@ -1,4 +1,4 @@
-"""Checkpoints of a small network, saved and read."""
+"""Checkpoints of a small network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 from cskd_hf.runs.progress import Progress
 
 
-def a_network(seed: int = 0) -> nn.Module:
+def make_network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
 
@@ -24,8 +24,8 @@ def step(module: nn.Module, optimizer: Any) -> None:
 
 
 def save(folder: Path, number: int, keep: int = 5, seed: int | None = None) -> Path:
-    """A checkpoint of step `number` whose weights `seed` (else the number) tells apart."""
-    module = a_network(number if seed is None else seed)
+    """A checkpoint of step `number`, with weights of `seed`, by default the number."""
+    module = make_network(number if seed is None else seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     step(module, optimizer)
     progress = Progress(epoch=1, position=3 * number, step=number, totals={"loss": 0.1}, skipped={7: "broken"})
@@ -33,6 +33,6 @@ def save(folder: Path, number: int, keep: int = 5, seed: int | None = None) -> P
 
 
 def weights_of(path: Path) -> torch.Tensor:
-    module = a_network(99)
+    module = make_network(99)
     load_checkpoint(path, module, torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9), None)
     return module[0].weight

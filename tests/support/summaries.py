@@ -1,8 +1,12 @@
-"""A complete `summary.json`, for tests that read one without training."""
+"""The recipe, the environment and the summary of a run folder, for tests that do not train."""
 
 from __future__ import annotations
 
-from cskd_hf.evaluation.metrics import METRICS
+from pathlib import Path
+from typing import Any
+
+from cskd_hf.evaluation.metrics import DEFINITIONS
+from cskd_hf.recipe.recipe import Recipe, parse_recipe
 from cskd_hf.runs.summary import (
     DatasetSummary,
     MetricsSummary,
@@ -13,9 +17,22 @@ from cskd_hf.runs.summary import (
 )
 
 
+def make_recipe(folder: Path, method: str = "cskd", **run: Any) -> Recipe:
+    return parse_recipe(
+        {
+            "data": {"dataset": "digits"},
+            "model": {"model_name": "test_resnet"},
+            "method": {"name": method},
+            "optimizer": {"lr": 0.1},
+            "scheduler": {"num_epochs": 2},
+            "run": {"output_dir": str(folder), **run},
+        }
+    )
+
+
 def metric_values(start: float = 10.0, **values: float | None) -> MetricValues:
     """`start`, `start + 1`, ... for the metrics not named, so that each has a value of its own."""
-    numbers = {name: start + index for index, name in enumerate(METRICS)}
+    numbers = {name: start + index for index, name in enumerate(DEFINITIONS)}
     return MetricValues.model_validate(numbers | values)
 
 
@@ -47,3 +64,16 @@ def summary_without_holdout() -> Summary:
     metrics = SUMMARY.metrics.model_copy(update={"temperature": None, "metrics_scaled": None})
     dataset = SUMMARY.dataset.model_copy(update={"images": {"train": 50_000, "test": 10_000}})
     return SUMMARY.model_copy(update={"metrics": metrics, "dataset": dataset})
+
+
+ENVIRONMENT = {
+    "cskd_hf": "0.1.0",
+    "python": "3.10.99",
+    "packages": {"torch": "2.6.0"},
+    "git": {"commit": "0123456789", "dirty": False},
+    "hardware": {"cpu": "a CPU", "torch_threads": 4, "accelerators": ["Fast GPU"] * 8},
+    "num_processes": 8,
+    "mixed_precision": "bf16",
+    "command": "python -m cskd_hf.train recipe.yaml",
+}
+"""What `describe_environment` returns, shortened."""

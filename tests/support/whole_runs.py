@@ -1,4 +1,4 @@
-"""A whole run that the tests of what it leaves share: small, with a held-out share."""
+"""A small finished run with a hold-out set, for tests of its folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from command_runs import Result, write_recipe
 
 
 def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[Path, Path, Result]:
-    """Its recipe, its folder, what it printed.
+    """Recipe, run folder and output.
 
     Args:
-        run: `command`, or `quick` for whom it only has to be there.
+        run: `command`, or the faster `quick` if the output of a real process does not matter.
     """
     recipe = write_recipe(
         folder / "run.yaml",

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from summaries import SUMMARY, metric_values
+
+from cskd_hf.evaluation.metrics import DEFINITIONS
+from cskd_hf.evaluation.table import as_markdown, as_text, metric_rows
+
+VALUES = metric_values(nll=0.81236, recall_at_1=None)
+
+
+def test_a_row_has_name_value_calibrated_value_and_definition() -> None:
+    rows = metric_rows(VALUES, SUMMARY.metrics.metrics_scaled)
+    assert [row.name for row in rows] == list(DEFINITIONS)
+    assert rows[2] == ("nll", 0.81236, 32.0, DEFINITIONS["nll"])
+    assert metric_rows(dict(VALUES))[2] == ("nll", 0.81236, None, DEFINITIONS["nll"])
+
+
+def test_text_is_aligned_and_has_a_calibrated_column_only_with_a_temperature() -> None:
+    header, *lines = as_text(metric_rows(VALUES, SUMMARY.metrics.metrics_scaled)).splitlines()
+    assert header.split() == ["metric", "as", "trained", "calibrated", "definition"]
+    assert {line[header.index("definition") - 2 :][:2] for line in lines} == {"  "}
+    assert lines[2].split()[:3] == ["nll", "0.8124", "32"]
+    assert lines[-1].split()[:3] == ["recall_at_1", "–", "38"]
+    assert "calibrated" not in as_text(metric_rows(VALUES)).splitlines()[0]
+
+
+def test_markdown_has_the_same_columns() -> None:
+    header, rule, *lines = as_markdown(metric_rows(VALUES, SUMMARY.metrics.metrics_scaled)).splitlines()
+    assert header == "| metric | as trained | calibrated | definition |"
+    assert rule == "| --- | --- | --- | --- |"
+    assert lines[2] == f"| nll | 0.8124 | 32 | {DEFINITIONS['nll']} |"
+    assert as_markdown(metric_rows(VALUES)).splitlines()[4] == f"| nll | 0.8124 | {DEFINITIONS['nll']} |"
