@@ -1,7 +1,7 @@
 """Shared memory for batches, reused as soon as no tensor refers to the batch in it.
 
 A batch is tens of megabytes. In fresh memory the kernel zeroes it page by page and reclaims it afterwards, and a tensor
-that torch sends between processes is mapped anew each time: together a sixth of the cost of an image from a smaller
+that torch sends between processes is mapped again each time: together a sixth of the cost of an image from a smaller
 copy (scripts/bench/README.md). Here the pages stay mapped, and a worker sends only the slot that holds its batch.
 """
 

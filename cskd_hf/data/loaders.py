@@ -57,7 +57,7 @@ def batch_loader(
     persistent: bool,
     worker_init: Any,
 ) -> DataLoader[Any]:
-    """A loader that yields a `Batch` for each list of keys in `batches`, read anew at each iteration.
+    """A loader that yields a `Batch` for each list of keys in `batches`, read again at each iteration.
 
     Args:
         workers: processes; 0 loads in this thread.

@@ -153,7 +153,7 @@ def _class_folder_images(folder: Path) -> list[tuple[str, str]]:
 
 
 def _digits() -> DatasetDict:
-    """scikit-learn's scans: of each class, in a fixed random order, 20 to train, 30 held out, the rest to test."""
+    """scikit-learn's scans: 20 of each class to train, 30 held out, the rest to test, in a fixed random order."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
