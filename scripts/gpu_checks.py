@@ -175,20 +175,8 @@ def step(bench: Bench, mode: str, variants: Sequence[str] = VARIANTS) -> dict[st
     amount = ["--repeats", "7", "--steps", "10"]
     if bench.quick:
         size, amount = ["--model", "test_resnet", "--size", "32", "--batch", "4"], ["--repeats", "2", "--steps", "1"]
-    benchmark.main(
-        [
-            "--device",
-            bench.device,
-            *size,
-            *amount,
-            "--modes",
-            mode,
-            "--variants",
-            *variants,
-            "--output",
-            str(bench.folder),
-        ]
-    )
+    place = ["--device", bench.device, "--output", str(bench.folder)]
+    benchmark.main([*place, *size, *amount, "--modes", mode, "--variants", *variants])
     saved = json.loads((bench.folder / "step.json").read_text(encoding="utf-8"))["figures"]
     figures: dict[str, Any] = saved[mode]
     flops = figures["flops"]

@@ -81,13 +81,16 @@ def predict_split(
                 outputs["features"] = model.forward_head(maps, pre_logits=True).float()
         return outputs
 
-    training = model.training
+    training, tf32 = model.training, torch.backends.cudnn.allow_tf32
     model.eval()
+    if not autocast:  # by default cuDNN rounds the inputs of float32 convolutions to TF32
+        torch.backends.cudnn.allow_tf32 = False
     try:
         # The same number of batches on every rank: `stop` is a collective.
         parts, skipped = _predict_share(loader, -(-share // data.batch_size), forward, stop)
     finally:
         model.train(training)
+        torch.backends.cudnn.allow_tf32 = tf32
     if world > 1:
         parts, skipped = _gather(parts, skipped)
     if not parts:

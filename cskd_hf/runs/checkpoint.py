@@ -147,6 +147,11 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
         # The other keys of a group may be state.
         keys = ("lr", "momentum", "weight_decay", "betas", "eps")
         group.update({key: constructed[key] for key in keys if key in constructed})
+    for parameter, tensors in optimizer.state.items():
+        for name, value in tensors.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Laid out like the parameter: fused kernels ignore strides, and `run.channels_last` may have changed.
+                tensors[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scaler is not None and training["scaler"] is not None:
         scaler.load_state_dict(training["scaler"])
     progress = Progress(**state["progress"])
