@@ -3,7 +3,7 @@
     python scripts/gpu_check.py [--minutes 8] [--out DIR]
     python scripts/gpu_check.py --device cpu --quick          # the same script in two minutes, without a GPU
 
-Makes its own ImageNet-like JPEGs from photographs that ship in installed packages; needs no network. Checks run in
+Exit status 1 if a check fails. Makes its own ImageNet-like JPEGs from photographs that ship in installed packages; needs no network. Checks run in
 order of value, each in a process with a time limit: timings alone, the rest side by side. A failed check does not stop
 the others. Prints one table; DIR gets gpu_check.md, gpu_check.json and log.txt.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ UNTESTED = (
 
 
 class Check(NamedTuple):
-    """A check of gpu_checks.py.
+    """A check of gpu/checks.py.
 
     Attributes:
         seconds: time limit.
@@ -95,13 +96,21 @@ def run(check: Check, args: argparse.Namespace, work: Path, deadline: float) -> 
     limit = min(check.seconds, deadline - time.monotonic())
     if limit < 10:
         return [row(check.name, "", "not started: out of time", "skipped")]
-    command = [sys.executable, str(HERE / "gpu_checks.py"), check.name, "--device", args.device, "--work", str(work)]
+    command = [
+        sys.executable,
+        str(HERE / "gpu" / "checks.py"),
+        check.name,
+        "--device",
+        args.device,
+        "--work",
+        str(work),
+    ]
     command += ["--quick"] if args.quick else []
     log, started = work / f"{check.name}.log", time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         print(f"##### {check.name}", file=file, flush=True)
         try:
-            status = subprocess.run(command, stdout=file, stderr=file, timeout=limit).returncode
+            status = subprocess.run(command, env=environment(), stdout=file, stderr=file, timeout=limit).returncode
         except subprocess.TimeoutExpired:
             status = None
     took = time.monotonic() - started
@@ -114,6 +123,12 @@ def run(check: Check, args: argparse.Namespace, work: Path, deadline: float) -> 
         last_line = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
         rows.append(row(check.name, "", f"exit status {status}: {last_line[:200]}", "FAIL"))
     return rows
+
+
+def environment() -> dict[str, str]:
+    """The checks import this package and the benchmarks."""
+    paths = [str(HERE.parent), str(HERE / "bench"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def row(check: str, expected: str, found: str, verdict: str) -> dict[str, str]:

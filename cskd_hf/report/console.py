@@ -64,7 +64,7 @@ class Console:
             "precision": recipe.run.mixed_precision,
         }
         self.say("\n".join([str(recipe.run.output_dir), *(f"  {name:9s}  {text}" for name, text in lines.items())]))
-        for note in images.notes:
+        for note in (*images.notes, *_batch_note(recipe, batches, lr)):
             self.say(f"  note       {note}")
         self.samples_per_epoch = batches.num_samples
         if self.enabled and sys.stdout.isatty():
@@ -133,3 +133,15 @@ class Console:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")
         self.say(loading_code(f"local-dir:{(folder / 'model').as_posix()}", summary.model.needs_cskd_hf))
+
+
+def _batch_note(recipe: Recipe, batches: GlobalBatches, lr: float) -> list[str]:
+    """A warning if several processes make the batch larger than the recipe's while the learning rate stays."""
+    world = batches.num_processes
+    if world == 1 or recipe.optimizer.lr is None or recipe.run.num_processes is not None:
+        return []
+    base = lr * 256 / (recipe.data.batch_size * recipe.run.gradient_accumulation_steps)
+    return [
+        f"{world} processes make the batch {world} times the recipe's, and lr {lr:g} is fixed: write "
+        f"'optimizer.lr=null' optimizer.lr_base={base:g} to scale it, or run.num_processes={world} if it is meant"
+    ]

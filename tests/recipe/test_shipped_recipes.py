@@ -15,7 +15,7 @@ from torch import nn
 
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.catalog import CATALOG
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.recipe import Recipe, load_recipe
 
 each_recipe = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
@@ -73,12 +73,19 @@ def test_timm_builds_the_model_with_every_keyword(path):
 PAPER = ["cub200_resnet18", "imagenet_resnet50"]
 
 
+def timms_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer for the recipe's own batch."""
+    lr, _ = recipe.optimizer.scaled_lr(recipe.data.batch_size)
+    keywords = recipe.optimizer.model_dump(exclude_none=True, exclude={"lr", "lr_base"})
+    return create_optimizer_v2(model, lr=lr, **keywords)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_optimizer_is_sgd_that_decays_every_parameter(name):
     recipe = load_recipe(name)
     with torch.device("meta"):
         model = create_backbone(recipe.model, 7)
-    optimizer = create_optimizer_v2(model, **recipe.optimizer.model_dump(exclude_none=True, exclude={"lr_base"}))
+    optimizer = timms_optimizer(recipe, model)
     assert isinstance(optimizer, torch.optim.SGD)
     for group in optimizer.param_groups:
         assert (group["momentum"], group["nesterov"], group["dampening"], group["lr"]) == (0.9, False, 0, 0.1)
@@ -90,9 +97,7 @@ def test_the_papers_optimizer_is_sgd_that_decays_every_parameter(name):
 def test_the_learning_rate_of_every_epoch_is_the_papers(name, drops):
     recipe = load_recipe(name)
     expected = [rate for epochs, rate in zip(drops, (0.1, 0.01, 0.001), strict=True) for _ in range(epochs)]
-    optimizer = create_optimizer_v2(
-        nn.Linear(1, 1), **recipe.optimizer.model_dump(exclude_none=True, exclude={"lr_base"})
-    )
+    optimizer = timms_optimizer(recipe, nn.Linear(1, 1))
     keywords = recipe.scheduler.model_dump(exclude_none=True)
     scheduler, num_epochs = create_scheduler_v2(optimizer, **keywords, updates_per_epoch=3)
     rates = []

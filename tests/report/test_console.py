@@ -1,0 +1,33 @@
+"""The start block warns when several processes change the update but not the learning rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from summaries import make_recipe
+
+from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.pairing import ClassPairSampler
+from cskd_hf.report.console import _batch_note
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "run", "world", "expected"),
+    [
+        ({"lr": 0.1}, {}, 1, None),
+        ({"lr": 0.1}, {}, 8, "8 processes make the batch 8 times the recipe's, and lr 0.1 is fixed: write"),
+        ({"lr": 0.1}, {"num_processes": 8}, 8, None),
+        ({"lr": None, "lr_base": 0.1}, {}, 8, None),
+    ],
+)
+def test_a_fixed_learning_rate_on_several_processes_is_noted(optimizer, run, world, expected):
+    recipe = make_recipe(Path("run")).replace(
+        optimizer={"lr": None, "lr_base": None} | optimizer, run=run, data={"batch_size": 4}
+    )
+    batches = GlobalBatches(ClassPairSampler(np.arange(64) % 2), 4, world)
+    notes = _batch_note(recipe, batches, 0.1)
+    assert [note.partition(" 'opt")[0] for note in notes] == ([] if expected is None else [expected])
+    if expected is not None:
+        assert "optimizer.lr_base=6.4 to scale it, or run.num_processes=8" in notes[0]
