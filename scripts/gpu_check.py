@@ -3,9 +3,9 @@
     python scripts/gpu_check.py [--minutes 8] [--out DIR]
     python scripts/gpu_check.py --device cpu --quick          # the same script in two minutes, without a GPU
 
-Exit status 1 if a check fails. Makes its own ImageNet-like JPEGs from photographs that ship in installed packages; needs no network. Checks run in
+Makes its own ImageNet-like JPEGs from photographs that ship in installed packages; needs no network. Checks run in
 order of value, each in a process with a time limit: timings alone, the rest side by side. A failed check does not stop
-the others. Prints one table; DIR gets gpu_check.md, gpu_check.json and log.txt.
+the others. Prints one table; DIR gets gpu_check.md, gpu_check.json and log.txt. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
             loaded = _digits()
         elif entry.path is None:
             raise UserError(
-                f"data.dataset: the Hub has no {data.dataset} with the official split: convert the original archive "
-                f"with {entry.prepare}, and write data.dataset=FOLDER"
+                f"data.dataset: the Hub has no {data.dataset} with the official split: convert the original archive: "
+                f"from a checkout, python {entry.prepare} ARCHIVE OUT; then write data.dataset=./OUT"
             )
         else:
             loaded = open_hub(entry.path, data, splits, entry.data_files)

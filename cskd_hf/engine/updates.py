@@ -97,8 +97,7 @@ def training_updates(
     """
     while progress.epoch < num_epochs:
         if progress.position >= batches.num_samples:
-            # Resumed with larger global batches and drop_last: the rest of the epoch does not fill one.
-            progress.epoch, progress.position, progress.totals = progress.epoch + 1, 0, {}
+            progress.begin_epoch()  # resumed with larger batches and drop_last: the rest of the epoch does not fill one
             continue
         if learner.scheduler is not None:
             learner.scheduler.step(progress.epoch)
@@ -132,14 +131,10 @@ def training_updates(
                 )
             lr = apply_update(learner, accelerator, settings.clip_grad)
 
-            position = progress.position + group_samples
-            ends_epoch = position >= batches.num_samples
+            ends_epoch = progress.position + group_samples >= batches.num_samples
             update = Update(progress.epoch, progress.step + 1, lr, terms, totals, ends_epoch)
-            progress.step += 1
-            progress.samples += group_samples
-            progress.epoch, progress.position = (progress.epoch + 1, 0) if ends_epoch else (progress.epoch, position)
-            progress.totals = {} if ends_epoch else progress.totals
             progress.seconds += time.perf_counter() - started
+            progress.advance(group_samples, ends_epoch)
             yield update
 
 

@@ -31,6 +31,17 @@ class Progress:
     skipped: dict[int, str] = field(default_factory=dict)
     line: dict[str, float] = field(default_factory=dict)
 
+    def advance(self, num_samples: int, ends_epoch: bool) -> None:
+        """Count one update, and go to the next epoch after an epoch's last."""
+        self.step += 1
+        self.samples += num_samples
+        self.position += num_samples
+        if ends_epoch:
+            self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        self.epoch, self.position, self.totals = self.epoch + 1, 0, {}
+
 
 class Stopwatch:
     """Throughput of a run between two readings of its progress."""

@@ -67,8 +67,8 @@ def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
     with pytest.raises(UserError) as caught:
         load_images(DataSection.model_validate(data_section("mit67", CATALOG["mit67"])))
     assert str(caught.value) == (
-        "data.dataset: the Hub has no mit67 with the official split: convert the original archive with "
-        "scripts/prepare_mit67.py, and write data.dataset=FOLDER"
+        "data.dataset: the Hub has no mit67 with the official split: convert the original archive: from a "
+        "checkout, python scripts/prepare_mit67.py ARCHIVE OUT; then write data.dataset=./OUT"
     )
 
 

@@ -128,3 +128,14 @@ def test_a_stop_between_batches_restores_the_mode(predict, make_network, make_sp
     with pytest.raises(EvaluationStoppedError):
         predict(network, make_split(11), stop=lambda: next(answers))
     assert network.training
+
+
+@pytest.mark.parametrize(("autocast", "expected"), [(False, False), (True, True)])
+def test_results_are_computed_in_true_float32(predict, make_network, make_split, monkeypatch, autocast, expected):
+    """cuDNN rounds the inputs of float32 convolutions to TF32 unless this flag is off."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    network, flags = make_network(), []
+    network.layers.register_forward_pre_hook(lambda *_: flags.append(torch.backends.cudnn.allow_tf32))
+    predict(network, make_split(4), autocast=autocast)
+    assert set(flags) == {expected}
+    assert torch.backends.cudnn.allow_tf32

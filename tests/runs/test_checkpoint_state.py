@@ -93,6 +93,28 @@ def test_a_resumed_optimizer_steps_like_an_uninterrupted_one(tmp_path, make, lay
         assert old.stride() == new.stride()
 
 
+@pytest.mark.parametrize("first", [torch.contiguous_format, torch.channels_last])
+def test_a_resume_in_another_memory_format_steps_like_an_uninterrupted_run(tmp_path, first):
+    """Fused kernels ignore strides: momentum laid out unlike its parameter would be added to other elements."""
+    second = torch.channels_last if first is torch.contiguous_format else torch.contiguous_format
+
+    def build(layout: torch.memory_format) -> tuple[nn.Module, Any]:
+        module = make_network().to(memory_format=layout)
+        return module, torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, fused=True)
+
+    module, optimizer = build(first)
+    torch.manual_seed(2)
+    step(module, optimizer)
+    path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
+    resumed, again = build(second)
+    load_checkpoint(path, resumed, again, None)
+    for which in ((module, optimizer), (resumed, again)):
+        torch.manual_seed(3)
+        step(*which)
+    for old, new in zip(module.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-3, atol=1e-4)
+
+
 def test_a_resumed_optimizer_has_the_settings_it_was_constructed_with(tmp_path):
     # A forced resume may have changed the recipe.
     module = make_network()
