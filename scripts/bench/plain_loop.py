@@ -58,7 +58,8 @@ def main() -> None:
     loader = DataLoader(
         dataset, batch_sampler=PairBatches(dataset, int(batch_size)), num_workers=int(workers), persistent_workers=True
     )
-    model = timm.create_model(model_name, num_classes=len(dataset.classes)).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = timm.create_model(model_name, num_classes=len(dataset.classes)).train().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     total_loss = total_kd = correct = 0.0
     for _ in range(int(epochs)):
@@ -70,7 +71,7 @@ def main() -> None:
             waited += time.perf_counter() - request
             if batch is None:
                 break
-            images, target = batch
+            images, target = (part.to(device) for part in batch)
             (x, partner), target = images.chunk(2), target.chunk(2)[0]
             output = model(x)
             with torch.no_grad():
