@@ -60,28 +60,29 @@ def test_an_unwritable_folder_is_rejected_before_training(tmp_path, images):
 
 
 def test_a_disk_that_turns_read_only_leaves_earlier_checkpoints_intact(tmp_path, images):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], capture_output=True, text=True)
+    """The checkpoints' folder alone: the run's lock keeps a file open, with which no disk can be remounted."""
+    settings = ("run.checkpoint_steps=1", "scheduler.num_epochs=200")
+    recipe = write_recipe(tmp_path / "run.yaml", images)
+    process = start(recipe, *settings)
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    folder = str(tmp_path / "run" / "checkpoints")
+    mounted = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"needs to mount a disk: {mounted.stderr.strip()}")
+        process.kill()
+        process.communicate()
+        pytest.skip(f"needs to mount a folder: {mounted.stderr.strip()}")
     try:
-        settings = (f"run.output_dir={disk / 'run'}", "run.checkpoint_steps=1", "scheduler.num_epochs=200")
-        recipe = write_recipe(tmp_path / "run.yaml", images)
-        process = start(recipe, *settings)
-        wait_for_a_checkpoint(process, disk / "run")
-        while subprocess.run(["mount", "-o", "remount,ro", str(disk)], stderr=subprocess.DEVNULL).returncode:
-            assert process.poll() is None  # busy while the run has a file open for writing
+        while subprocess.run(["mount", "-o", "remount,ro,bind", folder], stderr=subprocess.DEVNULL).returncode:
+            assert process.poll() is None  # busy while a checkpoint is being written
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1
         line = stderr.splitlines()[-1]
         assert line.startswith("error: the checkpoint of step ")
         assert "Read-only file system" in line
         assert "the last complete checkpoint is" in line
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        assert "resuming at step" in quick(recipe, *settings, "run.max_hours=1e-9").stdout
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+        subprocess.run(["umount", folder], check=True)
+    assert "resuming at step" in quick(recipe, *settings, "run.max_hours=1e-9").stdout
 
 
 def test_a_killed_worker_is_reported_and_the_run_resumes_from_its_checkpoint(tmp_path, images):
