@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -113,29 +113,44 @@ def training_updates(
             _seed_step(settings.seed, progress.step, accelerator.process_index)
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)
-            group_samples = sum(micro.total for micro in group)
-            for number, micro in enumerate(group, start=1):
-                batch = _next_batch(batch_iterator, progress)
-                terms = forward_backward(
-                    learner.objective,
-                    batch,
-                    accelerator,
-                    # DDP averages over ranks; every sample of the group weighs the same wherever it is.
-                    weight=micro.own * accelerator.num_processes / group_samples,
-                    all_reduce=number == len(group),
-                    totals=totals,
-                    num_samples=micro.own,
-                    step=progress.step,
-                    timeout=settings.ddp_timeout,
-                    grad_checkpointing=settings.grad_checkpointing,
-                )
+            terms = accumulate_gradients(learner, batch_iterator, group, accelerator, progress, totals, settings)
             lr = apply_update(learner, accelerator, settings.clip_grad)
 
+            group_samples = sum(micro.total for micro in group)
             ends_epoch = progress.position + group_samples >= batches.num_samples
             update = Update(progress.epoch, progress.step + 1, lr, terms, totals, ends_epoch)
             progress.seconds += time.perf_counter() - started
             progress.advance(group_samples, ends_epoch)
             yield update
+
+
+def accumulate_gradients(
+    learner: Learner,
+    batch_iterator: Iterator[Batch],
+    group: Sequence[MicroBatch],
+    accelerator: Accelerator,
+    progress: Progress,
+    totals: Totals,
+    settings: RunSection,
+) -> dict[str, Tensor]:
+    """Forward and backward of every micro-batch of an update; returns the last one's logged terms, on the device."""
+    group_samples = sum(micro.total for micro in group)
+    terms: dict[str, Tensor] = {}
+    for number, micro in enumerate(group, start=1):
+        terms = forward_backward(
+            learner.objective,
+            _next_batch(batch_iterator, progress),
+            accelerator,
+            # DDP averages over ranks; every sample of the group weighs the same wherever it is.
+            weight=micro.own * accelerator.num_processes / group_samples,
+            all_reduce=number == len(group),
+            totals=totals,
+            num_samples=micro.own,
+            step=progress.step,
+            timeout=settings.ddp_timeout,
+            grad_checkpointing=settings.grad_checkpointing,
+        )
+    return terms
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
