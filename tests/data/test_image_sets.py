@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_runs import metrics_lines, quick, summary_of
 from datasets import ClassLabel, Dataset, Features, Image
-from originals import ORIGINALS, odd_picture, usual
+from originals import ORIGINALS, downloaded, odd_picture
 
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import load_recipe
@@ -44,7 +44,7 @@ def train(name: str, dataset: Path, out: Path, num_train: int) -> None:
 def test_an_original_archive_trains(tmp_path, name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     original, out = ORIGINALS[name](), tmp_path / "prepared"
-    archives = map(str, usual(tmp_path / "archives", name))
+    archives = map(str, downloaded(tmp_path / "archives", name))
     assert importlib.import_module(f"prepare_{name}").main([*archives, str(out), "--allow-other-counts"]) == 0
     # The folder's manifest names the set: splits and statistics need no settings.
     entry = CATALOG[name]
@@ -102,7 +102,7 @@ def test_check_compares_a_prepared_folder_with_the_official_set(tmp_path, monkey
 
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     out = tmp_path / "prepared"
-    archives = map(str, usual(tmp_path / "archives", "cub200"))
+    archives = map(str, downloaded(tmp_path / "archives", "cub200"))
     assert importlib.import_module("prepare_cub200").main([*archives, str(out), "--allow-other-counts"]) == 0
     capsys.readouterr()
     options = [f"data.dataset={out}", *SMALL]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from datasets import ClassLabel, DatasetDict, Sequence, Value
-from small_sets import ABC, SHAPES, as_parquet, as_split_folders, load, table, write
+from small_sets import ABC, LAYOUTS, as_parquet, as_split_folders, load, table, write
 
 from cskd_hf.errors import UserError
 
@@ -42,7 +42,7 @@ def test_a_split_named_twice_is_an_error(keys):
         load("anywhere", **keys)
 
 
-@pytest.mark.parametrize("save", SHAPES)
+@pytest.mark.parametrize("save", LAYOUTS)
 def test_a_missing_split_lists_the_existing_ones(tmp_path, save):
     root = save(tmp_path / "d", train=table([0, 1], ABC), test=table([0, 1], ABC))
     with pytest.raises(UserError, match=r"'dev'.* (train, test|test, train)") as caught:

@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from small_sets import (
     ABC,
     GARBAGE,
-    SHAPES,
+    LAYOUTS,
     as_dataset_dict,
     as_parquet,
     as_split_folders,
@@ -31,7 +31,7 @@ from cskd_hf.recipe.catalog import CATALOG
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-@pytest.mark.parametrize("save", SHAPES)
+@pytest.mark.parametrize("save", LAYOUTS)
 def test_every_layout_loads_without_decoding_an_image(tmp_path, save):
     images = load(save(tmp_path / "d", train=table([2, 0, 1, 0], ABC), test=table([1, 2], ABC)))
     assert images.train.labels.tolist() == [2, 0, 1, 0]
@@ -98,7 +98,7 @@ def test_empty_classes_count_and_are_noted(tmp_path):
     assert images.notes == ("1 of 3 classes have no training image: bee",)
 
 
-@pytest.mark.parametrize("save", SHAPES)
+@pytest.mark.parametrize("save", LAYOUTS)
 def test_images_can_be_paths(tmp_path, save):
     for level in range(3):
         write(tmp_path, f"{level}.png", content=png(level))

@@ -1,4 +1,4 @@
-"""What a step saves for its backward: CS-KD no more than cross-entropy, and less with gradient checkpointing."""
+"""Activation memory: CS-KD saves no more than cross-entropy, and gradient checkpointing saves less."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from cskd_hf.recipe.sections import ModelSection
 NUM, SIZE = 6, 32
 
 
-def kept_for_the_backward(objective: Objective, batch: Batch) -> dict[int, Tensor]:
-    """Every piece of memory that the forward keeps beside the weights, once: its address → a tensor that lies there."""
-    kept: dict[int, Tensor] = {}
+def saved_activations(objective: Objective, batch: Batch) -> dict[int, Tensor]:
+    """Storage that the forward saves for the backward, weights excluded: address → a tensor in it."""
+    saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+    def save(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors_hooks(save, lambda tensor: tensor):
         objective(batch)["loss"].backward()
-    own = {tensor.untyped_storage().data_ptr() for tensor in objective.state_dict().values()}
-    return {place: tensor for place, tensor in kept.items() if place not in own}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in objective.state_dict().values()}
+    return {address: tensor for address, tensor in saved.items() if address not in weights}
 
 
-def num_bytes(kept: dict[int, Tensor]) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+def num_bytes(saved: dict[int, Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
-def shapes(kept: dict[int, Tensor]) -> Counter[tuple[int, ...]]:
-    return Counter(tuple(tensor.shape) for tensor in kept.values())
+def shapes(saved: dict[int, Tensor]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(tensor.shape) for tensor in saved.values())
 
 
 @pytest.mark.parametrize("batch_norm", ["separate", "anchors_only"])
@@ -49,32 +49,30 @@ def shapes(kept: dict[int, Tensor]) -> Counter[tuple[int, ...]]:
 def test_cskd_saves_the_activations_of_cross_entropy_plus_partner_logits_and_pixels(model_name, batch_norm):
     method = method_of("cskd", batch_norm=batch_norm)
     batch = batch_for(method, num=NUM, size=SIZE)
-    pairs = kept_for_the_backward(objective_of(method, backbone(model_name)), batch)
-    alone = kept_for_the_backward(
-        objective_of(method_of("cross_entropy"), backbone(model_name)), supervised(method, batch)
-    )
+    pairs = saved_activations(objective_of(method, backbone(model_name)), batch)
+    alone = saved_activations(objective_of(method_of("cross_entropy"), backbone(model_name)), supervised(method, batch))
     more = shapes(pairs)
     more.subtract(shapes(alone))
     assert {shape for shape, count in more.items() if count} <= {(NUM, NUM_CLASSES), ()}
     logits = sum(count for shape, count in more.items() if shape == (NUM, NUM_CLASSES))
     assert 0 < logits <= 3  # log p, q and the logits over T
-    # One normalised tensor holds both images of a pair, and the first convolution keeps its own half of it.
+    # Both images of a pair share one normalised tensor; the first convolution saves a view of its half.
     partners = NUM * 3 * SIZE * SIZE * 4
     scalars = 4 * more[()]
     assert num_bytes(pairs) - num_bytes(alone) == partners + logits * NUM * NUM_CLASSES * 4 + scalars
 
 
 def test_a_joint_forward_saves_the_activations_of_both_images():
-    """What the test above would see, were the partner's forward kept."""
-    kept = {}
+    """The test above would fail if the partner's activations were saved."""
+    saved = {}
     for batch_norm in ("separate", "joint"):
         method = method_of("cskd", batch_norm=batch_norm)
         objective = objective_of(method, backbone("resnet18"))
-        kept[batch_norm] = num_bytes(kept_for_the_backward(objective, batch_for(method, num=NUM, size=SIZE)))
-    assert kept["joint"] > 1.8 * kept["separate"]
+        saved[batch_norm] = num_bytes(saved_activations(objective, batch_for(method, num=NUM, size=SIZE)))
+    assert saved["joint"] > 1.8 * saved["separate"]
 
 
-# recomputing
+# Gradient checkpointing
 
 
 def network_of(name: str) -> nn.Module:
@@ -98,8 +96,7 @@ def test_gradient_checkpointing_gives_the_same_step(name, method_name, same_tens
     method = method_of(method_name)
     network = network_of(name)
     plain, recomputed = objective_of(method, copy.deepcopy(network)), objective_of(method, checkpointing(network))
-    recomputed.load_state_dict(plain.state_dict())  # the heads that the method drew
-    kept = []
+    recomputed.load_state_dict(plain.state_dict())  # including the method's random heads
     for seed in (0, 1):
         losses = []
         for objective in (plain, recomputed):
@@ -119,14 +116,14 @@ def test_gradient_checkpointing_gives_the_same_step(name, method_name, same_tens
             torch.testing.assert_close(
                 gradients[1][key], gradient, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
             )
-        same_tensors(plain.state_dict(), recomputed.state_dict())  # running statistics and their counter included
-    kept = [num_bytes(kept_for_the_backward(objective, batch)) for objective in (plain, recomputed)]
-    assert kept[1] < kept[0]
+        same_tensors(plain.state_dict(), recomputed.state_dict())  # includes running statistics and their counter
+    saved = [num_bytes(saved_activations(objective, batch)) for objective in (plain, recomputed)]
+    assert saved[1] < saved[0]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_step_checkpoints_the_same_way(same_tensors):
-    """By AOTAutograd, which every real backend goes through, without the code that inductor makes."""
+    """Through AOTAutograd, as with every real backend, but without inductor's code generation."""
     method, network = method_of("cskd"), network_of("test_resnet")
     plain, recomputed = objective_of(method, copy.deepcopy(network)), objective_of(method, checkpointing(network))
     torch.compiler.reset()
@@ -143,18 +140,18 @@ def test_a_compiled_step_checkpoints_the_same_way(same_tensors):
 
 
 def test_running_statistics_would_move_twice_unless_restored():
-    """What `restore_running_statistics` is there for."""
+    """The reason for `restore_running_statistics`."""
     method = method_of("cskd")
     objective = objective_of(method, checkpointing(small_network()))
     objective(batch_for(method))["loss"].backward()
     counters = {key: int(value) for key, value in objective.state_dict().items() if key.endswith("batches_tracked")}
-    assert counters["module.stem.1.num_batches_tracked"] == 2  # outside of what is recomputed: x and x′
+    assert counters["module.stem.1.num_batches_tracked"] == 2  # not recomputed: one update each for x and x′
     assert {value for key, value in counters.items() if ".stages." in key} == {3}
 
 
 def test_a_network_without_gradient_checkpointing_is_rejected_in_one_line():
     torch.manual_seed(0)
-    made: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
-    assert made.grad_checkpointing is True
+    backbone: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
+    assert backbone.grad_checkpointing is True
     with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 does not support it"):
         create_backbone(ModelSection(model_name="vgg11"), 3, grad_checkpointing=True)

@@ -14,21 +14,21 @@ from cskd_hf.methods import METHODS
 
 
 @pytest.fixture(autouse=True)
-def _forget_what_was_compiled():
+def _reset_compiler():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
 
 
 def graphs_of(objective: torch.nn.Module) -> list[torch.fx.GraphModule]:
-    """Compile in place, as `run.compile` does; the graphs join the list as they are traced, and run as they are."""
+    """Compile in place, as `run.compile` does; the list collects the graphs as they are traced. They run eagerly."""
     graphs: list[torch.fx.GraphModule] = []
 
-    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
 
-    objective.compile(backend=keep)
+    objective.compile(backend=backend)
     return graphs
 
 
@@ -60,7 +60,7 @@ def test_accelerate_adds_no_graph_break(precision):
     method = method_of("cskd")
     objective = objective_of(method)
     graphs = graphs_of(objective)
-    AcceleratorState._reset_state()  # its precision is set once a process
+    AcceleratorState._reset_state()  # precision can be set only once per process
     try:
         prepared = Accelerator(cpu=True, mixed_precision=precision).prepare(objective)
         for seed in (0, 1):
@@ -77,13 +77,13 @@ def test_accelerate_adds_no_graph_break(precision):
     + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")],
 )
 def test_a_compiled_step_equals_the_eager_one(name, settings):
-    """As torch traces it, with its graph breaks; the code that inductor would make of it is left out."""
+    """Traced by torch, with its graph breaks, but without inductor's code generation."""
     method = method_of(name, **settings)
     eager = objective_of(method)
     compiled = copy.deepcopy(eager)
     names = set(compiled.state_dict())
     graphs = graphs_of(compiled)
-    for seed in (0, 1):  # the second meets what the first has left: a scale, a memory
+    for seed in (0, 1):  # the second step reads state that the first updated: scale, memory
         batch = batch_for(method, seed=seed)
         results = []
         for objective in (eager, compiled):
@@ -103,10 +103,10 @@ def test_a_compiled_step_equals_the_eager_one(name, settings):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-    # From bytes to the loss, however many forwards: but what mixes draws its shares outside, between its graphs.
+    # One graph from uint8 images to the loss; only Mixup's draw of the mixing ratio breaks it.
     if "mixup_alpha" not in type(method).model_fields:
         assert len(graphs) == 1
-    # Inductor replaces torch's generator by one of its own: a compiled run would mix what no eager run mixes.
+    # Inductor has its own random generator: random numbers drawn inside a graph would differ from an eager run's.
     traced = [str(node.target) for graph in graphs for node in graph.graph.nodes]
     assert len(traced) > 20
     assert not [target for target in traced if "rand" in target]

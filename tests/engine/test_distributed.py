@@ -32,7 +32,7 @@ from cskd_hf.data.splits import load_images
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.runs.environment import read_environments
 
-# 13 images to train on: global batches of 4 leave one, and a process with nothing.
+# 13 training images: the last global batch of 4 has one image, so rank 1 has none.
 IMAGES = {"train": (5, 5, 3), "test": (3, 3, 1)}
 
 
@@ -41,17 +41,17 @@ def images(tmp_path_factory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("images") / "odd", IMAGES)
 
 
-# With BatchNorm. Two processes of 2, whose every step is a checkpoint.
+# Two ranks with batches of 2; BatchNorm; a checkpoint at every step.
 SETTINGS = ["data.batch_size=2", "run.checkpoint_steps=1", "scheduler.num_epochs=2", "data.holdout=0.25"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, images) -> Path:
-    """A run on two processes, left alone."""
+    """An uninterrupted run on two ranks."""
     recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
     done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS)
     assert done.status == 0, done.stderr
-    assert done.stdout.count("epoch   1/2") == 1  # one process speaks
+    assert done.stdout.count("epoch   1/2") == 1  # only rank 0 prints
     assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout
     first_keys = re.findall(r"^  process (\d) on \S+ \(pid \d+\): first keys (.+)$", done.stdout, re.MULTILINE)
     (recipe.with_suffix("") / "first_keys.json").write_text(json.dumps(first_keys))
@@ -74,21 +74,22 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_no_gloo_thread_is_left_at_interpreter_exit(whole, tmp_path, end):
-    """gloo's would, a moment after the last collective: with them starved, four ends in six were SIGABRT."""
+    """A gloo thread still alive at exit can abort the process: on starved cores, four of six exits were SIGABRT."""
     command = [word.format(whole=whole, new=tmp_path / "new") for word in ENDS[end].split()]
     done = torchrun(ROOT / "tests" / "support" / "last_threads.py", tmp_path, *command)
-    assert done.status == (end == "stopped"), done.stderr  # torchrun's, for 143
-    left = [path.read_text().splitlines() for path in tmp_path.glob("[01]")]
-    assert len(left) == 2 or (len(left) == 1 and end == "stopped")  # of two that fail torchrun kills the later
-    assert all(left)
-    assert not [name for names in left for name in names if "gloo" in name], left
+    assert done.status == (end == "stopped"), done.stderr  # torchrun returns 1 for a rank's 143
+    threads = [path.read_text().splitlines() for path in tmp_path.glob("[01]")]
+    # torchrun may kill the second rank when the first fails.
+    assert len(threads) == 2 or (len(threads) == 1 and end == "stopped")
+    assert all(threads)
+    assert not [name for names in threads for name in names if "gloo" in name], threads
 
 
 def test_each_rank_prints_its_first_pairs(whole, images):
     recipe = load_recipe(str(whole / "recipe.yaml"))
     draws = list(ClassPairSampler(load_images(recipe.data).train.labels, recipe.run.seed))[:4]
-    told = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws]
-    expected = [["0", ", ".join(told[:2])], ["1", ", ".join(told[2:])]]
+    first_keys = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws]
+    expected = [["0", ", ".join(first_keys[:2])], ["1", ", ".join(first_keys[2:])]]
     assert json.loads((whole / "first_keys.json").read_text()) == expected
 
 
@@ -102,14 +103,14 @@ def test_two_ranks_save_the_model_they_evaluated(whole, images):
     with torch.no_grad():
         logits = model(torch.stack([transform(Image.open(file)) for file in files]))
     torch.testing.assert_close(saved["logits"], logits, rtol=0, atol=1e-5)
-    # And the checkpoint of the last epoch holds those weights, running statistics included.
+    # The last checkpoint has the same weights and running statistics.
     last = load_file(max((whole / "checkpoints").iterdir()) / "model.safetensors")
     for name, value in model.state_dict().items():
         assert torch.equal(last[name], value), name
 
 
 def test_two_ranks_equal_one_with_twice_the_batch_without_batchnorm(tmp_path, images):
-    # 13 images in global batches of 4: the second process has nothing in the last one, a group of its own.
+    # The last global batch, with nothing for rank 1, is an accumulation group by itself.
     settings = ["model={model_name: test_vit, img_size: 32}", "transform.input_size=[3, 32, 32]"]
     settings += ["run.gradient_accumulation_steps=3"]
     recipe = write_recipe(tmp_path / "run.yaml", images)
@@ -139,37 +140,36 @@ from safetensors.torch import save
 
 original = trainer.training_updates
 
-def watched(learner, loader, batches, accelerator, *args):
+def recording_updates(learner, loader, batches, accelerator, *args):
     log = Path(sys.argv[1]) / f"rank{accelerator.process_index}.jsonl"
     module = learner.module
-    seen = []
+    loaded = []
     collate = loader.collate_fn
-    def note(batch):
-        seen.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
+    def record(batch):
+        loaded.append([batch.index.view(2, -1).T.tolist(), hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()])
         return collate(batch)
-    loader.collate_fn = note
+    loader.collate_fn = record
     for update in original(learner, loader, batches, accelerator, *args):
-        # Of the rows loaded, those that count: a process without a share repeats one that weighs nothing.
         digest = lambda tensors: hashlib.sha256(save({k: v.contiguous() for k, v in tensors})).hexdigest()
         with log.open("a") as file:
             file.write(json.dumps({
-                "epoch": update.epoch, "step": update.step, "batches": seen,
+                "epoch": update.epoch, "step": update.step, "batches": loaded,
                 "weights": digest(module.named_parameters()),
             }) + "\\n")
-        seen = seen[:0]
+        loaded = loaded[:0]
         yield update
     with log.open("a") as file:
         file.write(json.dumps({"buffers": digest(module.named_buffers())}) + "\\n")
 
-trainer.training_updates = watched
+trainer.training_updates = recording_updates
 sys.exit(train.main(sys.argv[2:]))
 """
 
 
 @pytest.fixture(scope="module")
-def watched_ranks(tmp_path_factory, images) -> list[list[dict[str, Any]]]:
-    """What each of two processes loaded, and a digest of its weights, after every update of a run with BatchNorm."""
-    folder = tmp_path_factory.mktemp("watched")
+def rank_logs(tmp_path_factory, images) -> list[list[dict[str, Any]]]:
+    """Per rank and update: the pairs it loaded and a digest of its weights; then a digest of its buffers."""
+    folder = tmp_path_factory.mktemp("rank_logs")
     (folder / "probe.py").write_text(PROBE, encoding="utf-8")
     recipe = write_recipe(folder / "run.yaml", images, data={"batch_size": 2})
     done = torchrun(folder / "probe.py", folder, recipe)
@@ -177,32 +177,32 @@ def watched_ranks(tmp_path_factory, images) -> list[list[dict[str, Any]]]:
     return [[json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
 
 
-def test_both_ranks_have_equal_weights_after_every_update(watched_ranks):
-    first, second = ([line["weights"] for line in rank[:-1]] for rank in watched_ranks)
+def test_both_ranks_have_equal_weights_after_every_update(rank_logs):
+    first, second = ([line["weights"] for line in rank[:-1]] for rank in rank_logs)
     assert len(first) == 8
     assert len(set(first)) == 8
     assert first == second
 
 
-def test_both_ranks_have_equal_running_statistics_at_evaluation(watched_ranks):
-    first, second = (rank[-1]["buffers"] for rank in watched_ranks)
+def test_both_ranks_have_equal_running_statistics_at_evaluation(rank_logs):
+    first, second = (rank[-1]["buffers"] for rank in rank_logs)
     assert first == second
 
 
-def test_both_ranks_together_load_each_anchor_once_per_epoch_with_partners_of_its_class(watched_ranks):
+def test_both_ranks_together_load_each_anchor_once_per_epoch_with_partners_of_its_class(rank_logs):
     class_of = [label for label, count in enumerate(IMAGES["train"]) for _ in range(count)]
     for epoch in (0, 1):
         anchors: Counter[int] = Counter()
-        for rank, lines in enumerate(watched_ranks):
+        for rank, lines in enumerate(rank_logs):
             for line in lines[:-1]:
                 if line["epoch"] != epoch:
                     continue
                 ((rows, _),) = line["batches"]
                 assert {len(pair) for pair in rows} == {2}
                 assert all(class_of[anchor] == class_of[partner] for anchor, partner in rows)
-                is_repeated = rank == 1 and line["step"] % 4 == 0  # 13 = 3 · 4 + 1: nothing is left for it
-                if is_repeated:
-                    assert rows == watched_ranks[0][line["step"] - 1]["batches"][0][0]
+                # 13 = 3 · 4 + 1: in the last step of an epoch, rank 1 repeats a pair at weight zero.
+                if rank == 1 and line["step"] % 4 == 0:
+                    assert rows == rank_logs[0][line["step"] - 1]["batches"][0][0]
                 else:
                     anchors.update(anchor for anchor, _ in rows)
         assert anchors == Counter(range(13))
@@ -210,7 +210,7 @@ def test_both_ranks_together_load_each_anchor_once_per_epoch_with_partners_of_it
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, images) -> tuple[Path, dict[str, Any]]:
-    """A run on two processes, both killed within an epoch, and where its newest checkpoint stands."""
+    """A run on two ranks, both killed within an epoch: its recipe and the progress of its newest checkpoint."""
     recipe = write_recipe(tmp_path_factory.mktemp("killed") / "run.yaml", images)
     process = launch("-m", "cskd_hf.train", recipe, *SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return recipe, kill_within_an_epoch(process, recipe.with_suffix(""))
@@ -235,13 +235,13 @@ def test_two_killed_ranks_resume_as_one_with_the_rest_of_the_epoch(killed, tmp_p
     step, epoch, position = (progress[key] for key in ("step", "epoch", "position"))
     assert f"resuming at step {step}, epoch {epoch}, sample {position}" in done.stdout
     summary = summary_of(folder)
-    # 10 images to train on, 2 a batch instead of 4.
-    left = -(-(10 - position) // 2) + 5 * (1 - epoch)
+    # 10 training images, now 2 per global batch instead of 4.
+    remaining = -(-(10 - position) // 2) + 5 * (1 - epoch)
     assert [line["epoch"] for line in metrics_lines(folder)] == [0, 1]
-    assert metrics_lines(folder)[-1]["step"] == step + left
+    assert metrics_lines(folder)[-1]["step"] == step + remaining
     assert summary["throughput"]["num_processes"] == 1
     state = json.loads((max((folder / "checkpoints").iterdir()) / "state.json").read_text(encoding="utf-8"))
-    assert state["progress"]["samples"] == 20  # each image once an epoch, before and after
+    assert state["progress"]["samples"] == 20  # each image once per epoch, across the resume
 
 
 # Mistakes
@@ -257,7 +257,7 @@ def test_a_recipe_mistake_is_printed_once(tmp_path, images):
 
 def test_an_unreadable_image_is_named_by_the_rank_that_loads_it(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
-    broken = folder / "test" / "class 1" / "01.png"  # in the second process's share
+    broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share
     broken.write_bytes(b"not an image")
     done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", folder))
     assert done.status != 0

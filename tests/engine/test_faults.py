@@ -1,4 +1,4 @@
-"""What stops a run in the middle is reported in one line and loses no checkpoint."""
+"""Faults in mid-run are reported in one line and lose no checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
         env=environment(),
         capture_output=True,
         text=True,
-        # The weights take 1.5 MB.
+        # Smaller than the weights' 1.5 MB.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
     )
     assert done.returncode == 1
@@ -53,14 +53,14 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
 
 
 def test_an_unwritable_folder_is_rejected_before_training(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.output_dir=/proc/run")  # not even by root
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.output_dir=/proc/run")  # unwritable even for root
     assert done.status == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: run.output_dir: /proc/run cannot be written: ")
 
 
 def test_a_disk_that_turns_read_only_leaves_earlier_checkpoints_intact(tmp_path, images):
-    """The checkpoints' folder alone: the run's lock keeps a file open, with which no disk can be remounted."""
+    """Only checkpoints/: a mount with an open lock file cannot be made read-only."""
     settings = ("run.checkpoint_steps=1", "scheduler.num_epochs=200")
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = start(recipe, *settings)
@@ -70,10 +70,10 @@ def test_a_disk_that_turns_read_only_leaves_earlier_checkpoints_intact(tmp_path,
     if mounted.returncode:
         process.kill()
         process.communicate()
-        pytest.skip(f"needs to mount a folder: {mounted.stderr.strip()}")
+        pytest.skip(f"needs permission to mount: {mounted.stderr.strip()}")
     try:
         while subprocess.run(["mount", "-o", "remount,ro,bind", folder], stderr=subprocess.DEVNULL).returncode:
-            assert process.poll() is None  # busy while a checkpoint is being written
+            assert process.poll() is None  # the remount fails while a checkpoint is being written
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1
         line = stderr.splitlines()[-1]
@@ -125,7 +125,7 @@ def command_line(pid: str) -> str:
 
 
 def test_non_finite_weights_are_never_saved(tmp_path, images):
-    # A decay that overflows the weights in one step, under a loss that was finite.
+    # Weight decay overflows the weights in one step although the loss is finite.
     done = quick(
         write_recipe(tmp_path / "run.yaml", images),
         "optimizer.lr=1e10",
@@ -139,7 +139,7 @@ def test_non_finite_weights_are_never_saved(tmp_path, images):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_another_number_of_processes_than_the_recipes_is_rejected(tmp_path, images):
+def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
     assert done.status == 2
     (line,) = done.stderr.splitlines()
@@ -167,8 +167,7 @@ def test_ranks_with_different_recipes_are_rejected(tmp_path, images):
     (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
     done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images))
     assert done.status != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    (line,) = lines
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith("error: the processes differ in recipe: ")
     assert "process 0 on" in line
     assert "process 1 on" in line

@@ -1,4 +1,4 @@
-"""Eight anchors per update are the same eight, with the same loss, however ranks and batches share them."""
+"""Eight anchors per update give the same loss and weights however they are split into ranks and batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import eight_anchors
 import pytest
 from command_runs import ROOT, torchrun
 
-# Processes x batch size x accumulated.
+# ranks x batch size x accumulation steps
 SHARED = ["1x4x2", "1x2x4", "1x1x8", "2x4x1", "2x2x2", "2x1x4", "4x2x1", "4x1x2"]
 
 
@@ -24,14 +24,14 @@ def out(tmp_path_factory) -> Path:
     return folder
 
 
-def left(out: Path, shared: str) -> dict[str, Any]:
-    found = json.loads((out / f"{shared}.json").read_text(encoding="utf-8"))
-    assert found["world"] == int(shared[0])
-    return found
+def read_result(out: Path, shared: str) -> dict[str, Any]:
+    result = json.loads((out / f"{shared}.json").read_text(encoding="utf-8"))
+    assert result["world"] == int(shared[0])
+    return result
 
 
 def test_one_rank_of_eight_sees_every_image_once_per_epoch(out):
-    pairs = left(out, "1x8x1")["pairs"]
+    pairs = read_result(out, "1x8x1")["pairs"]
     assert [len(update) for update in pairs] == [8, 8, 6] * 2
     for epoch in (pairs[:3], pairs[3:]):
         assert sorted(anchor for update in epoch for anchor, _ in update) == list(range(eight_anchors.NUM_IMAGES))
@@ -39,13 +39,13 @@ def test_one_rank_of_eight_sees_every_image_once_per_epoch(out):
 
 @pytest.mark.parametrize("shared", SHARED)
 def test_every_update_has_the_same_pairs(out, shared):
-    assert left(out, shared)["pairs"] == left(out, "1x8x1")["pairs"]
+    assert read_result(out, shared)["pairs"] == read_result(out, "1x8x1")["pairs"]
 
 
 @pytest.mark.parametrize("shared", SHARED)
 def test_every_update_has_the_same_loss_and_ends_with_the_same_weights(out, shared):
-    found, expected = left(out, shared), left(out, "1x8x1")
-    assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
+    result, expected = read_result(out, shared), read_result(out, "1x8x1")
+    assert result["losses"] == pytest.approx(expected["losses"], abs=1e-5)
     assert len(set(expected["losses"])) == 6
     for name, weights in expected["weights"].items():
-        assert found["weights"][name] == pytest.approx(weights, abs=1e-5), name
+        assert result["weights"][name] == pytest.approx(weights, abs=1e-5), name

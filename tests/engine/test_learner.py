@@ -36,7 +36,7 @@ def recipe_with(**run: object) -> Recipe:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_short_last_batch_leaves_two_static_graphs_for_all_epochs(monkeypatch):
-    """Left to itself, torch compiles the second size as a dynamic graph, which every later batch then uses."""
+    """By default, torch compiles the second size as a dynamic graph and uses it for every later batch."""
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
@@ -62,7 +62,7 @@ def test_a_short_last_batch_leaves_two_static_graphs_for_all_epochs(monkeypatch)
 
 
 class Batches:
-    """As much of `GlobalBatches` as an optimizer and a schedule ask for."""
+    """The part of `GlobalBatches` that the optimizer and schedule use."""
 
     global_batch_size = 4
 

@@ -1,4 +1,4 @@
-"""Out of device memory: one line with a batch size that was measured to fit."""
+"""Out of device memory: one line with a batch size that fits, found by trying."""
 
 from __future__ import annotations
 

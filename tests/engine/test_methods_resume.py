@@ -12,7 +12,7 @@ from torch import nn
 from cskd_hf.methods import METHODS
 from cskd_hf.runs.checkpoint import list_checkpoints
 
-CLASSES = ("a", "b", "c")  # of the images that tiny runs train on
+CLASSES = ("a", "b", "c")  # of tiny_runs.draw_split
 
 
 def network() -> nn.Module:
@@ -23,10 +23,10 @@ def settings_of(name: str, **settings: Any) -> dict[str, Any]:
     return {"method": method_of(name, CLASSES, **settings), "network": network}
 
 
-# 22 images in batches of 4: six updates an epoch, the last one of two images.
-@pytest.mark.parametrize("stop", [6, 8])  # at an epoch's end, within the second epoch
+# 22 images in batches of 4: six updates per epoch, the last with two images.
+@pytest.mark.parametrize("stop", [6, 8])  # at the end of an epoch, within the second epoch
 @pytest.mark.parametrize("name", METHODS)
-def test_eleven_updates_equal_some_then_a_restart_then_the_rest(tmp_path, make_run, same_tensors, name, stop):
+def test_every_method_resumes_bit_equal(tmp_path, make_run, same_tensors, name, stop):
     whole = make_run(**settings_of(name))
     whole.train(11)
 
@@ -36,7 +36,7 @@ def test_eleven_updates_equal_some_then_a_restart_then_the_rest(tmp_path, make_r
     (checkpoint,) = list_checkpoints(tmp_path)
     assert (checkpoint / "memories.safetensors").is_file() == (name == "pskd")
 
-    second = make_run(**settings_of(name), weights=1)  # other weights, heads and so on, all to be replaced
+    second = make_run(**settings_of(name), weights=1)  # loading must replace all of them
     second.load(checkpoint)
     same_tensors(second.state(), first.state())
     assert second.progress.position == (0 if stop == 6 else 8)
@@ -45,11 +45,11 @@ def test_eleven_updates_equal_some_then_a_restart_then_the_rest(tmp_path, make_r
 
 
 def test_the_compared_state_includes_scale_memory_branches_and_teacher(make_run):
-    held = {name: set(make_run(**settings_of(name)).state()) for name in ("adacos", "pskd", "byot", "distillation")}
-    assert "fc.scale" in held["adacos"]
-    assert {"memory.predictions", "memory.visits"} <= held["pskd"]
-    assert any(key.startswith("branches.") for key in held["byot"])
-    assert any(key.startswith("teacher.") for key in held["distillation"])
+    keys = {name: set(make_run(**settings_of(name)).state()) for name in ("adacos", "pskd", "byot", "distillation")}
+    assert "fc.scale" in keys["adacos"]
+    assert {"memory.predictions", "memory.visits"} <= keys["pskd"]
+    assert any(key.startswith("branches.") for key in keys["byot"])
+    assert any(key.startswith("teacher.") for key in keys["distillation"])
 
 
 def test_the_memory_stores_each_image_once_per_epoch_with_its_own_prediction(make_run):
@@ -59,7 +59,7 @@ def test_the_memory_stores_each_image_once_per_epoch_with_its_own_prediction(mak
     predictions, visits = memory.recall(torch.arange(22))
     assert visits.tolist() == [1] * 22
     torch.testing.assert_close(predictions.sum(dim=1), torch.ones(22), rtol=0, atol=2e-3)
-    # Those of the epoch's second batch, forwarded again: BatchNorm normalises by the batch alone.
+    # Recompute the second batch: at lr 0 its outputs depend on the batch alone.
     run.batches.start_epoch(0, 4)
     batch = next(iter(run.loader))
     mean, std = run.objective.mean, run.objective.std
@@ -72,8 +72,8 @@ def test_the_memory_stores_each_image_once_per_epoch_with_its_own_prediction(mak
 
 @pytest.mark.parametrize("name", METHODS)
 def test_two_accumulated_batches_equal_one_of_twice_the_size(make_run, name):
-    """Where no batch statistic is part of the loss; see `approximate` for those where one is."""
-    approximate = {"adacos", "ddgsd", "mixup", "mixup_cskd"}
+    """Not if the loss depends on batch statistics or on random numbers drawn per batch."""
+    batch_dependent = {"adacos", "ddgsd", "mixup", "mixup_cskd"}
 
     def plain() -> nn.Module:
         return small_network(len(CLASSES), norm=lambda channels: nn.GroupNorm(1, channels))
@@ -89,4 +89,4 @@ def test_two_accumulated_batches_equal_one_of_twice_the_size(make_run, name):
             twice.state()[key].double(), value.double(), rtol=0, atol=2e-5 if "memory" not in key else 1e-3
         )
     ]
-    assert bool(differ) == (name in approximate), differ
+    assert bool(differ) == (name in batch_dependent), differ

@@ -1,4 +1,4 @@
-"""The objective: normalisation, one call of the method per forward, nothing of its own to save."""
+"""The objective: normalisation, one call of the method per forward, no state beyond the module's."""
 
 from __future__ import annotations
 
@@ -73,4 +73,7 @@ def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> Non
     objective = objective_of(mean=MEAN, std=STD)
     assert set(objective.state_dict()) == {"module.weight", "module.bias"}
     assert {name for name, _ in objective.named_parameters()} == {"module.weight", "module.bias"}
-    assert {name for name, _ in objective.named_buffers()} == {"mean", "std"}  # they follow it to the device
+    assert {name for name, _ in objective.named_buffers()} == {
+        "mean",
+        "std",
+    }  # buffers: they move to the device with it

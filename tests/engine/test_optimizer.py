@@ -1,4 +1,4 @@
-"""Parameter groups: timm's for the network alone, whatever a method adds around it."""
+"""Parameter groups: the network's are timm's, whatever modules a method adds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cskd_hf.methods import Method
 from cskd_hf.recipe.sections import OptimizerSection
 
 LR = 0.3
-# With names of their own that go without weight decay, with LayerNorm and layer scale.
+# They have a no_weight_decay list, LayerNorm and layer scale.
 MODELS = ("test_vit", "test_convnext")
 
 
@@ -33,15 +33,15 @@ def optimizer_of(name: str, settings: OptimizerSection, model: nn.Module) -> tup
 
 
 def described(optimizer: Any, module: nn.Module) -> dict[str, tuple[float, float, float]]:
-    """Each parameter's weight decay, rate and share of the rate, by its name in `module`; once each."""
+    """Name in `module` → (weight decay, learning rate, lr_scale); asserts that no parameter is in two groups."""
     names = {id(p): name for name, p in module.named_parameters()}
-    found: dict[str, tuple[float, float, float]] = {}
+    groups: dict[str, tuple[float, float, float]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            assert name not in found, f"{name} is there twice"
-            found[name] = group["weight_decay"], group["lr"], group.get("lr_scale", 1.0)
-    return found
+            assert name not in groups, f"{name} is in two groups"
+            groups[name] = group["weight_decay"], group["lr"], group.get("lr_scale", 1.0)
+    return groups
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.7])
@@ -55,10 +55,10 @@ def test_parameter_groups_are_timms_and_hold_each_trainable_parameter_once(
     plain = copy.deepcopy(model)
     settings = settings_of(filter_bias_and_bn=filter_bias_and_bn, layer_decay=layer_decay)
     optimizer, module, method = optimizer_of(name, settings, model)
-    found = described(optimizer, module)
-    assert found.keys() == {key for key, p in module.named_parameters() if p.requires_grad}
+    groups = described(optimizer, module)
+    assert groups.keys() == {key for key, p in module.named_parameters() if p.requires_grad}
 
-    alone = create_optimizer_v2(
+    reference = create_optimizer_v2(
         plain,
         opt="momentum",
         lr=LR,
@@ -67,37 +67,37 @@ def test_parameter_groups_are_timms_and_hold_each_trainable_parameter_once(
         filter_bias_and_bn=filter_bias_and_bn,
         layer_decay=layer_decay,
     )
-    expected = described(alone, plain)
+    expected = described(reference, plain)
     network = method.export(module)
-    inside = {id(p): key for key, p in network.named_parameters()}
-    names = {key: inside.get(id(p)) for key, p in module.named_parameters()}
+    name_in_network = {id(p): key for key, p in network.named_parameters()}
+    names = {key: name_in_network.get(id(p)) for key, p in module.named_parameters()}
     for key, own in names.items():
-        if own is not None and key in found:
-            assert found[key] == expected[own], key
-        elif key in found:  # a head of the method's: the full rate, and timm's rule for its decay
+        if own is not None and key in groups:
+            assert groups[key] == expected[own], key
+        elif key in groups:  # the method's own head: full learning rate, timm's weight-decay rule
             one_dimensional = dict(module.named_parameters())[key].ndim <= 1
-            assert found[key] == (0.0 if one_dimensional and filter_bias_and_bn else 0.05, LR, 1.0), key
+            assert groups[key] == (0.0 if one_dimensional and filter_bias_and_bn else 0.05, LR, 1.0), key
 
 
 def test_a_vits_no_weight_decay_list_applies_without_the_filter():
-    """The rule that the groups above are compared with is timm's, and a wrapper would have hidden the names."""
+    """timm matches the list by name; a wrapper's prefix would hide the names."""
     model = backbone("test_vit")
     optimizer, module, _ = optimizer_of("byot", settings_of(filter_bias_and_bn=False), model)
-    found = described(optimizer, module)
-    assert found["model.pos_embed"][0] == 0.0
-    assert found["model.blocks.0.attn.qkv.bias"][0] == 0.05
+    groups = described(optimizer, module)
+    assert groups["model.pos_embed"][0] == 0.0
+    assert groups["model.blocks.0.attn.qkv.bias"][0] == 0.05
 
 
 def test_layer_decay_applies_to_the_network_but_not_to_heads():
     model = backbone("test_convnext")
     optimizer, module, _ = optimizer_of("byot", settings_of(layer_decay=0.5), model)
-    found = described(optimizer, module)
-    assert found["model.stem.0.weight"][2] < found["model.stages.3.blocks.0.conv_dw.weight"][2] < 1.0
-    assert found["branches.0.classifier.weight"][2] == 1.0
+    groups = described(optimizer, module)
+    assert groups["model.stem.0.weight"][2] < groups["model.stages.3.blocks.0.conv_dw.weight"][2] < 1.0
+    assert groups["branches.0.classifier.weight"][2] == 1.0
     scheduler, _ = create_scheduler_v2(optimizer, sched="multistep", decay_milestones=[2], decay_rate=0.1, num_epochs=5)
     scheduler.step(2)
     after = described(optimizer, module)
-    for key, (_, _, share) in found.items():
+    for key, (_, _, share) in groups.items():
         assert after[key][1] == pytest.approx(0.1 * LR * share), key
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
         optimizer_of("byot", settings_of(opt="adammm"), small_network())
 
 
-# one kernel
+# Fused kernels
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
 )
 def test_torchs_optimizers_are_fused_by_default(opt, fused):
     optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
-    assert {group.get("fused") for group in optimizer.param_groups} == {fused}  # the heads' groups too
+    assert {group.get("fused") for group in optimizer.param_groups} == {fused}  # includes the heads' groups
     optimizer, _, _ = optimizer_of("byot", settings_of(opt=opt, fused=False), small_network())
     assert not any(group.get("fused") for group in optimizer.param_groups)
 

@@ -1,4 +1,4 @@
-"""Half precision stops and resumes like single precision. Accelerate scales no loss on a CPU."""
+"""Half precision stops and resumes like single precision. On a CPU there is no loss scale."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_stopped_after_every_step_ends_bit_equal_to_an_uninterrupted_one(tmp_path, images, precision):
     settings = (f"run.mixed_precision={precision}", "run.gradient_accumulation_steps=2", "run.model_ema=true")
-    alone, stopped = (write_recipe(tmp_path / f"{name}.yaml", images) for name in ("alone", "stopped"))
-    assert quick(alone, *settings).status == 0
+    whole, stopped = (write_recipe(tmp_path / f"{name}.yaml", images) for name in ("whole", "stopped"))
+    assert quick(whole, *settings).status == 0
     folder, stops = stopped.with_suffix(""), 0
     while not (folder / "summary.json").exists():
         done = quick(stopped, *settings, "run.max_hours=1e-9" if stops < 4 else "run.max_hours=1")
         assert done.status in (0, 143), done.stderr
         stops += done.status == 143
     assert stops == 4
-    weights, other = (load_file(recipe.with_suffix("") / "model" / "model.safetensors") for recipe in (alone, stopped))
+    weights, other = (load_file(recipe.with_suffix("") / "model" / "model.safetensors") for recipe in (whole, stopped))
     assert all(value.dtype is torch.float32 for name, value in weights.items() if "num_batches" not in name)
     assert [name for name in weights if not weights[name].equal(other[name])] == []
-    assert metrics_lines(folder) == metrics_lines(alone.with_suffix(""))
-    assert summary_of(folder)["metrics"] == summary_of(alone.with_suffix(""))["metrics"]
+    assert metrics_lines(folder) == metrics_lines(whole.with_suffix(""))
+    assert summary_of(folder)["metrics"] == summary_of(whole.with_suffix(""))["metrics"]

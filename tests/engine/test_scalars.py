@@ -1,4 +1,4 @@
-"""Scalars on their way to the host: read when ready, given up after a deadline."""
+"""Asynchronous copies of scalars to the host: read when ready, an error after a deadline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cskd_hf.engine.scalars import DeviceTimeoutError, HostCopy
 
 
 class Event:
-    """Stands for a CUDA event that is done after some polls."""
+    """A stand-in for a CUDA event that completes after some polls."""
 
     def __init__(self, polls: int) -> None:
         self.polls = polls

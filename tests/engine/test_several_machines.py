@@ -13,7 +13,7 @@ from command_runs import draw_folder, environment, metrics_lines, torchrun, wait
 from safetensors.torch import load_file
 
 MACHINES = {"cskd-a": "10.77.31.1", "cskd-b": "10.77.31.2"}
-# The kernel's names of the two, apart from those of another run of the tests.
+# Unique per test process, so that two test runs do not collide.
 NAMESPACES = {name: f"{name}-{os.getpid()}" for name in MACHINES}
 SETTINGS = ("run.checkpoint_steps=1", "scheduler.num_epochs=6", "run.ddp_timeout=10")
 
@@ -26,7 +26,7 @@ def ip(*words: str, inside: str | None = None) -> None:
 @pytest.fixture
 def machines() -> Iterator[None]:
     if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("needs iproute2 and root, to make network namespaces")
+        pytest.skip("needs iproute2 and root, to create network namespaces")
     try:
         for name in MACHINES:
             ip("netns", "add", NAMESPACES[name])
@@ -45,11 +45,11 @@ def machines() -> Iterator[None]:
 
 
 def start(machine: str, *arguments: object) -> subprocess.Popen[str]:
-    """One machine's torchrun, with one process."""
+    """torchrun with one rank, on one machine."""
     address = MACHINES[machine]
     rendezvous = ["--rdzv_backend=c10d", "--rdzv_id=1", f"--rdzv_endpoint={MACHINES['cskd-a']}:29400"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *rendezvous]
-    # Their names are in no register of names, by which torchrun would find the one that hosts the rendezvous.
+    # Without DNS entries torchrun cannot tell which machine hosts the rendezvous.
     launcher.append(f"--rdzv_conf=is_host={int(machine == 'cskd-a')}")
     command = [*launcher, f"--local_addr={address}", "-m", "cskd_hf.train", *map(str, arguments)]
     return subprocess.Popen(
@@ -75,7 +75,7 @@ def start(machine: str, *arguments: object) -> subprocess.Popen[str]:
 
 def error_line(process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
-    return next((line for line in process.stderr if line.startswith("error: ")), "it said nothing")
+    return next((line for line in process.stderr if line.startswith("error: ")), "no error line")
 
 
 @pytest.mark.slow
@@ -87,28 +87,28 @@ def test_a_disconnected_machine_is_named_and_the_run_resumes_to_the_same_weights
     try:
         wait_for_a_checkpoint(both[0], folder)
         ip("link", "set", "cable-b", "down", inside="cskd-b")
-        told = [error_line(process) for process in both]
+        errors = [error_line(process) for process in both]
     finally:
-        # The training processes have ended; the cut off machine's torchrun would ask for the other one for minutes.
+        # The ranks have exited, but the disconnected torchrun would wait minutes for the rendezvous.
         for process in both:
             process.kill()
     stdout = [process.communicate()[0] for process in both]
     assert "process 0 on cskd-a (pid " in stdout[0]
     assert "process 1 on cskd-b (pid " in stdout[0]
-    for line, other in zip(told, ("process 1 on cskd-b", "process 0 on cskd-a"), strict=True):
+    for line, other in zip(errors, ("process 1 on cskd-b", "process 0 on cskd-a"), strict=True):
         assert line.startswith(f"error: lost {other} (pid ")
         assert "the last complete checkpoint is" in line
     assert not (folder / "summary.json").exists()
 
     ip("link", "set", "cable-b", "up", inside="cskd-b")
     both = [start(machine, recipe, *SETTINGS) for machine in MACHINES]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert "resuming at step" in told[0][0]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "resuming at step" in outputs[0][0]
 
-    alone = tmp_path / "alone"
-    assert torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, f"run.output_dir={alone}").status == 0
+    one_machine = tmp_path / "one_machine"
+    assert torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, f"run.output_dir={one_machine}").status == 0
     for name in ("model/model.safetensors", "predictions.safetensors"):
-        first, second = load_file(folder / name), load_file(alone / name)
+        first, second = load_file(folder / name), load_file(one_machine / name)
         assert [key for key in first if not first[key].equal(second[key])] == [], name
-    assert metrics_lines(folder) == metrics_lines(alone)
+    assert metrics_lines(folder) == metrics_lines(one_machine)

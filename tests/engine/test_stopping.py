@@ -1,4 +1,4 @@
-"""Signals and time limits: a checkpoint, an exit status that says so, and an exact resume."""
+"""Signals and time limits: a checkpoint, the exit status, and an exact resume."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, images) -> Path:
-    """A run that nobody stops."""
-    recipe = write_recipe(tmp_path_factory.mktemp("alone") / "run.yaml", images)
+def whole(tmp_path_factory, images) -> Path:
+    """An uninterrupted run."""
+    recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
     assert quick(recipe, *EVERY_STEP).status == 0
     return recipe.with_suffix("")
 
 
-def newest(folder: Path) -> dict[str, Any]:
+def newest_state(folder: Path) -> dict[str, Any]:
     return json.loads((max((folder / "checkpoints").glob("step-*")) / "state.json").read_text(encoding="utf-8"))
 
 
@@ -50,8 +50,8 @@ def assert_same_run(folder: Path, other: Path) -> None:
     for name in ("model/model.safetensors", "predictions.safetensors"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert metrics_lines(folder) == metrics_lines(other)
-    left_out = ("name", "throughput")
-    one, two = ({k: v for k, v in summary_of(f).items() if k not in left_out} for f in (folder, other))
+    ignored = ("name", "throughput")
+    one, two = ({k: v for k, v in summary_of(f).items() if k not in ignored} for f in (folder, other))
     assert one == two
 
 
@@ -67,22 +67,22 @@ SLOW = pytest.mark.slow
     ],
     ids=lambda part: str(part),
 )
-def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, alone, number, status):
+def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, whole, number, status):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"workers": 1})
     process = start(recipe, *EVERY_STEP)
     wait_for_a_checkpoint(process, tmp_path / "run")
-    # To the workers too, as a terminal or a scheduler does: they shall not die of it before the training process stops.
+    # Terminals and schedulers signal the workers, too: they must not die before the training process stops.
     for pid in [*map(int, children(process.pid)), process.pid]:
         os.kill(pid, number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status, stderr
-    stood = newest(tmp_path / "run")["progress"]
-    where = f"step {stood['step']}, epoch {stood['epoch']}, sample {stood['position']}"
+    progress = newest_state(tmp_path / "run")["progress"]
+    where = f"step {progress['step']}, epoch {progress['epoch']}, sample {progress['position']}"
     assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; rerun the same command to resume"
     assert not (tmp_path / "run" / "summary.json").exists()
     done = quick(recipe, *EVERY_STEP)
     assert f"resuming at {where}" in done.stdout
-    assert_same_run(tmp_path / "run", alone)
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_signal_during_evaluation_stops_it_and_resuming_repeats_it_first(tmp_path):
@@ -90,16 +90,16 @@ def test_a_signal_during_evaluation_stops_it_and_resuming_repeats_it_first(tmp_p
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 1}, scheduler={"num_epochs": 1})
     process = start(recipe, *EVERY_STEP[:1])
     folder = tmp_path / "run"
-    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8, then 800 batches are evaluated
+    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8 steps; then 800 batches are evaluated
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    stood = newest(folder)["progress"]
-    assert (stood["step"], stood["epoch"]) == (8, 1)
-    assert stood["line"]["epoch"] == 0  # trained, and not yet evaluated
+    progress = newest_state(folder)["progress"]
+    assert (progress["step"], progress["epoch"]) == (8, 1)
+    assert progress["line"]["epoch"] == 0  # trained, and not yet evaluated
     assert not (folder / "metrics.jsonl").exists() or not metrics_lines(folder)
     assert quick(recipe, *EVERY_STEP[:1]).status == 0
     (line,) = metrics_lines(folder)
@@ -110,7 +110,7 @@ def test_a_signal_during_evaluation_stops_it_and_resuming_repeats_it_first(tmp_p
     assert_same_run(folder, other)
 
 
-def test_a_time_limit_stops_after_each_step_and_loses_none(tmp_path, images, alone):
+def test_a_time_limit_stops_after_each_step_and_loses_none(tmp_path, images, whole):
     recipe = write_recipe(tmp_path / "run.yaml", images)
     starts = 0
     while not (tmp_path / "run" / "summary.json").exists():
@@ -121,7 +121,7 @@ def test_a_time_limit_stops_after_each_step_and_loses_none(tmp_path, images, alo
             assert "stopped by run.max_hours at step" in done.stderr
         assert starts < 30
     assert starts == 13
-    assert_same_run(tmp_path / "run", alone)
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_second_signal_kills_at_once(tmp_path):
@@ -134,14 +134,14 @@ with stopping.StopRequest(Accelerator(cpu=True)) as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)  # passed on by a launcher
     assert stop.agreed() and stop.reason == "SIGTERM" and stop.status == 143
-    print("asked", flush=True)
+    print("ready", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "asked\n"
+        assert process.stdout.readline() == "ready\n"
         time.sleep(0.7)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == -signal.SIGTERM
@@ -152,7 +152,7 @@ def test_two_ranks_stop_at_the_same_step_and_resume_to_the_weights_of_an_uninter
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_a_checkpoint(process, tmp_path / "run")
-    process.send_signal(signal.SIGTERM)  # to torchrun, which hands it on
+    process.send_signal(signal.SIGTERM)  # torchrun forwards it to the ranks
     _, stderr = process.communicate(timeout=120)
     assert process.returncode != 0
     assert stderr.count("stopped by SIGTERM at step ") == 1

@@ -25,7 +25,7 @@ def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
     return whole_run(tmp_path_factory.mktemp("finished"), images, quick)
 
 
-def test_a_finished_run_is_reported_and_left_alone(finished):
+def test_a_finished_run_is_reported_and_unchanged(finished):
     recipe, folder, _ = finished
     before = tree(folder)
     done = quick(recipe)

@@ -1,4 +1,4 @@
-"""Data of a run: Parquet as on the Hub, image files of every kind, unreadable files, a test split of one."""
+"""Training on Parquet, on every image format, with unreadable files, and with a one-image test split."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from command_runs import (
 from datasets import ClassLabel, Dataset, Features, Image
 from safetensors.torch import load_file
 
-# Parquet, by the paper's recipes
+# Parquet, with the paper's recipes
 
 
 def write_parquet(folder: Path, splits: dict[str, int], num_classes: int, labelled: bool = True) -> None:
-    """A Hub set's files: `image` and `label`, the bytes inside."""
+    """Parquet files as on the Hub: columns `image`, with the bytes, and `label`."""
     folder.mkdir(parents=True, exist_ok=True)
     features = Features({"image": Image(), "label": ClassLabel(names=[f"n{i:08d}" for i in range(num_classes)])})
     for number, (split, count) in enumerate(splits.items()):
@@ -83,7 +83,7 @@ def test_the_cub_recipe_runs_on_parquet_with_cubs_columns_and_splits_without_a_t
     assert "test/top1_error" in line
 
 
-# Images that are not what they should be
+# Unreadable images and odd formats
 
 
 @pytest.mark.parametrize("workers", [0, 1])

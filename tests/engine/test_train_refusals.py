@@ -59,7 +59,7 @@ def test_an_output_folder_below_a_file_is_rejected(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("model.model_name=resnet81", "error: model.model_name: timm has no 'resnet81'; did you mean resnet"),
         ("model.img_size=32", "error: model.img_size: test_resnet does not take it; leave it out"),
@@ -68,11 +68,11 @@ def test_an_output_folder_below_a_file_is_rejected(tmp_path, images):
         ("model={model_name: resnet10, pretrained: true}", "error: model.pretrained: "),
     ],
 )
-def test_a_model_timm_cannot_create_is_rejected_in_one_line_and_nothing_is_written(tmp_path, images, override, said):
+def test_a_model_timm_cannot_create_is_rejected_in_one_line_and_nothing_is_written(tmp_path, images, override, message):
     done = quick(write_recipe(tmp_path / "run.yaml", images), override)
     assert done.status == 2
-    # Libraries may warn above; what is ours is one line.
-    assert done.stderr.splitlines()[-1].startswith(said)
+    # Libraries may print warnings first.
+    assert done.stderr.splitlines()[-1].startswith(message)
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == ["run.yaml"]
@@ -125,7 +125,7 @@ def test_a_non_finite_loss_stops_the_run_and_dumps_the_batch(tmp_path, images):
 
 
 def test_non_finite_logits_end_the_run_in_one_line(tmp_path, images):
-    # The loss of the only update is finite; the weights it leaves behind are of no use to anybody.
+    # The loss of the only update is finite, but the updated weights give non-finite logits.
     done = quick(
         write_recipe(tmp_path / "run.yaml", images),
         "optimizer.lr=1e30",

@@ -38,7 +38,7 @@ def test_bf16_trains_and_exports_float32(tmp_path, images):
     for name in ("model/model.safetensors", "predictions.safetensors"):
         tensors = load_file(tmp_path / "bf16" / name)
         assert {str(value.dtype) for value in tensors.values()} == {"torch.float32", "torch.int64"}
-    # And what is reported is what those weights say in float32: bf16 would be a hundredth away.
+    # Results are computed in float32; in bf16 the logits would be off by 0.01.
     model = timm.create_model(f"local-dir:{tmp_path / 'bf16' / 'model'}", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     files = sorted((images / "test").rglob("*.png"))
@@ -59,9 +59,9 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
     events.Reload()
     assert {"update/loss", "train/loss", "train/kd_loss", "test/top1_error", "lr"} <= set(events.Tags()["scalars"])
     lines = metrics_lines(tmp_path / "run")
-    for name in ("train/loss", "test/nll"):  # of an epoch, and not mixed with those of an update
-        seen = [(event.step, event.value) for event in events.Scalars(name)]
-        assert seen == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+    for name in ("train/loss", "test/nll"):  # per epoch, separate from the values per update
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
     assert [event.step for event in events.Scalars("update/loss")] == list(range(1, 9))
     (settings,) = (tmp_path / "run" / "cskd_hf").rglob("hparams.yml")
     assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
@@ -109,7 +109,7 @@ def test_the_ema_is_evaluated_saved_and_exported(tmp_path, images):
 
 
 def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):
-    """Two epochs at once, and one epoch that a forced resume makes two: the same average."""
+    """Two epochs in one run equal one epoch extended to two by a forced resume."""
     recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
     average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
     assert quick(recipe, *average).status == 0

@@ -67,7 +67,7 @@ print(json.dumps(labels))
 
 @pytest.fixture(scope="module")
 def loaded_elsewhere(tmp_path_factory, images, finished) -> tuple[dict[str, Path], dict[str, torch.Tensor], Any]:
-    """Exported weights, and the logits on the test images that a fresh process gets from them."""
+    """Exported weights, and a fresh process's logits for the test images."""
     root = tmp_path_factory.mktemp("exported")
     folders = {"preact": finished[1]}
     for name in ("resnet18", "resnet10"):
@@ -76,7 +76,7 @@ def loaded_elsewhere(tmp_path_factory, images, finished) -> tuple[dict[str, Path
             write_recipe(root / f"{name}.yaml", images, method={"name": "cross_entropy"}),
             f"model={{model_name: {name}, zero_init_last: false}}",
             "transform={input_size: [3, 32, 32], crop_pct: 0.875}",
-            "data.batch_size=5",  # 3 full batches: one image alone has no variance over its single pixel
+            "data.batch_size=5",  # 3 full batches: BatchNorm cannot train on one image of one pixel
             "scheduler.num_epochs=1",
         )
         assert done.status == 0, done.stderr

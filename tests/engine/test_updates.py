@@ -1,4 +1,4 @@
-"""An update is plain SGD over all samples of its group, clipped, at the schedule's rate."""
+"""An update is plain SGD over all samples of an accumulation group, clipped, at the scheduled learning rate."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_without_drop_last_the_short_batch_is_one_more_update(make_run):
     assert run.progress.samples == 22
 
 
-# schedules
+# Schedules
 
 
 def test_an_epoch_schedule_changes_the_rate_every_epoch(make_run):

@@ -17,7 +17,7 @@ from cskd_hf.methods import Batch, CrossEntropy, Method
 
 
 class Poisoned:
-    """Normalises as the objective would, and gives one image of the set a NaN pixel."""
+    """A collator that normalises, as the objective would, and puts a NaN into one image."""
 
     def __init__(self, row: int) -> None:
         self.row, self.collate = row, PairingCollator()
@@ -30,7 +30,9 @@ class Poisoned:
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("place", [9, 14])  # in the third and the fourth batch: the first and second of their group
+@pytest.mark.parametrize(
+    "place", [9, 14]
+)  # in the third and the fourth batch: first and second of their accumulation group
 def test_a_nan_pixel_stops_the_run_before_the_optimizer_steps(make_run, same_tensors, place, accumulation):
     settings: dict[str, Any] = {"norm": False, "method": CrossEntropy(), "accumulation": accumulation}
     run = make_run(**settings)
@@ -72,7 +74,7 @@ def test_a_diverging_learning_rate_stops_the_run_before_the_weights_change(make_
 
 
 class WithPenalty(Method):
-    """A finite loss beside a term that is infinite from the third call on."""
+    """A finite loss and a logged term that is infinite from the third call on."""
 
     views: ClassVar[Views] = "single"
     name: Literal["penalty"] = "penalty"

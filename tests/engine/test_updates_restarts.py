@@ -1,4 +1,4 @@
-"""A run is a function of recipe and seed: restarts, evaluation and the caller's random state change nothing."""
+"""A run depends on recipe and seed alone, not on restarts, evaluation or the caller's random state."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cskd_hf.methods import Batch, CrossEntropy
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 
-# restarts
+# Restarts
 
 
-# Resuming: 5 batches an epoch end one at the fifth update, 6 do not; twice as many where two make an update.
+# An epoch has `batches` updates: with 5 the restart is at the end of an epoch, with 6 within one.
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(("where", "batches"), [("at an epoch's end", 5), ("within an epoch", 6)])
 def test_ten_updates_equal_five_then_a_restart_then_five(
     tmp_path, make_run, same_tensors, where, batches, accumulation, workers
 ):
-    # The last batch is short, and so is the last group.
+    # The last batch is short, and so is the last accumulation group.
     settings: dict[str, Any] = {"num_images": (batches * accumulation - (accumulation == 2)) * 4 - 2}
     settings |= {"accumulation": accumulation, "workers": workers, "scheduler": cosine}
     whole = make_run(**settings)
@@ -80,10 +80,10 @@ def test_a_restart_with_another_world_size_covers_each_remaining_sample_once(bef
 
     one = batches(before, 0)
     one.start_epoch(2)
-    position, seen = 0, []
+    position, draws = 0, []
     for _ in range(3):
         total, _ = one.counts(position)
-        seen += one.sampler.draws(position, position + total)
+        draws += one.sampler.draws(position, position + total)
         position += total
     for start in range(position, batches(after, 0).num_samples, 3 * after):
         for index in range(after):
@@ -92,14 +92,14 @@ def test_a_restart_with_another_world_size_covers_each_remaining_sample_once(bef
             own = list(rank)[(start - position) // (3 * after)]
             total, count = rank.counts(start)
             assert total == min(3 * after, rank.num_samples - start)
-            seen += own[:count]
+            draws += own[:count]
     whole = ClassPairSampler(labels, 3)
     whole.set_epoch(2)
-    assert seen == list(whole)[: batches(after, 0).num_samples]
+    assert draws == list(whole)[: batches(after, 0).num_samples]
 
 
 def test_a_restart_whose_larger_batches_do_not_fit_the_rest_of_the_epoch_begins_the_next(tmp_path, make_run):
-    # 14 images: 7 batches of 2, of which 6 are done; with drop_last, 4 a batch leave the last two out.
+    # 14 images, 6 of 7 batches of 2 done: with drop_last, the remaining two images do not fill a batch of 4.
     first = make_run(num_images=14, batch_size=2, drop_last=True, num_epochs=2)
     first.train(6)
     assert first.progress.position == 12
@@ -118,27 +118,27 @@ def test_a_finished_run_yields_no_update(make_run):
     assert run.train(100) == []
 
 
-# random numbers
+# Random numbers
 
 
 def test_evaluating_between_updates_changes_nothing(make_run, make_split, same_tensors, transform):
     quiet, watched = make_run(), make_run()
     quiet.train(8)
-    held, seen = make_split(7, seed=1), []
+    holdout, logits = make_split(7, seed=1), []
     for update in watched.updates():
         predictions = predict_split(
             watched.module,
-            held,
+            holdout,
             watched.accelerator,
             DataSection(dataset="unused", batch_size=3, workers=0),
             transform,
             autocast=True,
         )
-        watched.module.eval()  # a caller may leave it like that
-        seen.append(predictions.logits)
+        watched.module.eval()  # a caller may forget to restore train mode
+        logits.append(predictions.logits)
         if update.step == 8:
             break
-    assert not torch.equal(seen[0], seen[-1])
+    assert not torch.equal(logits[0], logits[-1])
     same_tensors(watched.state(), quiet.state())
 
 
@@ -164,7 +164,7 @@ def test_another_seed_gives_another_run(make_run):
 
 
 def test_dropout_differs_between_updates(make_run):
-    # The same pixels at a rate of zero: only dropout can tell the updates apart.
+    # Same pixels, learning rate 0: only dropout differs between updates.
     images = torch.linspace(-2, 2, 4 * 3 * 8 * 8).reshape(4, 3, 8, 8)
     fixed = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
     losses = {}

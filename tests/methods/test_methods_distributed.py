@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import two_processes
+import two_ranks
 from command_runs import ROOT, draw_folder, quick, summary_of, torchrun, write_recipe
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,11 +29,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run" / "summary.json").unlink()
     shutil.rmtree(last_checkpoint(folder / "run"))  # update 8; update 7 is the third of the second epoch
     shutil.copytree(folder / "run", folder / "run of one process")
-    one = two_processes.make_run("pskd")
-    one.train(two_processes.STOP)
+    one = two_ranks.make_run("pskd")
+    one.train(two_ranks.STOP)
     one.save(folder / "checkpoint of one process")
     (checkpoint,) = list_checkpoints(folder / "checkpoint of one process")
-    done = torchrun(ROOT / "tests" / "support" / "two_processes.py", folder, checkpoint, folder / "run")
+    done = torchrun(ROOT / "tests" / "support" / "two_ranks.py", folder, checkpoint, folder / "run")
     assert done.status == 0, done.stderr
     return folder
 
@@ -59,7 +59,7 @@ def test_there_were_two_ranks(out: Path) -> None:
     assert [tensors_of(out, "world", rank)["rank"].item() for rank in (0, 1)] == [0, 1]
 
 
-@pytest.mark.parametrize("kind", two_processes.NUM_IMAGES)
+@pytest.mark.parametrize("kind", two_ranks.NUM_IMAGES)
 @pytest.mark.parametrize("name", METHODS)
 def test_both_ranks_end_with_the_same_weights(out: Path, name: str, kind: str) -> None:
     first, second = (tensors_of(out, f"{kind}-{name}", rank) for rank in (0, 1))
@@ -67,11 +67,11 @@ def test_both_ranks_end_with_the_same_weights(out: Path, name: str, kind: str) -
     assert [key for key, value in second.items() if not torch.equal(first[key], value)] == []
 
 
-@pytest.mark.parametrize("kind", two_processes.NUM_IMAGES)
+@pytest.mark.parametrize("kind", two_ranks.NUM_IMAGES)
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in MIXED])
 def test_two_ranks_train_as_one_process_does(out: Path, name: str, kind: str) -> None:
-    expected = two_processes.train_method(name, two_processes.NUM_IMAGES[kind])
-    initial = two_processes.make_run(name).state()
+    expected = two_ranks.train_method(name, two_ranks.NUM_IMAGES[kind])
+    initial = two_ranks.make_run(name).state()
     weight = "stem.0.weight" if "stem.0.weight" in initial else "model.stem.0.weight"
     assert (expected[weight] - initial[weight]).abs().max() > 1e-2
     assert_close(tensors_of(out, f"{kind}-{name}"), expected)
@@ -79,12 +79,12 @@ def test_two_ranks_train_as_one_process_does(out: Path, name: str, kind: str) ->
 
 @pytest.mark.parametrize("name", sorted(MIXED))
 def test_mixup_depends_on_the_number_of_ranks(out: Path, name: str) -> None:
-    one, two = two_processes.train_method(name), tensors_of(out, f"even-{name}")
+    one, two = two_ranks.train_method(name), tensors_of(out, f"even-{name}")
     assert (one["stem.0.weight"] - two["stem.0.weight"]).abs().max() > 1e-4
 
 
 def test_a_global_mean_has_the_value_and_gradient_of_one_process(out: Path) -> None:
-    expected = two_processes.mean_and_gradient()
+    expected = two_ranks.mean_and_gradient()
     assert expected["mean"].tolist() == pytest.approx([1.5 * 14, -2.0 * 21])
     for rank in (0, 1):
         assert_close(tensors_of(out, "mean", rank), expected)
@@ -105,7 +105,7 @@ def test_each_rank_keeps_its_own_shard_of_the_memory_under_ddp(out: Path) -> Non
 
 @pytest.mark.parametrize("num", [1, 2, 7])
 def test_either_rank_reads_writes_gathers_and_scatters_any_image(out: Path, num: int) -> None:
-    expected = two_processes.exercise_memory(num)
+    expected = two_ranks.exercise_memory(num)
     for rank in (0, 1):
         result = tensors_of(out, f"memory{num}", rank)
         assert result["rows"] == -(-num // 2) + 1
@@ -114,20 +114,20 @@ def test_either_rank_reads_writes_gathers_and_scatters_any_image(out: Path, num:
             gathered = f"gathered.{key}"
             assert torch.equal(result[gathered], expected[gathered]) if rank == 0 else gathered not in result
         requested = torch.arange(num).flip(0)[: 1 + rank]
-        scattered = two_processes.probabilities(num, seed=1).half()[requested].float()
+        scattered = two_ranks.probabilities(num, seed=1).half()[requested].float()
         assert torch.equal(result["scattered.predictions"], scattered)
         assert torch.equal(result["scattered.visits"], requested.float())
 
 
 def test_two_ranks_resume_a_checkpoint_of_one_process(out: Path) -> None:
-    assert_close(tensors_of(out, "resumed"), two_processes.train_method("pskd"))
+    assert_close(tensors_of(out, "resumed"), two_ranks.train_method("pskd"))
 
 
 def test_one_process_resumes_a_checkpoint_of_two_ranks(out: Path) -> None:
     (checkpoint,) = list_checkpoints(out / "checkpoints")
     visits = load_file(checkpoint / "memories.safetensors")["memory.visits"]
-    assert visits.tolist().count(1) == two_processes.STOP * two_processes.GLOBAL_BATCH
-    assert_close(two_processes.resume_training(checkpoint), two_processes.train_method("pskd"))
+    assert visits.tolist().count(1) == two_ranks.STOP * two_ranks.GLOBAL_BATCH
+    assert_close(two_ranks.resume_training(checkpoint), two_ranks.train_method("pskd"))
 
 
 def test_the_command_keeps_the_memory_when_the_number_of_ranks_changes(out: Path) -> None:
@@ -147,7 +147,7 @@ THREE = """
 import sys
 sys.path.insert(0, SUPPORT)
 from pathlib import Path
-import two_processes
+import two_ranks
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from tiny_runs import Run
@@ -157,7 +157,7 @@ accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == int(sys.argv[2])
 for name in sys.argv[3:]:
     run = Run(
-        method=method_of(name, two_processes.CLASSES), network=two_processes.network, num_images=20,
+        method=method_of(name, two_ranks.CLASSES), network=two_ranks.network, num_images=20,
         batch_size=6 // accelerator.num_processes, lr=0.05, num_epochs=2,
     )
     run.train(8)  # 6, 6, 6 and 2 images per epoch: rank 2 has none of the last batch

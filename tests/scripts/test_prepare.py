@@ -9,7 +9,7 @@ import subprocess
 import pyarrow as pa
 import pytest
 from datasets import load_from_disk
-from originals import ORIGINALS, imagenet, odd_picture, packed, unpacked, usual
+from originals import ORIGINALS, downloaded, imagenet, odd_picture, packed, unpacked
 from PIL import Image as PillowImage
 from preparations import assert_prepared, command, manifest, prepare
 
@@ -18,7 +18,7 @@ from cskd_hf.recipe.catalog import CATALOG
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_original_archives_become_a_dataset_byte_for_byte(tmp_path, name):
-    archives = usual(tmp_path / "archives", name)
+    archives = downloaded(tmp_path / "archives", name)
     done = subprocess.run(command(name, *archives, tmp_path / "out"), cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar without a terminal
     assert f"data.dataset={tmp_path / 'out'}" in done.stdout
@@ -40,7 +40,7 @@ def test_the_originals_contain_several_formats_and_modes():
 def test_every_kind_of_archive_gives_the_same_dataset(tmp_path, name, kind):
     original = ORIGINALS[name]()
     if kind == "folder of archives":
-        usual(tmp_path / "in", name)
+        downloaded(tmp_path / "in", name)
         inputs = [tmp_path / "in"]
     else:
         inputs = packed(tmp_path / "in", original, kind)
@@ -90,7 +90,7 @@ def test_imagenet_may_be_unpacked(tmp_path, layout):
 
 
 def test_workers_and_shard_size_change_the_files_but_not_the_dataset(tmp_path):
-    archives = usual(tmp_path / "archives", "imagenet")
+    archives = downloaded(tmp_path / "archives", "imagenet")
     fingerprints = []
     for workers, size in ((1, 500), (2, 0.002)):
         out = tmp_path / f"{workers}"
@@ -132,7 +132,7 @@ def test_batches_of_images_are_bounded_in_number_and_bytes(tmp_path, monkeypatch
 
 
 def test_a_second_run_changes_nothing(tmp_path, capsys):
-    archives, out = usual(tmp_path / "in", "cub200"), tmp_path / "out"
+    archives, out = downloaded(tmp_path / "in", "cub200"), tmp_path / "out"
     assert prepare("cub200", *archives, out) == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from originals import ORIGINALS, PACKERS, Original, tar, unpacked, usual, zipped
+from originals import ORIGINALS, PACKERS, Original, downloaded, tar, unpacked, zipped
 from preparations import changed, members_of, rejection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(("name", "other"), list(itertools.permutations(ORIGINALS, 2)))
 def test_archives_of_another_dataset_are_rejected_with_expected_and_actual_content(tmp_path, name, other):
-    archives = usual(tmp_path / "in", other)
+    archives = downloaded(tmp_path / "in", other)
     message = rejection(name, *archives, tmp_path / "out")
     missing, expected = message.split("; expected ")
     assert missing.startswith("found no ")
@@ -32,7 +32,7 @@ def test_archives_of_another_dataset_are_rejected_with_expected_and_actual_conte
 
 
 def test_a_rejection_is_one_line_and_exit_status_2(tmp_path):
-    archive, _ = usual(tmp_path / "in", "stanford_dogs")
+    archive, _ = downloaded(tmp_path / "in", "stanford_dogs")
     arguments = [sys.executable, ROOT / "scripts/prepare_cub200.py", archive, tmp_path / "out"]
     done = subprocess.run([*map(str, arguments)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
@@ -50,7 +50,7 @@ def test_other_files_and_empty_folders_are_rejected(tmp_path):
 
 
 def test_imagenet_needs_all_three_archives(tmp_path):
-    train, val, devkit = usual(tmp_path / "in", "imagenet")
+    train, val, devkit = downloaded(tmp_path / "in", "imagenet")
     assert "found no ILSVRC2012_val_00000001.JPEG" in rejection("imagenet", train, devkit, tmp_path / "out")
     assert "found no meta.mat" in rejection("imagenet", train, val, tmp_path / "out")
     assert "found no n01440764.tar" in rejection("imagenet", val, devkit, tmp_path / "out")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from originals import ORIGINALS, Original, mat, picture, unpacked, usual
+from originals import ORIGINALS, Original, downloaded, mat, picture, unpacked
 from preparations import changed, members_of, prepare, rejection
 
 from cskd_hf.errors import UserError
@@ -122,7 +122,7 @@ def test_classes_missing_from_the_devkit_or_the_images_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_other_counts_than_the_official_ones_are_rejected_unless_allowed(tmp_path, name):
-    archives = usual(tmp_path / "in", name)
+    archives = downloaded(tmp_path / "in", name)
     message = rejection(name, *archives, tmp_path / "out", any_counts=False)
     original = ORIGINALS[name]()
     assert message.startswith(f"{name}: found {len(original.class_names)} classes instead of ")
@@ -138,7 +138,7 @@ def test_imagenets_training_images_are_counted_while_they_are_read(tmp_path, mon
     facts = {"num_classes": 5, "num_images": {"train": 21, "validation": 6}}
     changed_entry = type(official)(**{**vars(official), **facts})
     monkeypatch.setitem(preparation.CATALOG, "imagenet", changed_entry)
-    archives = usual(tmp_path / "in", "imagenet")
+    archives = downloaded(tmp_path / "in", "imagenet")
     with pytest.raises(UserError, match=r"^imagenet: found 20 train images instead of 21; "):
         prepare("imagenet", *archives, tmp_path / "out", any_counts=False)
     assert not (tmp_path / "out" / "dataset_dict.json").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from originals import ORIGINALS, packed, unpacked, usual
+from originals import ORIGINALS, downloaded, packed, unpacked
 from preparations import changed, members_of, prepare, rejection
 
 from cskd_hf.errors import UserError
@@ -52,19 +52,19 @@ def plan(name: str) -> bytes:
     ],
 )
 def test_an_out_with_other_content_is_rejected(tmp_path, files, reason):
-    archives = usual(tmp_path / "in", "cub200")
+    archives = downloaded(tmp_path / "in", "cub200")
     assert reason in rejection("cub200", *archives, unpacked(tmp_path / "out", files))
 
 
 def test_an_empty_out_is_filled_and_a_file_rejected(tmp_path):
-    archives = usual(tmp_path / "in", "cub200")
+    archives = downloaded(tmp_path / "in", "cub200")
     (tmp_path / "out").mkdir()
     assert prepare("cub200", *archives, tmp_path / "out") == 0
     assert "OUT is a file" in rejection("cub200", *archives, tmp_path / "out" / "manifest.json")
 
 
 def test_a_complete_dataset_is_not_overwritten_by_another(tmp_path):
-    dogs, birds = usual(tmp_path / "dogs", "stanford_dogs"), usual(tmp_path / "birds", "cub200")
+    dogs, birds = downloaded(tmp_path / "dogs", "stanford_dogs"), downloaded(tmp_path / "birds", "cub200")
     larger = changed("stanford_dogs", lambda o: members_of(o).update({"README": b"more" * 4000}), tmp_path / "new")
     out = tmp_path / "out"
     assert prepare("stanford_dogs", *dogs, out) == 0
@@ -77,13 +77,13 @@ def test_out_must_not_be_the_input_or_lie_in_it(tmp_path):
     (tmp_path / "link").symlink_to(root)
     for out in (root, root / "out", tmp_path / "link", root / ".." / root.name):
         assert "OUT is the input" in rejection("cub200", root, out)
-    archives = usual(tmp_path / "archives", "cub200")
+    archives = downloaded(tmp_path / "archives", "cub200")
     assert "OUT is the input" in rejection("cub200", *archives, archives[0])
     assert "is not empty: it holds CUB_200_2011.tgz" in rejection("cub200", *archives, tmp_path / "archives")
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
-    archives = usual(tmp_path / "in", "cub200")
+    archives = downloaded(tmp_path / "in", "cub200")
     (tmp_path / "out" / ".partial").mkdir(parents=True)
     with open(tmp_path / "out" / ".partial" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)

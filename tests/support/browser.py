@@ -1,4 +1,4 @@
-"""A headless Chromium, driven with the DevTools protocol over two pipes: only the browser must be installed."""
+"""A headless Chromium, driven through the DevTools protocol over two pipes; needs no package, only the browser."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 class Browser:
-    """One page; a context manager that ends the browser.
+    """One page in a browser; a context manager that kills the browser on exit.
 
     Attributes:
-        requests: every address the page has requested.
+        requests: every URL the page has requested.
     """
 
     def __enter__(self) -> Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read_commands, self._commands = os.pipe()
         self._replies, write_replies = os.pipe()
-        # Chromium reads commands from descriptor 3 and replies on 4, which may be the numbers of these pipes.
+        # Chromium uses descriptors 3 and 4; move the pipes' ends above, since they may have these numbers.
         child_ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_commands, write_replies)]
         options = ["--headless", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"]
         options.append(f"--user-data-dir={self._profile.name}")
@@ -64,7 +64,7 @@ class Browser:
         self._profile.cleanup()
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command of the protocol; returns its result."""
+        """Send a DevTools command and return its result."""
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": params}
         if self._session:
@@ -82,15 +82,15 @@ class Browser:
     def _next_message(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._unread:
             ready, _, _ = select.select([self._replies], [], [], max(0.0, end - time.monotonic()))
-            assert ready, "the browser does not reply"
+            assert ready, "no reply from the browser within 60 s"
             received = os.read(self._replies, 1 << 20)
-            assert received, "the browser has ended"
+            assert received, "the browser exited"
             self._unread += received
         message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)
 
     def open(self, address: str, width: int = 1280, height: int = 800) -> None:
-        """Load a page in a window of this size in pixels; below a width of 600 as a phone."""
+        """Load a page in a window of this size in pixels; below 600 px wide it emulates a phone."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -101,7 +101,7 @@ class Browser:
         self.call("Page.navigate", url=address)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; it must be JSON, not an element of the page."""
+        """The value of a JavaScript expression, which must be JSON: no DOM elements."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
         return result["result"].get("value")
@@ -110,7 +110,7 @@ class Browser:
         """Evaluate an expression until its value is truthy; returns that value."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
-            assert time.monotonic() < end, f"still empty after {seconds} s: {expression}"
+            assert time.monotonic() < end, f"still falsy after {seconds} s: {expression}"
             time.sleep(0.05)
         return value
 

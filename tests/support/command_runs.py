@@ -1,7 +1,7 @@
 """Run the commands as users do, on image folders small enough to train in a second.
 
-`command` and `launch` start Python anew and pay for importing torch; `quick` and the processes of `torchrun` are forks
-of one that has imported everything. All see no network and an empty Hub cache.
+`command` and `launch` start a fresh Python and pay for importing torch; `quick` and the ranks of `torchrun` are forks
+of a process that has imported everything. All run offline with an empty Hub cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Numbers of a run that differ from one time to the next.
+# Fields of metrics.jsonl that differ between identical runs.
 TIMING = ("images_per_second", "data_wait_share", "seconds")
 
 
@@ -64,8 +64,8 @@ def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> R
 
 
 @functools.cache
-def _forking() -> str:
-    """Address of a server of forks, which ends with this process."""
+def _fork_server() -> str:
+    """Start a fork server, which exits with this process; returns its address."""
     folder = tempfile.TemporaryDirectory()
     address = f"{folder.name}/socket"
     server = subprocess.Popen(
@@ -86,19 +86,19 @@ def _forking() -> str:
 def quick(*args: object) -> Result:
     program = ["-m", "cskd_hf.train", *map(str, args)]
     with (
-        open(os.devnull) as nothing,
+        open(os.devnull) as stdin,
         tempfile.TemporaryFile("w+") as stdout,
         tempfile.TemporaryFile("w+") as stderr,
     ):
-        files = [nothing.fileno(), stdout.fileno(), stderr.fileno()]
-        status = forks.run(_forking(), program, environment(), files, folder=tempfile.gettempdir())
+        files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+        status = forks.run(_fork_server(), program, environment(), files, folder=tempfile.gettempdir())
         stdout.seek(0)
         stderr.seek(0)
         return Result(status, stdout.read(), stderr.read())
 
 
 def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
-    """Noise, brighter in the class's own channel and, for the fourth class on, corner."""
+    """Noise, brighter in one channel per class; from the fourth class on, with a black band of its size at the top."""
     pixels = np.random.RandomState(seed).randint(0, 150, (size, size, 3), dtype=np.uint8)
     pixels[..., label % 3] += 80
     pixels[: 4 * (label // 3)] = 0
@@ -106,7 +106,7 @@ def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
 
 
 def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
-    """`root/split/class/*.png`; `images` says how many each class has in each split."""
+    """Write `root/split/class/*.png`; `images` maps each split to the number of images per class."""
     for number, (split, counts) in enumerate(images.items()):
         for label, count in enumerate(counts):
             folder = root / split / f"class {label}"
@@ -117,12 +117,12 @@ def draw_folder(root: Path, images: Mapping[str, Sequence[int]]) -> Path:
 
 
 def fifteen_images(tmp_path_factory: Any) -> Path:
-    """A fixture: three classes, 15 images to train on, 9 to test."""
+    """A fixture: three classes, 15 training and 9 test images."""
     return draw_folder(tmp_path_factory.mktemp("images") / "my images", {"train": (5, 5, 5), "test": (3, 3, 3)})
 
 
 def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Path:
-    """A recipe of two epochs on `dataset` with timm's smallest ResNet, at a size that leaves BatchNorm 2×2 pixels."""
+    """Two epochs with timm's smallest ResNet, at an input size that leaves its last BatchNorm 2×2 pixels."""
     recipe: dict[str, dict[str, Any]] = {
         "data": {"dataset": str(dataset), "batch_size": 4, "workers": 0},
         "transform": {"input_size": [3, 48, 48], "crop_padding": 2, "crop_pct": 1.0},
@@ -139,48 +139,48 @@ def write_recipe(path: Path, dataset: Path, **sections: Mapping[str, Any]) -> Pa
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below: when it was written, and what it holds."""
+    """Relative path of every file below → (mtime in ns, content)."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def metrics_lines(folder: Path, *left_out: str) -> list[dict[str, Any]]:
-    """metrics.jsonl without what a clock says."""
+def metrics_lines(folder: Path, *ignored: str) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without timing and `ignored` fields."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key not in (*TIMING, *left_out)} for line in lines]
+    return [{key: value for key, value in line.items() if key not in (*TIMING, *ignored)} for line in lines]
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all below it: torchrun gives each of its workers a process group of its own."""
+def _process_tree(pid: int) -> list[int]:
+    """A process and its descendants; killing the process group is not enough: torchrun gives each rank its own."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
         children = []
-    return [pid, *(member for child in children for member in _family(int(child)))]
+    return [pid, *(member for child in children for member in _process_tree(int(child)))]
 
 
 def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: float = 120.0) -> dict[str, Any]:
-    """Kill a run and its workers when the newest checkpoint stands within an epoch; returns that one's progress."""
+    """Kill a run and its workers once its newest checkpoint is within an epoch; returns that checkpoint's progress."""
     end = time.monotonic() + timeout
     progress = {"position": 0}
     while not progress["position"]:
         assert process.poll() is None, "the run ended before it could be killed"
-        family = _family(process.pid)
+        pids = _process_tree(process.pid)
         if time.monotonic() > end:
-            for pid in family:
+            for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             raise TimeoutError("no checkpoint within an epoch")
         if list((folder / "checkpoints").glob("step-*")):
-            for pid in family:
+            for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            # Only a run that stands still can be looked at: it writes a checkpoint, and removes one, at every step.
+            # Stop the run while reading: every step writes one checkpoint and removes another.
             newest = max((folder / "checkpoints").glob("step-*"))
             progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
-            for pid in family:
+            for pid in pids:
                 os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
         time.sleep(0.01)
     assert process.wait() == -signal.SIGKILL
@@ -189,10 +189,10 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
 
 
 def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Popen[str]:
-    """torchrun on this machine's CPU."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Start torchrun on this machine's CPU."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     return subprocess.Popen(
         [*command, *map(str, args)],
@@ -203,8 +203,8 @@ def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Pope
 
 
 def torchrun(*args: object, processes: int = 2) -> Result:
-    """torchrun, whose processes are forks."""
-    program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _forking(), *args]
+    """Run torchrun to its end; its ranks are forks."""
+    program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _fork_server(), *args]
     with launch(*program, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         stdout, stderr = process.communicate()
     return Result(process.returncode, stdout, stderr)

@@ -1,4 +1,4 @@
-"""The code of cskd_hf/data/DROP_IN.md; run as a script under torchrun, it records what the code did."""
+"""Run the code blocks of cskd_hf/data/DROP_IN.md, under torchrun as a script, and record losses and weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PAGE = ROOT / "cskd_hf" / "data" / "DROP_IN.md"
 HAS_TIMM_TASK = importlib.util.find_spec("timm.task") is not None
 FRAMEWORKS = ["Accelerate", "transformers.Trainer", "Lightning", "timm.task"]
 
-# Three classes, in no order. Batches of 4: the last one has 2 keys on one rank; on two ranks it is padded by 2.
+# Three classes, unsorted. In batches of 4, the last one has 2 keys on one rank; on two ranks it is padded by 2.
 LABELS = [0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1, 2, 1, 1, 0, 0, 1, 2, 1, 0, 1]
 BATCH_SIZE, NUM_EPOCHS, LR = 4, 2, 0.1
 MOMENTUM = {"Accelerate": 0.9, "transformers.Trainer": 0.0, "Lightning": 0.9, "timm.task": 0.9}
 
 
 def blocks() -> dict[str, str]:
-    """The page's Python blocks: the common one under "", the others under their bold headings."""
+    """Heading → code: the common block under "", the others under their bold headings."""
     page = PAGE.read_text(encoding="utf-8")
     by_heading: dict[str, str] = {}
     heading = ""
@@ -40,11 +40,11 @@ def blocks() -> dict[str, str]:
     return by_heading
 
 
-# The names that the blocks expect
+# The names that the page's code assumes
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
-    """The first channel encodes the row; the others are noise from each of the global generators."""
+    """The first channel encodes the row; the others are noise from all three global generators."""
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -56,7 +56,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 
 
 class Net(nn.Module):
-    """With BatchNorm; records its forwards: (gradient, train mode, rows)."""
+    """A network with BatchNorm that records each forward as (gradient enabled, train mode, rows)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class Net(nn.Module):
         return self.head(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-def names_of(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
-    """What the section assumes its reader has."""
+def variables_for(framework: str, num_processes: int, process_index: int, folder: Path) -> dict[str, Any]:
+    """The variables that a section of the page assumes."""
     model = Net()
-    given: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
-    given |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
-    given |= {"num_processes": num_processes, "process_index": process_index}
+    names: dict[str, Any] = {"model": model, "train_dataset": Rows(), "labels": LABELS, "num_epochs": NUM_EPOCHS}
+    names |= {"batch_size": BATCH_SIZE, "optimizer": torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)}
+    names |= {"num_processes": num_processes, "process_index": process_index}
     if framework == "transformers.Trainer":
         from transformers import TrainingArguments
 
-        given["args"] = TrainingArguments(
+        names["args"] = TrainingArguments(
             str(folder / f"trainer{process_index}"),
             use_cpu=True,
             per_device_train_batch_size=BATCH_SIZE,
@@ -98,7 +98,7 @@ def names_of(framework: str, num_processes: int, process_index: int, folder: Pat
     if framework == "Lightning":
         import lightning
 
-        given["trainer"] = lightning.Trainer(
+        names["trainer"] = lightning.Trainer(
             accelerator="cpu",
             devices=num_processes,
             strategy="ddp" if num_processes > 1 else "auto",
@@ -108,11 +108,11 @@ def names_of(framework: str, num_processes: int, process_index: int, folder: Pat
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    return given
+    return names
 
 
 def train_as_timm(names: dict[str, Any]) -> None:
-    """The relevant part of the loop of timm's training script."""
+    """The relevant part of the training loop in timm's train.py."""
     task, optimizer = names["task"], names["optimizer"]
     if names["num_processes"] > 1:
         task.prepare_distributed()
@@ -126,11 +126,11 @@ def train_as_timm(names: dict[str, Any]) -> None:
 
 
 def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
-    code, done = blocks(), {}
+    code, results = blocks(), {}
     for framework in FRAMEWORKS:
         if framework == "timm.task" and not HAS_TIMM_TASK:
             continue
-        names = names_of(framework, num_processes, process_index, folder)
+        names = variables_for(framework, num_processes, process_index, folder)
         exec(compile(code[""], PAGE.name, "exec"), names)
         model, losses = names["model"], []
         names["objective"].register_forward_hook(
@@ -145,19 +145,19 @@ def run_blocks(folder: Path, num_processes: int, process_index: int) -> None:
             assert names["trainer"].world_size == num_processes
         else:
             train_as_timm(names)
-        done[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
-    torch.save(done, folder / f"{num_processes}-{process_index}.pt")
+        results[framework] = {"forwards": model.forwards, "losses": losses, "weights": model.state_dict()}
+    torch.save(results, folder / f"{num_processes}-{process_index}.pt")
 
 
 def main(folder: Path) -> None:
-    """One rank of two; rank 0 forks a process that trains alone, without importing everything again."""
+    """One rank of two. Rank 0 also forks a single-process run, which saves importing everything again."""
     import lightning  # noqa: F401
     import transformers.trainer  # noqa: F401
     from accelerate import Accelerator  # noqa: F401
 
     process_index = int(os.environ["RANK"])
-    alone = os.fork() if process_index == 0 else None
-    if alone == 0:
+    child = os.fork() if process_index == 0 else None
+    if child == 0:
         for name in [name for name in os.environ if re.search("RANK|WORLD_SIZE|MASTER_|TORCHELASTIC", name)]:
             del os.environ[name]
         run_blocks(folder, num_processes=1, process_index=0)
@@ -165,8 +165,8 @@ def main(folder: Path) -> None:
     run_blocks(folder, num_processes=2, process_index=process_index)
     assert torch.distributed.get_world_size() == 2
     torch.distributed.destroy_process_group()
-    if alone is not None:
-        assert os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]) == 0
+    if child is not None:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 if __name__ == "__main__":

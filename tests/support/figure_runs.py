@@ -1,4 +1,4 @@
-"""Run folders with everything that the paper's figures read, written without training; and queries of a drawing."""
+"""Run folders with everything that the paper's figures read, written without training; helpers to inspect a figure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_run(
     data: Mapping[str, Any] | None = None,
     **tensors: torch.Tensor,
 ) -> Path:
-    """A run folder of somewhat overconfident predictions, different for every seed."""
+    """A run folder with overconfident predictions that differ between seeds."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(num_images) * 7 % len(class_names)
     noise = torch.randn(num_images, len(class_names), generator=generator)

@@ -1,10 +1,10 @@
-"""Python programs in forks of a process that has imported torch, timm, datasets and this package.
+"""Run Python programs in forks of a process that has imported torch, timm, datasets and this package.
 
     status = run(["-m", "cskd_hf.train", "recipe.yaml"], environment, (stdin, stdout, stderr))
 
-What takes seconds in a process started anew, importing, is done once. Started as a program this file is the other end
-for a launcher: `python -S -E forks.py SOCKET PROGRAM…` runs PROGRAM in a fork, with this process's environment and
-files, hands signals on, and ends with its status. So torchrun starts real processes, which begin in milliseconds.
+Imports, which take seconds, happen once. As a script, this file is the client for launchers: `python -S -E forks.py
+SOCKET PROGRAM…` runs PROGRAM in a fork with the environment and files of this process, forwards signals, and exits with
+its status. So torchrun's ranks are real processes that start in milliseconds.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def run(
     folder: str | None = None,
     begun: Callable[[int], object] = lambda pid: None,
 ) -> int:
-    """The program's exit status; a signal that ended it counts as negative.
+    """Run a program in a fork; returns its exit status, or minus the number of the signal that killed it.
 
     Args:
-        address: of the server's socket.
-        program: arguments of Python: `-m`, a module and its arguments; or a file and its.
-        variables: its whole environment.
+        address: the server's socket.
+        program: Python's arguments: `-m` and a module, or a file; then the program's arguments.
+        variables: its complete environment.
         files: descriptors of its stdin, stdout and stderr.
-        folder: where it begins; None: where this process is.
-        begun: called with the id of its process.
+        folder: its working directory, by default this process's.
+        begun: called with its process id.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(address)
@@ -59,36 +59,36 @@ def run(
 
 
 def serve(address: str) -> None:
-    """Fork for each that asks, until stdin is closed."""
+    """Fork for each request, until stdin is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(address)
         server.listen(64)
         print("ready", flush=True)
         while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:
-            asking, _ = server.accept()
+            client, _ = server.accept()
             if os.fork() == 0:
                 server.close()
-                _answer(asking)
-            asking.close()
+                _supervise(client)
+            client.close()
 
 
-def _answer(asking: socket.socket) -> None:
-    """In a process that waits for the program's, and so knows how it ends."""
+def _supervise(client: socket.socket) -> None:
+    """Fork the program, wait for it and send its process id and exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, ancillary, _, _ = asking.recvmsg(1 << 20, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    message, ancillary, _, _ = client.recvmsg(1 << 20, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     files = array.array("i", ancillary[0][2])
     child = os.fork()
     if child == 0:
-        asking.close()
-        _become(json.loads(message), files)
-    asking.send(str(child).encode())
-    asking.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+        client.close()
+        _run_job(json.loads(message), files)
+    client.send(str(child).encode())
+    client.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
     os._exit(0)
 
 
-def _become(job: dict[str, Any], files: Sequence[int]) -> None:
-    """What Python does between its start and its end."""
+def _run_job(job: dict[str, Any], files: Sequence[int]) -> None:
+    """Run the job in this process, as a fresh Python would, and exit."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -116,12 +116,12 @@ def _become(job: dict[str, Any], files: Sequence[int]) -> None:
 
 
 def main() -> None:
-    def hand_signals_on(pid: int) -> None:
+    def forward_signals(pid: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda number, _: os.kill(pid, number))
 
-    status = run(sys.argv[1], sys.argv[2:], os.environ, (0, 1, 2), begun=hand_signals_on)
-    if status < 0:  # as it ended
+    status = run(sys.argv[1], sys.argv[2:], os.environ, (0, 1, 2), begun=forward_signals)
+    if status < 0:  # die of the same signal
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)

@@ -1,7 +1,7 @@
 """Uploads by the real client to the loopback Hub.
 
-They run in their own process, because the client reads `HF_ENDPOINT` when it is imported. HUB_PYTHON names another
-interpreter for it, with another version of huggingface_hub.
+They run in a subprocess, because the client reads `HF_ENDPOINT` at import. HUB_PYTHON names another interpreter for it,
+to test another version of huggingface_hub.
 """
 
 from __future__ import annotations

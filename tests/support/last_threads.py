@@ -1,8 +1,8 @@
-"""One of this package's commands, and then the names of the threads that its process still has.
+"""Run a command of this package, then write the names of the threads still alive in its process.
 
     torchrun --nproc_per_node=2 last_threads.py OUT MODULE ARGUMENTS
 
-Writes OUT/RANK, a name a line, as Linux tells them.
+Writes OUT/RANK, one thread name per line, as in /proc.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":
     out, module = sys.argv[1:3]
     sys.argv = sys.argv[2:]
-    gc.disable()  # else cycles go by chance
+    gc.disable()  # else a collection might hide leaked threads
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -28,7 +28,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 EXPERIMENT = Experiment(40, 5, CLASSES, MEAN, STD)
 TEACHER_MEAN, TEACHER_STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
-# Coefficients that make a method plain cross-entropy over its supervised images; the other methods have none.
+# Coefficients that reduce a method to cross-entropy over its supervised images; other methods have none.
 ZERO: dict[str, dict[str, float]] = {
     "cross_entropy": {"smoothing": 0.0},
     "max_entropy": {"entropy_weight": 0.0},
@@ -48,16 +48,16 @@ ZERO: dict[str, dict[str, float]] = {
 
 @functools.cache
 def exported(model_name: str, class_names: tuple[str, ...] = CLASSES, seed: int = 3) -> str:
-    """`local-dir:` location of exported weights: random, with real BatchNorm statistics."""
+    """`local-dir:` address of exported random weights, with BatchNorm statistics of real batches."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     torch.manual_seed(seed)
     model: Any = timm.create_model(model_name, num_classes=len(class_names))
     with_statistics(model, torch.randn(16, 3, 32, 32))
     transform = TransformSection(input_size=(3, 32, 32), mean=TEACHER_MEAN, std=TEACHER_STD)
-    place = Path(folder.name) / "model"
-    export_model(model, place, ModelSection(model_name=model_name), transform, class_names, "", {})
-    return f"local-dir:{place}"
+    path = Path(folder.name) / "model"
+    export_model(model, path, ModelSection(model_name=model_name), transform, class_names, "", {})
+    return f"local-dir:{path}"
 
 
 def method_of(name: str, class_names: tuple[str, ...] = CLASSES, **settings: Any) -> Method:
@@ -82,7 +82,7 @@ def small_network(num_classes: int = NUM_CLASSES, norm: Any = nn.BatchNorm2d) ->
 
 
 def with_statistics(network: Any, images: Tensor) -> Any:
-    """In eval mode, with the running statistics of `images` and a random classifier: outputs differ between images."""
+    """Set the running statistics of `images` and a random classifier, so that outputs differ; returns eval mode."""
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -123,7 +123,7 @@ def batch_for(method: Method, num: int = 4, size: int = 16, seed: int = 0) -> Ba
 
 
 def supervised(method: Method, batch: Batch) -> Batch:
-    """The images that get a cross-entropy: the anchors, or both halves."""
+    """The images with a cross-entropy term: the anchors, or both halves."""
     if method.name in ("ddgsd", "mutual_cskd"):
         return batch
     num = len(batch.target) // NUM_VIEWS[method.views]
@@ -146,11 +146,11 @@ class Identity(nn.Module):
 
 
 def pixels(logits: np.ndarray) -> Tensor:
-    """Images for which `Identity` returns these logits; they collect a gradient."""
+    """Images for which `Identity` returns these logits; they require a gradient."""
     return torch.tensor(logits, dtype=torch.float32)[:, :, None, None].requires_grad_()
 
 
-# Formulas in float64.
+# Formulas in float64
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

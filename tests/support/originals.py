@@ -1,4 +1,4 @@
-"""Small imitations of the original archives: their layouts and member names, a dozen images each."""
+"""Miniatures of the original archives: their layout and member names, a dozen images each."""
 
 from __future__ import annotations
 
@@ -85,7 +85,11 @@ PACKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
 
 
 def packed(root: Path, original: Original, kind: str | None) -> list[Path]:
-    """Write a script's arguments: every archive as this kind, as a folder, or (None) as it is downloaded."""
+    """Write an original and return a script's arguments.
+
+    Args:
+        kind: a key of `PACKERS`, "folder", or None for the official formats.
+    """
     root.mkdir(parents=True, exist_ok=True)
     paths = []
     for archive, members in original.files.items():
@@ -100,8 +104,8 @@ def packed(root: Path, original: Original, kind: str | None) -> list[Path]:
     return paths
 
 
-def usual(root: Path, name: str) -> list[Path]:
-    """The original as it is downloaded."""
+def downloaded(root: Path, name: str) -> list[Path]:
+    """The original in its official formats."""
     return packed(root, ORIGINALS[name](), None)
 
 
@@ -127,7 +131,7 @@ def cub200() -> Original:
         labels.append(f"{number} {label + 1}\n")
         parts.append(f"{number} {int(split == 'train')}\n")
         rows[split].append((name, label, content))
-    # Image numbers link the lists, whatever their order.
+    # The lists are in different orders; image numbers link them.
     files |= {
         "CUB_200_2011/images.txt": "".join(images).encode(),
         "CUB_200_2011/image_class_labels.txt": "".join(labels[::-1]).encode(),
@@ -139,7 +143,7 @@ def cub200() -> Original:
 
 
 def stanford_dogs() -> Original:
-    # Not alphabetical, so that the labels' order shows.
+    # Not alphabetical: classes must follow the labels.
     class_names = ["n02085782-Japanese_spaniel", "n02085620-Chihuahua", "n02111889-Samoyed"]
     rows: dict[str, list[Row]] = {"train": [], "test": []}
     listed: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
@@ -217,7 +221,7 @@ def imagenet(num_images: int = 4, size: int = 12) -> Original:
     val = {}
     truth = [4, 1, 1, 5, 2, 3]
     for number, identity in enumerate(truth, 1):
-        wnid = next(wnid for wnid, own in numbers.items() if own == identity)
+        wnid = next(wnid for wnid, number_of_class in numbers.items() if number_of_class == identity)
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
         val[name] = picture(1000 + number)
         rows["validation"].append((name, class_names.index(wnid), val[name]))

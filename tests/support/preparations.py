@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class KilledError(Exception):
-    """Stands for a kill in the middle of a preparation."""
+    """A stand-in for SIGKILL in the middle of a preparation."""
 
 
 def prepare(name: str, *arguments: Any, any_counts: bool = True) -> int:
@@ -45,7 +45,7 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def expected_digest(original: Original, split: str) -> str:
-    """The definition in scripts/shard_writer.py, independently."""
+    """The digest as defined in scripts/shard_writer.py, computed independently."""
     digest = hashlib.sha256()
     for _, label, image in original.rows[split]:
         digest.update(label.to_bytes(8, "little") + hashlib.sha256(image).digest())
@@ -53,7 +53,7 @@ def expected_digest(original: Original, split: str) -> str:
 
 
 def assert_prepared(out: Path, original: Original) -> None:
-    """Every image's name, bytes, label and split, as `datasets` and as training read them."""
+    """Check every image's name, bytes, label and split, as `datasets` and as training read them."""
     opened = load_from_disk(str(out))
     assert list(opened) == list(original.rows)
     features = Features({"image": Image(), "label": ClassLabel(names=original.class_names)})
@@ -79,10 +79,10 @@ def assert_prepared(out: Path, original: Original) -> None:
 
 
 def rejection(name: str, *arguments: Any, any_counts: bool = True, begun: bool = False) -> str:
-    """The one-line message that rejects a preparation, which must leave OUT as it was.
+    """The one-line error of a preparation, which must leave OUT unchanged.
 
     Args:
-        begun: the error comes while images are written: complete shards stay for the next run.
+        begun: the error occurs while images are written, so complete shards remain for the next run.
     """
     out = Path(arguments[-1])
     before = sorted(out.rglob("*")) if out.is_dir() else out.exists()
@@ -99,12 +99,12 @@ def rejection(name: str, *arguments: Any, any_counts: bool = True, begun: bool =
 
 
 def changed(name: str, change: Callable[[Original], Any], root: Path, kind: str = "tar") -> list[Path]:
-    """The archives of an original after a change."""
+    """Archives of an original to which `change` was applied."""
     original = ORIGINALS[name]()
     change(original)
     return packed(root, original, kind)
 
 
 def members_of(original: Original) -> dict[str, bytes]:
-    """Members of the archive of images."""
+    """Members of the image archive."""
     return next(iter(original.files.values()))

@@ -1,4 +1,4 @@
-"""Finished runs to publish, trained once per test process by the real command, in folders with recognisable names."""
+"""Finished runs to publish, trained once per test process by the real command; private paths have telltale names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def images() -> Path:
 
 @functools.cache
 def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet") -> Path:
-    """A run folder that tests share: copy it to change it."""
+    """A run folder shared by tests; `copied` gives one to modify."""
     path = home() / f"{model_name}-{holdout}-seed{seed}.yaml"
     settings: dict[str, Any] = {"data": {"holdout": holdout}, "model": {"model_name": model_name}}
     if model_name.endswith("32px"):
@@ -38,6 +38,6 @@ def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet"
 
 
 def copied(run: Path, folder: Path) -> Path:
-    """A copy that a test may publish or damage."""
+    """A copy that a test may publish or damage, without checkpoints."""
     shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("checkpoints"))
     return folder / run.name

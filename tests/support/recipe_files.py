@@ -1,4 +1,4 @@
-"""A valid recipe, copies of it that differ, and the shipped recipes."""
+"""A valid recipe, variants of it, and the shipped recipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cskd_hf
 ROOT = Path(cskd_hf.__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "recipes").glob("**/*.yaml"))
 
-# Tests count its lines, from `data:` on line 1.
+# Tests refer to its line numbers; `data:` is line 1.
 GOOD = """\
 data:
   dataset: digits

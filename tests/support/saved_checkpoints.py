@@ -24,7 +24,7 @@ def step(module: nn.Module, optimizer: Any) -> None:
 
 
 def save(folder: Path, number: int, keep: int = 5, seed: int | None = None) -> Path:
-    """A checkpoint of step `number`, with weights of `seed`, by default the number."""
+    """A checkpoint of step `number`, with the weights of `seed` (default: `number`)."""
     module = make_network(number if seed is None else seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     step(module, optimizer)

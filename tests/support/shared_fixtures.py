@@ -1,4 +1,4 @@
-"""Fixtures that tests of several packages share."""
+"""Fixtures shared by several packages' tests."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def same_tensors() -> Callable[[dict[str, Tensor], dict[str, Tensor]], None]:
 
 @pytest.fixture
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datasets` keeps what it made of Parquet files, by path: not in the user's cache."""
+    """Keep the user's `datasets` cache clean: it caches converted Parquet files by path."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))

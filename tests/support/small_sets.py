@@ -33,7 +33,7 @@ def load(dataset: Path | str, **keys: Any) -> Images:
 
 
 def level_of(split: ImageSplit, index: int) -> int:
-    """The grey level that identifies an image."""
+    """The grey level, which identifies an image."""
     return decode(split.fetch([index])[0]).getpixel((0, 0))[0]
 
 
@@ -76,12 +76,12 @@ def as_split_folders(root: Path, **splits: Dataset) -> Path:
     return root
 
 
-SHAPES = [as_parquet, as_dataset_dict, as_split_folders]
+LAYOUTS = [as_parquet, as_dataset_dict, as_split_folders]
 ABC = ClassLabel(names=["ant", "bee", "cat"])
 
 
 def as_arrow(folder: Path, root: Path) -> Path:
-    """The images of an image folder as a saved dataset, their bytes in Arrow."""
+    """An image folder as a saved dataset, with the image bytes in Arrow."""
     splits = {}
     for split in ("train", "test"):
         files = sorted((folder / split).rglob("*.png"))

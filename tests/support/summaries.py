@@ -31,7 +31,7 @@ def make_recipe(folder: Path, method: str = "cskd", **run: Any) -> Recipe:
 
 
 def metric_values(start: float = 10.0, **values: float | None) -> MetricValues:
-    """`start`, `start + 1`, ... for the metrics not named, so that each has a value of its own."""
+    """`values`, and distinct numbers from `start` for all other metrics."""
     numbers = {name: start + index for index, name in enumerate(DEFINITIONS)}
     return MetricValues.model_validate(numbers | values)
 
@@ -76,4 +76,4 @@ ENVIRONMENT = {
     "mixed_precision": "bf16",
     "command": "python -m cskd_hf.train recipe.yaml",
 }
-"""What `describe_environment` returns, shortened."""
+"""The result of `describe_environment`, shortened."""

@@ -1,4 +1,4 @@
-"""A network, images and a run small enough to train in milliseconds, on any number of processes."""
+"""A network, images and a run small enough to train in milliseconds, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TinyNet(nn.Module):
 
 
 def draw_split(num_images: int, seed: int = 0, size: int = 10) -> ImageSplit:
-    """Noise, a little brighter in the channel of its class; three classes."""
+    """Three classes of noise, each a little brighter in one channel."""
     random = np.random.RandomState(seed)
     labels = np.arange(num_images) % 3
     images = []
@@ -78,25 +78,25 @@ def draw_split(num_images: int, seed: int = 0, size: int = 10) -> ImageSplit:
     return ImageSplit("train", dataset, labels.astype(np.int64), ("a", "b", "c"), np.arange(num_images))
 
 
-def in_double_precision(module: nn.Module) -> None:
-    """Let every part with weights compute in float64, whatever it is given: sums in another order then agree to 1e-12.
+def use_float64(module: nn.Module) -> None:
+    """Compute every layer with weights in float64, so that sums in another order agree to 1e-12.
 
-    Losses stay in float32, as in training: of each image by itself they round the same however batches are dealt.
+    Losses stay in float32, as in training: each image's loss rounds the same in any batch.
     """
-    for part in module.modules():
-        if any(True for _ in part.parameters(recurse=False)):
-            for name, parameter in part.named_parameters(recurse=False):
+    for layer in module.modules():
+        if any(True for _ in layer.parameters(recurse=False)):
+            for name, parameter in layer.named_parameters(recurse=False):
                 parameter.data = parameter.data.double()
-                assert part.get_parameter(name).dtype == torch.float64
-            for name, buffer in part.named_buffers(recurse=False):
+                assert layer.get_parameter(name).dtype == torch.float64
+            for name, buffer in layer.named_buffers(recurse=False):
                 if buffer.is_floating_point():
-                    part.register_buffer(name, buffer.double())
-            part.register_forward_pre_hook(lambda _, arguments: tuple(argument.double() for argument in arguments))
+                    layer.register_buffer(name, buffer.double())
+            layer.register_forward_pre_hook(lambda _, arguments: tuple(argument.double() for argument in arguments))
 
 
 @dataclass
 class Run:
-    """Everything `training_updates` takes, made anew for each run; `weights` is the seed of the initial ones."""
+    """The arguments of `training_updates`, fresh for each run; `weights` seeds the initial weights."""
 
     num_images: int = 22
     batch_size: int = 4
@@ -119,14 +119,14 @@ class Run:
 
     def __post_init__(self) -> None:
         self.split = draw_split(self.num_images)
-        self.accelerator = Accelerator(cpu=True)  # before `build`, which may ask how many processes there are
+        self.accelerator = Accelerator(cpu=True)  # before `build`, which may need the number of ranks
         torch.manual_seed(self.weights)
         network = TinyNet(self.norm, self.dropout) if self.network is None else self.network()
-        torch.manual_seed(self.weights)  # of the heads that the method adds
+        torch.manual_seed(self.weights)  # for the method's heads
         experiment = Experiment(self.num_images, self.num_epochs, self.split.class_names, MEAN, STD)
         self.module = self.method.build(network, experiment)
         if self.double:
-            in_double_precision(self.module)
+            use_float64(self.module)
         objective = Objective(self.method, self.module, MEAN, STD)
         settings = OptimizerSection(lr=1.0, momentum=self.momentum, filter_bias_and_bn=False)
         optimizer = create_optimizer(settings, self.method.export(self.module), self.module, self.lr)
@@ -158,24 +158,24 @@ class Run:
         )
 
     def train(self, num_updates: int) -> list[Update]:
-        """So many further updates, or fewer where training is over."""
+        """Up to `num_updates` further updates, fewer if training ends."""
         updates = self.updates()
-        done = list(islice(updates, num_updates))
+        completed = list(islice(updates, num_updates))
         updates.close()
-        return done
+        return completed
 
     def save(self, folder: Path) -> None:
-        """A checkpoint of where the run stands; call it in every process."""
-        remembered = gather_memories(self.module)
+        """Save a checkpoint; a collective."""
+        memories = gather_memories(self.module)
         if self.accelerator.is_main_process:
-            save_checkpoint(folder, self.module, self.optimizer, None, self.progress, "", keep=1, memories=remembered)
+            save_checkpoint(folder, self.module, self.optimizer, None, self.progress, "", keep=1, memories=memories)
         self.accelerator.wait_for_everyone()
 
     def load(self, checkpoint: Path) -> None:
         self.progress = load_checkpoint(checkpoint, self.module, self.optimizer, None)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of every weight, buffer and momentum, and of what is remembered of every image; a collective."""
+        """Copies of all weights, buffers, optimizer state and memories; a collective."""
         tensors = {name: value.clone() for name, value in self.module.state_dict().items()}
         tensors |= gather_memories(self.module)
         for number, state in self.optimizer.state_dict()["state"].items():

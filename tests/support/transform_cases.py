@@ -1,4 +1,4 @@
-"""Encoded images of noise, and transforms from settings."""
+"""Encoded noise images, and transforms from settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 SMALL = NOISE[:32, :32]
 SEED = 2**62 + 12345
 
-# All randomness at once: crop, resampling filter, both flips, RandAugment.
+# All random augmentations at once: crop, resampling filter, both flips, RandAugment.
 WILD = {"input_size": (3, 24, 24), "vflip": 0.5, "auto_augment": "rand-m6-mstd0.5-inc1", "interpolation": "random"}
 
 

@@ -9,10 +9,10 @@ from command_runs import Result, write_recipe
 
 
 def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[Path, Path, Result]:
-    """Recipe, run folder and output.
+    """Train; returns recipe, run folder and output.
 
     Args:
-        run: `command`, or the faster `quick` if the output of a real process does not matter.
+        run: `command`, or the faster `quick` where a fork will do.
     """
     recipe = write_recipe(
         folder / "run.yaml",

@@ -1,4 +1,4 @@
-"""Run folders with everything that tables read, written without training."""
+"""Run folders with everything that the tables read, written without training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one_run(root: Path, method: str = "cskd", overrides: Sequence[str] = (), dat
 
 
 def as_trained(run: Run) -> Recipe:
-    """The recipe with the settings that only training knows."""
+    """The recipe with the settings that training fills in."""
     return run.expected.replace(model={"num_classes": 200}, run={"mixed_precision": "bf16"})
 
 
@@ -49,7 +49,7 @@ def write_finished(
     speed: float = 100.0,
     **metrics: float,
 ) -> None:
-    """`metrics` are further metrics of the last epoch."""
+    """Write a finished run; `metrics` are further metrics of its last epoch."""
     write_unfinished(run, run.expected.scheduler.num_epochs)
     values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **metrics}
     results = MetricsSummary(

@@ -1,9 +1,9 @@
-"""The ranks of test_methods_distributed.py: every method, trained on however many ranks there are.
+"""The ranks of test_methods_distributed.py: trains every method on any number of ranks.
 
-    torchrun --nproc_per_node=2 two_processes.py OUT CHECKPOINT RUN
+    torchrun --nproc_per_node=2 two_ranks.py OUT CHECKPOINT RUN
 
-Writes OUT/<name>-<rank>.safetensors. CHECKPOINT is a PS-KD checkpoint of one process; RUN is a PS-KD run folder of one
-process, stopped within an epoch, which the real command finishes here.
+Writes OUT/<name>-<rank>.safetensors. CHECKPOINT is a one-rank PS-KD checkpoint; RUN is the run folder of
+a one-rank PS-KD run stopped within an epoch, which the real command finishes here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from cskd_hf.models.memory import PredictionMemory
 CLASSES = ("a", "b", "c")
 GLOBAL_BATCH = 4
 UPDATES, STOP = 9, 4  # six per epoch
-# The last batch of an epoch has two images, one for each rank; or one, and none for rank 1.
+# The last batch of an epoch has one image per rank, or (odd) none for rank 1.
 NUM_IMAGES = {"even": 22, "odd": 21}
 
 
 def network() -> nn.Module:
-    """GroupNorm instead of BatchNorm and no dropout: no image's output depends on the batch."""
+    """GroupNorm and no dropout: an image's output does not depend on the rest of the batch."""
     return small_network(len(CLASSES), norm=lambda channels: nn.GroupNorm(1, channels))
 
 
@@ -68,14 +68,14 @@ def probabilities(num: int, seed: int = 0) -> Tensor:
 
 
 def exercise_memory(num: int) -> dict[str, Tensor]:
-    """Both ranks write images that either may own; then gather, scatter, and read all of them on both."""
+    """Both ranks write images that either may own; then gather, scatter, and read all images on both."""
     world, rank = world_and_rank()
     memory, predictions = PredictionMemory(num, 5), probabilities(num)
     own = torch.arange(num)[: num // 2 + 1] if rank == 0 else torch.arange(num)[num // 2 + 1 :]
     if world == 1:
         own = torch.arange(num)
     if not len(own):
-        own = torch.tensor([0])  # a rank without a share repeats a key
+        own = torch.tensor([0])  # a rank without a share repeats an image
     memory.remember(own, predictions[own])
     result = {"rows": torch.tensor(len(memory.predictions))}
     result["predictions"], result["visits"] = memory.recall(torch.arange(num))
@@ -94,7 +94,7 @@ def mean_and_gradient() -> dict[str, Tensor]:
     own = rows if world == 1 else (rows[:3] if rank == 0 else rows[3:])
     weight = torch.tensor([1.5, -2.0], requires_grad=True)
     mean = global_mean(own * weight, torch.arange(len(own)))
-    # As in the training loop: weighted by the share of the rows, averaged over ranks.
+    # As in the training loop: weighted by the rank's share of the rows, averaged over ranks.
     (mean.square().sum() * len(own) * world / 4).backward()
     gradient = weight.grad
     assert gradient is not None
@@ -105,7 +105,7 @@ def mean_and_gradient() -> dict[str, Tensor]:
 
 
 def resume_training(checkpoint: Path) -> dict[str, Tensor]:
-    """PS-KD from `checkpoint` to where `train_method` ends."""
+    """PS-KD from `checkpoint` to the last update of `train_method`."""
     run = make_run("pskd")
     run.load(checkpoint)
     run.train(UPDATES - STOP)
@@ -131,7 +131,7 @@ def main(out: Path, checkpoint: Path, folder: Path) -> None:
     run.train(STOP)
     run.save(out / "checkpoints")
     save("resumed", resume_training(checkpoint))
-    # Two images per rank instead of four on one: another recipe, which resuming rejects unless forced.
+    # The batch size per rank changes: another recipe, which resuming rejects unless forced.
     forced = ["data.batch_size=2", "run.resume=force", f"run.output_dir={folder}"]
     sys.exit(train.main([str(folder / "recipe.yaml"), *forced]))
 
