@@ -18,14 +18,18 @@ from cskd_hf.recipe.recipe import load_recipe
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.check",
-        description="Read a recipe's data as training would and list what is wrong with it.",
+        description="Check a recipe's data before training, or measure its training speed.",
     )
-    parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="data.dataset=FOLDER")
+    parser.add_argument("recipe", help="YAML file or shipped recipe, such as recipes/digits_resnet10.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as data.dataset=FOLDER"
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--full", action="store_true", help="decode every image and compare all bytes, not a sample")
-    mode.add_argument("--speed", action="store_true", help="measure loader and training step instead; name the slower")
-    parser.add_argument("--seconds", type=float, default=30.0, help="how long --speed measures (default: 30)")
+    mode.add_argument(
+        "--speed", action="store_true", help="instead, time the loader and the training step and report the bottleneck"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of --speed (default: 30)")
     args = parser.parse_intermixed_args(argv)
     if not 0 < args.seconds <= 3600:
         parser.error(f"--seconds: read {args.seconds:g}, expected a number above 0 and at most 3600")

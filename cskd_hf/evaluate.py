@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
     parser.add_argument(
-        "overrides", nargs="*", metavar="data.key=value", help="which images; a run folder defaults to its own"
+        "overrides",
+        nargs="*",
+        metavar="data.key=value",
+        help="images to evaluate on; default: those of the run's recipe",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
     args = parser.parse_intermixed_args(argv)

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print for each image (5)")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print per image (default: 5)")
     args = parser.parse_intermixed_args(argv)
     if args.top_k < 1:
         parser.error(f"--top-k: read {args.top_k}; write 1 or more")

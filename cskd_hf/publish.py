@@ -19,20 +19,32 @@ from cskd_hf.hub.publish import publish_run
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.publish", description="Build RUN/release, verify it, upload it to the Hub."
+        prog="python -m cskd_hf.publish", description="Build RUN/release, verify it, and upload it to the Hub."
     )
     add = parser.add_argument
-    add("run", type=Path, help="run folder of a finished training")
+    add("run", type=Path, help="folder of a finished run")
     add("repo_id", metavar="ORG/NAME", help="the repository, created if missing")
-    add("--private", action="store_true", default=True, help="create a private repository: the default")
+    add("--private", action="store_true", default=True, help="create a private repository (default)")
     add("--public", action="store_false", dest="private", help="create a public repository")
-    add("--dry-run", action="store_true", help="all but the upload; needs no network and no token")
+    add("--dry-run", action="store_true", help="do everything but the upload; needs no network or token")
     add("--revision", metavar="BRANCH", help="commit to this branch, created if missing")
-    add("--replace", action="store_true", help="overwrite other weights in the repository")
+    add("--replace", action="store_true", help="overwrite other weights already in the repository")
     add("--fold-temperature", action="store_true", help="divide the classifier's weights by the temperature")
-    add("--license", dest="licence", metavar="ID", help="default: apache-2.0, unless the data forbid commercial use")
-    add("--seeds", nargs="+", type=Path, default=[], metavar="RUN", help="the recipe's other seeds, for mean ± std")
-    add("--onnx", action="store_true", help="also write model.onnx (needs the extra cskd_hf[onnx])")
+    add(
+        "--license",
+        dest="licence",
+        metavar="ID",
+        help="licence (default: apache-2.0 unless the data forbids commercial use)",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="runs with other seeds; the card reports mean ± std",
+    )
+    add("--onnx", action="store_true", help="also write model.onnx (needs cskd_hf[onnx])")
     args = parser.parse_intermixed_args(arguments)
     return publish_run(**vars(args), finish_command=shlex.join(["python", "-m", "cskd_hf.publish", *arguments]))
 

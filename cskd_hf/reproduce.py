@@ -63,22 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="The paper's tables 1 to 6 from run folders. For the figures: figures RUN … [--output DIR].",
+        description="Print the paper's tables 1 to 6 from run folders. Draw its figures with: figures RUN … [--output DIR].",
     )
     parser.add_argument(
         "words",
         nargs="*",
         metavar="TABLE | section.key=value",
-        help="table1 to table6, all, or evidence; recipe overrides for every run, such as data.workers=8",
+        help="table1 to table6, all or evidence; overrides for every run, such as data.workers=8",
     )
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns: cub200 mit67 …")
-    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="networks: resnet18 densenet121 …")
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows: cskd kd mixup+cskd pskd …")
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help="default: 0 1 2; ImageNet: 0")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns, such as cub200 mit67")
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="NAME", help="networks, such as resnet18 densenet121"
+    )
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows, such as cskd kd mixup+cskd")
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help="seeds (default: 0 1 2; for ImageNet 0)")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="image folder of a dataset")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run folders (default: runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="parent of the run folders (default: runs)"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
-    parser.add_argument("--launcher", metavar="COMMAND", help="prefix of -m cskd_hf.train: 'accelerate launch …'")
+    parser.add_argument(
+        "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
     action.add_argument("--run", action="store_true", help="train the missing runs one by one, then print the table")

@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m cskd_hf.train",
         description="Train a classifier from a recipe; rerun the same command to resume.",
     )
-    parser.add_argument("recipe", help="a YAML file, or the name of a shipped one: recipes/digits_resnet10.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="optimizer.lr=0.05")
+    parser.add_argument("recipe", help="YAML file or shipped recipe, such as recipes/digits_resnet10.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as optimizer.lr=0.05"
+    )
     args = parser.parse_intermixed_args(argv)
     recipe = load_recipe(args.recipe, args.overrides)
 

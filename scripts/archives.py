@@ -1,7 +1,7 @@
 """Read the members of tar and zip archives and of folders in place, without unpacking them.
 
 A plain tar and a zip are read by offset. A compressed tar does not allow that: it is decompressed once into a temporary
-tar beside the output. Archives that could write outside a folder if they were unpacked are rejected.
+tar next to the output. Archives that could write outside a folder if they were unpacked are rejected.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def workspace(out: Path, plan: Mapping[str, Any]) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{out}: another process is writing there") from None
+            raise UserError(f"{out}: another process is writing there; wait for it, or choose another folder") from None
         if (out / "dataset_dict.json").is_file():  # finished since the caller looked
             raise UserError(f"{out}: another process has just finished it; rerun to verify that it is complete")
         plan_file = partial / "plan.json"

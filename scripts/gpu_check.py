@@ -1,11 +1,11 @@
-"""Everything this project promises on a GPU, checked in one command: speed, memory, exactness, messages.
+"""Check everything this project promises on a GPU: speed, memory, exactness, error messages.
 
     python scripts/gpu_check.py [--minutes 8] [--out DIR]
     python scripts/gpu_check.py --device cpu --quick          # the same script in two minutes, without a GPU
 
-Makes its own ImageNet-like JPEGs from photographs that ship in installed packages; needs no network. Checks run in
-order of value, each in a process with a time limit: timings alone, the rest side by side. A failed check does not stop
-the others. Prints one table; DIR gets gpu_check.md, gpu_check.json and log.txt. Exit status 1 if a check fails.
+Generates ImageNet-like JPEGs from photographs in installed packages; needs no network. The most valuable checks run
+first, each in a process with a time limit: timings alone, the rest in parallel. A failed check does not stop the
+others. Prints one table; DIR gets gpu_check.md, gpu_check.json and log.txt. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
     Attributes:
         seconds: time limit.
-        alone: nothing may run beside it, because it measures time.
+        alone: nothing else may run, because it measures time.
     """
 
     name: str
@@ -63,11 +63,17 @@ CHECKS = (
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--minutes", type=float, default=8.0, help="checks that would start later are skipped (8)")
-    parser.add_argument("--out", type=Path, default=Path("gpu_check"), metavar="DIR", help="(gpu_check)")
-    parser.add_argument("--only", nargs="+", choices=[check.name for check in CHECKS], metavar="NAME")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="start no check after this many minutes (default: 8)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu_check"), metavar="DIR", help="results (default: gpu_check)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[check.name for check in CHECKS], metavar="NAME", help="run only these checks"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps, to test the script itself")
-    parser.add_argument("--jobs", type=int, default=4, help="checks that run side by side (4)")
+    parser.add_argument("--jobs", type=int, default=4, help="checks to run in parallel (default: 4)")
     args = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         first, last = alone[:4], alone[4:]
         outcomes = [run(check, args, work, deadline) for check in first]
         with ThreadPoolExecutor(args.jobs) as pool:
-            beside = [check for check in selected if not check.alone]
-            outcomes += pool.map(lambda check: run(check, args, work, deadline), beside)
+            parallel = [check for check in selected if not check.alone]
+            outcomes += pool.map(lambda check: run(check, args, work, deadline), parallel)
         outcomes += [run(check, args, work, deadline) for check in last]
         logs = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(work.glob("*.log"))]
     (args.out / "log.txt").write_text("\n".join(logs)[-4_000_000:], encoding="utf-8")

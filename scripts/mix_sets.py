@@ -40,9 +40,13 @@ def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
-    parser.add_argument("sets", nargs="+", metavar="NAME=PLACE", help="two or more image sets")
-    parser.add_argument("--train-images-per-class", type=int, default=30, metavar="N", help="at most this many (30)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
+    parser.add_argument(
+        "sets", nargs="+", metavar="NAME=PLACE", help="two or more image sets; PLACE as in data.dataset"
+    )
+    parser.add_argument(
+        "--train-images-per-class", type=int, default=30, metavar="N", help="at most this many (default: 30)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.train_images_per_class < 1 or not 0 <= arguments.seed < 2**32:
         parser.error("--train-images-per-class must be above 0, --seed in 0 to 4294967295")

@@ -61,14 +61,20 @@ def prepare(
     parser = argparse.ArgumentParser(
         description=doc, epilog=f"terms: {entry.terms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER", help="see above")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
     parser.add_argument(
-        "--allow-other-counts", action="store_true", help="accept other numbers of images or classes than the official"
+        "--allow-other-counts",
+        action="store_true",
+        help="accept image or class counts that differ from the official ones",
     )
-    parser.add_argument("--shard-size", type=float, default=500, metavar="MB", help="size of a file of OUT (500)")
+    parser.add_argument(
+        "--shard-size", type=float, default=500, metavar="MB", help="size of an Arrow file in OUT (default: 500)"
+    )
     if workers:
-        parser.add_argument("--workers", type=int, default=workers, help=f"processes that write shards ({workers})")
+        parser.add_argument(
+            "--workers", type=int, default=workers, help=f"processes that write shards (default: {workers})"
+        )
     arguments = parser.parse_intermixed_args(argv)
     if arguments.shard_size <= 0 or (workers and arguments.workers < 1):
         parser.error("--shard-size and --workers must be above 0")
@@ -133,7 +139,7 @@ def _require_disk(out: Path, inputs: Sequence[Input]) -> None:
     earlier = (file for pattern in ("*.arrow", "*.tmp", "spool-*") for file in out.rglob(pattern))
     free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in earlier)
     if free < needed:
-        raise UserError(f"{out}: about {needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free")
+        raise UserError(f"{out}: about {needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room")
 
 
 def _is_complete(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bool:

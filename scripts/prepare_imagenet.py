@@ -7,7 +7,7 @@ after registration, in any order. A folder with all three will do, and so will a
 val/*.JPEG and the devkit, or val/n01440764/*.JPEG without the devkit.
 
 Splits train and validation. Classes are the WordNet ids in alphabetical order, the label order of torchvision, timm and
-the Hub, not the devkit's ILSVRC2012_ID. Training images are ordered by class, then file name; those of validation by
+the Hub, not the devkit's ILSVRC2012_ID. Training images are ordered by class, then file name; validation images by
 number. Worker processes read the class archives inside the outer one. After a kill, rerun to resume.
 """
 

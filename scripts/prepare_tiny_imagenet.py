@@ -6,7 +6,7 @@ The archive is tiny-imagenet-200.zip, from the CS 231N course page, or the folde
 
 Splits train and valid; the test images have no public labels. Classes are the WordNet ids in alphabetical order, as in
 ImageNet or a folder of classes, not in the order of wnids.txt. Training images are ordered by class, then file name;
-those of valid as in val_annotations.txt.
+valid images as in val_annotations.txt.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Copy an image set with smaller images, which load faster: JPEGs whose short side has at most so many pixels.
+"""Copy an image set as smaller JPEGs, which load faster.
 
     python scripts/resize_dataset.py IN OUT --short-side 256 --quality 90
 
 IN is anything that `data.dataset` accepts: a folder, a prepared set, a Hub id. OUT has the layout that the prepare_*.py
 scripts write and records which catalog set it was copied from. Images that are small enough keep their bytes, and so do
-unreadable ones, which training then reports as in the original.
+unreadable ones, which training then reports as usual.
 
-Several processes write the shards; rerun the same command to resume. The manifest records the loss, the PSNR of a
-sample of stored images against their originals resized alike, and the report of a run states that a copy was used. A
+Several processes write the shards; rerun the same command to resume. The manifest records the loss: the PSNR of a sample
+of stored images against their originals resized to the same size. The report of a run states that a copy was used. A
 training crop loses more than that: it is cut from fewer pixels.
 """
 
@@ -91,9 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", metavar="IN", help="anything that data.dataset accepts")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
-    parser.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="maximum short side (256)")
-    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 95 (90)")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (all cores)")
+    parser.add_argument(
+        "--short-side", type=int, default=256, metavar="PIXELS", help="maximum short side (default: 256)"
+    )
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 95 (default: 90)")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
     for key in ("train-split", "test-split", "holdout", "image-column", "label-column", "revision"):
         parser.add_argument(f"--{key}", metavar="NAME", help=f"as data.{key.replace('-', '_')}")
     arguments = parser.parse_intermixed_args(argv)

@@ -169,7 +169,7 @@ def _collect(running: set[Future[int]], bar: Any) -> set[Future[int]]:
 
 
 def _die_with_parent() -> None:
-    """Exit with the parent process, which else, if killed, would leave its workers waiting for work."""
+    """Exit with the parent process, which otherwise, if killed, would leave its workers waiting for work."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""What becomes one Arrow file of a dataset: some images of an archive, a folder or another dataset."""
+"""Shards: the images of an archive, a folder or another dataset that go into one Arrow file."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 
 The command is the real one, on the embedded digits with timm's smallest ResNet and a checkpoint every other step. One
 process is forked from one that has imported everything; two are started by torchrun and timed from their last line
-before the first step. Moments are drawn uniformly between the start and 5 % after the run would end, so they hit
-training, evaluation, checkpoints and the writing of results alike. A run that finishes is followed by the next one.
+before the first step. Kills are uniform between the start and 5 % after the run would end, so they hit training,
+evaluation, checkpoints and the writing of results alike. When a run finishes, the next one starts.
 """
 
 from __future__ import annotations
@@ -206,10 +206,10 @@ def as_markdown(kills: Sequence[Kill], differences: dict[int, list[str]]) -> str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
-    parser.add_argument("--output", type=Path, help="file to write the table to as well")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills (default: 50)")
+    parser.add_argument("--processes", type=int, default=1, choices=(1, 2), help="ranks of the run (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kills, differences = torture(Path(folder), args.kills, args.processes, args.seed)

@@ -29,7 +29,7 @@ def test_an_unreadable_recipe_or_dataset_gives_exit_status_2(tmp_path, recipe):
         check.main([str(recipe), "optimizer.lrr=1"])
     done = command(recipe, f"data.dataset={tmp_path}/missing", module="cskd_hf.check")
     assert (done.status, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: data.dataset: '{tmp_path}/missing' is none of a folder, ")
+    assert done.stderr.startswith(f"error: data.dataset: read '{tmp_path}/missing'; write a folder, ")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What `check --speed` measured, in words: the bottleneck, the workers that would remove it, the length of a run."""
+"""The findings of `check --speed` in words: the bottleneck, the workers that would remove it, the length of a run."""
 
 from __future__ import annotations
 

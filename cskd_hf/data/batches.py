@@ -54,7 +54,7 @@ class GlobalBatches:
         if self.num_samples == 0:
             raise UserError(
                 f"data.drop_last: {len(sampler)} images do not fill one batch of {batch_size} on {num_processes} "
-                "processes; lower data.batch_size"
+                "processes; lower data.batch_size, or write data.drop_last=false"
             )
         self.position = 0
 

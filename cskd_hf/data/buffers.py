@@ -45,7 +45,7 @@ class Buffers:
         _buffers[self.number] = self
 
     def acquire(self, slots: Iterable[int]) -> int | None:
-        """Reserve the first free one of these slots, which no other process may be asking for; None if none is."""
+        """Reserve the first free one of these slots, or None. No other process may acquire from them meanwhile."""
         in_use = self._in_use.create_memoryview()
         slot = next((slot for slot in slots if not in_use[slot]), None)
         if slot is not None:

@@ -63,7 +63,7 @@ class Picture:
             region = decode_region(self._jpeg, (self.height, self.width), box)
             if region is not None:
                 return region
-            # Damaged: Pillow decides whether it can be shown, and words the error if not.
+            # Damaged: Pillow either decodes it or raises the error to report.
             self._pixels = _decode_with_pillow(self._image)
         return np.ascontiguousarray(self._pixels[box.top : box.top + box.height, box.left : box.left + box.width])
 
@@ -90,7 +90,7 @@ def _decode_with_pillow(image: Mapping[str, Any]) -> np.ndarray:
         elif upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")  # else Pillow warns at every such image
         return np.array(upright.convert("RGB"))
-    except (MemoryError, UnreadableImageError):  # the machine's fault, or already worded
+    except (MemoryError, UnreadableImageError):  # not the image's fault, or already a message
         raise
     except UnidentifiedImageError:  # Pillow's own message shows the buffer's address
         raise UnreadableImageError("unreadable image (not in any format that Pillow reads)") from None

@@ -61,7 +61,7 @@ class PairedDataset(Dataset[Sample]):
                 view, target, *_ = self.dataset[index]
             if not isinstance(view, torch.Tensor):
                 raise UserError(
-                    f"row {index}: read an image of type {type(view).__name__}; end its transform with a tensor"
+                    f"row {index}: read an image of type {type(view).__name__}; end its transform with ToTensor"
                 )
             views.append(view)
             targets.append(int(target))

@@ -21,7 +21,7 @@ MAX_CANDIDATES = 5_000  # training images read to compare a sample with
 
 @dataclass
 class Diagnostics:
-    """What the checks of the data found, a line each.
+    """Findings of the data checks, one line each.
 
     Attributes:
         fatal: training would be meaningless or would stop midway.

@@ -38,10 +38,10 @@ def open_hub(path: str, data: DataSection, splits: list[str], data_files: Mappin
     Raises:
         UserError: not a Hub id, or the Hub does not serve the set; the message says what to do.
     """
-    # load_dataset is no judge of names: to it 'imagefolder' and 'parquet' mean the working directory.
+    # load_dataset would accept other names: 'imagefolder' and 'parquet' mean the working directory to it.
     if path.count("/") != 1 or path.startswith(("/", ".", "~")):
         allowed = f"a folder, a Hub id (owner/name), or one of the catalog's: {', '.join(CATALOG)}"
-        raise UserError(f"data.dataset: {data.dataset!r} is none of {allowed}")
+        raise UserError(f"data.dataset: read {data.dataset!r}; write {allowed}")
     try:
         root = _snapshot(path, data.revision, list(_METADATA))
         patterns = {name: [pattern] for name, pattern in data_files.items()} or described_files(root, data.config_name)
@@ -89,7 +89,7 @@ def _explain(error: Exception, path: str, revision: str | None) -> str:
             f"the Hub dataset {path!r} has no revision {revision!r}: data.revision is a branch, tag or commit of {page}"
         )
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):
-        return f"the Hub has no dataset {path!r}, or it is private: look at {page}, or log in with `hf auth login`"
+        return f"the Hub has no dataset {path!r}, or it is private: check {page}, or log in with `hf auth login`"
     if constants.HF_HUB_OFFLINE and isinstance(error, (OSError, ValueError)):
         return (
             f"the Hub dataset {path!r} is not in the cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: "

@@ -75,7 +75,7 @@ class ImageStatistics:
             decode(stored)
 
     def widths_and_heights(self) -> np.ndarray:
-        """(N, 2), in no order."""
+        """(N, 2), unordered."""
         return np.repeat(np.array(list(self.sizes), int).reshape(-1, 2), list(self.sizes.values()), axis=0)
 
 

@@ -94,7 +94,7 @@ class ImageSampler:
 
     def __init__(self, num_images: int, seed: int = 0, views: int = 1) -> None:
         if num_images < 1:
-            raise UserError("no images to sample from")
+            raise UserError("no images to sample from; pass one label per training image")
         self.num_images, self.seed, self.views = num_images, seed, views
         self.set_epoch(0)
 

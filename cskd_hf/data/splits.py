@@ -1,6 +1,6 @@
 """A catalog name, Hub id or folder → the splits of a run: rows of encoded images with labels 0 … K − 1.
 
-No image is decoded: labels are read from Arrow, images stay the bytes they were stored as.
+No image is decoded: labels are read from Arrow, and images stay encoded.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ImageSplit:
 
     def fetch(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """The encoded images of these rows, in one read."""
-        # A null image is reported by whatever decodes it.
+        # Decoding reports a null image.
         return [image or {"bytes": None, "path": None} for image in self.dataset[list(indices)]["image"]]
 
     def describe(self, index: int, image: Mapping[str, Any] | None = None) -> str:
@@ -139,7 +139,9 @@ def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSpl
     names = own_names if class_names is None else tuple(class_names)
     numbers, unknown = _renumber(labels[name], own_names, names)
     if unknown:
-        raise UserError(f"data: split {name!r} has classes that the weights do not know: {_some(unknown)}")
+        raise UserError(
+            f"data: split {name!r} has classes that the weights were not trained on: {_some(unknown)}; choose a split"
+        )
     return ImageSplit(name, _images_only(table, name, data), numbers, names, np.arange(len(table)))
 
 
@@ -157,7 +159,9 @@ def _images_only(table: Dataset, split: str, data: DataSection) -> Dataset:
     feature = table.features[data.image_column]
     stored = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
     if not isinstance(feature, Image) and not stored:
-        raise UserError(f"data.image_column: {data.image_column!r} of split {split!r} holds {feature}, not images")
+        raise UserError(
+            f"data.image_column: {data.image_column!r} of split {split!r} holds {feature}; name a column of images"
+        )
     images = table.select_columns([data.image_column])
     if stored and feature.dtype.startswith("large_"):  # older versions of datasets cannot cast these to images
         images = images.cast_column(data.image_column, Value(feature.dtype.removeprefix("large_")))
@@ -178,7 +182,9 @@ def _labels(tables: Mapping[str, Dataset], data: DataSection) -> tuple[dict[str,
     features = [table.features[column] for table in tables.values()]
     name_types = {type(name) for _, own_names in stored.values() for name in own_names}
     if len({type(feature) for feature in features}) > 1 or len(name_types) > 1:
-        raise UserError(f"data.label_column: {column!r} has different types in the splits: {_some(features)}")
+        raise UserError(
+            f"data.label_column: {column!r} has different types in the splits: {_some(features)}; convert one of them"
+        )
     first = next(iter(stored))
     if isinstance(features[0], ClassLabel):
         names = stored[first][1]  # the data's own order, empty classes included
@@ -188,7 +194,9 @@ def _labels(tables: Mapping[str, Dataset], data: DataSection) -> tuple[dict[str,
     for split, (numbers, own_names) in stored.items():
         labels[split], unknown = _renumber(numbers, own_names, names)
         if unknown:
-            raise UserError(f"data: split {split!r} has classes that split {first!r} lacks: {_some(unknown)}")
+            raise UserError(
+                f"data: split {split!r} has classes that split {first!r} lacks: {_some(unknown)}; remove their images"
+            )
     return labels, tuple(map(str, names))
 
 
@@ -197,9 +205,11 @@ def _stored_labels(table: Dataset, split: str, column: str) -> tuple[np.ndarray,
     _require_column(table, split, column, "label_column")
     feature = table.features[column]
     if not isinstance(feature, (ClassLabel, Value)) or str(feature.dtype).startswith("float"):
-        raise UserError(f"data.label_column: {column!r} of split {split!r} holds {feature}, not one class per image")
+        raise UserError(
+            f"data.label_column: {column!r} of split {split!r} holds {feature}; name a column of class labels"
+        )
     if len(table) == 0:
-        raise UserError(f"data: split {split!r} is empty")
+        raise UserError(f"data: split {split!r} is empty; choose another split")
     # Arrow format decodes no image, and [:] applies a select or shuffle that the raw table knows nothing about.
     values = table.select_columns([column]).with_format("arrow")[:][column]
     num_unlabelled = values.null_count
@@ -214,7 +224,7 @@ def _stored_labels(table: Dataset, split: str, column: str) -> tuple[np.ndarray,
         if highest >= len(feature.names):
             raise UserError(
                 f"data.label_column: {column!r} of split {split!r} holds the label {highest}, but its list has "
-                f"only {len(feature.names)} classes, 0 to {len(feature.names) - 1}"
+                f"only {len(feature.names)} classes, 0 to {len(feature.names) - 1}; correct the labels"
             )
         return numbers, list(feature.names)
     distinct = values.unique()  # in Arrow: NumPy would make a Python object of every name

@@ -20,7 +20,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-# Variables by which a launcher says how many processes it started, for a process that found no others.
+# Variables in which launchers state how many processes they started, to detect ranks that would train alone.
 _LAUNCHERS = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "WORLD_SIZE": "torchrun"}
 
 
@@ -28,7 +28,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     """Join the process group; misconfigured launches are rejected before any image is read.
 
     Raises:
-        UserError: a distributed strategy this loop does not support, another number of processes than
+        UserError: a distributed strategy this loop does not support, a process count other than
             `run.num_processes`, or a launcher that started several processes unaware of each other.
     """
     if recipe.run.deterministic:
@@ -45,13 +45,14 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
             f"accelerate: distributed_type {accelerator.distributed_type.value}: CS-KD's two forwards need whole "
             "weights and BatchNorm statistics on every rank; use MULTI_GPU, one process per GPU"
         )
-    found, expected = accelerator.num_processes, recipe.run.num_processes
-    if expected is not None and expected != found:
+    num_processes, expected = accelerator.num_processes, recipe.run.num_processes
+    if expected is not None and expected != num_processes:
         raise UserError(
-            f"run.num_processes: read {expected}, but {found} found; start {expected} with torchrun --nproc_per_node, "
+            f"run.num_processes: read {expected}, but this run has {num_processes}; start {expected} with torchrun "
+            "--nproc_per_node, "
             "or accelerate launch --num_processes (which starts only one on CPUs)"
         )
-    if found == 1:
+    if num_processes == 1:
         for variable, launcher in _LAUNCHERS.items():
             started = os.environ.get(variable, "1")
             if started.isdigit() and int(started) > 1:
@@ -76,8 +77,8 @@ def synchronize_batch_norm(module: nn.Module, accelerator: Accelerator) -> nn.Mo
 class Ranks:
     """Every rank's host and pid, and a roll call for when a collective has failed. Creating it is a collective.
 
-    The roll call goes through a TCPStore of our own on rank 0: after a failed collective, torch's process group can no
-    longer be asked anything.
+    The roll call goes through a TCPStore of our own on rank 0: after a failed collective, torch's process group is
+    unusable.
 
     Args:
         accelerator: already started.
@@ -119,7 +120,7 @@ class Ranks:
         except (DistError, OSError):
             return [0]  # the store died with rank 0
         if self.rank == 0:
-            time.sleep(1.0)  # keep the store up for the last rank that asks
+            time.sleep(1.0)  # keep the store up for the last rank to connect
         return sorted(absent)
 
     def check_agreement(self, facts: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What stops a run in the middle, as one line that names the last complete checkpoint."""
+"""Faults in mid-run, reported in one line that names the last complete checkpoint."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def ignore_worker_deaths() -> None:
 
 
 def explain(error: Exception, run: Run) -> str | None:
-    """One line for the user about what stopped the run; None for an error of another kind, which is our own mistake.
+    """One line for the user about what stopped the run; None for any other error, which is a bug.
 
     The line is empty on ranks that leave it to another.
     """

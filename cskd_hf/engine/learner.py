@@ -74,8 +74,8 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
 def compile_objective(recipe: Recipe, objective: Objective) -> None:
     """Compile in place, which keeps the weights' names.
 
-    Shapes are static: a short last batch gets a second static graph. Left alone, torch would make the graph dynamic for
-    good. DDP's graph splitting is off: it would cut the partner's forward into its gradient buckets.
+    Shapes are static: a short last batch gets a second static graph. By default, torch would make the graph dynamic
+    for good. DDP's graph splitting is off: it would cut the partner's forward into its gradient buckets.
     """
     if recipe.run.compile:
         import torch._dynamo  # slow to import

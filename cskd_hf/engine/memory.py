@@ -1,4 +1,4 @@
-"""Out of device memory: how much there is, and which batch size fits, by measurement."""
+"""Out of device memory: report it, and measure which batch size fits."""
 
 from __future__ import annotations
 

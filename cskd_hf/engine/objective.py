@@ -72,7 +72,7 @@ def dry_run(
 ) -> None:
     """One training forward of a copy on blank images, so that a bad configuration fails before anything is written.
 
-    A collective if the method has any, hence on the device that the process group uses.
+    Runs on the process group's device, since the method may use collectives.
 
     Args:
         input_size: the recipe's (C, H, W).
@@ -106,5 +106,6 @@ def dry_run(
         ) from error
     if output.ndim != 2 or output.shape[1] != num_classes:
         raise UserError(
-            f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) logits"
+            f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) logits; "
+            "leave it out, or choose another model"
         )

@@ -34,7 +34,7 @@ class Run:
         learner: what updates change.
         ema: the running average of the weights, or None.
         model: the plain timm model that is evaluated and exported: the average, if there is one.
-        progress: where the run stands.
+        progress: epoch, position and step reached.
     """
 
     def __init__(self, recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ _OUT_OF_TIME = 1000  # outside the range of signal numbers
 class StopRequest:
     """Turns SIGTERM, SIGINT, SIGUSR1 and `run.max_hours` into one answer, the same on every rank at the same step.
 
-    The first signal asks to stop; a second one, at least three seconds later, kills the process.
+    The first signal requests a stop; a second one, at least three seconds later, kills the process.
 
     Args:
         accelerator: whose ranks agree.
@@ -67,7 +67,7 @@ class StopRequest:
         """Whether to stop here. Every rank calls it at the same places and equally often.
 
         Args:
-            ask_now: all-reduce in this call, whatever its number.
+            ask_now: all-reduce in this call, regardless of `every`.
         """
         if self.answer:
             return True

@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def train(recipe: Recipe) -> Outcome:
-    """Train to the end, or to the next stop request, on this rank of however many Accelerate finds.
+    """Train to the end, or to the next stop request; every rank calls it.
 
     Raises:
         UserError: the recipe, its data or the launch is wrong.
@@ -92,7 +92,7 @@ def fit_and_finish(run: Run) -> Outcome:
 
 
 def fit(run: Run, stop: StopRequest) -> bool:
-    """Train to the last epoch; False if all ranks agreed to stop before, with a checkpoint saved."""
+    """Train to the last epoch; False if all ranks agreed to stop early, with a checkpoint saved."""
     settings, num_epochs = run.recipe.run, run.recipe.scheduler.total_epochs
     if run.progress.line:  # stopped during an evaluation
         end_epoch(run, stop)

@@ -195,7 +195,7 @@ def forward_backward(
         DeviceTimeoutError: the device is stuck, most likely in a collective with a lost rank.
     """
     images, target, index = (to_device(part, accelerator.device) for part in batch[:3])
-    if num_samples == 0:  # a repeated key: it weighs nothing, and no memory of predictions may store it
+    if num_samples == 0:  # padding: weight zero, and no prediction memory may store it
         index = torch.full_like(index, -1)
     with nullcontext() if all_reduce else accelerator.no_sync(objective):
         result = objective(Batch(images, target, index))

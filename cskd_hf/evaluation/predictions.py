@@ -22,7 +22,7 @@ from cskd_hf.recipe.sections import DataSection, TransformSection
 
 
 class EvaluationStoppedError(Exception):
-    """The run was asked to stop during an evaluation."""
+    """A stop was requested during an evaluation."""
 
 
 class Predictions(NamedTuple):
@@ -59,7 +59,7 @@ def predict_split(
         channels_last: memory format of the images.
         autocast: use the run's mixed precision (for curves), not float32 (for results).
         with_features: False leaves `features` None, and saves gathering them.
-        stop: asked before each batch, equally often on every rank.
+        stop: called before each batch, equally often on every rank.
 
     Raises:
         EvaluationStoppedError: `stop` returned True, on all ranks.

@@ -1,4 +1,4 @@
-"""A released model folder → `model.onnx` beside its weights: images in, calibrated probabilities out.
+"""A released model folder → `model.onnx` next to its weights: images in, calibrated probabilities out.
 
 Needs the extra: `pip install cskd_hf[onnx]`. The file itself runs without torch, timm and this package.
 """

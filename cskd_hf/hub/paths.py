@@ -1,4 +1,4 @@
-"""Remove the paths of the machine that trained a run from what is published."""
+"""Remove the training machine's paths from everything that is published."""
 
 from __future__ import annotations
 

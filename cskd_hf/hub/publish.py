@@ -80,7 +80,7 @@ def publish_run(
 
 
 def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
-    """Build and verify a release beside an earlier one, then replace that."""
+    """Build and verify a release next to the previous one, then replace that."""
     from cskd_hf.hub.fold import fold_temperature
     from cskd_hf.hub.release import build_release
     from cskd_hf.hub.verify import verify_release

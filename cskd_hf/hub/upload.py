@@ -135,7 +135,7 @@ def _upload(
     if foreign_weights and branch is None and not replace:
         raise UserError(
             f"{repo_id} holds other weights: {', '.join(foreign_weights)}; --replace overwrites them, "
-            "--revision BRANCH publishes beside them"
+            "--revision BRANCH publishes to a branch"
         )
     deleted = extra if foreign_weights or replace else []
     if not changed and not deleted:

@@ -106,7 +106,7 @@ def scatter_memories(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 class ModelWithMemory(nn.Module):
-    """A model with a memory beside it; `forward` is the model's.
+    """A model and its prediction memory; `forward` is the model's.
 
     Args:
         num_epochs: T, over which α grows.

@@ -1,4 +1,4 @@
-"""A student beside its frozen teacher."""
+"""A student with its frozen teacher."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelWithTeacher(nn.Module):
 def with_teacher(
     model: nn.Module, source: str, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
 ) -> ModelWithTeacher:
-    """Load a teacher and put it beside a student.
+    """Load a teacher and attach it to a student.
 
     Args:
         source: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.

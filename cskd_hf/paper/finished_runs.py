@@ -91,7 +91,7 @@ def _read_run(folder: Path) -> FinishedRun:
         shapes = f"features {tuple(features.shape)}, row {tuple(row.shape)}, target {tuple(target.shape)}"
         raise UserError(f"{path}: {shapes}; needs one row per image")
     if not features.isfinite().all():
-        raise UserError(f"{path}: features are not finite")
+        raise UserError(f"{path}: features are not finite; leave this run out")
     return FinishedRun(folder, "", recipe, summary, class_names, logits, target, features, row)
 
 

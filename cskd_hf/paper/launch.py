@@ -63,7 +63,7 @@ def run_missing(
     train = _train if train is None else train
     failures: dict[RunKey, str] = {}
     for number, (key, run) in enumerate(runs.items(), start=1):
-        state = inspect_run(run)  # not once at the start: other processes may train beside this one
+        state = inspect_run(run)  # not once at the start: other processes may train meanwhile
         if state.status == "finished":
             continue
         progress = f"[{number}/{len(runs)}] {run.folder}"

@@ -17,10 +17,13 @@ from cskd_hf.recipe.recipe import Recipe, load_recipe
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.recipe", description="Print a recipe with its overrides and defaults, or the schema."
+        prog="python -m cskd_hf.recipe",
+        description="Print a recipe with overrides and defaults, or the JSON Schema of recipes.",
     )
-    parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example optimizer.lr=0.05")
+    parser.add_argument("recipe", nargs="?", help="YAML file or shipped recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as optimizer.lr=0.05"
+    )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
     args = parser.parse_intermixed_args(argv)
     if args.schema:

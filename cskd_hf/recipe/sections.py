@@ -90,7 +90,7 @@ class TransformSection(Section):
     @classmethod
     def _exclude_color_jitter(cls, policy: str | None, read: ValidationInfo) -> str | None:
         if policy is not None and "3a" not in policy and read.data.get("color_jitter") is not None:
-            raise ValueError("null beside color_jitter, which timm silently drops under a policy; write one of the two")
+            raise ValueError("null with color_jitter, which timm silently drops under a policy; write one of the two")
         return policy
 
     @field_validator("input_size")

@@ -52,7 +52,7 @@ _Dumper.add_representer(
 
 
 def _shipped() -> Path:
-    """The folder of recipes: inside an installed package, or beside it in a checkout."""
+    """The folder of recipes: inside an installed package, or next to it in a checkout."""
     installed = _PACKAGE / "_recipes"
     return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
 

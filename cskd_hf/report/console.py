@@ -89,7 +89,7 @@ class Console:
             self.bar.update(progress.epoch * self.samples_per_epoch + progress.position - self.bar.n)
 
     def show(self, terms: Mapping[str, float], progress: Progress) -> None:
-        """Loss terms, and the share of time spent waiting for data, beside the bar."""
+        """Loss terms, and the share of time spent waiting for data, next to the bar."""
         if self.bar is not None:
             waiting = 100 * progress.wait_seconds / max(progress.seconds, 1e-9)
             values = {name: f"{value:.3f}" for name, value in terms.items()}

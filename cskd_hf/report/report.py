@@ -1,6 +1,6 @@
-"""What a finished run says about itself: the HTML report, and the README beside the weights.
+"""The HTML report of a finished run, and the README of its exported weights.
 
-The report is one page without scripts, fonts or requests, so that it opens anywhere, also in ten years.
+The report is one page without scripts, fonts or requests, so that it opens anywhere, even in ten years.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
     Settings of the optimizer stay as constructed: a forced resume may have changed the recipe.
 
     Returns:
-        Where the run stood.
+        The progress at the checkpoint.
     """
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     module.load_state_dict(load_file(path / WEIGHTS))

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware, command; one entry per segment between restarts."""
+"""The environment of a run: versions, commit, hardware, command; one entry per segment between restarts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def record_environment(folder: Path, environment: dict[str, Any], step: int) -> 
     """Record that the run starts or resumes in `environment` at `step`.
 
     A restart in the environment of the last segment adds none. Segments that start at `step` or later are dropped:
-    their updates are about to be made again.
+    their updates are about to be repeated.
     """
     segments = read_environments(folder) if step and (folder / NAME).is_file() else []
     segments = [segment for segment in segments if segment["started_at_step"] < step]

@@ -1,4 +1,4 @@
-"""Where a run stands, and its throughput between two readings."""
+"""The progress of a run, and its throughput."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """All that resuming needs besides weights and optimizer.
+    """All that resuming needs besides the weights and optimizer state.
 
     Attributes:
         epoch: in training, from 0; equals the number of epochs when training is over.
@@ -32,7 +32,7 @@ class Progress:
     line: dict[str, float] = field(default_factory=dict)
 
     def advance(self, num_samples: int, ends_epoch: bool) -> None:
-        """Count one update, and go to the next epoch after an epoch's last."""
+        """Count one update; after an epoch's last, move to the next epoch."""
         self.step += 1
         self.samples += num_samples
         self.position += num_samples

@@ -114,8 +114,8 @@ def read_summary(folder: Path, recipe: Recipe | None = None) -> Summary:
         ) from None
     if recipe is not None and summary.recipe_hash != recipe_hash(recipe):
         raise UserError(
-            f"{path}: recipe_hash is {summary.recipe_hash}, but recipe.yaml beside it has {recipe_hash(recipe)}: one "
-            "of the two was edited, or written by another version"
+            f"{path}: recipe_hash is {summary.recipe_hash}, but recipe.yaml in that folder has {recipe_hash(recipe)}: "
+            "one was edited or written by another version; restore it, or train into another folder"
         )
     return summary
 

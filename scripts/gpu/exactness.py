@@ -1,4 +1,4 @@
-"""Right numbers on the device: gradients, resume, determinism, a whole training; and the messages of failures."""
+"""Exactness on the device: gradients, resume, determinism, a whole training; and error messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def gpu_tests(bench: Bench) -> None:
 
 def accumulation(bench: Bench) -> None:
     """Two accumulated micro-batches under every compile mode give the eager gradient; a short batch recompiles once."""
-    torch.backends.cudnn.allow_tf32 = False  # its rounding flips ReLUs, which changes gradients by per cents
+    torch.backends.cudnn.allow_tf32 = False  # its rounding flips ReLUs, which changes gradients by a few percent
     expected = gradients(bench, "false")
     modes = () if bench.quick else ("default", "reduce-overhead") if bench.device == "cuda" else ("default",)
     for mode in modes:
@@ -122,7 +122,7 @@ def relative_difference(ours: dict[str, torch.Tensor], expected: dict[str, torch
 
 
 def resume_fp16(bench: Bench) -> None:
-    """fp16 with a loss scale: a killed and resumed run has the weights and the scaler of one left alone."""
+    """fp16 with a loss scale: a killed and resumed run has the weights and the scaler of an uninterrupted one."""
     precision = "fp16" if bench.device == "cuda" else "bf16"
     overrides = [f"run.mixed_precision={precision}", "run.deterministic=true"]
     bench.train(*bench.digits("whole", *overrides))

@@ -25,7 +25,7 @@ VARIANTS = ("cross-entropy, B", "CS-KD, B", "cross-entropy, 2B", "mutual CS-KD, 
 
 
 def versions(bench: Bench) -> None:
-    """What the figures belong to."""
+    """The versions and hardware behind the figures."""
     names = ("torch", "torchvision", "timm", "accelerate", "datasets", "huggingface_hub", "pydantic", "safetensors")
     installed = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     bench.add("packages", "", f"Python {sys.version.split()[0]}, {installed}", None)

@@ -42,9 +42,9 @@ SMALL_CASES = list(product(range(1, 16), range(1, 5), range(1, 4)))
 
 @pytest.mark.parametrize("num_images", [8, 16, 21, 23, 25, 40])
 def test_any_number_of_ranks_sees_the_same_global_batches(num_images):
-    alone, two, four, eight = (global_batches(make_ranks(num_images, world, 8 // world)) for world in (1, 2, 4, 8))
-    assert alone == two == four == eight
-    assert list(map(len, alone)) == [8] * (num_images // 8) + [num_images % 8] * (num_images % 8 > 0)
+    one, two, four, eight = (global_batches(make_ranks(num_images, world, 8 // world)) for world in (1, 2, 4, 8))
+    assert one == two == four == eight
+    assert list(map(len, one)) == [8] * (num_images // 8) + [num_images % 8] * (num_images % 8 > 0)
 
 
 def test_every_key_is_loaded_exactly_once_per_epoch():
@@ -61,7 +61,7 @@ def test_every_key_is_loaded_exactly_once_per_epoch():
 
 
 def test_every_rank_takes_the_same_number_of_steps_and_no_empty_one():
-    """A rank without a batch would leave the others waiting in a collective."""
+    """Otherwise the other ranks would wait in a collective."""
     for num_images, world, batch_size in SMALL_CASES:
         steps = [list(rank) for rank in make_ranks(num_images, world, batch_size)]
         lengths = {len(own) for own in steps} | {len(rank) for rank in make_ranks(num_images, world, batch_size)}

@@ -27,7 +27,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import TransformSection
 
 LABELS = np.arange(60) % 3
-NUM_BYTES = 2 * 2 * 24 * 24 * 3  # of a batch of two pairs
+NUM_BYTES = 2 * 2 * 24 * 24 * 3  # a batch of two pairs
 
 
 def paired_images(broken: int | None = None) -> PairedImages:
@@ -51,8 +51,8 @@ def expected() -> list[Batch]:
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[Buffers]:
-    """The buffers that loaders make."""
+def created(monkeypatch) -> list[Buffers]:
+    """The `Buffers` that loaders create."""
     buffers: list[Buffers] = []
     monkeypatch.setattr(loaders, "Buffers", lambda *args: buffers.append(Buffers(*args)) or buffers[-1])
     return buffers
@@ -80,14 +80,14 @@ def test_two_epochs_reuse_a_few_slots(expected):
     assert 1 < len(addresses) <= 2 * SLOTS
 
 
-def test_batches_do_not_change_while_the_caller_keeps_them(expected):
+def test_batches_do_not_change_while_the_caller_refers_to_them(expected):
     batches = list(make_loader())
     assert len({batch.images.data_ptr() for batch in batches}) == 30
     assert all(map(equal, batches, expected))
 
 
 def test_without_persistent_workers_there_are_no_slots_and_two_iterations_can_interleave(expected):
-    """The workers of two iterations share their ids, and so would share slots."""
+    """Workers of two concurrent iterations have the same ids, and so would share slots."""
     loader = make_loader(persistent=False)
     assert isinstance(loader.dataset, PairedImages)
     assert isinstance(make_loader().dataset, SharedBatches)
@@ -106,7 +106,7 @@ def test_a_slice_of_a_batch_keeps_its_slot_and_outlives_the_loader(expected):
         assert torch.equal(part, reference.images[1:2, :, 3:])
 
 
-def test_an_abandoned_iteration_releases_its_slots(expected, made):
+def test_an_abandoned_iteration_releases_its_slots(expected, created):
     loader = make_loader()
     for _ in range(3):
         batches = iter(loader)
@@ -114,7 +114,7 @@ def test_an_abandoned_iteration_releases_its_slots(expected, made):
         del batches
     assert len(list(loader)) == 30
     gc.collect()
-    (buffers,) = made
+    (buffers,) = created
     assert len(free_slots(buffers)) == buffers.count
 
 
@@ -148,7 +148,7 @@ def test_buffers_live_as_long_as_a_tensor_in_them():
 
 
 def test_pickled_buffers_refer_to_the_same_memory():
-    """As they are sent to a spawned process."""
+    """Buffers are pickled to reach a spawned worker."""
     buffers = Buffers(3, 5)
     copy = pickle.loads(ForkingPickler.dumps(buffers))
     assert copy.acquire([2]) == 2
@@ -193,10 +193,10 @@ def test_a_batch_that_is_too_large_or_fails_releases_its_slot():
 
 
 @pytest.mark.parametrize(("free", "count"), [(2 * 2 * NUM_BYTES, 4), (2 * NUM_BYTES, 2), (0, 0)])
-def test_little_shared_memory_means_fewer_slots_and_the_same_batches(monkeypatch, expected, made, free, count):
+def test_little_shared_memory_means_fewer_slots_and_the_same_batches(monkeypatch, expected, created, free, count):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + 100))
     assert all(map(equal, make_loader(), expected))
-    assert [buffers.count for buffers in made] == [count] * bool(count)
+    assert [buffers.count for buffers in created] == [count] * bool(count)
 
 
 def test_without_dev_shm_there_are_no_slots(monkeypatch):

@@ -213,14 +213,14 @@ def test_damaged_bytes_decode_or_are_unreadable(kind):
 
 
 def test_broken_exif_is_an_unreadable_image():
-    """Found by damaging bytes: Pillow rotates the image, then fails to write its EXIF, with a struct.error."""
+    """Found by fuzzing: Pillow rotates the image, then fails to write its EXIF, with a struct.error."""
     entries = struct.pack(">HHII", 0x0112, 3, 1, 6 << 16) + struct.pack(">HHI4s", 0x0100, 2, 4, b"abc\0")
     exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + entries + b"\0\0\0\0"
     assert "integer" in assert_unreadable({"bytes": encode(Image.fromarray(RGB), "JPEG", exif=exif), "path": None})
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"not an image\n" * 100, b"<html>404</html>"])
-def test_the_message_for_other_data_is_reproducible(data):
+def test_the_message_for_non_images_is_reproducible(data):
     """Pillow's own shows the buffer's address."""
     messages = {assert_unreadable({"bytes": data + b" " * more, "path": None}) for more in range(2)}
     assert len(messages) == 1

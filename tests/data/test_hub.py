@@ -126,7 +126,7 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if "/gated/" in path:
             return self.answer(401, error="GatedRepo", message="Access to dataset is restricted.")
-        if "/closed/" in path and "/resolve/" in path:  # metadata is public, files are not
+        if "/closed/" in path and "/resolve/" in path:  # public metadata, gated files
             return self.answer(403, error="GatedRepo", message="Your request awaits a review.")
         path = path.replace("closed/set", "ILSVRC/imagenet-1k")
         if "ILSVRC/imagenet-1k" not in path:
@@ -223,7 +223,7 @@ def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(
 def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
     endpoint, _ = hub
     entry = CATALOG["cub200"]
-    gated, closed, unknown, nowhere = load_in_subprocess(
+    gated, closed, unknown, no_revision = load_in_subprocess(
         tmp_path / "home",
         data_section("gated/set", entry),
         data_section("closed/set", entry),
@@ -237,7 +237,7 @@ def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
             "then log in with `hf auth login`"
         )
     assert unknown.startswith("data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: ")
-    assert nowhere.startswith(
+    assert no_revision.startswith(
         "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
     )
 

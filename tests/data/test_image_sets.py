@@ -17,7 +17,7 @@ from cskd_hf.recipe.recipe import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"imagenet": "resnet50"}
 
-# Overrides that shorten a run of hours to a second.
+# Overrides that shorten hours of training to a second.
 SMALL = (
     "model={model_name: test_resnet}",
     "transform.input_size=[3, 48, 48]",
@@ -56,7 +56,7 @@ def test_an_original_archive_trains(tmp_path, name, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if name != "digits" and entry.path])
 def test_a_copy_of_the_hubs_files_trains(tmp_path, name):
-    """Parquet with the Hub's columns, splits and file names, as on an offline cluster."""
+    """Parquet with the Hub's columns, splits and file names, for offline clusters."""
     entry = CATALOG[name]
     features = Features({entry.image_column: Image(), entry.label_column: ClassLabel(names=["ant", "bee", "cat"])})
     for split, count in ((entry.train_split, 9), (entry.test_split, 4)):

@@ -1,4 +1,4 @@
-"""Loaders: the same batches in the same order with and without workers, and workers that end when they should."""
+"""Loaders: the same batches in the same order with and without workers; workers exit on time."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def load_epoch(workers: int, epoch: int, position: int) -> list[Batch]:
 
 @pytest.mark.parametrize(("epoch", "position", "num_batches"), [(0, 0, 6), (3, 8, 4)])
 def test_workers_load_bit_for_bit_the_batches_of_the_main_process(epoch, position, num_batches):
-    alone, with_workers = load_epoch(0, epoch, position), load_epoch(2, epoch, position)
-    assert len(alone) == len(with_workers) == num_batches
-    for one, other in zip(alone, with_workers, strict=True):
+    in_process, with_workers = load_epoch(0, epoch, position), load_epoch(2, epoch, position)
+    assert len(in_process) == len(with_workers) == num_batches
+    for one, other in zip(in_process, with_workers, strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one[:3], other[:3], strict=True))
         assert other.images.is_contiguous(memory_format=torch.channels_last)
         assert other.images.shape[1:] == (3, 24, 24)
@@ -70,14 +70,14 @@ def test_persistent_workers_follow_the_sampler_from_epoch_to_epoch():
 def test_an_unreadable_image_raises_in_its_own_batch():
     batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 1)
     keys = list(itertools.chain(*batches))
-    turn = next(number for number, key in enumerate(keys) if 7 in key.indices)
-    assert turn > 0
+    position = next(number for number, key in enumerate(keys) if 7 in key.indices)
+    assert position > 0
     iterator = iter(make_loader(paired_images(broken=7), batches, 2, pin_memory=False))
-    for key in keys[:turn]:
+    for key in keys[:position]:
         assert next(iterator).index.tolist() == list(key.indices)
     with pytest.raises(UserError, match="split 'train', row 7: unreadable image"):
         next(iterator)
-    # The traceback keeps it in a reference cycle, whose collection would wait 20 s for the workers.
+    # The traceback holds the iterator in a reference cycle; garbage collection would wait 20 s for its workers.
     iterator._shutdown_workers()
 
 

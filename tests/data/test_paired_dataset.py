@@ -82,9 +82,9 @@ def batches(dataset: Rows, workers: int, batch_size: int, epoch: int = 0) -> lis
 
 def test_a_dataloader_yields_the_same_batches_with_and_without_workers():
     for epoch in range(2):
-        alone, with_workers = (batches(Rows("torch"), workers, 3, epoch) for workers in (0, 2))
-        assert [len(batch.target) for batch in alone] == [6, 6, 2]
-        for one, other in zip(alone, with_workers, strict=True):
+        in_process, with_workers = (batches(Rows("torch"), workers, 3, epoch) for workers in (0, 2))
+        assert [len(batch.target) for batch in in_process] == [6, 6, 2]
+        for one, other in zip(in_process, with_workers, strict=True):
             assert all(torch.equal(left, right) for left, right in zip(one[:3], other[:3], strict=True))
 
 
@@ -160,7 +160,7 @@ def test_labels_in_the_wrong_order_are_an_error():
 
 def test_a_pil_image_is_an_error_that_names_the_fix():
     pairs = PairedDataset(FakeData(size=3, image_size=(3, 8, 8)))
-    with pytest.raises(UserError, match="row 2: read an image of type Image; end its transform with a tensor"):
+    with pytest.raises(UserError, match="row 2: read an image of type Image; end its transform with ToTensor"):
         pairs[Draw((2, 1), 0)]
 
 

@@ -58,8 +58,8 @@ def test_a_single_key_loads_as_in_a_batch():
     images = PairedImages(split_of(DENSE), TRANSFORM)
     draws = list(ClassPairSampler(DENSE))
     batch = load(images, draws)
-    alone = PairingCollator()([images[draw] for draw in draws])
-    assert_equal(batch, alone)
+    one_by_one = PairingCollator()([images[draw] for draw in draws])
+    assert_equal(batch, one_by_one)
     assert len(images) == 10
 
 
@@ -67,9 +67,9 @@ def test_anchors_have_the_same_pixels_with_and_without_partners():
     images = PairedImages(split_of(DENSE), TRANSFORM)
     pairs, single = ClassPairSampler(DENSE, seed=6), ImageSampler(10, seed=6)
     for epoch in range(2):
-        with_partner, alone = load(images, epoch_of(pairs, epoch)), load(images, epoch_of(single, epoch))
-        assert torch.equal(with_partner.images[:10], alone.images)
-        assert torch.equal(with_partner.index[:10], alone.index)
+        with_partner, anchors_only = load(images, epoch_of(pairs, epoch)), load(images, epoch_of(single, epoch))
+        assert torch.equal(with_partner.images[:10], anchors_only.images)
+        assert torch.equal(with_partner.index[:10], anchors_only.index)
 
 
 def test_pixels_do_not_depend_on_workers_or_batch_size():

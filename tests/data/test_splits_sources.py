@@ -32,13 +32,13 @@ for dataset in ("nobody/nothing", "cifar100"):
 def test_an_unreachable_hub_set_is_one_line_with_its_name_and_the_reason(tmp_path):
     """In a subprocess: `datasets` reads HF_HUB_OFFLINE at import."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    ran = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
-    nobody, cifar100 = ran.stdout.splitlines()
-    assert nobody.startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
+    unlisted, cifar100 = done.stdout.splitlines()
+    assert unlisted.startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
     assert cifar100.startswith("data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, ")
-    assert nobody.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
+    assert unlisted.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_unknown_name_lists_the_catalog_in_one_line(dataset, tmp_path, monkey
     with pytest.raises(UserError) as caught:
         load(dataset)
     message = str(caught.value)
-    assert message.startswith(f"data.dataset: {dataset!r} is none of a folder, a Hub id (owner/name), or one of the")
+    assert message.startswith(f"data.dataset: read {dataset!r}; write a folder, a Hub id (owner/name), or one of the")
     assert all(name in message for name in CATALOG)
     assert len(message.splitlines()) == 1
 

@@ -33,8 +33,9 @@ def shifts(array: np.ndarray, padding: int) -> dict[bytes, tuple[int, int, bool]
 
 
 def test_crop_padding_draws_all_81_shifts_uniformly_and_flips_half():
-    known, made, image = shifts(SMALL, 4), train_at_32(), encoded(SMALL)
-    drawn = [known[made(image, seed).numpy().tobytes()] for seed in range(1000)]  # any resampling is a KeyError
+    known, augment, image = shifts(SMALL, 4), train_at_32(), encoded(SMALL)
+    # A resampled crop would be a KeyError.
+    drawn = [known[augment(image, seed).numpy().tobytes()] for seed in range(1000)]
     assert {(top, left) for top, left, _ in drawn} == {(top, left) for top in range(9) for left in range(9)}
     counts = np.bincount([9 * top + left for top, left, _ in drawn], minlength=81)
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -43,35 +44,35 @@ def test_crop_padding_draws_all_81_shifts_uniformly_and_flips_half():
 
 @pytest.mark.parametrize(("hflip", "flipped"), [(0.0, {False}), (1.0, {True})])
 def test_hflip_is_a_probability(hflip, flipped):
-    known, made = shifts(SMALL, 4), train_at_32(hflip=hflip)
-    assert {known[made(encoded(SMALL), seed).numpy().tobytes()][2] for seed in range(30)} == flipped
+    known, augment = shifts(SMALL, 4), train_at_32(hflip=hflip)
+    assert {known[augment(encoded(SMALL), seed).numpy().tobytes()][2] for seed in range(30)} == flipped
 
 
 def test_vflip_flips_vertically():
     known = shifts(SMALL, 4)
-    made = train_at_32(hflip=0.0, vflip=1.0)(encoded(SMALL), SEED).flip(1)
-    assert made.numpy().tobytes() in shifts(SMALL, 4)
-    assert made.flip(1).numpy().tobytes() not in known
+    result = train_at_32(hflip=0.0, vflip=1.0)(encoded(SMALL), SEED).flip(1)
+    assert result.numpy().tobytes() in shifts(SMALL, 4)
+    assert result.flip(1).numpy().tobytes() not in known
 
 
 def test_crop_padding_first_resizes_to_the_input_size():
     array = NOISE[:64, :48]
     resized = np.asarray(Image.fromarray(array).resize((32, 32), Image.Resampling.BILINEAR))
     known = shifts(resized, 2)
-    made = transform(True, input_size=(3, 32, 32), crop_padding=2)
-    assert all(made(encoded(array), seed).numpy().tobytes() in known for seed in range(20))
+    augment = transform(True, input_size=(3, 32, 32), crop_padding=2)
+    assert all(augment(encoded(array), seed).numpy().tobytes() in known for seed in range(20))
 
 
 # RandomResizedCrop
 
 
-def measured_crops(made: Transform, height: int, width: int, seeds: range) -> np.ndarray:
+def measured_crops(augment: Transform, height: int, width: int, seeds: range) -> np.ndarray:
     """(N, 4) left, top, width, height of each crop, measured on an image whose colours are its coordinates."""
     horizontal, vertical = np.meshgrid(np.arange(width), np.arange(height))
     image = encoded(np.stack([horizontal, vertical, 0 * vertical], axis=-1).astype(np.uint8))
     crops = []
     for seed in seeds:
-        out = made(image, seed).numpy().astype(float)
+        out = augment(image, seed).numpy().astype(float)
         size = out.shape[-1]
         inner = np.arange(2, size - 2)  # the filter is cut off at the edges
         centre = inner + 0.5 - size / 2
@@ -105,13 +106,13 @@ def torchvision_crops(
 )
 def test_random_resized_crop_has_torchvisions_distribution(scale, ratio, num):
     height, width = 230, 250
-    made = transform(True, input_size=(3, 16, 16), hflip=0.0, scale=scale, ratio=ratio)
-    drawn = measured_crops(made, height, width, range(num))
+    augment = transform(True, input_size=(3, 16, 16), hflip=0.0, scale=scale, ratio=ratio)
+    drawn = measured_crops(augment, height, width, range(num))
     expected = torchvision_crops(height, width, scale, ratio, 10 * num)
 
     def statistics(crops: np.ndarray) -> dict[str, np.ndarray]:
         left, top, w, h = crops.T
-        roomy = (w < 0.9 * width) & (h < 0.9 * height)  # where the position is not nearly fixed
+        roomy = (w < 0.9 * width) & (h < 0.9 * height)  # crops that nearly fill the image have no room to move
         return {
             "area share": w * h / (height * width),
             "log ratio": np.log(w / h),
@@ -128,8 +129,8 @@ def test_random_resized_crop_has_torchvisions_distribution(scale, ratio, num):
 def test_the_crop_of_a_too_oblong_image_is_central():
     array = np.zeros((20, 200, 3), dtype=np.uint8)
     array[:, 87:113] = 255  # 4:3 of the full height, 27 pixels wide, around the centre
-    made = transform(True, input_size=(3, 8, 8), hflip=0.0, scale=(1.0, 1.0))
-    assert (made(encoded(array), SEED)[:, :, 1:-1] == 255).all()
+    augment = transform(True, input_size=(3, 8, 8), hflip=0.0, scale=(1.0, 1.0))
+    assert (augment(encoded(array), SEED)[:, :, 1:-1] == 255).all()
 
 
 def photograph(height: int, width: int, quality: int) -> dict[str, object]:
@@ -145,18 +146,18 @@ def photograph(height: int, width: int, quality: int) -> dict[str, object]:
 def test_a_training_crop_is_pillows_within_a_level(name):
     """The box is measured on an image of coordinates, then cropped from the photograph with Pillow alone."""
     height, width, size = 230, 250, 96
-    made = transform(True, input_size=(3, size, size), hflip=1.0, interpolation=name)
+    augment = transform(True, input_size=(3, size, size), hflip=1.0, interpolation=name)
     image = photograph(height, width, 92)
     whole = Image.open(io.BytesIO(image["bytes"]))
     plain = transform(True, input_size=(3, size, size), hflip=1.0)
     errors = []
     for seed in range(12):
-        # With flips, columns run backwards: the fitted width is negative, left is the right edge.
+        # Flipped columns run backwards: the fitted width is negative, and `left` is the right edge.
         (right, top, minus_width, crop_height), *_ = measured_crops(plain, height, width, range(seed, seed + 1)).round()
         box = (right + minus_width, top, right, top + crop_height)
         filter_ = getattr(Image.Resampling, name.upper())
         expected = np.array(whole.crop(tuple(map(int, box))).resize((size, size), filter_))[:, ::-1]
-        errors.append(made(image, seed).numpy().astype(int) - expected.transpose(2, 0, 1))
+        errors.append(augment(image, seed).numpy().astype(int) - expected.transpose(2, 0, 1))
     assert np.abs(errors).max() <= 1
     assert np.square(errors).mean() < 0.065  # 60 dB
 
@@ -165,13 +166,13 @@ def test_png_and_jpeg_of_the_same_pixels_get_the_same_crops():
     image = photograph(120, 160, 90)
     png = encoded(np.asarray(Image.open(io.BytesIO(image["bytes"]))))
     for is_training in (True, False):
-        made = transform(is_training, input_size=(3, 48, 48))
-        assert all(torch.equal(made(image, seed), made(png, seed)) for seed in range(5))
+        augment = transform(is_training, input_size=(3, 48, 48))
+        assert all(torch.equal(augment(image, seed), augment(png, seed)) for seed in range(5))
 
 
-def assert_within_a_level(made: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_within_a_level(result: torch.Tensor, expected: torch.Tensor) -> None:
     """torch's antialiased resize against Pillow's: at most one level, and rarely."""
-    difference = (made.int() - expected.int()).abs()
+    difference = (result.int() - expected.int()).abs()
     assert difference.max() <= 1
     assert difference.float().square().mean() < 0.065  # 60 dB
 
@@ -185,10 +186,10 @@ def test_interpolation_selects_the_filter_of_the_training_crop(name):
         torch.from_numpy(np.array(Image.fromarray(array).resize((24, 24), kind)).transpose(2, 0, 1))
         for kind in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
     )
-    made = transform(True, **settings, interpolation=name)(encoded(array), SEED)
-    assert_within_a_level(made, bilinear if name == "bilinear" else bicubic)
+    result = transform(True, **settings, interpolation=name)(encoded(array), SEED)
+    assert_within_a_level(result, bilinear if name == "bilinear" else bicubic)
     assert (bilinear.int() - bicubic.int()).abs().max() > 10
     both = transform(True, **settings, interpolation="random")
     drawn = {both(encoded(array), seed).numpy().tobytes() for seed in range(20)}
     assert len(drawn) == 2
-    assert made.numpy().tobytes() in drawn
+    assert result.numpy().tobytes() in drawn

@@ -26,34 +26,34 @@ def test_equal_seeds_give_equal_pixels(settings):
 
 @pytest.mark.parametrize("settings", [{}, WILD, {"input_size": (3, 32, 32), "crop_padding": 4}])
 def test_different_seeds_give_different_pixels(settings):
-    image, made = encoded(NOISE), transform(True, **settings)
+    image, augment = encoded(NOISE), transform(True, **settings)
     # Seeds that differ in high bits only, as hashes do, and by one, as those of anchor and partner do.
     seeds = [0, 1, 2**32, 2**62, SEED, SEED + 1, 2**63 - 1, 2**63]
-    different = {made(image, seed).numpy().tobytes() for seed in seeds}
+    different = {augment(image, seed).numpy().tobytes() for seed in seeds}
     assert len(different) >= (len(seeds) if "crop_padding" not in settings else 4)
 
 
 @pytest.mark.parametrize("auto_augment", [None, "rand-m6-mstd0.5-inc1"])
 @pytest.mark.parametrize("is_training", [True, False])
 def test_the_global_generators_are_restored(is_training, auto_augment):
-    made = transform(
+    augment = transform(
         is_training, input_size=(3, 16, 16), auto_augment=auto_augment, color_jitter=None if auto_augment else 0.4
     )
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     expected = random.random(), np.random.rand(), torch.rand(3).tolist()
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
-    made(encoded(SMALL), SEED)
+    augment(encoded(SMALL), SEED)
     assert (random.random(), np.random.rand(), torch.rand(3).tolist()) == expected
 
 
 def test_the_global_generators_are_restored_after_an_error(monkeypatch):
-    made = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
-    monkeypatch.setattr(made, "_timm", lambda _: len(random.random()))  # fails after drawing
+    augment = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
+    monkeypatch.setattr(augment, "_timm", lambda _: len(random.random()))  # fails after drawing
     random.seed(1), torch.manual_seed(3)
     expected = random.random(), torch.rand(1).item()
     random.seed(1), torch.manual_seed(3)
     with pytest.raises(TypeError):
-        made(encoded(SMALL), SEED)
+        augment(encoded(SMALL), SEED)
     assert (random.random(), torch.rand(1).item()) == expected
 
 
@@ -63,8 +63,8 @@ def test_the_global_generators_are_restored_after_an_error(monkeypatch):
 def test_there_is_no_colour_jitter_by_default():
     """timm's own default is 0.4."""
     flat = np.full((40, 40, 3), (200, 100, 50), dtype=np.uint8)
-    for made in (transform(True, input_size=(3, 16, 16)), train_at_32(hflip=0.5)):
-        colours = {tuple(made(encoded(flat), seed)[:, 8, 8].tolist()) for seed in range(30)}
+    for augment in (transform(True, input_size=(3, 16, 16)), train_at_32(hflip=0.5)):
+        colours = {tuple(augment(encoded(flat), seed)[:, 8, 8].tolist()) for seed in range(30)}
         assert colours == {(200, 100, 50)}
 
 
@@ -73,22 +73,22 @@ def test_there_is_no_colour_jitter_by_default():
 def test_colour_augmentation_is_a_function_of_the_seed(setting, crop_padding):
     array = np.full((32, 32, 3), (200, 100, 50), dtype=np.uint8)
     array[::2] = (90, 160, 30)
-    made = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding, **setting)
+    augment = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding, **setting)
     plain = transform(True, input_size=(3, 32, 32), crop_padding=crop_padding)
     image = encoded(array)
-    pictures = [made(image, seed) for seed in range(20)]
+    pictures = [augment(image, seed) for seed in range(20)]
     unchanged = sum(torch.equal(picture, plain(image, seed)) for seed, picture in enumerate(pictures))
     assert unchanged < 10
     assert len({picture.numpy().tobytes() for picture in pictures}) > 10
-    assert all(torch.equal(made(image, seed), picture) for seed, picture in enumerate(pictures))
+    assert all(torch.equal(augment(image, seed), picture) for seed, picture in enumerate(pictures))
 
 
 def test_stronger_colour_jitter_spreads_colours_wider():
     image = encoded(np.full((8, 8, 3), 128, dtype=np.uint8))
 
     def spread(color_jitter: float) -> float:
-        made = transform(True, input_size=(3, 8, 8), color_jitter=color_jitter)
-        return float(np.std([made(image, seed).float().mean().item() for seed in range(60)]))
+        augment = transform(True, input_size=(3, 8, 8), color_jitter=color_jitter)
+        return float(np.std([augment(image, seed).float().mean().item() for seed in range(60)]))
 
     assert spread(0.0) == 0
     assert 0 < 2 * spread(0.1) < spread(0.4)

@@ -18,21 +18,21 @@ from cskd_hf.data.decode import UnreadableImageError
 )
 @pytest.mark.parametrize("shape", [(300, 400), (200, 30), (10, 7), (1, 1)])
 def test_output_is_uint8_channels_first_of_the_input_size(is_training, settings, shape):
-    made = transform(is_training, **settings)(encoded(NOISE[: shape[0], : shape[1]]), SEED)
-    assert made.dtype == torch.uint8
-    assert tuple(made.shape) == settings.get("input_size", (3, 224, 224))
+    result = transform(is_training, **settings)(encoded(NOISE[: shape[0], : shape[1]]), SEED)
+    assert result.dtype == torch.uint8
+    assert tuple(result.shape) == settings.get("input_size", (3, 224, 224))
 
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_one_pixel_image_is_enlarged_to_its_colour(is_training):
-    made = transform(is_training, input_size=(3, 8, 8))(encoded(NOISE[:1, :1]), SEED)
-    assert (made == torch.tensor(NOISE[0, 0])[:, None, None]).all()
+    result = transform(is_training, input_size=(3, 8, 8))(encoded(NOISE[:1, :1]), SEED)
+    assert (result == torch.tensor(NOISE[0, 0])[:, None, None]).all()
 
 
 def test_greyscale_has_three_equal_channels():
-    made = transform(True)(encoded(NOISE[:, :, 0]), SEED)
-    assert (made[0] == made[1]).all()
-    assert (made[0] == made[2]).all()
+    result = transform(True)(encoded(NOISE[:, :, 0]), SEED)
+    assert (result[0] == result[1]).all()
+    assert (result[0] == result[2]).all()
 
 
 def test_unreadable_bytes_raise_unreadable_image_error():
@@ -60,14 +60,14 @@ def test_random_interpolation_is_bilinear_in_evaluation():
 
 
 def test_the_evaluation_transform_ignores_seed_and_augmentation():
-    made = transform(False, **WILD)
+    result = transform(False, **WILD)
     plain = transform(False, input_size=(3, 24, 24))
-    assert torch.equal(made(encoded(NOISE), 1), plain(encoded(NOISE), 2))
+    assert torch.equal(result(encoded(NOISE), 1), plain(encoded(NOISE), 2))
 
 
 def test_an_image_of_the_input_size_is_unchanged():
-    made = transform(False, input_size=(3, 32, 32), crop_pct=1.0)(encoded(SMALL), SEED)
-    assert (made.numpy() == SMALL.transpose(2, 0, 1)).all()
+    result = transform(False, input_size=(3, 32, 32), crop_pct=1.0)(encoded(SMALL), SEED)
+    assert (result.numpy() == SMALL.transpose(2, 0, 1)).all()
 
 
 def test_tiny_imagenet_is_resized_to_32_px_without_a_crop():
@@ -80,7 +80,7 @@ def test_tiny_imagenet_is_resized_to_32_px_without_a_crop():
 def test_an_oblong_input_size_preserves_the_aspect_ratio():
     horizontal, vertical = np.meshgrid(np.arange(200.0), np.arange(100.0))
     array = np.stack([horizontal, 2 * vertical, 0 * vertical], axis=-1).astype(np.uint8)
-    made = transform(False, input_size=(3, 40, 80), crop_pct=1.0)(encoded(array), SEED).numpy().astype(float)
+    result = transform(False, input_size=(3, 40, 80), crop_pct=1.0)(encoded(array), SEED).numpy().astype(float)
     # A pixel of the output is 2.5 pixels of the image in both directions.
-    assert np.diff(made[0, 20, 10:70]).mean() == pytest.approx(2.5, abs=0.05)
-    assert np.diff(made[1, 5:35, 40]).mean() == pytest.approx(2 * 2.5, abs=0.1)
+    assert np.diff(result[0, 20, 10:70]).mean() == pytest.approx(2.5, abs=0.05)
+    assert np.diff(result[1, 5:35, 40]).mean() == pytest.approx(2 * 2.5, abs=0.1)

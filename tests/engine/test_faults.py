@@ -143,7 +143,7 @@ def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
     done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
     assert done.status == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: run.num_processes: read 2, but 1 found; start 2 with torchrun")
+    assert line.startswith("error: run.num_processes: read 2, but this run has 1; start 2 with torchrun")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,3 +1,5 @@
+"""Checkpoints on disk: atomic, synced, checksummed, rotated."""
+
 from __future__ import annotations
 
 import os
@@ -19,11 +21,11 @@ def names(folder: Path) -> list[str]:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """A stand-in for SIGKILL, which nothing catches."""
 
 
-# Where a kill may hit, and after how many calls.
-PLACES = [
+# (moment, owner, function, number of calls before the kill)
+MOMENTS = [
     ("the weights", Path, "write_bytes", 0),
     ("the optimizer", torch, "save", 0),
     ("the state", Path, "write_text", 0),
@@ -34,7 +36,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "function", "passes"), [place[1:] for place in PLACES], ids=[p[0] for p in PLACES])
+@pytest.mark.parametrize(("owner", "function", "passes"), [m[1:] for m in MOMENTS], ids=[m[0] for m in MOMENTS])
 def test_a_kill_while_saving_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch, owner, function, passes):
     save(tmp_path, 1, keep=1)
     original, calls = getattr(owner, function), []
@@ -43,9 +45,9 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint_intact(tmp_path, monk
         calls.append(args)
         if len(calls) <= passes:
             return original(*args, **kwargs)
-        for place in args:  # a truncated file, if this call writes one
-            if isinstance(place, Path) and place.suffix in (".safetensors", ".pt", ".json"):
-                with place.open("wb") as file:
+        for path in args:  # a truncated file, if this call writes one
+            if isinstance(path, Path) and path.suffix in (".safetensors", ".pt", ".json"):
+                with path.open("wb") as file:
                     file.write(b"half")
         raise Killed
 
@@ -59,7 +61,7 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint_intact(tmp_path, monk
     assert earlier == tmp_path / "step-00000001"
     torch.testing.assert_close(weights_of(earlier), weights_of(save(tmp_path / "again", 1)), rtol=0, atol=0)
 
-    # The leftovers do not disturb the next save.
+    # The next save removes the leftovers.
     assert save(tmp_path, 2, keep=1) == newest_checkpoint(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["again", "step-00000002"]
 
@@ -68,12 +70,12 @@ def test_the_old_checkpoint_is_deleted_only_after_the_rename(tmp_path, monkeypat
     save(tmp_path, 1, keep=1)
     at_rename, rename = [], os.rename
 
-    def watch(source: Path, target: Path) -> None:
+    def record(source: Path, target: Path) -> None:
         at_rename.append(names(tmp_path))
         assert sorted(os.listdir(source)) == sorted(FILES)
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", watch)
+    monkeypatch.setattr(os, "rename", record)
     save(tmp_path, 2, keep=1)
     assert at_rename == [["step-00000001"]]
     assert names(tmp_path) == ["step-00000002"]
@@ -83,11 +85,11 @@ def test_files_and_folders_are_synced_around_the_rename(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, os.rename
 
-    def synced(descriptor: int) -> None:
+    def record_sync(descriptor: int) -> None:
         events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "fsync", record_sync)
     monkeypatch.setattr(os, "rename", lambda *paths: (events.append("rename"), rename(*paths)))
     save(tmp_path, 1)
     assert events == ["file", "file", "file", "folder", "rename", "folder"]
@@ -130,10 +132,10 @@ def test_any_flipped_bit_of_the_state_is_detected(tmp_path):
     path = save(tmp_path, 1) / "state.json"
     content = path.read_bytes()
     undetected = []
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for offset in range(len(content)):
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
         if newest_checkpoint(tmp_path) is not None:
-            undetected.append(content[place - 5 : place + 5])
+            undetected.append(content[offset - 5 : offset + 5])
     assert undetected == []
 
 

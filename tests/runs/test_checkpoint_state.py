@@ -19,11 +19,11 @@ from cskd_hf.runs.progress import Progress
 
 
 class Bomb:
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.place),)
+        return os.mkdir, (str(self.path),)
 
 
 def test_an_optimizer_file_that_would_run_code_is_rejected(tmp_path):
@@ -33,7 +33,7 @@ def test_an_optimizer_file_that_would_run_code_is_rejected(tmp_path):
         weights_of(path)
     assert not (tmp_path / "exploded").exists()
     torch.load(path / "optimizer.pt", weights_only=False)
-    assert (tmp_path / "exploded").exists()  # the bomb is a real one
+    assert (tmp_path / "exploded").exists()  # without weights_only, the file does run code
 
 
 def test_channels_last_and_shared_tensors_are_saved_and_loaded(tmp_path):
@@ -95,7 +95,7 @@ def test_a_resumed_optimizer_steps_like_an_uninterrupted_one(tmp_path, make, lay
 
 @pytest.mark.parametrize("first", [torch.contiguous_format, torch.channels_last])
 def test_a_resume_in_another_memory_format_steps_like_an_uninterrupted_run(tmp_path, first):
-    """Fused kernels ignore strides: momentum laid out unlike its parameter would be added to other elements."""
+    """Fused kernels ignore strides: momentum in another layout would be added to the wrong elements."""
     second = torch.channels_last if first is torch.contiguous_format else torch.contiguous_format
 
     def build(layout: torch.memory_format) -> tuple[nn.Module, Any]:

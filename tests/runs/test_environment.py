@@ -34,7 +34,7 @@ def test_a_restart_adds_a_segment_only_if_the_environment_differs(tmp_path):
     ]
 
 
-def test_segments_whose_updates_are_made_again_are_dropped(tmp_path):
+def test_segments_whose_updates_are_repeated_are_dropped(tmp_path):
     record_environment(tmp_path, ENVIRONMENT, 0)
     record_environment(tmp_path, OTHER_COMMIT, 200)
     record_environment(tmp_path, ENVIRONMENT | {"num_processes": 2}, 200)  # stopped before its first checkpoint

@@ -1,4 +1,4 @@
-"""Two runs in one folder."""
+"""The lock that keeps two runs out of one folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _short_lease(monkeypatch):
 
 
 def write_lock(folder: Path, pid: int, host: str) -> Path:
-    """The lock of a process that was killed."""
+    """The lock file of a killed process."""
     path = folder / run_lock.NAME
     fields = {"pid": pid, "host": host, "mode": "lease", "token": "0" * 32, "duration": 2.0}
     path.write_text("filelock/2\n" + "".join(f"{key}={value}\n" for key, value in fields.items()), encoding="utf-8")
@@ -41,7 +41,7 @@ THIS_PROCESS = f"process {os.getpid()} on {socket.gethostname()}"
 
 def test_a_lock_names_its_process_and_is_renewed_until_released(tmp_path):
     run_lock.lock(tmp_path)
-    run_lock.lock(tmp_path)  # again in the same process
+    run_lock.lock(tmp_path)  # the same process may lock again
     path = tmp_path / run_lock.NAME
     assert holder_of(tmp_path) == THIS_PROCESS
     before, end = path.stat().st_mtime_ns, time.monotonic() + 20
@@ -52,7 +52,7 @@ def test_a_lock_names_its_process_and_is_renewed_until_released(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_live_process_keeps_the_folder_and_a_killed_one_loses_it_at_once(tmp_path):
+def test_a_live_lock_is_respected_and_a_dead_one_is_taken_over_at_once(tmp_path):
     code = f"""
 import time
 from pathlib import Path
@@ -108,8 +108,8 @@ def test_a_lock_that_is_removed_is_reported(tmp_path, capfd):
     assert error.startswith(f"warning: {tmp_path / run_lock.NAME} was lost")
 
 
-def test_the_command_rejects_a_locked_folder_and_leaves_it_alone(tmp_path, monkeypatch):
-    monkeypatch.undo()  # the command has the real lease
+def test_the_command_rejects_a_locked_folder_without_changing_it(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the command uses the real lease
     recipe = write_recipe(tmp_path / "run.yaml", draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)}))
     folder = tmp_path / "run"
     folder.mkdir()

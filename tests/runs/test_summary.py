@@ -41,13 +41,13 @@ def test_a_damaged_summary_is_one_line(tmp_path: Path, content: str | None, mess
     assert "\n" not in str(caught.value)
 
 
-def test_a_summary_must_be_of_the_recipe_beside_it(tmp_path: Path) -> None:
+def test_a_summary_must_match_the_recipe_in_its_folder(tmp_path: Path) -> None:
     dump_recipe(make_recipe(tmp_path), tmp_path / "recipe.yaml")
     recipe = read_recipe(tmp_path)
     assert recipe == make_recipe(tmp_path)
     write_summary(tmp_path, SUMMARY.model_copy(update={"recipe_hash": recipe_hash(recipe)}))
     assert read_summary(tmp_path, recipe).seed == SUMMARY.seed
-    with pytest.raises(UserError, match=r"recipe_hash is \w{16}, but recipe\.yaml beside it has \w{16}"):
+    with pytest.raises(UserError, match=r"recipe_hash is \w{16}, but recipe\.yaml in that folder has \w{16}"):
         read_summary(tmp_path, recipe.replace(run={"seed": 9}))
 
 
