@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables 1 to 6 from run folders. Draw its figures with: figures RUN … [--output DIR].",
+        description="Print the paper's tables 1 to 6 from run folders. For its figures: figures RUN … [--output DIR].",
     )
     parser.add_argument(
         "words",

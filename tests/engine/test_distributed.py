@@ -244,42 +244,6 @@ def test_two_killed_ranks_resume_as_one_with_the_rest_of_the_epoch(killed, tmp_p
     assert state["progress"]["samples"] == 20  # each image once per epoch, across the resume
 
 
-# Mistakes
-
-
-def test_a_recipe_mistake_is_printed_once(tmp_path, images):
-    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
-    assert done.status != 0
-    assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
-    assert "did you mean lr?" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_unreadable_image_is_named_by_the_rank_that_loads_it(tmp_path):
-    folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
-    broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share
-    broken.write_bytes(b"not an image")
-    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", folder))
-    assert done.status != 0
-    assert done.stderr.count(f"error: split 'test', row 3, file {broken}: unreadable image") == 1
-
-
-def test_two_ranks_report_unreadable_images_of_both(tmp_path):
-    folder = draw_folder(tmp_path / "images", {"train": (6, 6), "test": (2, 2)})
-    unreadable = sorted((folder / "train" / "class 0").glob("*.png"))[:4]
-    for broken in (*unreadable, folder / "test" / "class 1" / "01.png"):
-        broken.write_bytes(b"not an image")
-    done = torchrun(
-        "-m",
-        "cskd_hf.train",
-        write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip", "batch_size": 2}),
-        "scheduler.num_epochs=1",
-    )
-    assert done.status == 0, done.stderr
-    assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 4, "test": 1}
-    assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
-
-
 def test_comparisons_ignore_timing_only(whole):
     line = json.loads((whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(TIMING) < set(line)

@@ -155,6 +155,14 @@ def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_mistake_is_printed_by_one_rank_only(tmp_path, images):
+    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
+    assert done.status != 0
+    assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
+    assert "did you mean lr?" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 DIFFERENT = """
 import os, sys
 from cskd_hf import train

@@ -13,6 +13,7 @@ from command_runs import (
     metrics_lines,
     quick,
     summary_of,
+    torchrun,
     write_recipe,
 )
 from datasets import ClassLabel, Dataset, Features, Image
@@ -126,17 +127,42 @@ def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path)
     assert done.stderr == "error: split 'test' has no readable image; repair its files\n"
 
 
+def test_an_unreadable_image_is_named_by_the_rank_that_loads_it(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
+    broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share
+    broken.write_bytes(b"not an image")
+    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", folder))
+    assert done.status != 0
+    assert done.stderr.count(f"error: split 'test', row 3, file {broken}: unreadable image") == 1
+
+
+def test_two_ranks_report_unreadable_images_of_both(tmp_path):
+    folder = draw_folder(tmp_path / "images", {"train": (6, 6), "test": (2, 2)})
+    unreadable = sorted((folder / "train" / "class 0").glob("*.png"))[:4]
+    for broken in (*unreadable, folder / "test" / "class 1" / "01.png"):
+        broken.write_bytes(b"not an image")
+    done = torchrun(
+        "-m",
+        "cskd_hf.train",
+        write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip", "batch_size": 2}),
+        "scheduler.num_epochs=1",
+    )
+    assert done.status == 0, done.stderr
+    assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 4, "test": 1}
+    assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
+
+
 def test_images_of_every_format_and_mode_train(tmp_path):
     folder = draw_folder(tmp_path / "odd images", {"train": (4, 4, 1), "test": (2, 2, 1)})
-    place = folder / "train" / "class 0"
-    draw_image(0, 1).convert("CMYK").save(place / "cmyk of mine.jpg")
-    draw_image(0, 2).convert("L").save(place / "grey.png")
-    draw_image(0, 3).convert("RGBA").save(place / "alpha.png")
-    draw_image(0, 4).convert("P").save(place / "palette.gif")
-    draw_image(0, 5).convert("1").save(place / "bits.png")
-    draw_image(0, 6, size=3).save(place / "tiny.bmp")
-    draw_image(0, 7).resize((90, 7)).save(place / "wide.webp")
-    (place / "read me.txt").write_text("not an image, and not taken for one")
+    train = folder / "train" / "class 0"
+    draw_image(0, 1).convert("CMYK").save(train / "cmyk of mine.jpg")
+    draw_image(0, 2).convert("L").save(train / "grey.png")
+    draw_image(0, 3).convert("RGBA").save(train / "alpha.png")
+    draw_image(0, 4).convert("P").save(train / "palette.gif")
+    draw_image(0, 5).convert("1").save(train / "bits.png")
+    draw_image(0, 6, size=3).save(train / "tiny.bmp")
+    draw_image(0, 7).resize((90, 7)).save(train / "wide.webp")
+    (train / "read me.txt").write_text("not an image")
     done = quick(write_recipe(tmp_path / "a run.yaml", folder))
     assert done.status == 0, done.stderr
     summary = summary_of(tmp_path / "a run")
