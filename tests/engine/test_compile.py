@@ -105,8 +105,9 @@ def test_a_compiled_step_equals_the_eager_one(name, settings):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-    # From bytes to the loss, however many forwards: but what mixes draws its shares outside, between its graphs.
-    if "mixup_alpha" not in type(method).model_fields:
+    # One graph from bytes to the loss, except where images are mixed outside it, and for AdaCos's scale in torch 2.11.
+    breaks = "mixup_alpha" in type(method).model_fields or (name == "adacos" and torch.__version__ < "2.12")
+    if not breaks:
         assert len(graphs) == 1
     # Inductor replaces torch's generator by one of its own: a compiled run would mix what no eager run mixes.
     traced = [str(node.target) for graph in graphs for node in graph.graph.nodes]
