@@ -47,7 +47,7 @@ CHECKS = (
     Check("versions", 60, True),
     Check("step_eager", 150, True),
     Check("step_compiled", 300, True),
-    Check("command", 240, True),
+    Check("command", 300, True),
     Check("gpu_tests", 240, False),
     Check("accumulation", 240, False),
     Check("resume_fp16", 200, False),

@@ -6,8 +6,8 @@ IN is anything that `data.dataset` accepts: a folder, a prepared set, a Hub id. 
 scripts write and records which catalog set it was copied from. Images that are small enough keep their bytes, and so do
 unreadable ones, which training then reports as usual.
 
-Several processes write the shards; rerun the same command to resume. The manifest records the loss, as PSNR of a sample of
-stored images against their originals resized to the same size. The report of a run states that a copy was used. A
+Several processes write the shards; rerun the same command to resume. The manifest records the loss, as PSNR of a sample
+of stored images against their originals resized to the same size. The report of a run states that a copy was used. A
 training crop loses more than that: it is cut from fewer pixels.
 """
 

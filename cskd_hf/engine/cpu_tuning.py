@@ -26,9 +26,9 @@ def limit_openmp_spinning() -> None:
 def keep_freed_memory() -> None:
     """Make glibc reuse freed memory instead of returning it to the kernel.
 
-    By default it returns large blocks at once, and the kernel zeroes their pages on reuse: 20 ms for 100 images of 224 px,
-    which take 9 ms to normalise. Processes forked later inherit the setting. CUDA memory has torch's caching allocator.
-    Does nothing without glibc.
+    By default it returns large blocks at once, and the kernel zeroes their pages on reuse: 20 ms for 100 images of 224
+    px, which take 9 ms to normalise. Processes forked later inherit the setting. CUDA memory has torch's caching
+    allocator. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return

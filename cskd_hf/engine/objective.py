@@ -62,7 +62,9 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What `Method.forward_loss` returns, with 'output' detached so that nothing keeps the graph alive."""
         if batch.images.dtype == torch.uint8:
-            batch = batch._replace(images=normalize(batch.images, self.mean, self.std, self.channels_last))
+            images = normalize(batch.images, self.mean, self.std, self.channels_last)
+            # Not `_replace`, with all fields: torch 2.11 loses defaults where it resumes after a graph break.
+            batch = Batch(images, batch.target, batch.index, batch.skipped)
         result = self.method.forward_loss(self.module, batch)
         return {**result, "output": result["output"].detach()}
 

@@ -93,7 +93,8 @@ class MixupCSKD(Mixup):
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, partner_images = batch.images.chunk(2)
-        result = super().forward_loss(module, batch._replace(images=images, target=batch.target.chunk(2)[0]))
+        anchors = Batch(images, batch.target.chunk(2)[0], batch.index, batch.skipped)  # see `Objective.forward`
+        result = super().forward_loss(module, anchors)
         output, partner_output = forward_views(module, (images, partner_images), self.batch_norm)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         return {**result, "loss": result["task_loss"] + self.distill_loss_weight * kd_loss, "kd_loss": kd_loss}

@@ -24,7 +24,7 @@ from drop_in_blocks import (
     Net,
     Rows,
     blocks,
-    names_of,
+    variables_for,
 )
 from torch import Tensor
 
@@ -163,7 +163,7 @@ def test_losses_weights_and_running_statistics_equal_those_of_a_plain_loop(run):
 
 @pytest.mark.skipif(not HAS_TIMM_TASK, reason="this timm has no timm.task")
 def test_the_timm_task_evaluates_averages_and_saves_the_plain_model(tmp_path):
-    code, names = blocks(), names_of("timm.task", 1, 0, tmp_path)
+    code, names = blocks(), variables_for("timm.task", 1, 0, tmp_path)
     exec(code[""] + code["timm.task"], names)
     task, model = names["task"], names["model"]
     task.setup_ema(decay=0.5)

@@ -47,7 +47,7 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
         "data.workers=0",
         "data.holdout=0.25",
         "transform.input_size=[3, 32, 32]",
-        "optimizer.lr=0.001",
+        "optimizer={lr: 0.001}",
         "scheduler.num_epochs=1",
         f"run.output_dir={tmp_path / 'run'}",
     )
@@ -68,7 +68,7 @@ def test_the_cub_recipe_runs_on_parquet_with_cubs_columns_and_splits_without_a_t
         "data.batch_size=4",
         "data.workers=0",
         "transform.input_size=[3, 32, 32]",
-        "optimizer.lr=0.001",
+        "optimizer={lr: 0.001}",
         "scheduler.num_epochs=1",
         f"run.output_dir={tmp_path / 'run'}",
     )
