@@ -105,7 +105,7 @@ def test_a_compiled_step_equals_the_eager_one(name, settings):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-    # One graph from uint8 images to the loss, unless Mixup draws its ratio outside; torch 2.11 also breaks at AdaCos's scale.
+    # One graph, unless Mixup draws its ratio outside; torch 2.11 also breaks at the scale of AdaCos.
     breaks = "mixup_alpha" in type(method).model_fields or (name == "adacos" and torch.__version__ < "2.12")
     if not breaks:
         assert len(graphs) == 1
