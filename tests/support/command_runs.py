@@ -24,6 +24,7 @@ import forks
 import numpy as np
 import yaml
 from PIL import Image
+from process_folder import process_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,12 +40,10 @@ class Result(NamedTuple):
 
 @functools.cache
 def environment() -> dict[str, str]:
-    home = tempfile.TemporaryDirectory()
-    atexit.register(home.cleanup)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "HF_"))}
     return inherited | {
         "OMP_NUM_THREADS": "1",
-        "HF_HOME": home.name,
+        "HF_HOME": str(process_folder()),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
@@ -66,8 +65,7 @@ def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> R
 @functools.cache
 def _fork_server() -> str:
     """Start a fork server, which exits with this process; returns its address."""
-    folder = tempfile.TemporaryDirectory()
-    address = f"{folder.name}/socket"
+    address = f"{process_folder()}/socket"
     server = subprocess.Popen(
         [sys.executable, "-c", forks.SERVER, address, str(ROOT / "tests" / "support")],
         env=environment(),
@@ -78,7 +76,6 @@ def _fork_server() -> str:
     )
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"
-    atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return address
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
 import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from process_folder import process_folder
 from torch import Tensor, nn
 
 import cskd_hf.models  # noqa: F401  (registers)
@@ -49,13 +47,11 @@ ZERO: dict[str, dict[str, float]] = {
 @functools.cache
 def exported(model_name: str, class_names: tuple[str, ...] = CLASSES, seed: int = 3) -> str:
     """`local-dir:` address of exported random weights, with BatchNorm statistics of real batches."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
     torch.manual_seed(seed)
     model: Any = timm.create_model(model_name, num_classes=len(class_names))
     with_statistics(model, torch.randn(16, 3, 32, 32))
     transform = TransformSection(input_size=(3, 32, 32), mean=TEACHER_MEAN, std=TEACHER_STD)
-    path = Path(folder.name) / "model"
+    path = process_folder() / "model"
     export_model(model, path, ModelSection(model_name=model_name), transform, class_names, "", {})
     return f"local-dir:{path}"
 

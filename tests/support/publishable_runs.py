@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from command_runs import draw_folder, quick, write_recipe
+from process_folder import process_folder
 
 
 @functools.cache
 def home() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="secret user ")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
+    return process_folder("secret user ")
 
 
 @functools.cache
