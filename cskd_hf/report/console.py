@@ -129,10 +129,7 @@ class Console:
         summary = read_summary(folder)
         metrics = summary.metrics
         self.say(f"\ntest split, last epoch\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
-        if metrics.temperature is None:
-            self.say("no temperature was fitted: the run had no hold-out set (data.holdout: 0)")
-        else:
-            self.say(f"calibrated: logits divided by {metrics.temperature:.4f}, fitted on the hold-out set")
+        self.say(metrics.verdict)
         for note in summary.notes:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")
@@ -157,7 +154,7 @@ def ema_note(run: RunSection, updates: int) -> list[str]:
     if not run.model_ema or run.model_ema_warmup or first < MAX_FIRST_WEIGHTS:
         return []
     return [
-        f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, this "
-        f"run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; write "
-        f"run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
+        f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, but "
+        f"this run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; "
+        f"write run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,3 +119,33 @@ def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor
 def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recall_at_1(features, target)
+
+
+def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = predictions()
+    whole = evaluate_predictions(logits.double() / 1.7, target, None)
+    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 4 * 7)
+    chunked = evaluate_predictions(logits, target, None, temperature=1.7)
+    assert chunked == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_an_invalid_temperature_is_rejected(temperature: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        evaluate_predictions(*predictions(), None, temperature)
+
+
+def test_metrics_and_the_temperature_need_less_memory_than_the_logits() -> None:
+    """100 MB of float32 logits; a float64 copy would be 200 MB. In a fresh process, whose peak has no past."""
+    program = """
+import resource, torch
+from cskd_hf import calibrate, evaluate_predictions
+predictions = torch.randn(2_500, 10_000), torch.randint(10_000, (2_500,))
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+evaluate_predictions(*predictions, None, temperature=2.0)
+calibrate(*predictions)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100

@@ -162,7 +162,7 @@ def test_several_seeds_are_reported_as_mean_and_std(source):
 
 def test_without_a_holdout_set_the_card_says_that_nothing_is_calibrated():
     text = card(read_source(trained(holdout=0.0)))
-    assert "Without a hold-out set no temperature was fitted" in text
+    assert "Probabilities: not calibrated: no temperature was fitted, the run had no hold-out set" in text
     assert "there is no hold-out set" in text
     assert "| calibrated |" not in text
     assert "None" not in text.replace("[None]", "")
