@@ -24,6 +24,7 @@ from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.models.factory import count_parameters, create_backbone
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import Recipe
@@ -46,6 +47,8 @@ def check(recipe: Recipe, full: bool) -> int:
     diagnostics = Diagnostics()
     print_source(recipe)
     inspect.check_counts(images, recipe.data, diagnostics)
+    if images.holdout is not None:
+        diagnostics.notes.extend(holdout_note(len(images.holdout)))
     print_counts(images, recipe)
     check_files(images, recipe, full, diagnostics)
     check_capacity(images, recipe, diagnostics)

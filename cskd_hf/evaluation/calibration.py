@@ -150,6 +150,16 @@ def calibrate(logits: Tensor, target: Tensor) -> Calibration:
     )
 
 
+def holdout_note(num_images: int) -> list[str]:
+    """A warning, before the training, that no temperature will come of it."""
+    if num_images >= MIN_IMAGES:
+        return []
+    return [
+        f"data.holdout: {num_images} held-out images are fewer than the {MIN_IMAGES} that a temperature needs, so the run "
+        "will not be calibrated; raise data.holdout"
+    ]
+
+
 def count_different(logits: Tensor, target: Tensor) -> int:
     """Images whose predictions or targets differ: copies of an image are no further evidence.
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.splits import Images
+from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
@@ -68,7 +69,9 @@ class Console:
             "precision": recipe.run.mixed_precision,
         }
         self.say("\n".join([str(recipe.run.output_dir), *(f"  {name:9s}  {text}" for name, text in lines.items())]))
-        for note in (*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)):
+        notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
+        notes += [] if images.holdout is None else holdout_note(len(images.holdout))
+        for note in notes:
             self.say(f"  note       {note}")
         self.samples_per_epoch = batches.num_samples
         if self.enabled and sys.stdout.isatty():

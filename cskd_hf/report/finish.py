@@ -108,7 +108,7 @@ def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.Metr
 
 def _transfer_note(test: Predictions, temperature: float | None) -> list[str]:
     """A warning if the temperature raises the test split's NLL by more than two standard errors."""
-    if temperature is None:
+    if temperature is None or len(test.target) < 2:
         return []
     before, after = image_nll(test.logits, test.target), image_nll(test.logits, test.target, temperature)
     rise = after - before

@@ -63,7 +63,7 @@ def test_every_number_comes_from_the_summary(numbered):
             assert value is None or re.search(rf"^\| {name} \|.* {value:.4g} \|", text, re.MULTILINE), name
     for word in ("T = 1.23456", "(logits / 1.23456)", "4321 images/s", "7.77 hours", "4.5 GiB", "777 epochs"):
         assert word in text
-    for word in ("seed 4242", "`feedbeef`", "the 8 images of the hold-out"):
+    for word in ("seed 4242", "`feedbeef`", "the 208 images of the hold-out"):
         assert word in text
     assert f"from {numbered.holdout['nll']:.4g} to" in text
     assert [name for name, definition in DEFINITIONS.items() if definition not in text] == []

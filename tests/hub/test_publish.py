@@ -154,7 +154,7 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
         (("UNFINISHED", NAME), "not finished (no summary.json"),
         (
             ("PLAIN", NAME, "--fold-temperature"),
-            "PLAIN is not calibrated: no temperature was fitted, the run had no hold-out set",
+            "is not calibrated: no temperature was fitted, the run had no hold-out set",
         ),
         (("RUN", NAME, "--license", "What Ever"), "--license: read 'What Ever'"),
         (("RUN", NAME, "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
