@@ -160,10 +160,11 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
             problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"
             diagnostics.fatal.append(f"model.pretrained: {problem}")
     num_features: int = backbone.num_features  # type: ignore[assignment]
-    outputs = sum(map(len, (images.test, images.holdout or ()))) * (images.num_classes + num_features)
+    num_test, num_holdout = len(images.test), len(images.holdout or ())
+    predictions = 4 * (num_test * (images.num_classes + num_features) + num_holdout * images.num_classes)
     # On top: the copy that is written to predictions.safetensors, or Recall@1's float64 features.
-    host = max(8 * outputs, 4 * outputs + 8 * len(images.test) * num_features) + METRICS_MEMORY
-    sizes = (4 * num_parameters, 4 * count_parameters(module), 4 * outputs, host)
+    host = predictions + 4 * num_holdout * num_features + max(predictions, 8 * num_test * num_features) + METRICS_MEMORY
+    sizes = (4 * num_parameters, 4 * count_parameters(module), predictions, host)
     check_disk_and_memory(recipe, *sizes, diagnostics)
 
 

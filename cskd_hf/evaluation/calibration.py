@@ -155,7 +155,7 @@ def holdout_note(num_images: int) -> list[str]:
     if num_images >= MIN_IMAGES:
         return []
     return [
-        f"data.holdout: {num_images} held-out images are fewer than the {MIN_IMAGES} that a temperature needs, so the run "
+        f"data.holdout: {num_images} hold-out images, fewer than the {MIN_IMAGES} that a temperature needs: the run "
         "will not be calibrated; raise data.holdout"
     ]
 
