@@ -105,7 +105,7 @@ class ModelSection(Section):
     """The network: `timm.create_model`."""
 
     model_name: str
-    """A timm name, or a network of `cskd_hf.models.small`: preact_resnet18_32px, densenet121_32px, resnet10, …"""
+    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …"""
     pretrained: bool = False
     """Start from timm's pretrained weights; the paper trains from scratch."""
     num_classes: Count | None = None
