@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cskd_hf.batch import Batch, Views
+from cskd_hf.batch import NUM_VIEWS, Batch, Views
 from cskd_hf.methods.base import Method, Temperature, Weight
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class CSKD(Method):
     """`separate` (the paper's code): x and x′ are normalised separately, and both update the running statistics.
     `anchors_only`: the same, but only x updates them. `joint`: one forward of both, normalised together, with x′ still
     a constant teacher: a different algorithm, with 2B images in the graph. Equivalent without BatchNorm."""
+
+    @property
+    def cost(self) -> float:
+        teachers = NUM_VIEWS[self.views] - 1
+        return 1 + teachers * (1 if self.batch_norm == "joint" else 1 / 3)
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch.nn.functional as F

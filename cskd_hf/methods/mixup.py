@@ -91,6 +91,10 @@ class MixupCSKD(Mixup):
     batch_norm: BatchNorm = "separate"
     """Of the unmixed pairs, as in CS-KD; the mixed images always get their own forward."""
 
+    @property
+    def cost(self) -> float:
+        return 2 + (1 if self.batch_norm == "joint" else 1 / 3)
+
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, partner_images = batch.images.chunk(2)
         anchors = Batch(images, batch.target.chunk(2)[0], batch.index, batch.skipped)  # see `Objective.forward`

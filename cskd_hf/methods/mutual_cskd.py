@@ -38,6 +38,10 @@ class MutualCSKD(Method):
     distill_loss_weight: Weight = 1.0
     """λ_cls, as in CS-KD."""
 
+    @property
+    def cost(self) -> float:
+        return 2.0
+
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch
         import torch.nn.functional as F
