@@ -28,8 +28,8 @@ MARGIN, TEXT_WIDTH, TEXT_HEIGHT = 4, 96, 16
 def pictures(split: ImageSplit, label: int, count: int) -> list[Image.Image]:
     """At most `count` images of a class, evenly spaced."""
     rows = np.flatnonzero(split.labels == label)
-    places = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int)) if len(rows) and count else []
-    return [decode(image) for image in split.fetch(rows[places].tolist())]
+    spaced = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [decode(image) for image in split.fetch(rows[spaced].tolist())]
 
 
 def contact_sheet(images: Images, class_names: Sequence[str], columns: Sequence[int], side: int) -> Image.Image:

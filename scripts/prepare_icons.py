@@ -19,9 +19,10 @@ Splits     by author: about 65 % of the images for training, 10 % for the hold-o
            test. Two authors stay together if they drew at least 20 of the classes in common and 30 % of those as near
            duplicates: one of them has redrawn the other's set.
 
-All of these choices are [ours]. Another version of the package gives other counts, which a note reports. Images are
-stored as PGM, for the reason given in prepare_fashion_mnist_1k.py. manifest.json has the licence, author and address of
-each set: those under CC BY require attribution.
+All of these choices are [ours]. Another version of the package gives other counts, which a note reports; resvg-py 0.5.0
+gives splits whose SHA-256 begin with 56fdc209, 57c70b76 and 6e2ebe30. Images are stored as PGM, for the reason given in
+prepare_fashion_mnist_1k.py. manifest.json has the licence, author and address of each set: those under CC BY require
+attribution.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def icon_sets() -> list[dict[str, Any]]:
         icon_set("emoji", "Designer 91", own(91), palette=True),
         icon_set("again", "@designer 0 ", {"home": rectangles(12_345)}, "CC-BY-4.0"),
         # Designer 1's, elsewhere in the frame, and a drawing of their own.
-        icon_set("copy", "Copyist", {word: body.replace("<path", '<path transform="translate(2 1)"')
+        icon_set("copy", "Copyist", {word: body.replace("<path", '<path transform="translate(3 3)"')
                                      for word, body in own(1).items() if word != "leaf"} | {"leaf": rectangles(777)}),
     ]  # fmt: skip
 
