@@ -19,7 +19,7 @@ from cskd_hf.paper.experiments import Setup, at_equal_compute, runs_of
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.selection import all_tables, check_names, select
-from cskd_hf.paper.tables import print_commands, print_plan, report_bad_folders, show
+from cskd_hf.paper.tables import draw, print_commands, print_plan, report_bad_folders, show
 
 # Settings that differ between the runs of a table → the option that sets them.
 _PER_RUN = {
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables, overrides = _split_words(args)
     if not tables:
         raise UserError("table: none given; allowed: table1 to table6, all, evidence, strong, or figures RUN …")
+    if args.figure is not None and "evidence" not in tables:
+        raise UserError("--figure: draws the table evidence; write reproduce evidence --figure FILE")
     setup = Setup(args.runs, _folders(args.data), tuple(overrides))
     blocks = at_equal_compute(select(tables, args.datasets, args.models, args.methods), setup)
     prefix = launcher_prefix(args.launcher)
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: {setup.root}: no such folder; every run is missing", file=sys.stderr)
     states = {key: inspect_run(run) for key, run in runs.items()}
     show(blocks, runs, states, setup.overrides, args.output)
+    if args.figure is not None:
+        draw(blocks, runs, states, args.figure)
     for key, reason in failures.items():
         print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
     if args.run:
@@ -82,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="parent of the run folders (default: runs)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
+    parser.add_argument(
+        "--figure", type=_picture, metavar="FILE", help="with evidence: also draw error against compute, as PNG or PDF"
+    )
     parser.add_argument(
         "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
     )
@@ -123,6 +130,13 @@ def _count(word: str) -> int:
     if not word.isascii() or not word.isdigit() or int(word) < 1:
         raise UserError(f"--jobs: read {word!r}; allowed: whole numbers from 1")
     return int(word)
+
+
+def _picture(word: str) -> Path:
+    path = Path(word)
+    if path.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure: read {word!r}; write a file name that ends in .png or .pdf")
+    return path
 
 
 def _folders(words: Sequence[str]) -> dict[str, str]:
