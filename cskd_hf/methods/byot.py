@@ -40,9 +40,9 @@ class BYOT(Method):
     """L_CE(deepest) + w · [Σ over three earlier stages of ((1 − α) · L_CE + α · KL(deepest ‖ stage, at T)) + λ · hint].
 
     Coefficients and reductions are those of the authors' code for the journal paper: no T², and a hint that compares
-    pooled features through a linear adapter, but not those of the shallowest branch. (That is what a comment in their
-    code says; the code skips the deepest of the three.) The branches are separable convolutions as in that code, without
-    its attention modules [ours]; `models/branches.py` has their widths. They are dropped from the exported model.
+    pooled features through a linear layer, but not those of the shallowest branch. (A comment in their code says so;
+    the code skips the deepest of the three.) The branches are separable convolutions as in that code, without its
+    attention, and with the widths of `models/branches.py` [ours]. They are dropped from the exported model.
 
     Needs a timm model with `feature_info` and `forward_intermediates`.
 
@@ -60,7 +60,8 @@ class BYOT(Method):
     aux_loss_weight: Weight = 1.0
     """w, of all branch losses together. The paper's is 1."""
     distill_loss_weight: Share = 0.3
-    """α, of the deepest classifier's prediction in a branch's loss; the label's is 1 − α. The authors' code uses 0.3."""
+    """α, the weight of the deepest classifier's prediction in a branch's loss; the label's is 1 − α. The authors' code
+    uses 0.3."""
     temperature: Temperature = 3.0
     """T of the distillation. The authors' code uses 3."""
     hint_loss_weight: Weight = 0.03

@@ -22,8 +22,8 @@ class MutualCSKD(TaskLoss):
 
     One forward over both halves, so a supervised image costs what it costs under cross-entropy. This is not the paper's
     algorithm: BatchNorm normalises the halves together and updates once a step, an epoch supervises each image once as
-    anchor and about once more as partner, and a step learns from 2B labels. With Mixup or CutMix, L_CE is over the mixed
-    2B images, in a forward of its own, and L_cls over the unmixed.
+    anchor and about once more as partner, and a step learns from 2B labels. With Mixup or CutMix, L_CE is over the
+    mixed 2B images, in a forward of its own, and L_cls over the unmixed.
 
     Example:
         >>> import torch

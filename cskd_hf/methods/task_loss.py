@@ -1,9 +1,10 @@
 """The task loss of a modern recipe: cross-entropy with label smoothing, Mixup and CutMix, shared by several methods.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
-https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond Empirical
-Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix: Regularization
-Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019, https://arxiv.org/abs/1905.04899.
+https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond
+Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
+Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
+https://arxiv.org/abs/1905.04899.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 class TaskLoss(Method):
     """Cross-entropy against (1 − ε) · q + ε/K, averaged over the batch; q is one-hot(y), or mixed labels.
 
-    Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ per
-    batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which images
-    are mixed depends on the number of ranks. The logged training error is measured against y alone.
+    Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ
+    per batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which
+    images are mixed depends on the number of ranks. The logged training error is measured against y alone.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -31,8 +31,8 @@ class TfKDReg(Method):
 
     This is the objective of the authors' code, https://github.com/yuanli2333/Teacher-free-Knowledge-Distillation: T
     divides the teacher's probabilities, not their logarithms; the student is at T = 1, and there is no T². The code
-    averages the KL over batch and classes and multiplies it by 100 on CIFAR-100, which is the sum over classes here. The
-    paper's Eq. 9 divides the student's logits by T, too.
+    averages the KL over batch and classes and multiplies it by 100 on CIFAR-100, which is the sum over classes here.
+    The paper's Eq. 9 divides the student's logits by T, too.
 
     The loss is label smoothing up to a constant, with ε = α · K · p_d(other class): about α for the default a and T.
 

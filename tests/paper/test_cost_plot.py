@@ -12,7 +12,7 @@ from cskd_hf.paper.cells import Cell, Grid, Training
 from cskd_hf.paper.cost_plot import error_against_compute
 from cskd_hf.report.figures import render
 
-SETS = (("icons", "resnet10"), ("digits", "resnet10"))
+SETS = (("icons", "test_resnet"), ("digits", "resnet10"))
 # Method → compute and errors at equal epochs, and at equal compute.
 Results = dict[str, tuple[tuple[float, list[float]], tuple[float, list[float]] | None]]
 CROWDED: Results = {
@@ -84,7 +84,7 @@ def test_equal_runs_give_equal_bytes_and_a_description():
     drawings = [error_against_compute(grids_of(CROWDED, SETS[:1])) for _ in range(2)]
     assert len({render(*drawing) for drawing in drawings if drawing is not None}) == 1
     (_, description), _ = drawings
-    assert "Icons, ResNet-10: AdaCos 20.10 ± 0.14 at 10 k images; " in description
+    assert "Icons, test_resnet: AdaCos 20.10 ± 0.14 at 10 k images; " in description
     assert "Mutual CS-KD 19.55 ± 0.07 at 20 k images; DDGSD" in description
 
 
