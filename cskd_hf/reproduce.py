@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables or ours from run folders. The paper's figures: figures RUN … [--output DIR].",
+        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR].",
     )
     parser.add_argument(
         "words",
