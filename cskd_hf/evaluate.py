@@ -13,17 +13,19 @@ from typing import Any
 
 from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.evaluation.inputs import check_output
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection
+from cskd_hf.runs.weights import ALLOWED, Weights, find_weights, read_class_names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.evaluate", description="Evaluate trained weights on the images of a test split."
     )
-    parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
+    parser.add_argument("model", help=ALLOWED)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -32,31 +34,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
     args = parser.parse_intermixed_args(argv)
-    data = _data_section(args.model, args.overrides)
+    weights = find_weights(args.model)
+    data = _data_section(weights, args.overrides)
+    check_output(args.json, "--json")
 
     limit_openmp_spinning()  # before the first import of torch
+    from cskd_hf.data.splits import load_split
+
+    split = load_split(data, read_class_names(weights))  # a wrong split shows before torch is imported
     import torch
 
     from cskd_hf.evaluation.trained import evaluate
 
     if not torch.cuda.is_available():
         keep_freed_memory()
-    return evaluate(args.model, data, args.json)
+    return evaluate(weights, split, data, args.json)
 
 
-def _data_section(model: str, overrides: Sequence[str]) -> DataSection:
+def _data_section(weights: Weights, overrides: Sequence[str]) -> DataSection:
     """The images to evaluate on: those of a run's recipe, with overrides."""
-    recipe = Path(model) / "recipe.yaml"
     settings, places = dict[str, Any](), dict[str, str]()
-    if recipe.is_file():
-        settings, places = yaml_io.read(recipe)
+    if weights.run is not None and (weights.run / "recipe.yaml").is_file():
+        settings, places = yaml_io.read(weights.run / "recipe.yaml")
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* applies to evaluation; the weights determine the rest")
         yaml_io.apply_override(settings, override, places)
     if "data" not in settings:
-        raise UserError(f"{model}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
-    return resolve_data(parse_data(settings["data"], source=model, places=places))
+        raise UserError(f"{weights.source}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
+    return resolve_data(parse_data(settings["data"], source=weights.source, places=places))
 
 
 def cli() -> None:

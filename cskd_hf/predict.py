@@ -1,30 +1,63 @@
 """Classify image files with calibrated probabilities.
 
-python -m cskd_hf.predict runs/digits_resnet10-cskd-seed0 scan.png [more images]
+python -m cskd_hf.predict runs/digits_resnet10-cskd-seed0 scan.png
+python -m cskd_hf.predict runs/NAME FOLDER 'more/**/*.png' --output answers.csv --features features.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from cskd_hf.errors import run_command
+from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+from cskd_hf.errors import UserError, run_command
+from cskd_hf.evaluation.inputs import check_output, find_images
+from cskd_hf.runs.weights import ALLOWED, find_weights
+
+FORMATS = ("table", "csv", "jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.predict", description="Classify image files with calibrated probabilities."
     )
-    parser.add_argument("model", help="a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print per image (default: 5)")
+    add = parser.add_argument
+    add("model", help=ALLOWED)
+    add("images", nargs="+", metavar="IMAGE", help="a file, a folder, a 'glob/**/*.jpg', or - for paths on stdin")
+    add("--topk", type=int, default=5, metavar="K", help="classes per image (default: 5)")
+    add("--format", choices=FORMATS, help="of the answers (default: by --output's extension, else table)")
+    add("--output", type=Path, metavar="FILE", help="write the answers to FILE, not to standard output")
+    add("--features", type=Path, metavar="FILE", help="also write the pooled features, as safetensors")
+    add("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")
+    add("--workers", type=int, metavar="N", help="processes that load images (default: one per core, at most 16)")
     args = parser.parse_intermixed_args(argv)
-    if args.top_k < 1:
-        parser.error(f"--top-k: read {args.top_k}; write 1 or more")
+    for option, value, least in (
+        ("topk", args.topk, 1),
+        ("batch-size", args.batch_size, 1),
+        ("workers", args.workers, 0),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"--{option}: read {value}; write {least} or more")
+    weights = find_weights(args.model)
+    check_output(args.output, "--output")
+    check_output(args.features, "--features")
+    paths = find_images(args.images)
+    extension = args.output.suffix[1:].lower() if args.output else ""
 
+    limit_openmp_spinning()  # before the first import of torch
     from cskd_hf.evaluation.trained import predict
 
-    return predict(args.model, args.images, args.top_k)
+    return predict(
+        weights,
+        paths,
+        topk=args.topk,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        output_format=args.format or (extension if extension in FORMATS else "table"),
+        output=args.output,
+        features=args.features,
+    )
 
 
 def cli() -> None:

@@ -210,6 +210,7 @@ def save(run: Run, totals: dict[str, float] | None = None) -> None:
             run.recipe.run.checkpoints_total_limit,
             None if run.ema is None else run.model,
             memories,
+            run.images.train.class_names,
         )
     accelerator.wait_for_everyone()  # a rank exiting now would abort rank 0 mid-write
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import trange
 
 from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals, workers_ended
 from cskd_hf.data.normalize import normalize
@@ -23,6 +24,18 @@ from cskd_hf.recipe.sections import DataSection, TransformSection
 
 class EvaluationStoppedError(Exception):
     """A stop was requested during an evaluation."""
+
+
+class NoReadableImageError(UserError):
+    """No image of a split is readable.
+
+    Attributes:
+        skipped: row → reason.
+    """
+
+    def __init__(self, split: str, skipped: dict[int, str]) -> None:
+        super().__init__(f"split {split!r} has no readable image; repair its files")
+        self.skipped = skipped
 
 
 class Predictions(NamedTuple):
@@ -46,6 +59,7 @@ def predict_split(
     channels_last: bool = False,
     autocast: bool = False,
     with_features: bool = True,
+    progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
     """Run a timm model in eval mode over a split. Collective: every rank calls it and gets all predictions.
@@ -59,11 +73,13 @@ def predict_split(
         channels_last: memory format of the images.
         autocast: use the run's mixed precision (for curves), not float32 (for results).
         with_features: False leaves `features` None, and saves gathering them.
+        progress: show a bar of this rank's batches on a terminal's standard error; on the main process alone.
         stop: called before each batch, equally often on every rank.
 
     Raises:
         EvaluationStoppedError: `stop` returned True, on all ranks.
-        UserError: an image is unreadable and `data.on_corrupt` is not `skip`, or no image is readable.
+        NoReadableImageError: no image is readable.
+        UserError: an image is unreadable and `data.on_corrupt` is not `skip`.
     """
     device, world = accelerator.device, accelerator.num_processes
     share = -(-len(split) // world)
@@ -87,14 +103,20 @@ def predict_split(
         torch.backends.cudnn.allow_tf32 = False
     try:
         # The same number of batches on every rank: `stop` is a collective.
-        parts, skipped = _predict_share(loader, -(-share // data.batch_size), len(rows), forward, stop)
+        batches = trange(
+            -(-share // data.batch_size),
+            unit="batch",
+            leave=False,
+            disable=None if progress and accelerator.is_main_process else True,  # None: unless on a terminal
+        )
+        parts, skipped = _predict_share(loader, batches, len(rows), forward, stop)
     finally:
         model.train(training)
         torch.backends.cudnn.allow_tf32 = tf32
     if world > 1:
         parts, skipped = _gather(parts, skipped)
     if not parts:
-        raise UserError(f"split {split.name!r} has no readable image; repair its files")
+        raise NoReadableImageError(split.name, skipped)
     return Predictions(parts["logits"], parts["target"], parts["row"], parts.get("features"), skipped)
 
 
@@ -115,7 +137,7 @@ def _loader(
 
 def _predict_share(
     loader: DataLoader[Any],
-    num_batches: int,
+    numbers: Iterable[int],
     num_images: int,
     forward: Callable[[Tensor], dict[str, Tensor]],
     stop: Callable[[], bool],
@@ -137,7 +159,7 @@ def _predict_share(
 
     batches = iter(loader)
     with workers_ended(batches):
-        for _ in range(num_batches):
+        for _ in numbers:
             if stop():
                 raise EvaluationStoppedError
             batch = next(batches, None)  # None on a rank with fewer images

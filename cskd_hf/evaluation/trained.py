@@ -1,44 +1,46 @@
-"""Trained weights on new images: the metrics of a split, the likeliest classes of a file."""
+"""Trained weights on new images: the metrics of a split, the likeliest classes of files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from datasets import Dataset, Features, Image
 
-from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.normalize import normalize
-from cskd_hf.data.splits import load_split
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.errors import UserError
+from cskd_hf.evaluation import answers, table
 from cskd_hf.evaluation.metrics import evaluate_predictions
-from cskd_hf.evaluation.predictions import predict_split
-from cskd_hf.evaluation.table import as_text, metric_rows, percent
-from cskd_hf.files import write_json
-from cskd_hf.models.load import TrainedModel, load_trained
+from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
+from cskd_hf.files import write_json, write_tensors, write_text
+from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection
+from cskd_hf.runs.weights import Weights, load_weights
 
 
-def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> int:
-    """Print the metrics of `data.test_split`; a collective under `accelerate launch`.
+def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: Path | None = None) -> int:
+    """Print the metrics of a split; a collective under `accelerate launch`.
 
     Args:
-        source: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
-        data: resolved.
+        weights: what to evaluate.
+        split: labels in the order of the weights' classes.
+        data: where the split comes from, resolved.
         json_file: also write the metrics there.
 
     Returns:
         The exit status, 0.
 
     Raises:
-        UserError: no such weights, images or split; other classes; an unreadable image, unless `data.on_corrupt` is
-            'skip'.
+        UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
     """
-    trained = load_trained(source)
-    split = load_split(data, trained.class_names)
+    trained = load_weights(weights)
     accelerator = Accelerator()
     predictions = predict_split(
         trained.model.to(accelerator.device),
@@ -46,6 +48,7 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
         accelerator,
         data,
         trained.transform,
+        progress=True,
     )
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
@@ -55,12 +58,12 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     if trained.temperature is not None:
         scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
         scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
-    print(f"{source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
-    print(as_text(metric_rows(metrics, scaled)))
+    print(f"{weights.source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    print(table.as_text(table.metric_rows(metrics, scaled)))
     print(trained.calibration)
     if json_file is not None:
         result: dict[str, Any] = {
-            "model": source,
+            "model": weights.source,
             "images": len(predictions.target),
             "skipped_images": len(predictions.skipped),
             "temperature": trained.temperature,
@@ -72,26 +75,87 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     return 0
 
 
-def predict(source: str, images: Sequence[str], top_k: int) -> int:
-    """Print the likeliest classes of each image file.
+def predict(
+    weights: Weights,
+    paths: Sequence[str],
+    *,
+    topk: int = 5,
+    batch_size: int = 64,
+    workers: int | None = None,
+    output_format: answers.Format = "table",
+    output: Path | None = None,
+    features: Path | None = None,
+) -> int:
+    """Print the likeliest classes of image files; a collective under `accelerate launch`.
+
+    Args:
+        weights: what to predict with.
+        paths: image files.
+        topk: classes per image.
+        batch_size: images per forward pass and process.
+        workers: processes that load images; None: none for a single batch, else as many as `data.workers=auto`.
+        output_format: of the answers; whether they are calibrated goes to standard error unless it is 'table'.
+        output: write the answers there instead of to standard output.
+        features: also write a safetensors file there: 'features' (N, D) float32, pooled, before the classifier; the N
+            paths are in its metadata, under 'paths', as JSON.
 
     Returns:
-        The exit status, 0.
+        The exit status: 1 if a file is unreadable. The others are in the answers; it is listed on standard error.
 
     Raises:
-        UserError: no such weights; a file is not a whole image.
+        UserError: the weights do not load.
     """
-    trained = load_trained(source)
-    print(trained.calibration)
-    for path in images:
-        try:
-            likeliest = predict_image(trained, path, top_k)
-        except UnreadableImageError as error:
-            raise UserError(f"{path}: {error}") from None
-        print(path)
-        for name, probability in likeliest:
-            print(f"  {percent(probability):>8s}  {name}")
-    return 0
+    trained = load_weights(weights)
+    accelerator = Accelerator()
+    automatic = "auto" if len(paths) > batch_size else 0
+    data = DataSection(
+        dataset="files", batch_size=batch_size, workers=automatic if workers is None else workers, on_corrupt="skip"
+    )
+    print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
+    model, split = trained.model.to(accelerator.device), _split_of_files(paths)
+    logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
+    try:
+        result = predict_split(
+            model,
+            split,
+            accelerator,
+            data,
+            trained.transform,
+            with_features=features is not None,
+            progress=True,
+        )
+    except NoReadableImageError as error:
+        unreadable = error.skipped
+    else:
+        logits, unreadable, found = result.logits, result.skipped, [paths[row] for row in result.row.tolist()]
+        if features is not None and accelerator.is_main_process:
+            assert result.features is not None
+            write_tensors(features, {"features": result.features}, {"paths": json.dumps(found)})
+    accelerator.end_training()  # see evaluate
+    if accelerator.is_main_process:
+        ranked = answers.rank_classes(trained, logits, found, topk)
+        text = answers.as_text(ranked, output_format, min(topk, model.num_classes))
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            write_text(output, text)
+        _report(paths, unreadable)
+    return 1 if unreadable else 0
+
+
+def _split_of_files(paths: Sequence[str]) -> ImageSplit:
+    """Files without labels, as rows of images."""
+    images = Dataset.from_dict(
+        {"image": [{"bytes": None, "path": path} for path in paths]}, features=Features({"image": Image(decode=False)})
+    )
+    return ImageSplit("files", images, np.zeros(len(paths), dtype=np.int64), ("",), np.arange(len(paths)))
+
+
+def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:
+    if unreadable:
+        print(f"error: {len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
+    for row, reason in sorted(unreadable.items()):
+        print(f"  {paths[row]}: {reason}", file=sys.stderr)
 
 
 def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tuple[str, float]]:
@@ -106,8 +170,6 @@ def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tupl
     image = Transform(trained.transform, is_training=False)({"bytes": None, "path": path}, seed=0)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
     with torch.inference_mode():
-        logits = trained.model(normalize(image[None], mean, std, channels_last=False))[0]
-    probability = torch.softmax(logits / (trained.temperature or 1.0), dim=-1)
-    top = probability.topk(min(top_k, len(probability)))
-    names = trained.class_names or tuple(map(str, range(len(probability))))
-    return [(names[label], value) for value, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        logits = trained.model(normalize(image[None], mean, std, channels_last=False))
+    (answer,) = answers.rank_classes(trained, logits, [path], top_k)
+    return list(zip(answer.labels, answer.probs, strict=True))

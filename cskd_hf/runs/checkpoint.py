@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def save_checkpoint(
     keep: int,
     ema: nn.Module | None = None,
     memories: Mapping[str, Tensor] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Path:
     """Write `folder/step-00001234` and delete all but the newest `keep` checkpoints. Call it on one rank.
 
@@ -47,6 +48,7 @@ def save_checkpoint(
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
         ema: the moving average of the exported model, if the run has one.
         memories: from `gather_memories`, which every rank calls.
+        class_names: in label order, for whoever predicts with the checkpoint.
 
     Raises:
         CheckpointError: the disk is full or the folder not writable; nothing of the attempt is left.
@@ -65,6 +67,7 @@ def save_checkpoint(
         state: dict[str, Any] = {
             "recipe_hash": recipe_hash,
             "progress": dataclasses.asdict(progress),
+            "class_names": None if class_names is None else list(class_names),
             "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
         }
         state["sha256"][STATE] = _state_sha256(state)
@@ -110,7 +113,12 @@ def step_of(checkpoint: Path) -> int:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose checksums match; damaged ones are skipped with a warning."""
-    for path in reversed(list_checkpoints(folder)):
+    return newest_intact(list_checkpoints(folder))
+
+
+def newest_intact(checkpoints: Sequence[Path]) -> Path | None:
+    """The last of these checkpoints whose checksums match; damaged ones are skipped with a warning."""
+    for path in reversed(checkpoints):
         try:
             state = json.loads((path / STATE).read_text(encoding="utf-8"))
             state_digest = state["sha256"].pop(STATE)

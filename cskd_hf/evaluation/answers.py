@@ -1,0 +1,79 @@
+"""The classes of each image, likeliest first, as text: a table for people, CSV and JSON Lines for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from cskd_hf.evaluation.calibration import apply_temperature
+from cskd_hf.evaluation.table import percent
+from cskd_hf.models.load import TrainedModel
+
+Format = Literal["table", "csv", "jsonl"]
+_ROWS = 1 << 14  # whose probabilities are in memory, in float64
+
+
+class Answer(NamedTuple):
+    """An image's k likeliest classes and their probabilities, divided by the temperature if there is one."""
+
+    path: str
+    labels: list[str]
+    probs: list[float]
+
+
+def rank_classes(trained: TrainedModel, logits: Tensor, paths: Sequence[str], k: int) -> Iterator[Answer]:
+    """The likeliest classes of each image; of equal ones, the first in label order.
+
+    Args:
+        trained: its class names and temperature; without names, a class is called by its number.
+        logits: (N, K).
+        paths: N.
+        k: at most K classes are returned.
+    """
+    names = trained.class_names or tuple(map(str, range(logits.shape[1])))
+    for start in range(0, len(logits), _ROWS):
+        scaled = apply_temperature(logits[start : start + _ROWS], trained.temperature or 1.0)
+        ranked = scaled.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        values, labels = ranked.values[:, :k].tolist(), ranked.indices[:, :k].tolist()
+        for path, probs, row in zip(paths[start : start + _ROWS], values, labels, strict=True):
+            yield Answer(path, [names[label] for label in row], probs)
+
+
+def as_text(answers: Iterator[Answer], output_format: Format, k: int) -> str:
+    """All answers in one of the formats; CSV has a header even if there are none.
+
+    Example:
+        >>> from cskd_hf.evaluation.answers import Answer, as_text
+        >>> answers = [Answer("a.png", ["cat", "dog"], [0.75, 0.25])]
+        >>> print(as_text(iter(answers), "csv", k=2), end="")
+        path,label_1,prob_1,label_2,prob_2
+        a.png,cat,0.75,dog,0.25
+        >>> print(as_text(iter(answers), "jsonl", k=2), end="")
+        {"path": "a.png", "labels": ["cat", "dog"], "probs": [0.75, 0.25]}
+    """
+    file = io.StringIO()
+    if output_format == "csv":
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["path", *(f"{column}_{rank}" for rank in range(1, k + 1) for column in ("label", "prob"))])
+        for path, labels, probs in answers:
+            pairs = zip(labels, map(_six_digits, probs), strict=True)
+            table.writerow([path, *(value for pair in pairs for value in pair)])
+    elif output_format == "jsonl":
+        for answer in answers:
+            line = answer._replace(probs=list(map(_six_digits, answer.probs)))._asdict()
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    else:
+        for path, labels, probs in answers:
+            print(path, file=file)
+            for label, prob in zip(labels, probs, strict=True):
+                print(f"  {percent(prob):>8s}  {label}", file=file)
+    return file.getvalue()
+
+
+def _six_digits(prob: float) -> float:
+    return float(f"{prob:.6g}")

@@ -1,0 +1,79 @@
+"""What a command line names, checked before torch is imported: the images to predict, the files to write."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cskd_hf.errors import UserError
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """Image files in the order of the arguments, each once; those of a folder or pattern are sorted.
+
+    Args:
+        arguments: a file, taken as it is; a folder, of whose files, at any depth, those with an image's extension are
+            taken; a glob pattern, where ** stands for folders at any depth; or - for files and folders on standard
+            input, one a line.
+
+    Raises:
+        UserError: a folder has no image, a pattern no match, or no file exists. One missing among others is returned:
+            it counts as unreadable.
+    """
+    paths: list[str] = []
+    for argument in arguments:
+        if argument == "-":
+            lines = sys.stdin.buffer.read().splitlines()
+            named = [os.fsdecode(line) for line in lines if line.strip()]
+            if not named:
+                raise UserError("-: standard input is empty; write a path on each line")
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            named = sorted(glob.glob(argument, recursive=True))
+            if not named:
+                raise UserError(f"{argument}: no file matches this pattern")
+        else:
+            named = [argument]
+        for name in named:
+            paths += _images_below(name) if os.path.isdir(name) else [name]
+    paths = list(dict.fromkeys(paths))
+    if not any(map(os.path.exists, paths)):
+        others = f" (nor the other {len(paths) - 1})" if len(paths) > 1 else ""
+        raise UserError(f"{paths[0]}: no such file{others}; name images, folders or patterns")
+    for path in paths:
+        if not path.isascii() and path != path.encode(errors="replace").decode():
+            raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8; rename it")
+    return paths
+
+
+def _images_below(folder: str) -> list[str]:
+    """Sorted; hidden files and folders are skipped."""
+    from PIL import Image
+
+    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    images = []
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        visible = [name for name in files if not name.startswith(".")]
+        images += [os.path.join(parent, name) for name in visible if Path(name).suffix.lower() in extensions]
+    if not images:
+        raise UserError(f"{folder}: no image in this folder or below it; images end in .jpg, .png, .webp, …")
+    return sorted(images)
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """Check that a file can be written, before the work whose result it takes.
+
+    Raises:
+        UserError: its folder is missing or not writable, or `path` is a folder.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: {path.parent} is no folder; create it, or name a file elsewhere")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: {path.parent} is not writable; name a file elsewhere")

@@ -1,0 +1,187 @@
+"""Trained weights by the name that a user writes: a run, finished or not, a checkpoint, a model folder or repository.
+
+Finding them imports no torch, so that a wrong name shows at once; loading them does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cskd_hf.errors import UserError
+from cskd_hf.runs.summary import NAME as SUMMARY
+from cskd_hf.runs.summary import read_recipe
+
+if TYPE_CHECKING:
+    from cskd_hf.models.load import TrainedModel
+    from cskd_hf.recipe.recipe import Recipe
+
+ALLOWED = "a run folder, a checkpoint in it, local-dir:FOLDER or hf-hub:OWNER/NAME"
+_CHECKPOINT = r"step-\d{8,}"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that are known to exist, except on the Hub.
+
+    Attributes:
+        source: as the user wrote it.
+        run: the run folder, unless the weights are a model folder or repository.
+        checkpoints: if they are a run's checkpoint: the candidates, newest last.
+    """
+
+    source: str
+    run: Path | None = None
+    checkpoints: tuple[Path, ...] = ()
+
+
+def find_weights(source: str) -> Weights:
+    """Look up weights without loading them.
+
+    Args:
+        source: a run folder; `RUN/checkpoints`, or one of the folders in it; `local-dir:FOLDER`; `hf-hub:OWNER/NAME`.
+            Of an unfinished run, the newest checkpoint is taken.
+
+    Raises:
+        UserError: there is nothing of that name, or nothing to load; says what to write instead.
+
+    Example:
+        >>> from cskd_hf.runs.weights import find_weights
+        >>> find_weights("hf-hub:owner/name")
+        Weights(source='hf-hub:owner/name', run=None, checkpoints=())
+    """
+    kind, _, name = source.partition(":")
+    if kind == "hf-hub":
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", name):
+            raise UserError(f"{source}: not a repository of the Hub; write hf-hub:OWNER/NAME")
+        return Weights(source)
+    if kind == "local-dir":
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"{source}: {name} has no config.json; name a model folder: local-dir:RUN/model")
+        return Weights(source)
+    path = Path(os.path.abspath(source))
+    if not path.is_dir():
+        raise UserError(f"{source}: {'a file' if path.exists() else 'no such folder'}; name {ALLOWED}")
+    if re.fullmatch(_CHECKPOINT, path.name):
+        return _of_checkpoints(source, path.parent.parent, (path,))
+    if path.name == "checkpoints":
+        return _of_checkpoints(source, path.parent, _checkpoints(path))
+    checkpoints = _checkpoints(path / "checkpoints")
+    if checkpoints and not (path / SUMMARY).is_file():
+        return _of_checkpoints(source, path, checkpoints)
+    if (path / "model" / "config.json").is_file():
+        return Weights(source, path)
+    if (path / "config.json").is_file():
+        raise UserError(f"{source}: a model folder; write local-dir:{source}")
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{source}: neither finished nor at its first checkpoint; resume it, or name another run")
+    raise UserError(f"{source}: not a run folder; name {ALLOWED}")
+
+
+def _checkpoints(folder: Path) -> tuple[Path, ...]:
+    """As `list_checkpoints`, which needs torch."""
+    names = [path for path in folder.glob("step-*") if re.fullmatch(_CHECKPOINT, path.name) and path.is_dir()]
+    return tuple(sorted(names, key=lambda path: int(path.name.removeprefix("step-"))))
+
+
+def _of_checkpoints(source: str, run: Path, checkpoints: tuple[Path, ...]) -> Weights:
+    if not checkpoints:
+        raise UserError(f"{source}: no checkpoint in it; name {ALLOWED}")
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{source}: {run} has no recipe.yaml; a checkpoint needs the recipe of its run folder")
+    return Weights(source, run, checkpoints)
+
+
+def read_class_names(weights: Weights) -> tuple[str, ...] | None:
+    """K names in label order, without loading the weights; None if they come without names.
+
+    Raises:
+        UserError: they cannot be read; for a checkpoint without names: from its data neither.
+    """
+    if weights.checkpoints and weights.run is not None:
+        return _names_of_checkpoint(weights.checkpoints[-1], read_recipe(weights.run))
+    location = weights.source if weights.run is None else f"local-dir:{weights.run / 'model'}"
+    kind, _, name = location.partition(":")
+    try:
+        if kind == "hf-hub":
+            from huggingface_hub import hf_hub_download
+
+            repository, _, revision = name.partition("@")
+            path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
+        else:
+            path = Path(name, "config.json")
+        names = json.loads(path.read_text(encoding="utf-8")).get("label_names")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{weights.source}: config.json cannot be read: {' '.join(str(error).split())}") from error
+    return tuple(names) if names else None
+
+
+def _names_of_checkpoint(checkpoint: Path, recipe: Recipe) -> tuple[str, ...]:
+    try:
+        names = json.loads((checkpoint / "state.json").read_text(encoding="utf-8")).get("class_names")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: state.json cannot be read: {error}") from None
+    if names is None:  # of an earlier version
+        from cskd_hf.data.splits import load_images
+
+        return load_images(recipe.data).train.class_names
+    return tuple(names)
+
+
+def load_weights(weights: Weights) -> TrainedModel:
+    """Load weights for evaluation.
+
+    Raises:
+        UserError: as `load_trained`; every checkpoint is damaged, or does not fit the recipe of its run folder.
+    """
+    from cskd_hf.models.load import load_trained
+
+    if weights.checkpoints and weights.run is not None:
+        return _load_checkpoint(weights.checkpoints, weights.run)
+    return load_trained(weights.source)
+
+
+def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
+    from safetensors.torch import load_file
+
+    from cskd_hf.methods.base import Experiment
+    from cskd_hf.models.factory import create_backbone
+    from cskd_hf.models.load import TrainedModel
+    from cskd_hf.runs.checkpoint import AVERAGE, WEIGHTS, newest_intact
+
+    checkpoint = newest_intact(checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{checkpoints[-1]}: damaged; name another checkpoint, or resume the run")
+    recipe = read_recipe(run)
+    names = _names_of_checkpoint(checkpoint, recipe)
+    mean, std = recipe.transform.mean, recipe.transform.std
+    assert mean is not None, "a run folder's recipe is resolved"
+    assert std is not None, "a run folder's recipe is resolved"
+    # The number of images sizes a memory that evaluation does not use.
+    experiment = Experiment(1, recipe.scheduler.total_epochs, names, mean, std)
+    backbone = create_backbone(recipe.model.model_copy(update={"pretrained": False}), len(names))
+    module: Any = recipe.method.build(backbone, experiment)
+    network: Any = recipe.method.export(module)
+    averaged = (checkpoint / AVERAGE).is_file()
+    try:
+        if averaged:
+            network.load_state_dict(load_file(checkpoint / AVERAGE))
+        else:
+            module.load_state_dict(load_file(checkpoint / WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{checkpoint}: does not fit {run / 'recipe.yaml'}: {reason}") from error
+    which = f"{'averaged ' if averaged else ''}weights of {checkpoint.relative_to(run.parent)}"
+    verdict = f"not calibrated: {which}; a temperature is fitted when training ends; T = 1"
+    return TrainedModel(
+        model=network.eval(),
+        class_names=names,
+        temperature=None,
+        calibration=verdict,
+        transform=recipe.transform,
+        run=None,
+    )
