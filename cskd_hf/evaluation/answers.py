@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from cskd_hf.evaluation.calibration import apply_temperature
 from cskd_hf.evaluation.table import percent
 from cskd_hf.models.load import TrainedModel
 
-Format = Literal["table", "csv", "jsonl"]
 _ROWS = 1 << 14  # whose probabilities are in memory, in float64
 
 
@@ -44,8 +43,8 @@ def rank_classes(trained: TrainedModel, logits: Tensor, paths: Sequence[str], k:
             yield Answer(path, [names[label] for label in row], probs)
 
 
-def as_text(answers: Iterator[Answer], output_format: Format, k: int) -> str:
-    """All answers in one of the formats; CSV has a header even if there are none.
+def as_text(answers: Iterator[Answer], output_format: str, k: int) -> str:
+    """All answers as "csv", "jsonl" or "table"; CSV has a header even if there are none.
 
     Example:
         >>> from cskd_hf.evaluation.answers import Answer, as_text

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,8 +81,8 @@ def predict(
     *,
     topk: int = 5,
     batch_size: int = 64,
-    workers: int | None = None,
-    output_format: answers.Format = "table",
+    workers: int | Literal["auto"] = "auto",
+    output_format: str = "table",
     output: Path | None = None,
     features: Path | None = None,
 ) -> int:
@@ -93,8 +93,8 @@ def predict(
         paths: image files.
         topk: classes per image.
         batch_size: images per forward pass and process.
-        workers: processes that load images; None: none for a single batch, else as many as `data.workers=auto`.
-        output_format: of the answers; whether they are calibrated goes to standard error unless it is 'table'.
+        workers: processes that load images; "auto": as `data.workers`, none for a single batch.
+        output_format: "table", "csv" or "jsonl"; whether the answers are calibrated goes to standard error unless it is "table".
         output: write the answers there instead of to standard output.
         features: also write a safetensors file there: 'features' (N, D) float32, pooled, before the classifier; the N
             paths are in its metadata, under 'paths', as JSON.
@@ -107,10 +107,9 @@ def predict(
     """
     trained = load_weights(weights)
     accelerator = Accelerator()
-    automatic = "auto" if len(paths) > batch_size else 0
-    data = DataSection(
-        dataset="files", batch_size=batch_size, workers=automatic if workers is None else workers, on_corrupt="skip"
-    )
+    if workers == "auto" and len(paths) <= batch_size:
+        workers = 0  # starting a process takes longer than one batch
+    data = DataSection(dataset="files", batch_size=batch_size, workers=workers, on_corrupt="skip")
     print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
     model, split = trained.model.to(accelerator.device), _split_of_files(paths)
     logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()

@@ -68,6 +68,10 @@ def test_names_without_an_image_are_one_line(folder, monkeypatch, arguments, mes
 def test_a_file_that_cannot_be_written_is_rejected_before_the_work(folder):
     check_output(None, "--json")
     check_output(Path("new.json"), "--json")
-    for path, message in ((Path("b"), "b is a folder"), (Path("x/y.json"), "x is no folder"), (Path("a.jpg/y"), "a.jpg")):
+    for path, message in (
+        (Path("b"), "b is a folder"),
+        (Path("x/y.json"), "x is no folder"),
+        (Path("a.jpg/y"), "a.jpg"),
+    ):
         with pytest.raises(UserError, match=f"^--json: {message}"):
             check_output(path, "--json")

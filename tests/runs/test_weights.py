@@ -1,0 +1,145 @@
+"""Weights by the name a user writes: runs, checkpoints, model folders and repositories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from method_cases import CLASSES, EXPERIMENT, MEAN, STD, exported, method_of
+from torch import nn
+
+from cskd_hf.errors import UserError
+from cskd_hf.models.factory import create_backbone
+from cskd_hf.recipe.recipe import Recipe, dump_recipe, parse_recipe
+from cskd_hf.runs.checkpoint import save_checkpoint
+from cskd_hf.runs.progress import Progress
+from cskd_hf.runs.weights import find_weights, load_weights, read_class_names
+
+
+def recipe_of(method: str = "cross_entropy") -> Recipe:
+    return parse_recipe(
+        {
+            "data": {"dataset": "digits"},
+            "transform": {"input_size": [3, 32, 32], "mean": MEAN, "std": STD},
+            "model": {"model_name": "test_resnet", "num_classes": len(CLASSES), "pretrained": True},
+            "method": method_of(method).model_dump(mode="json"),
+            "optimizer": {"lr": 0.1},
+            "scheduler": {"sched": "cosine", "num_epochs": 2},
+        }
+    )
+
+
+def stopped_run(
+    folder: Path, method: str = "cross_entropy", steps: tuple[int, ...] = (7,), ema: bool = False
+) -> tuple[Path, nn.Module]:
+    """The folder of an unfinished run, and the network that its newest checkpoint holds."""
+    recipe = recipe_of(method)
+    folder.mkdir()
+    dump_recipe(recipe, folder / "recipe.yaml")
+    for step in steps:
+        torch.manual_seed(step)
+        networks = [create_backbone(recipe.model.model_copy(update={"pretrained": False}), 4) for _ in range(1 + ema)]
+        modules = [recipe.method.build(network, EXPERIMENT) for network in networks]
+        optimizer = torch.optim.SGD(modules[0].parameters(), lr=0.1)
+        exports = [recipe.method.export(module) for module in modules]
+        average = exports[1] if ema else None
+        save_checkpoint(
+            folder / "checkpoints", modules[0], optimizer, None, Progress(step=step), "", 9, average, None, CLASSES
+        )
+    return folder, exports[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "ema"),
+    [("cskd", False), ("cskd", True), ("adacos", False), ("byot", True), ("pskd", False), ("distillation", False)],
+)
+def test_an_unfinished_run_is_the_exported_network_of_its_newest_checkpoint(tmp_path, method, ema):
+    run, network = stopped_run(tmp_path / "run", method, ema=ema)
+    weights = find_weights(str(run))
+    assert read_class_names(weights) == CLASSES
+    trained = load_weights(weights)
+    expected = network.state_dict()
+    loaded = trained.model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(loaded[name], expected[name])] == []
+    assert not trained.model.training
+    assert (trained.class_names, trained.temperature, trained.transform.mean) == (CLASSES, None, MEAN)
+    which = f"{'averaged ' if ema else ''}weights of run/checkpoints/step-00000007"
+    assert trained.calibration == f"not calibrated: {which}; a temperature is fitted when training ends; T = 1"
+
+
+def test_each_way_to_name_a_checkpoint(tmp_path, monkeypatch, capsys):
+    run, _ = stopped_run(tmp_path / "run", steps=(5, 100))
+    first, second = run / "checkpoints" / "step-00000005", run / "checkpoints" / "step-00000100"
+    monkeypatch.chdir(first)
+    for source, expected in ((run, (first, second)), (run / "checkpoints", (first, second)), (Path("."), (first,))):
+        weights = find_weights(str(source))
+        assert (weights.run, weights.checkpoints) == (run, expected)
+    (second / "model.safetensors").write_bytes(b"damaged")
+    assert "step-00000005" in load_weights(find_weights(str(run))).calibration
+    assert "step-00000100 is damaged" in capsys.readouterr().err
+    with pytest.raises(UserError, match="step-00000100: damaged; name another checkpoint"):
+        load_weights(find_weights(str(second)))
+
+
+def test_a_finished_run_is_its_model_and_its_checkpoints_stay_reachable(tmp_path):
+    run, _ = stopped_run(tmp_path / "run")
+    shutil.copytree(exported("test_resnet").removeprefix("local-dir:"), run / "model")
+    assert find_weights(str(run)).checkpoints  # of a forced resume: the model is the earlier result
+    (run / "summary.json").touch()
+    weights = find_weights(str(run))
+    assert (weights.run, weights.checkpoints) == (run, ())
+    assert read_class_names(weights) == CLASSES
+    assert find_weights(str(run / "checkpoints")).checkpoints
+
+
+def test_the_class_names_of_a_checkpoint_without_any_are_those_of_the_data(tmp_path):
+    run, _ = stopped_run(tmp_path / "run")
+    state = run / "checkpoints" / "step-00000007" / "state.json"
+    content = json.loads(state.read_text())
+    del content["class_names"]
+    state.write_text(json.dumps(content))
+    (run / "recipe.yaml").write_text(
+        (run / "recipe.yaml").read_text().replace("train_split: null", "train_split: train")
+        .replace("test_split: null", "test_split: test").replace("holdout: null", "holdout: 0.0")
+        .replace("image_column: null", "image_column: image").replace("label_column: null", "label_column: label")
+    )  # fmt: skip
+    assert read_class_names(find_weights(str(run))) == tuple(map(str, range(10)))
+
+
+def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):
+    run, _ = stopped_run(tmp_path / "run")
+    dump_recipe(recipe_of("byot"), run / "recipe.yaml")
+    with pytest.raises(UserError, match=r"step-00000007: does not fit .*recipe\.yaml: .*branches") as raised:
+        load_weights(find_weights(str(run)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "nowhere: no such folder; name a run folder, a checkpoint in it, local-dir:FOLDER or hf-hub:"),
+        ("file", "file: a file; name a run folder"),
+        ("empty", "empty: not a run folder; name a run folder"),
+        ("started", "started: neither finished nor at its first checkpoint; resume it"),
+        ("started/checkpoints", "started/checkpoints: no checkpoint in it"),
+        ("lone/step-00000001", r"lone/step-00000001: .* has no recipe\.yaml; a checkpoint needs the recipe"),
+        ("exported", "exported: a model folder; write local-dir:exported"),
+        ("local-dir:empty", r"local-dir:empty: empty has no config\.json; name a model folder: local-dir:RUN/model"),
+        ("local-dir:nowhere", r"nowhere has no config\.json"),
+        ("hf-hub:name", "hf-hub:name: not a repository of the Hub; write hf-hub:OWNER/NAME"),
+        ("hf-hub:a/b/c", "write hf-hub:OWNER/NAME"),
+        ("", ": not a run folder"),
+    ],
+)
+def test_a_name_without_weights_is_one_line(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "started/checkpoints", "lone/step-00000001", "exported"):
+        Path(folder).mkdir(parents=True)
+    for file in ("file", "started/recipe.yaml", "exported/config.json"):
+        Path(file).touch()
+    with pytest.raises(UserError, match=message):
+        find_weights(source)
