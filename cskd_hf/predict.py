@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.evaluation.inputs import check_output, find_images
+from cskd_hf.evaluation.inputs import check_header, check_output, find_images
 from cskd_hf.runs.weights import ALLOWED, find_weights
 
 FORMATS = ("table", "csv", "jsonl")
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(args.output, "--output")
     check_output(args.features, "--features")
     paths = find_images(args.images)
+    if args.features:
+        check_header(paths, "--features")
     extension = args.output.suffix[1:].lower() if args.output else ""
 
     limit_openmp_spinning()  # before the first import of torch

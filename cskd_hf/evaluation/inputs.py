@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError
+
+MAX_HEADER = 99_000_000  # bytes; safetensors allows 100 million
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
@@ -77,3 +80,17 @@ def check_output(path: Path | None, option: str) -> None:
         raise UserError(f"{option}: {path.parent} is no folder; create it, or name a file elsewhere")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UserError(f"{option}: {path.parent} is not writable; name a file elsewhere")
+
+
+def check_header(paths: Sequence[str], option: str) -> None:
+    """Check that a safetensors file has room for the paths.
+
+    Raises:
+        UserError: it has not.
+    """
+    header = json.dumps(json.dumps(list(paths), ensure_ascii=False), ensure_ascii=False).encode()
+    if len(header) > MAX_HEADER:
+        raise UserError(
+            f"{option}: {len(paths):,} paths of {len(header):,} bytes do not fit into a safetensors file, which holds "
+            f"{MAX_HEADER:,}; run the command on parts of the images, or with shorter paths"
+        )

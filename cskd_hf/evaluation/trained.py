@@ -94,7 +94,8 @@ def predict(
         topk: classes per image.
         batch_size: images per forward pass and process.
         workers: processes that load images; "auto": as `data.workers`, none for a single batch.
-        output_format: "table", "csv" or "jsonl"; whether the answers are calibrated goes to standard error unless it is "table".
+        output_format: "table", "csv" or "jsonl"; only a table begins with whether the answers are calibrated, else
+            standard error gets it.
         output: write the answers there instead of to standard output.
         features: also write a safetensors file there: 'features' (N, D) float32, pooled, before the classifier; the N
             paths are in its metadata, under 'paths', as JSON.
@@ -110,7 +111,8 @@ def predict(
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
     data = DataSection(dataset="files", batch_size=batch_size, workers=workers, on_corrupt="skip")
-    print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
+    if accelerator.is_main_process:
+        print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
     model, split = trained.model.to(accelerator.device), _split_of_files(paths)
     logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
     try:
@@ -129,7 +131,7 @@ def predict(
         logits, unreadable, found = result.logits, result.skipped, [paths[row] for row in result.row.tolist()]
         if features is not None and accelerator.is_main_process:
             assert result.features is not None
-            write_tensors(features, {"features": result.features}, {"paths": json.dumps(found)})
+            write_tensors(features, {"features": result.features}, {"paths": json.dumps(found, ensure_ascii=False)})
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
         ranked = answers.rank_classes(trained, logits, found, topk)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.inputs import check_output, find_images
+from cskd_hf.evaluation.inputs import MAX_HEADER, check_header, check_output, find_images
 
 
 @pytest.fixture
@@ -75,3 +75,10 @@ def test_a_file_that_cannot_be_written_is_rejected_before_the_work(folder):
     ):
         with pytest.raises(UserError, match=f"^--json: {message}"):
             check_output(path, "--json")
+
+
+def test_more_paths_than_a_safetensors_file_holds_are_rejected(monkeypatch):
+    monkeypatch.setattr("cskd_hf.evaluation.inputs.MAX_HEADER", MAX_HEADER // 1_000_000)
+    check_header(["a.jpg"] * 5, "--features")
+    with pytest.raises(UserError, match="^--features: 15 paths of 167 bytes do not fit"):
+        check_header(["a.jpg"] * 15, "--features")
