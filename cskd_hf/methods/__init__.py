@@ -9,6 +9,7 @@ from cskd_hf.methods.cskd import CSKD, class_wise_kd_loss
 from cskd_hf.methods.cskd_e import CSKDE
 from cskd_hf.methods.ddgsd import DDGSD
 from cskd_hf.methods.distillation import Distillation, DistillationCSKD
+from cskd_hf.methods.dlb import DLB
 from cskd_hf.methods.max_entropy import MaxEntropy
 from cskd_hf.methods.mixup import Mixup, MixupCSKD
 from cskd_hf.methods.mutual_cskd import MutualCSKD
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "distillation_cskd": DistillationCSKD,
     "mutual_cskd": MutualCSKD,
     "pskd": PSKD,
+    "dlb": DLB,
     "tfkd_reg": TfKDReg,
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "CSKD",
     "CSKDE",
     "DDGSD",
+    "DLB",
     "METHODS",
     "PSKD",
     "AdaCos",

@@ -36,6 +36,7 @@ METHOD_TITLES = {
     "kd+cskd": "KD + CS-KD",
     "mutual_cskd": "Mutual CS-KD",
     "pskd": "PS-KD",
+    "dlb": "DLB",
     "tfkd_reg": "Tf-KD reg",
 }
 

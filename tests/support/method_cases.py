@@ -120,7 +120,7 @@ def batch_for(method: Method, num: int = 4, size: int = 16, seed: int = 0) -> Ba
 
 def supervised(method: Method, batch: Batch) -> Batch:
     """The images with a cross-entropy term: the anchors, or both halves."""
-    if method.name in ("ddgsd", "mutual_cskd"):
+    if method.name in ("ddgsd", "dlb", "mutual_cskd"):
         return batch
     num = len(batch.target) // NUM_VIEWS[method.views]
     return Batch(batch.images[:num], batch.target[:num], batch.index[:num])
