@@ -10,6 +10,7 @@ from cskd_hf.methods.cskd_e import CSKDE
 from cskd_hf.methods.ddgsd import DDGSD
 from cskd_hf.methods.distillation import Distillation, DistillationCSKD
 from cskd_hf.methods.dlb import DLB
+from cskd_hf.methods.ips import IPS
 from cskd_hf.methods.max_entropy import MaxEntropy
 from cskd_hf.methods.mixup import Mixup, MixupCSKD
 from cskd_hf.methods.mutual_cskd import MutualCSKD
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "mixup_cskd": MixupCSKD,
     "distillation_cskd": DistillationCSKD,
     "mutual_cskd": MutualCSKD,
+    "ips": IPS,
     "pskd": PSKD,
     "dlb": DLB,
     "tfkd_reg": TfKDReg,
@@ -42,6 +44,7 @@ __all__ = [
     "CSKDE",
     "DDGSD",
     "DLB",
+    "IPS",
     "METHODS",
     "PSKD",
     "AdaCos",

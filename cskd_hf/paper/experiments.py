@@ -23,6 +23,7 @@ _CLASS_WISE = {"temperature": "temperature", "distill_loss_weight": "distill_los
 _COEFFICIENTS: dict[str, dict[str, str]] = {
     "cskd_e": _CLASS_WISE,
     "mutual_cskd": _CLASS_WISE,
+    "ips": _CLASS_WISE,
     "mixup+cskd": _CLASS_WISE,
     "kd+cskd": {"class_wise_temperature": "temperature", "class_wise_loss_weight": "distill_loss_weight"},
 }
