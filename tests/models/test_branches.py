@@ -21,7 +21,7 @@ CASES: dict[str, tuple[int, dict[str, Any], list[int], int]] = {
     "densenet121": (64, {}, [1, 2, 3, 4], 1024),
     "convnext_atto": (64, {}, [0, 1, 2, 3], 320),
     "vit_tiny_patch16_224": (64, {"img_size": 64}, [2, 5, 8, 11], 192),
-    "preact_resnet10_32px": (16, {}, [1, 2, 3, 4], 512),
+    "preactresnet10_32px": (16, {}, [1, 2, 3, 4], 512),
     "test_efficientnet": (75, {}, [1, 2, 3, 4], 64),  # odd sides are rounded up
     "vgg11": (64, {}, [0, 2, 3, 5], 512),
 }
@@ -57,7 +57,7 @@ def test_on_a_backbone_without_batch_norm_the_branches_do_not_depend_on_the_batc
 
 
 def test_on_a_backbone_with_batch_norm_the_branches_have_it_too() -> None:
-    branched = ModelWithBranches(backbone("preact_resnet10_32px"), "byot")
+    branched = ModelWithBranches(backbone("preactresnet10_32px"), "byot")
     norms = [layer for layer in branched.branches.modules() if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)]
     assert {type(norm) for norm in norms} == {nn.BatchNorm2d}
 
@@ -89,7 +89,7 @@ def test_a_network_with_fewer_than_four_stages_is_rejected(name: str) -> None:
 
 
 def test_a_deep_copy_shares_no_weights() -> None:
-    branched = ModelWithBranches(backbone("preact_resnet10_32px"), "byot")
+    branched = ModelWithBranches(backbone("preactresnet10_32px"), "byot")
     copied = copy.deepcopy(branched)
     with torch.no_grad():
         copied.model.fc.weight.zero_()
