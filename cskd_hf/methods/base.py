@@ -67,8 +67,8 @@ class Method(BaseModel):
     )
 
     views: ClassVar[Views]
-    """The images of one sample: a single image, a same-class pair (with or without the un-augmented anchor), or two
-    augmentations of one image."""
+    """The images of one sample: a single image, a same-class pair (with or without the un-augmented anchor), two
+    augmentations of one image, or an image with one of the last update's."""
 
     name: Any
 
