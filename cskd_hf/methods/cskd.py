@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Temperature, Weight
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,7 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
         temperature: T > 0, divides both.
 
     Returns:
-        Scalar, float32: summed over classes, averaged over the batch (`batchmean`).
+        Scalar, at least float32: summed over classes, averaged over the batch (`batchmean`).
 
     Example:
         >>> import torch
@@ -36,8 +37,8 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     """
     import torch.nn.functional as F
 
-    log_p = F.log_softmax(output.float() / temperature, dim=-1)
-    q = F.softmax(teacher_output.detach().float() / temperature, dim=-1)
+    log_p = F.log_softmax(at_least_float32(output) / temperature, dim=-1)
+    q = F.softmax(at_least_float32(teacher_output.detach()) / temperature, dim=-1)
     return F.kl_div(log_p, q, reduction="batchmean") * temperature**2
 
 
@@ -99,7 +100,7 @@ class CSKD(Method):
         target = batch.target.chunk(2)[0]
         output, partner_output = forward_views(module, batch.images.chunk(2), self.batch_norm)
 
-        task_loss = F.cross_entropy(output.float(), target)
+        task_loss = F.cross_entropy(at_least_float32(output), target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "output": output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Weight
 from cskd_hf.methods.cskd import CSKD, class_wise_kd_loss, forward_views
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,7 @@ class CSKDE(CSKD):
         target = batch.target.chunk(3)[0]
         output, partner_output, plain_output = forward_views(module, batch.images.chunk(3), self.batch_norm)
 
-        task_loss = F.cross_entropy(output.float(), target)
+        task_loss = F.cross_entropy(at_least_float32(output), target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         sample_kd_loss = class_wise_kd_loss(output, plain_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss + self.sample_loss_weight * sample_kd_loss
