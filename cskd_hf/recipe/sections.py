@@ -215,7 +215,8 @@ class RunSection(Section):
     model_ema: bool = False
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
-    model_ema_warmup: bool = False
+    model_ema_warmup: bool = True
+    """Start with a short average that grows to `model_ema_decay` with the updates; false: full length at once."""
     channels_last: bool = True
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same step."""
