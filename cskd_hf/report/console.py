@@ -158,6 +158,6 @@ def ema_note(run: RunSection, updates: int) -> list[str]:
         return []
     return [
         f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, "
-        f"this run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; write "
-        f"run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
+        f"this run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; "
+        f"write run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
     ]
