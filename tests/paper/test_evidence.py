@@ -75,7 +75,7 @@ def test_a_schedule_stretches_in_proportion(schedule, stretched):
 
 def test_rows_of_one_method_and_the_digits_are_there_on_request():
     default, _ = planned(Path("R"), "evidence", datasets=[], models=["test_resnet", "resnet10"])
-    assert {block.columns for block in default} == {(FASHION,)}
+    assert {block.columns for block in default} == {(("icons", "test_resnet"), FASHION)}
     assert {"mixup" in block.methods for block in default if block.budget} == {False}
     _, runs = planned(Path("R"), "evidence", datasets=["digits"], methods=["mixup", "label_smoothing+cskd"])
     assert [(*key[:3], key.epochs) for key in runs] == [
