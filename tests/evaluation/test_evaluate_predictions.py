@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from random_logits import predictions
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from cskd_hf.evaluation.calibration import calibrate
 from cskd_hf.evaluation.metrics import (
     DEFINITIONS,
     adaptive_ece,
@@ -129,3 +133,40 @@ def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor
 def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recall_at_1(features, target)
+
+
+def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = predictions()
+    whole = evaluate_predictions(logits.double() / 1.7, target, None)
+    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 4 * 7)
+    chunked = evaluate_predictions(logits, target, None, temperature=1.7)
+    assert chunked.pop("recall_at_1") is whole.pop("recall_at_1") is None
+    assert chunked == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_an_invalid_temperature_is_rejected(temperature: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        evaluate_predictions(*predictions(), None, temperature)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the elements of the largest tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return result
+
+
+def test_neither_metrics_nor_the_temperature_copy_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = predictions(num_images=250, num_classes=50)
+    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 1_000)
+    with LargestTensor() as largest:
+        evaluate_predictions(logits, target, None, temperature=2.0)
+        calibrate(logits, target)
+    assert largest.elements <= 4 * 250 < logits.numel() / 10
