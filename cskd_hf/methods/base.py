@@ -97,7 +97,7 @@ class Method(BaseModel):
             batch: normalised images.
 
         Returns:
-            'loss' (scalar, float32, mean over the supervised images), 'output' (logits of the supervised images),
+            'loss' (scalar, at least float32, mean over the supervised images), 'output' (their logits),
             'target' (their labels), and each term to log as a scalar.
         """
         raise NotImplementedError

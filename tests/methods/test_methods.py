@@ -35,6 +35,16 @@ def test_the_loss_is_float32_under_autocast(name: str) -> None:
 
 
 @each_method
+def test_a_float64_models_losses_are_float64(name: str) -> None:
+    method = method_of(name)
+    objective, batch = objective_of(method).double(), batch_for(method)
+    result = objective(batch._replace(images=batch.images.double() / 255))
+    losses = {key: value for key, value in result.items() if key.endswith("loss")}
+    assert {key: value.dtype for key, value in losses.items()} == dict.fromkeys(losses, torch.float64)
+    assert [key for key, value in losses.items() if value == value.float()] == []  # nothing was rounded to float32
+
+
+@each_method
 def test_a_few_steps_on_one_batch_reduce_its_loss(name: str) -> None:
     method = method_of(name)
     objective, batch = objective_of(method), batch_for(method)
