@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Temperature, Weight
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,13 +24,13 @@ def last_batch_kd_loss(output: Tensor, predictions: Tensor, temperature: float) 
         predictions: P, (B, K), made in the last update, at temperature T; a row of zeros counts as 0.
 
     Returns:
-        Scalar, float32: summed over classes, averaged over all B rows.
+        Scalar, at least float32: summed over classes, averaged over all B rows.
     """
     import torch.nn.functional as F
 
     predictions = predictions / predictions.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-    log_p = (output.float() / temperature).log_softmax(dim=-1)
-    return F.kl_div(log_p, predictions, reduction="batchmean") * temperature**2
+    log_p = (at_least_float32(output) / temperature).log_softmax(dim=-1)
+    return F.kl_div(log_p, predictions.to(log_p.dtype), reduction="batchmean") * temperature**2
 
 
 class DLB(Method):
@@ -82,10 +83,10 @@ class DLB(Method):
 
         predictions, _ = module.memory.recall(last_index)
         kd_loss = last_batch_kd_loss(last_output, predictions, self.temperature)
-        module.memory.remember(index, (output.detach().float() / self.temperature).softmax(dim=-1))
+        module.memory.remember(index, (at_least_float32(output.detach()) / self.temperature).softmax(dim=-1))
 
         output = torch.cat((output, last_output))
-        task_loss = F.cross_entropy(output.float(), batch.target)
+        task_loss = F.cross_entropy(at_least_float32(output), batch.target)
         loss = task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}
 

@@ -41,7 +41,8 @@ def test_a_float64_models_losses_are_float64(name: str) -> None:
     result = objective(batch._replace(images=batch.images.double() / 255))
     losses = {key: value for key, value in result.items() if key.endswith("loss")}
     assert {key: value.dtype for key, value in losses.items()} == dict.fromkeys(losses, torch.float64)
-    assert [key for key, value in losses.items() if value == value.float()] == []  # nothing was rounded to float32
+    rounded = [key for key, value in losses.items() if value == value.float() != 0]  # DLB's first step has no teacher
+    assert rounded == []
 
 
 @each_method
