@@ -2,6 +2,7 @@
 
 python -m cskd_hf.publish runs/NAME ORG/NAME --dry-run       # all but the upload; needs no network
 python -m cskd_hf.publish runs/NAME ORG/NAME                 # private unless --public
+python -m cskd_hf.publish runs/NAME ORG/NAME --license mit   # needed if the terms of the images are unknown
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--license",
         dest="licence",
         metavar="ID",
-        help="licence (default: apache-2.0 unless the data forbids commercial use)",
+        help="an identifier of the Hub's list (default: by the terms of the data, if they are known)",
     )
+    add("--license-name", dest="licence_name", metavar="NAME", help="with --license other: the licence's name")
+    add("--license-link", dest="licence_link", metavar="URL", help="with --license other: where its text is")
     add(
         "--seeds",
         nargs="+",

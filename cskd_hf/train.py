@@ -30,14 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Slow imports come only after the recipe is known to be valid, so that a mistake in it shows at once.
     limit_openmp_spinning()
     from cskd_hf.engine.trainer import train
+    from cskd_hf.hub.licences import choose_licence
+    from cskd_hf.hub.provenance import terms_of
     from cskd_hf.hub.publish import publish_run
     from cskd_hf.hub.upload import check_target
 
-    if recipe.run.hub_model_id:
-        check_target(recipe.run.hub_model_id)  # a missing token shows before hours of training
+    settings = recipe.run
+    if settings.hub_model_id:  # a missing token or licence shows before hours of training
+        check_target(settings.hub_model_id)
+        choose_licence(settings.hub_license, terms_of(recipe), option="run.hub_license")
     outcome = train(recipe)
-    if recipe.run.hub_model_id and outcome.trained is not None:
-        return publish_run(outcome.trained, recipe.run.hub_model_id, private=recipe.run.hub_private_repo)
+    if settings.hub_model_id and outcome.trained is not None:
+        private, licence = settings.hub_private_repo, settings.hub_license
+        return publish_run(outcome.trained, settings.hub_model_id, private=private, licence=licence)
     return outcome.status
 
 

@@ -9,7 +9,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
-from cskd_hf.hub.licences import RESTRICTED, RESTRICTED_NAME
 from cskd_hf.hub.provenance import data_source, paper_of, pretrained_source
 from cskd_hf.hub.source import Release
 
@@ -20,11 +19,10 @@ def card_metadata(release: Release) -> ModelCardData:
     tags = ["image-classification", "timm", "calibration", recipe.method.name.replace("_", "-")]
     tags += [] if release.source.summary.model.needs_cskd_hf else ["transformers"]
     tags += [f"arxiv:{paper.arxiv}"] if paper.arxiv else []
-    restricted = release.licence == RESTRICTED
     return ModelCardData(
-        license=release.licence,
-        license_name=RESTRICTED_NAME if restricted else None,
-        license_link="LICENSE" if restricted else None,
+        license=release.licence.identifier,
+        license_name=release.licence.name,
+        license_link=release.licence.link,
         library_name="timm",
         pipeline_tag="image-classification",
         datasets=[data.hub_id] if data.hub_id else None,

@@ -54,5 +54,5 @@ class PathScrubber:
     def recipe(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
         """The recipe to publish: without an output folder or a Hub repository."""
         settings = self.value(recipe.to_dict())
-        settings["run"] |= {"output_dir": None, "hub_model_id": None, "hub_private_repo": True}
+        settings["run"] |= {"output_dir": None, "hub_model_id": None, "hub_private_repo": True, "hub_license": None}
         return settings

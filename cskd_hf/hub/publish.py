@@ -27,6 +27,8 @@ def publish_run(
     replace: bool = False,
     fold_temperature: bool = False,
     licence: str | None = None,
+    licence_name: str | None = None,
+    licence_link: str | None = None,
     seeds: Sequence[Path] = (),
     onnx: bool = False,
     finish_command: str | None = None,
@@ -38,7 +40,7 @@ def publish_run(
         private, revision, replace: as `upload_release`.
         dry_run: all but the upload; needs neither network nor token.
         fold_temperature: divide the classifier's weights by the temperature.
-        licence: the Hub's identifier; by default the terms of the data decide.
+        licence, licence_name, licence_link: as `choose_licence`; by default the terms of the data decide, if known.
         seeds: runs of the same recipe with other seeds; the card reports mean ± std over all.
         onnx: with a model.onnx.
         finish_command: the command that repeats this call, for errors of the upload; by default one without options.
@@ -56,11 +58,11 @@ def publish_run(
             f"--fold-temperature: {run} is {source.summary.metrics.verdict}; train with a larger data.holdout, or "
             "publish without it"
         )
-    licence = choose_licence(licence, terms_of(source.recipe))
+    chosen = choose_licence(licence, terms_of(source.recipe), licence_name, licence_link)
     seed_metrics = read_seeds(run, seeds)
     check_target(repo_id, token_needed=not dry_run)
 
-    folder = _build(Release(source, repo_id, licence, seeds=seed_metrics, onnx=onnx), fold_temperature, say)
+    folder = _build(Release(source, repo_id, chosen, seeds=seed_metrics, onnx=onnx), fold_temperature, say)
     if dry_run:
         say(f"dry run: nothing was uploaded; the card is {folder / 'README.md'}")
         return 0
@@ -100,7 +102,9 @@ def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         build_release(release, partial, model)
-        say(f"built, licence {release.licence}; paths are reduced to their last component")
+        say(
+            f"built, licence {release.licence.name or release.licence.identifier}; paths are reduced to their last component"
+        )
         verify_release(partial, run, model, recipe, say)
         if release.onnx:
             from cskd_hf.hub.onnx import export_onnx

@@ -58,7 +58,7 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     config, paper = copy.deepcopy(source.config), paper_of(source.recipe.method)
     pretrained_cfg: dict[str, Any] = config["pretrained_cfg"] | {
         "tag": f"{source.recipe.method.name}_{slug(data_source(source.recipe).name)}",
-        "license": release.licence,
+        "license": release.licence.identifier,
         "origin_url": f"https://huggingface.co/{release.repo_id}",
         "paper_name": paper.title,
         "paper_ids": f"arXiv:{paper.arxiv}" if paper.arxiv else None,

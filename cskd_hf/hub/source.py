@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cskd_hf.errors import UserError
+from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.environment import read_environments
@@ -61,7 +62,7 @@ class Release:
 
     Attributes:
         repo_id: ORG/NAME.
-        licence: the Hub's identifier.
+        licence: from `choose_licence`.
         folded: layers that are divided by the temperature; empty if the weights are as trained.
         seeds: from `read_seeds`.
         onnx: with a model.onnx.
@@ -69,7 +70,7 @@ class Release:
 
     source: Source
     repo_id: str
-    licence: str
+    licence: Licence
     folded: Sequence[str] = ()
     seeds: Mapping[str, Any] | None = None
     onnx: bool = False

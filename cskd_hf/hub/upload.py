@@ -38,8 +38,8 @@ def check_target(repo_id: str, *, token_needed: bool = True) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is not a legal repository name: {_one_line(error)}") from error
-    if repo_id.count("/") != 1:
-        raise UserError(f"{repo_id!r} is not a legal repository name: write ORG/NAME; ORG is an organization or a user")
+    if "/" not in repo_id:
+        raise UserError(f"{repo_id}: write OWNER/{repo_id}; OWNER is your user name or an organization on the Hub")
     if not token_needed:
         return
     if constants.HF_HUB_OFFLINE:

@@ -69,7 +69,7 @@ _NOT_IN_HASH = {
     "data": ("workers",),
     "run": (
         *("output_dir", "resume", "report_to", "logging_steps", "checkpoint_steps", "checkpoints_total_limit"),
-        *("num_processes", "ddp_timeout", "max_hours", "hub_model_id", "hub_private_repo"),
+        *("num_processes", "ddp_timeout", "max_hours", "hub_model_id", "hub_private_repo", "hub_license"),
     ),
 }
 

@@ -239,6 +239,8 @@ class RunSection(Section):
     """owner/name on the Hub, where the weights are published after training; null: not published."""
     hub_private_repo: bool = True
     """Create the repository private."""
+    hub_license: str | None = None
+    """Licence of the published weights, of the Hub's list; null: by the terms of the data, if they are known."""
 
     @field_validator("hub_model_id")
     @classmethod
@@ -250,6 +252,6 @@ class RunSection(Section):
                 validate_repo_id(name)
             except HFValidationError as error:
                 raise ValueError(f"owner/name ({' '.join(str(error).split())})") from None
-            if name.count("/") != 1:
-                raise ValueError("owner/name, where owner is a user or an organization of the Hub")
+            if "/" not in name:
+                raise ValueError(f"OWNER/{name}, where OWNER is your user name or an organization on the Hub")
         return name

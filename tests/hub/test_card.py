@@ -13,6 +13,7 @@ from summaries import metric_values
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.hub.card import release_card
 from cskd_hf.hub.card_metadata import slug, write_eval_results
+from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.hub.provenance import data_source, paper_of, pretrained_source, published_results
 from cskd_hf.hub.source import Release, read_source
@@ -40,7 +41,7 @@ def numbered(source):
     return dataclasses.replace(source, summary=source.summary.model_copy(update=changes))
 
 
-def card(source, recipe=None, licence="apache-2.0", **keywords):
+def card(source, recipe=None, licence=Licence("apache-2.0"), **keywords):
     source = source if recipe is None else dataclasses.replace(source, recipe=recipe)
     return release_card(Release(source, NAME, licence, **keywords))
 
@@ -95,7 +96,7 @@ def test_folded_weights_list_the_calibrated_results_first(tmp_path, numbered):
     assert "probabilities = logits.softmax(dim=-1)[0]" in text
     assert "weight and bias of fc are divided by T" in text
     assert 'create_model(f"local-dir:{folder}/raw", pretrained=True)' in text
-    write_eval_results(Release(numbered, NAME, "apache-2.0", folded=["fc"]), tmp_path)
+    write_eval_results(Release(numbered, NAME, Licence("apache-2.0"), folded=["fc"]), tmp_path)
     entries = yaml.safe_load((tmp_path / ".eval_results" / "my-images.yaml").read_text())
     assert eval_result_entries_to_yaml(parse_eval_result_entries(entries)) == entries
     assert entries[0]["value"] == 100 - metrics.metrics_scaled.top1_error
@@ -104,7 +105,7 @@ def test_folded_weights_list_the_calibrated_results_first(tmp_path, numbered):
 
 def test_a_hub_dataset_is_named_with_its_terms_and_the_papers_results(tmp_path, source):
     recipe = cub200(tmp_path, source)
-    text = card(source, recipe, licence="other")
+    text = card(source, recipe, licence=Licence("other", "non-commercial-research", "LICENSE"))
     written = metadata(text)
     assert written["datasets"] == ["bentrevett/caltech-ucsd-birds-200-2011"]
     assert (written["license"], written["license_name"]) == ("other", "non-commercial-research")

@@ -24,7 +24,7 @@ NAME = "acme/cskd-tiny"
 
 def dry_run(run, **keywords):
     lines: list[str] = []
-    assert publish.publish_run(run, NAME, dry_run=True, say=lines.append, **keywords) == 0
+    assert publish.publish_run(run, NAME, dry_run=True, licence="apache-2.0", say=lines.append, **keywords) == 0
     return lines
 
 
@@ -149,7 +149,7 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
     ("args", "message"),
     [
         (("RUN", "acme/has space"), "'acme/has space' is not a legal repository name"),
-        (("RUN", "just-a-name"), "write ORG/NAME"),
+        (("RUN", "just-a-name"), "write OWNER/just-a-name; OWNER is your user name or an organization"),
         (("nowhere", NAME), "nowhere: not a run folder"),
         (("UNFINISHED", NAME), "not finished (no summary.json"),
         (
@@ -157,7 +157,8 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
             "is not calibrated: no temperature was fitted, the run had no hold-out set",
         ),
         (("RUN", NAME, "--license", "What Ever"), "--license: read 'What Ever'"),
-        (("RUN", NAME, "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
+        (("RUN", NAME), "--license: needed, because the terms of the data my images are unknown"),
+        (("RUN", NAME, "--license", "mit", "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
@@ -174,7 +175,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
 
 
 def test_a_missing_token_is_an_error_before_anything_is_built():
-    done = command(trained(), NAME, module="cskd_hf.publish", HF_HUB_OFFLINE="0")
+    done = command(trained(), NAME, "--license", "mit", module="cskd_hf.publish", HF_HUB_OFFLINE="0")
     assert (done.status, done.stdout) == (2, "")
     assert re.fullmatch(r"error: no Hub token: [^\n]+\n", done.stderr)
     assert "release" not in os.listdir(trained())
@@ -199,5 +200,7 @@ def test_naming_a_repository_does_not_change_the_experiment():
 
 @pytest.mark.parametrize("name", ["acme", "a/b/c", "acme/has space", "acme/x--y", "acme/.x"])
 def test_an_illegal_repository_in_the_recipe_is_an_error(name):
-    with pytest.raises(UserError, match=r"command line: run\.hub_model_id: read '.*'; allowed: owner/name"):
+    with pytest.raises(
+        UserError, match=r"command line: run\.hub_model_id: read '.*'; allowed: (owner/name|OWNER/acme)"
+    ):
         load_recipe("recipes/digits_resnet10.yaml", [f"run.hub_model_id={name}"])

@@ -67,7 +67,7 @@ class Site(NamedTuple):
         return Result(done.returncode, done.stdout, done.stderr)
 
     def publish(self, *args: object, token: str | None = WRITER) -> Result:
-        return self.python("-m", "cskd_hf.publish", self.run, "org/name", *args, token=token)
+        return self.python("-m", "cskd_hf.publish", self.run, "org/name", "--license", "mit", *args, token=token)
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,15 @@ def test_training_checks_for_a_token_first_and_publishes_last(site: Site) -> Non
     site.hub.repos.clear()
     site.hub.faults.clear()
     train = ("-m", "cskd_hf.train", site.run.with_suffix(".yaml"), "run.hub_model_id=org/trained")
+    licence = "run.hub_license=mit"
     folder = site.run.parent / "published"
-    assert "no Hub token" in error_line(site.python(*train, f"run.output_dir={folder}", token=None))
+    train = (*train, f"run.output_dir={folder}")
+    assert "no Hub token" in error_line(site.python(*train, licence, token=None))
+    assert "run.hub_license: needed, because the terms of the data images are unknown" in error_line(
+        site.python(*train)
+    )
     assert not folder.exists()
-    done = site.python(*train, f"run.output_dir={folder}")
+    done = site.python(*train, licence)
     assert done.status == 0, done.stderr
     weights = site.hub.repos["org/trained"].files()["model.safetensors"]
     assert weights == (site.run / "model" / "model.safetensors").read_bytes()

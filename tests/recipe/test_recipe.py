@@ -66,6 +66,7 @@ NOT_HASHED = {
         "max_hours": 1.5,
         "hub_model_id": "somebody/something",
         "hub_private_repo": False,
+        "hub_license": "mit",
         "model_ema_warmup": False,  # without an average
     },
 }
