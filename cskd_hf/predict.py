@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, metavar="FILE", help="write the answers to FILE, not to standard output")
     add("--features", type=Path, metavar="FILE", help="also write the pooled features, as safetensors")
     add("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")
-    add("--workers", type=int, default="auto", metavar="N", help="processes that load images (default: one per core)")
+    add("--workers", type=int, metavar="N", help="processes that load images (default: one per core)")
     args = parser.parse_intermixed_args(argv)
     for option, value, least in (
         ("topk", args.topk, 1),
         ("batch-size", args.batch_size, 1),
         ("workers", args.workers, 0),
     ):
-        if value != "auto" and value < least:
+        if value is not None and value < least:
             raise UserError(f"--{option}: read {value}; write {least} or more")
     weights = find_weights(args.model)
     check_output(args.output, "--output")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths,
         topk=args.topk,
         batch_size=args.batch_size,
-        workers=args.workers,
+        workers="auto" if args.workers is None else args.workers,
         output_format=args.format or (extension if extension in FORMATS else "table"),
         output=args.output,
         features=args.features,

@@ -43,7 +43,7 @@ def release_card(release: Release) -> str:
         data=data,
         paper=paper_of(recipe.method),
         terms=terms_of(recipe),
-        licence=release.licence.name or release.licence.identifier,
+        licence=str(release.licence),
         method_settings=", ".join(f"{key} {value}" for key, value in summary.method.items() if key != "name"),
         test_split=recipe.data.test_split,
         raw=metrics.last,

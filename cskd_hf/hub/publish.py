@@ -102,9 +102,7 @@ def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         build_release(release, partial, model)
-        say(
-            f"built, licence {release.licence.name or release.licence.identifier}; paths are reduced to their last component"
-        )
+        say(f"built, licence {release.licence}; paths are reduced to their last component")
         verify_release(partial, run, model, recipe, say)
         if release.onnx:
             from cskd_hf.hub.onnx import export_onnx

@@ -22,6 +22,7 @@ from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.runs.summary import MetricsSummary
 
 NAME = "acme/cskd-tiny"
+APACHE = Licence("apache-2.0")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def numbered(source):
     return dataclasses.replace(source, summary=source.summary.model_copy(update=changes))
 
 
-def card(source, recipe=None, licence=Licence("apache-2.0"), **keywords):
+def card(source, recipe=None, licence=APACHE, **keywords):
     source = source if recipe is None else dataclasses.replace(source, recipe=recipe)
     return release_card(Release(source, NAME, licence, **keywords))
 
@@ -96,7 +97,7 @@ def test_folded_weights_list_the_calibrated_results_first(tmp_path, numbered):
     assert "probabilities = logits.softmax(dim=-1)[0]" in text
     assert "weight and bias of fc are divided by T" in text
     assert 'create_model(f"local-dir:{folder}/raw", pretrained=True)' in text
-    write_eval_results(Release(numbered, NAME, Licence("apache-2.0"), folded=["fc"]), tmp_path)
+    write_eval_results(Release(numbered, NAME, APACHE, folded=["fc"]), tmp_path)
     entries = yaml.safe_load((tmp_path / ".eval_results" / "my-images.yaml").read_text())
     assert eval_result_entries_to_yaml(parse_eval_result_entries(entries)) == entries
     assert entries[0]["value"] == 100 - metrics.metrics_scaled.top1_error
