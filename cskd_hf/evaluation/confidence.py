@@ -68,7 +68,7 @@ def adaptive_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, tempe
         >>> round(adaptive_ece(logits, torch.tensor([0, 1]), num_bins=1), 2)
         40.0
     """
-    confidence, accuracy = _by_confidence(logits, target, temperature)
+    confidence, accuracy = _by_confidence(*_confidence_and_correct(logits, target, temperature))
     gaps = (accuracy - confidence).tensor_split(num_bins)
     return 100.0 * sum(gap.sum().abs().item() for gap in gaps) / len(target)
 
@@ -114,9 +114,32 @@ def aurc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> aurc(logits, torch.tensor([0, 1]))  # risks 0 and ½: the error is the less confident prediction
         25.0
     """
-    _, accuracy = _by_confidence(logits, target, temperature)
-    risk = (1 - accuracy).cumsum(dim=0) / torch.arange(1, len(target) + 1)
-    return 100.0 * risk.mean().item()
+    return _area_under_risk(*_confidence_and_correct(logits, target, temperature))
+
+
+def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
+    """`aurc` with the largest normalised logit as the confidence: max_k (z_k − z̄) / ‖z − z̄‖₂, z̄ the mean over classes.
+
+    Regularisers that suppress the largest logit, such as label smoothing, spoil the ranking by probability; the norm
+    undoes it. The ranking does not depend on a temperature. The authors choose the norm's p on held-out images; here it
+    is 2 [ours]. With K = 2 all images tie. A row of equal logits, or with one of -inf, ranks last.
+
+    Source: L. F. P. Cattelan, D. Silva, "How to fix a broken confidence estimator", UAI 2024,
+    https://arxiv.org/abs/2305.15508; for label smoothing G. Xia et al., ICLR 2025, https://arxiv.org/abs/2403.14715.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import aurc_logit_norm
+        >>> logits = torch.tensor([[3.0, 0.0, 0.0], [9.0, 8.0, 0.0]])  # the second stands out less among its logits
+        >>> aurc_logit_norm(logits, torch.tensor([0, 1]))
+        25.0
+    """
+    confidence = []
+    for rows, _ in row_chunks(logits, target):
+        centred = rows - rows.mean(dim=1, keepdim=True)
+        confidence.append((centred.amax(dim=1) / centred.norm(dim=1)).nan_to_num(0.0))
+    correct = (logits.argmax(dim=1) == target).double()
+    return _area_under_risk(torch.cat(confidence).round(decimals=12), correct)  # equal up to rounding is a tie
 
 
 def check_predictions(logits: Tensor, target: Tensor) -> None:
@@ -174,9 +197,15 @@ def _confidence_and_correct(logits: Tensor, target: Tensor, temperature: float) 
     return torch.cat(confidence), (logits.argmax(dim=1) == target).double()
 
 
-def _by_confidence(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _area_under_risk(confidence: Tensor, correct: Tensor) -> float:
+    """Mean over k = 1..N of the error rate of the k most confident, in percent."""
+    _, accuracy = _by_confidence(confidence, correct)
+    risk = (1 - accuracy).cumsum(dim=0) / torch.arange(1, len(correct) + 1)
+    return 100.0 * risk.mean().item()
+
+
+def _by_confidence(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence and accuracy, (N,) each, most confident first; equal confidences share their mean accuracy."""
-    confidence, correct = _confidence_and_correct(logits, target, temperature)
     level, index, count = confidence.unique(return_inverse=True, return_counts=True)
     accuracy = torch.bincount(index, correct) / count
     return level.repeat_interleave(count).flip(0), accuracy.repeat_interleave(count).flip(0)

@@ -14,6 +14,7 @@ from cskd_hf.evaluation.confidence import (
     NUM_BINS,
     adaptive_ece,
     aurc,
+    aurc_logit_norm,
     check_rows,
     classwise_ece,
     ece,
@@ -30,6 +31,7 @@ DEFINITIONS: dict[str, str] = {
     "adaptive_ece": f"expected calibration error of the top class, {NUM_BINS} equal-mass bins, L1; percent",
     "classwise_ece": f"calibration error of p_k, {NUM_BINS} equal-width bins (a, b], L1, mean over K classes; percent",
     "aurc": "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
+    "aurc_logit_norm": "the same, by the top logit of the centred logits divided by their L2 norm; percent",
     "recall_at_1": "nearest other image has the same class, L2 on pooled features, not normalised; percent",
 }
 
@@ -64,6 +66,7 @@ def evaluate_predictions(
         "adaptive_ece": adaptive_ece(logits, target, temperature=temperature),
         "classwise_ece": classwise_ece(logits, target, temperature=temperature),
         "aurc": aurc(logits, target, temperature=temperature),
+        "aurc_logit_norm": aurc_logit_norm(logits, target),
         "recall_at_1": None if features is None or len(target) < 2 else recall_at_1(features, target),
     }
 

@@ -48,6 +48,7 @@ class MetricValues(_Record):
     adaptive_ece: float
     classwise_ece: float
     aurc: float
+    aurc_logit_norm: float | None = None  # not measured by earlier versions
     recall_at_1: float | None
 
 

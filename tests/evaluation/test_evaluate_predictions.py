@@ -17,6 +17,7 @@ from cskd_hf.evaluation.metrics import (
     DEFINITIONS,
     adaptive_ece,
     aurc,
+    aurc_logit_norm,
     brier,
     classwise_ece,
     ece,
@@ -26,7 +27,18 @@ from cskd_hf.evaluation.metrics import (
     top_k_error,
 )
 
-NAMES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+NAMES = [
+    "top1_error",
+    "top5_error",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "classwise_ece",
+    "aurc",
+    "aurc_logit_norm",
+    "recall_at_1",
+]
 
 
 def test_every_metric_is_reported_in_order_with_its_definition() -> None:
@@ -37,7 +49,7 @@ def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
     assert values["recall_at_1"] == recall_at_1(features, target)
-    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc):
+    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm):
         assert values[metric.__name__] == metric(logits, target)
     assert all(type(value) is float for value in values.values())
 
@@ -101,7 +113,7 @@ LABELS = torch.tensor([0, 1, 2])
         (torch.tensor([[-math.inf, -math.inf], [0.0, 0.0], [0.0, 0.0]]), LABELS * 0, r"logits\[0\]"),
     ],
 )
-@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc])
+@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm])
 def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metric(logits, target)

@@ -24,7 +24,18 @@ from whole_runs import whole_run
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.runs.environment import read_environments
 
-RATES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+RATES = [
+    "top1_error",
+    "top5_error",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "classwise_ece",
+    "aurc",
+    "aurc_logit_norm",
+    "recall_at_1",
+]
 
 
 images = pytest.fixture(fifteen_images, scope="module")
