@@ -15,6 +15,7 @@ from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.explain import Checked, explain
 from cskd_hf.recipe.sections import (
+    TRANSFORM_DEFAULTS,
     DataSection,
     ModelSection,
     OptimizerSection,
@@ -89,6 +90,9 @@ def recipe_hash(recipe: Recipe) -> str:
     A setting added later, with a default that changes nothing, leaves the hashes of earlier runs as they are.
     """
     changed = recipe.model_dump(mode="json", exclude_defaults=True)
+    changed["transform"] = {
+        key: value for key, value in changed.get("transform", {}).items() if TRANSFORM_DEFAULTS.get(key) != value
+    }
     hashed = {
         section: {key: value for key, value in keys.items() if key in changed.get(section, {})}
         for section, keys in identity(recipe).items()

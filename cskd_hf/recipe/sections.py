@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -24,6 +25,14 @@ class Section(BaseModel):
         protected_namespaces=(),
         use_attribute_docstrings=True,
     )
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def fill(section: Kind, defaults: Mapping[str, Any]) -> Kind:
+    """A copy of `section` with `defaults` for its null keys."""
+    return section.model_copy(update={key: value for key, value in defaults.items() if getattr(section, key) is None})
 
 
 class DataSection(Section):
@@ -59,6 +68,20 @@ class DataSection(Section):
     on_corrupt: Literal["error", "skip"] = "error"
     """An unreadable image: stop and name it (error), or count it, train on another image of its class instead and leave
     it out of evaluation (skip)."""
+    value_range: tuple[float, float] | None = None
+    """The values of black and white in images deeper than 8 bits, such as [0, 4095]. null: by their format; images that
+    would come out nearly black are then an error."""
+
+    @field_validator("value_range")
+    @classmethod
+    def _ascending(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and values[0] >= values[1]:
+            raise ValueError("[black, white], where black is less than white, such as [0, 4095]")
+        return values
+
+
+# What null means without pretrained weights.
+TRANSFORM_DEFAULTS = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
 
 
 class TransformSection(Section):
@@ -78,10 +101,14 @@ class TransformSection(Section):
     """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
     auto_augment: str | None = None
     """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`, except 3-Augment (`3a`)."""
-    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
-    """random: bilinear or bicubic per training image, bilinear for evaluation."""
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+    interpolation: Literal["bilinear", "bicubic", "random"] | None = None
+    """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for crop_pct and crop_mode:
+    as the pretrained weights were tested, else bilinear, 0.875, center."""
+    crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
     """Evaluation: resize the short side to input / crop_pct, then crop the centre."""
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """Evaluation, instead of the short side: resize both sides to input / crop_pct (squash), or the long side, and pad
+    (border)."""
     mean: tuple[float, float, float] | None = None
     """Of the RGB channels in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's."""
     std: tuple[Positive, Positive, Positive] | None = None
