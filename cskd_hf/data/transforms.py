@@ -24,6 +24,7 @@ from torchvision import transforms as tv
 
 from cskd_hf.data import crops
 from cskd_hf.data.decode import Picture, decode
+from cskd_hf.data.erasing import Erasing
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill
 from cskd_hf.seeding import seeded
@@ -36,7 +37,7 @@ class Transform:
 
     Args:
         settings: the recipe's `transform`.
-        is_training: random crop and flips; else resize and centre crop.
+        is_training: random crop, flips and erasing; else resize and centre crop.
         value_range: the recipe's `data.value_range`.
 
     Attributes:
@@ -72,6 +73,7 @@ class Transform:
         # takes half the time, but differs by a level here and there.
         if not is_training or settings.color_jitter or settings.auto_augment:
             self._timm = _timm_transform(self.settings, is_training)
+        self._erase = Erasing(settings) if is_training and settings.re_prob else None
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
         """(3, H, W) uint8, equal for equal arguments.
@@ -94,9 +96,13 @@ class Transform:
         """
         if self._timm is None:
             picture = Picture(image, self.value_range)
-            crop = crops.draw_crop(self.settings, random.Random(seed), picture.height, picture.width)
+            draws = random.Random(seed)
+            crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
             out[None].permute(0, 3, 1, 2).copy_(crops.apply_crop(pixels, crop, self.size))
+            if self._erase is not None:
+                with seeded(draws.getrandbits(63)):
+                    self._erase(out)
             return
         rgb = decode(image, self.value_range)
         if not self.is_training and is_sliver(rgb.size) and self.settings.crop_mode == "center":
@@ -104,6 +110,8 @@ class Transform:
             return
         with seeded(seed) if self.is_training else nullcontext():
             out.copy_(torch.as_tensor(self._timm(rgb)).permute(1, 2, 0))
+            if self._erase is not None:
+                self._erase(out)
 
 
 def is_sliver(size: tuple[int, int]) -> bool:

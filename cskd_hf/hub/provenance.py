@@ -15,8 +15,8 @@ from cskd_hf.recipe.recipe import Recipe
 
 # The paper uses the names of the large networks for its 32-pixel ones.
 _PAPER_NETWORKS = {
-    "preact_resnet18_32px": "resnet18",
-    "preact_resnet10_32px": "resnet10",
+    "preactresnet18_32px": "resnet18",
+    "preactresnet10_32px": "resnet10",
     "densenet121_32px": "densenet121",
 }
 

@@ -53,6 +53,10 @@ class DDGSD(Method):
     feature_loss_weight: Weight = 5e-4
     """μ, of the squared distance between the mean pooled features. [ours]"""
 
+    @property
+    def cost(self) -> float:
+        return 2.0
+
     def forward_loss(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         import torch
         import torch.nn.functional as F

@@ -81,6 +81,8 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
     for section, keys in _NOT_IN_HASH.items():
         for key in keys:
             del settings[section][key]
+    if not recipe.run.model_ema:
+        del settings["run"]["model_ema_warmup"]  # no effect
     return settings
 
 
@@ -89,12 +91,16 @@ def recipe_hash(recipe: Recipe) -> str:
 
     A setting added later, with a default that changes nothing, leaves the hashes of earlier runs as they are.
     """
-    changed = recipe.model_dump(mode="json", exclude_defaults=True)
-    changed["transform"] = {
-        key: value for key, value in changed.get("transform", {}).items() if TRANSFORM_DEFAULTS.get(key) != value
+    settings = recipe.model_dump(mode="json", exclude_defaults=True)
+    changed = {(section, key) for section, keys in settings.items() for key in keys}
+    # `resolve` writes these defaults where a recipe says null.
+    changed -= {
+        ("transform", key) for key, value in TRANSFORM_DEFAULTS.items() if getattr(recipe.transform, key) == value
     }
+    warmup = {("run", "model_ema_warmup")}  # its first default was false: runs without a warm-up keep their hash
+    changed = changed | warmup if recipe.run.model_ema_warmup else changed - warmup
     hashed = {
-        section: {key: value for key, value in keys.items() if key in changed.get(section, {})}
+        section: {key: value for key, value in keys.items() if (section, key) in changed}
         for section, keys in identity(recipe).items()
     }
     hashed["method"]["name"] = recipe.method.name

@@ -126,7 +126,7 @@ def test_an_experiment_that_the_paper_lacks_has_no_paper_column(source):
 
 
 def test_published_results_know_the_papers_names_of_networks_and_methods(source):
-    recipe = source.recipe.replace(data={"dataset": "cifar100"}, model={"model_name": "preact_resnet18_32px"})
+    recipe = source.recipe.replace(data={"dataset": "cifar100"}, model={"model_name": "preactresnet18_32px"})
 
     def top1_error(**method):
         changed = recipe.model_copy(update={"method": METHODS[method["name"]](**method)}) if method else recipe
