@@ -55,18 +55,18 @@ class Picture:
     Args:
         image: `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives it; bytes take precedence.
         value_range: the values of black and white in images deeper than 8 bits; None: by their format.
+        strict: without a `value_range`, reject images that their format's would spoil, see `deep.reject_lost`.
 
     Raises:
-        UnreadableImageError: missing file, truncated, not an image, too large, or pixels whose range is not known.
-            Also from `region`.
+        UnreadableImageError: missing file, truncated, not an image, too large, NaN, or rejected. Also from `region`.
     """
 
-    def __init__(self, image: Mapping[str, Any], value_range: Range | None = None) -> None:
-        self._image, self._value_range, self._jpeg = image, value_range, read_jpeg(image)
+    def __init__(self, image: Mapping[str, Any], value_range: Range | None = None, strict: bool = False) -> None:
+        self._image, self._jpeg = image, read_jpeg(image)
         size = None if self._jpeg is None else ordinary_size(self._jpeg, Image.MAX_IMAGE_PIXELS)
         self._pixels: np.ndarray | None = None
         if size is None:
-            self._pixels = _decode_with_pillow(image, value_range)
+            self._pixels = _decode_with_pillow(image, value_range, strict)
             size = self._pixels.shape[0], self._pixels.shape[1]
         self.height, self.width = size
 
@@ -78,13 +78,13 @@ class Picture:
             if region is not None:
                 return region
             # Damaged: Pillow either decodes it or raises the error to report.
-            self._pixels = _decode_with_pillow(self._image, self._value_range)
+            self._pixels = _decode_with_pillow(self._image, None, strict=False)
         return np.ascontiguousarray(self._pixels[box.top : box.top + box.height, box.left : box.left + box.width])
 
 
-def decode(image: Mapping[str, Any], value_range: Range | None = None) -> Image.Image:
+def decode(image: Mapping[str, Any], value_range: Range | None = None, strict: bool = False) -> Image.Image:
     """The whole image in RGB; see `Picture`."""
-    picture = Picture(image, value_range)
+    picture = Picture(image, value_range, strict)
     return Image.fromarray(picture.region(Box(0, 0, picture.height, picture.width)))
 
 
@@ -110,10 +110,15 @@ def orientation_of(opened: Image.Image) -> tuple[int, bool]:
     return (orientation if orientation in _UPRIGHT else 1), True
 
 
-def _decode_with_pillow(image: Mapping[str, Any], value_range: Range | None) -> np.ndarray:
+def _decode_with_pillow(image: Mapping[str, Any], value_range: Range | None, strict: bool) -> np.ndarray:
     """(H, W, 3) uint8."""
     depth, pixels, orientation = _read_with_pillow(image)
-    rgb = pixels if isinstance(pixels, Image.Image) else deep.to_rgb(pixels, depth, value_range)
+    if isinstance(pixels, Image.Image):
+        rgb = pixels
+    else:
+        if strict and value_range is None:
+            deep.reject_lost(pixels, depth)
+        rgb = deep.to_rgb(pixels, depth, value_range)
     return np.array(rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb)
 
 

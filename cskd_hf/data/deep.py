@@ -104,24 +104,28 @@ def to_rgb(values: np.ndarray, depth: Depth, value_range: Range | None) -> Image
         values: from `stored_values`.
         depth: of the same image.
         value_range: black and white; None: by the format.
+    """
+    levels = to_levels(values, *(value_range or depth[1:]))
+    if levels.ndim == 3 and levels.shape[2] == 4:
+        return Image.frombytes("CMYK", (levels.shape[1], levels.shape[0]), levels.tobytes()).convert("RGB")
+    return Image.fromarray(levels).convert("RGB")
+
+
+def reject_lost(values: np.ndarray, depth: Depth) -> None:
+    """Reject an image that the format's own black and white would spoil.
 
     Raises:
-        UnreadableImageError: without a `value_range`, an image of floats leaves [0, 1], or comes out as a single level
-            although it is not constant.
+        UnreadableImageError: floats leave [0, 1], or the image becomes a single level although it is not constant.
     """
-    low, high = value_range or depth[1:]
+    _, low, high = depth
     least, greatest = values.min(), values.max()
-    levels = to_levels(values, low, high)
     beyond = depth.kind == "floating-point" and (least < low or greatest > high)
-    if value_range is None and (beyond or (least < greatest and levels.min() == levels.max())):
+    if beyond or (least < greatest and len(set(to_levels(np.array([least, greatest]), low, high).tolist())) == 1):
         reason = "exceed" if beyond else "come out as a single level of"
         raise UnreadableImageError(
             f"{depth.kind} pixels from {least:,.10g} to {greatest:,.10g} {reason} the default range, {low:,} to "
             f"{high:,}; write the values of black and white: data.value_range=[LOW,HIGH]"
         )
-    if levels.ndim == 3 and levels.shape[2] == 4:
-        return Image.frombytes("CMYK", (levels.shape[1], levels.shape[0]), levels.tobytes()).convert("RGB")
-    return Image.fromarray(levels).convert("RGB")
 
 
 def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:

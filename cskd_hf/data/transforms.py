@@ -95,7 +95,7 @@ class Transform:
             UnreadableImageError: the image cannot be decoded; `out` is then undefined.
         """
         if self._timm is None:
-            picture = Picture(image, self.value_range)
+            picture = Picture(image, self.value_range, strict=True)
             draws = random.Random(seed)
             crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
@@ -104,7 +104,7 @@ class Transform:
                 with seeded(draws.getrandbits(63)):
                     self._erase(out)
             return
-        rgb = decode(image, self.value_range)
+        rgb = decode(image, self.value_range, strict=True)
         if not self.is_training and is_sliver(rgb.size) and self.settings.crop_mode == "center":
             out.copy_(torch.from_numpy(np.array(_centre_of_sliver(rgb, self.settings))))
             return

@@ -24,6 +24,7 @@ class TrainedModel:
         class_names: K names; None if the weights come without names.
         temperature: divides the logits; None if none was fitted.
         transform: the preprocessing, mean and std included.
+        value_range: the values of black and white in images deeper than 8 bits; None: by their format.
         run: the run folder, if the source is one.
     """
 
@@ -31,6 +32,7 @@ class TrainedModel:
     class_names: tuple[str, ...] | None
     temperature: float | None
     transform: TransformSection
+    value_range: tuple[float, float] | None
     run: Path | None
 
 
@@ -60,17 +62,18 @@ def load_trained(source: str) -> TrainedModel:
         model = timm.create_model(location, pretrained=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{source}: timm cannot load these weights: {' '.join(str(error).split())}") from error
-    data_config = resolve_model_data_config(model)
-    transform = TransformSection(
-        input_size=tuple(data_config["input_size"]),
-        interpolation=data_config["interpolation"],
-        crop_pct=data_config["crop_pct"],
-        mean=tuple(data_config["mean"]),
-        std=tuple(data_config["std"]),
+    # Not validated: evaluation takes whatever timm does.
+    transform = TransformSection().model_copy(update=resolve_model_data_config(model))
+    names, facts = config.get("label_names"), config.get("cskd", {})
+    black_white = facts.get("value_range")
+    return TrainedModel(
+        model,
+        tuple(names) if names else None,
+        facts.get("temperature"),
+        transform,
+        None if black_white is None else tuple(black_white),
+        run,
     )
-    names = config.get("label_names")
-    temperature = config.get("cskd", {}).get("temperature")
-    return TrainedModel(model, tuple(names) if names else None, temperature, transform, run)
 
 
 def _config_file(location: str) -> Path:

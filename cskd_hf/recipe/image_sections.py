@@ -81,8 +81,8 @@ class TransformSection(Section):
     re_count: Count = 1
     """At most this many rectangles, which share the erased area."""
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
-    """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for crop_pct and crop_mode:
-    as the pretrained weights were tested, else bilinear, 0.875, center."""
+    """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for the next two: as the
+    pretrained weights were tested, else bilinear, 0.875, center."""
     crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
     """Evaluation: resize the short side to input / crop_pct, then crop the centre."""
     crop_mode: Literal["center", "squash", "border"] | None = None

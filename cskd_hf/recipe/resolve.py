@@ -33,7 +33,7 @@ def resolve_data(data: DataSection) -> DataSection:
 
 
 def resolve_transform(transform: TransformSection, data: DataSection, model: ModelSection) -> TransformSection:
-    """Fill null mean, std, interpolation, crop_pct and crop_mode with those of the pretrained weights, if there are any.
+    """Fill null mean, std, interpolation, crop_pct and crop_mode with those of the pretrained weights, if any.
 
     Without them, mean and std are the catalog's, else ImageNet's, and the rest `TRANSFORM_DEFAULTS`.
     """

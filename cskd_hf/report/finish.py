@@ -65,7 +65,9 @@ def finish(
         epochs=recipe.scheduler.total_epochs,
         selection="last",
         name=folder.resolve().name,
-        dataset=run_summary.DatasetSummary(name=recipe.data.dataset, num_classes=images.num_classes, images=sizes),
+        dataset=run_summary.DatasetSummary(
+            name=recipe.data.dataset, num_classes=images.num_classes, images=sizes, deep=dict(images.deep)
+        ),
         model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
             num_parameters=count_parameters(model),
@@ -77,7 +79,12 @@ def finish(
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
         notes=(*images.notes, *ema_note(recipe.run, progress.step), *_skip_notes(images, progress, predictions)),
     )
-    facts = {"method": summary.method, "temperature": metrics.temperature, "recipe_hash": summary.recipe_hash}
+    facts = {
+        "method": summary.method,
+        "temperature": metrics.temperature,
+        "recipe_hash": summary.recipe_hash,
+        "value_range": recipe.data.value_range,
+    }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     run_summary.write_summary(folder, summary)  # from here on the run counts as finished
