@@ -58,7 +58,7 @@ def test_an_architecture_that_timm_lacks_does_not_load_if_the_release_hides_it(t
 
 
 def test_the_test_images_come_with_the_logits_that_the_run_saved():
-    images, logits = _test_images(trained(), resolve(read_source(trained()).recipe), CLASSES)
+    contents, images, logits = _test_images(trained(), resolve(read_source(trained()).recipe), CLASSES)
     assert (images.shape, images.dtype) == ((20, 3, 48, 48), torch.uint8)
     assert torch.equal(logits, load_file(trained() / "predictions.safetensors")["logits"])
 
