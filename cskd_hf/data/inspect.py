@@ -112,8 +112,8 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
     notes = []
     if turned:
         notes.append(
-            f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them upright, "
-            "which timm's and torchvision's loaders do not: use PIL.ImageOps.exif_transpose"
+            f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them upright; "
+            "timm and torchvision do not: add PIL.ImageOps.exif_transpose"
         )
     if broken:
         notes.append(f"EXIF or XMP that cannot be read: {broken} images checked, shown as they are stored")

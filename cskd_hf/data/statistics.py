@@ -68,16 +68,18 @@ class ImageStatistics:
         decoding = self.opened <= num_decoded
         mode, size = "", (0, 0)
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as opened:
-                mode, size = opened.mode, opened.size
-                self.formats[str(opened.format)] += 1
-                self.modes[mode] += 1
-                self.sizes[size] += 1
-                decoding |= depth_of(opened) != EIGHT_BITS
-                if decoding or opened.format != "PNG":  # which Pillow decodes to look for EXIF at its end
-                    orientation, readable = orientation_of(opened)
-                    self.turned += orientation != 1
-                    self.broken_metadata += not readable
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                with Image.open(io.BytesIO(content)) as opened:
+                    mode, size = opened.mode, opened.size
+                    self.formats[str(opened.format)] += 1
+                    self.modes[mode] += 1
+                    self.sizes[size] += 1
+                    decoding |= depth_of(opened) != EIGHT_BITS
+                    if decoding or opened.format != "PNG":  # which Pillow decodes to look for EXIF at its end
+                        orientation, readable = orientation_of(opened)
+                        self.turned += orientation != 1
+                        self.broken_metadata += not readable or any("EXIF" in str(line.message) for line in caught)
         except Exception:  # Pillow raises a dozen types; `decode` words the error
             decode(stored)
         if decoding:
