@@ -23,7 +23,7 @@ from cskd_hf.data import deep
 from cskd_hf.data.deep import EIGHT_BITS, Depth, Range, UnreadableImageError, depth_of, stored_values
 from cskd_hf.data.jpeg import ORIENTATION, decode_region, ordinary_size, read_jpeg
 
-__all__ = ["Box", "Picture", "UnreadableImageError", "decode", "orientation_of", "survey"]
+__all__ = ["Box", "Picture", "UnreadableImageError", "decode", "is_deep", "orientation_of", "survey"]
 
 # EXIF's orientations, and how to turn the stored image upright.
 _UPRIGHT = {
@@ -101,6 +101,17 @@ def survey(image: Mapping[str, Any]) -> tuple[Depth, np.ndarray]:
     return depth, np.asarray(pixels)
 
 
+def is_deep(image: Mapping[str, Any]) -> bool:
+    """Whether an image is deeper than 8 bits, from its header; False if that is broken."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(image) as opened:
+                return depth_of(opened) != EIGHT_BITS
+    except Exception:  # to be reported by `decode`
+        return False
+
+
 def orientation_of(opened: Image.Image) -> tuple[int, bool]:
     """EXIF's orientation of an image, 1 to 8, and whether its metadata could be read; 1 if not."""
     try:
@@ -108,6 +119,10 @@ def orientation_of(opened: Image.Image) -> tuple[int, bool]:
     except Exception:  # Pillow's parsers of EXIF and XMP raise many types
         return 1, False
     return (orientation if orientation in _UPRIGHT else 1), True
+
+
+def _open(image: Mapping[str, Any]) -> Image.Image:
+    return Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
 
 
 def _decode_with_pillow(image: Mapping[str, Any], value_range: Range | None, strict: bool) -> np.ndarray:
@@ -126,16 +141,14 @@ def _read_with_pillow(image: Mapping[str, Any]) -> tuple[Depth, Image.Image | np
     """Depth, pixels, in RGB or as `deep.stored_values`, and the orientation that they still need."""
     if image["bytes"] is None and image["path"] is None:
         raise UnreadableImageError("the row has neither bytes nor a path")
-
-    def open_image() -> Image.Image:
-        return Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # corrupt EXIF, many pixels: see `inspect.py`
-            with open_image() as opened:
+            with _open(image) as opened:
                 depth = depth_of(opened)
-                pixels = opened.convert("RGB") if depth is EIGHT_BITS else stored_values(opened, depth, open_image)
+                pixels = (
+                    opened.convert("RGB") if depth is EIGHT_BITS else stored_values(opened, depth, lambda: _open(image))
+                )
                 return depth, pixels, orientation_of(opened)[0]  # once loaded: a TIFF turns itself
     except (MemoryError, UnreadableImageError):  # not the image's fault, or already a message
         raise

@@ -112,7 +112,7 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
     notes = []
     if turned:
         notes.append(
-            f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them upright; "
+            f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them, "
             "timm and torchvision do not: add PIL.ImageOps.exif_transpose"
         )
     if broken:

@@ -124,10 +124,11 @@ def _compare_top1(top1: Tensor, saved_logits: Tensor, library: str) -> None:
 def _plain_code_reads(content: bytes, deep: Mapping[str, tuple[float, float]]) -> bool:
     """Whether the card's code can show an image file as testing did; `deep` is the summary's."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            depth = depth_of(opened)
-            ImageOps.exif_transpose(opened)
+            with Image.open(io.BytesIO(content)) as opened:
+                depth = depth_of(opened)
+                ImageOps.exif_transpose(opened)
     except Exception:  # broken metadata, under any of Pillow's exceptions
         return False
     grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None)
