@@ -26,11 +26,16 @@ class Erasing:
 
     def __init__(self, settings: TransformSection) -> None:
         self._erase = RandomErasing(settings.re_prob, mode=settings.re_mode, max_count=settings.re_count, device="cpu")
-        self.mean, self.std = torch.tensor(settings.mean or IMAGENET_MEAN), torch.tensor(settings.std or IMAGENET_STD)
+        self.mean, self.std = (
+            torch.tensor(channels).view(3, 1, 1)
+            for channels in (settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD)
+        )
 
     def __call__(self, image: Tensor) -> None:
         """Erase rectangles of an image (H, W, 3), uint8, in place."""
         # timm writes normalised values; the pixels that it leaves stay NaN.
-        fill = self._erase(torch.full((3, *image.shape[:2]), math.nan)).permute(1, 2, 0)
-        erased = ~fill[..., 0].isnan()
-        image[erased] = ((fill[erased] * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        fill = self._erase(torch.full((3, *image.shape[:2]), math.nan))
+        kept = fill.isnan()
+        if not kept.all():
+            pixels = fill.mul_(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+            image.copy_(torch.where(kept.permute(1, 2, 0), image, pixels.permute(1, 2, 0)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +27,21 @@ def mean_discrepancy(features: Tensor, other_features: Tensor, index: Tensor) ->
     """
     from cskd_hf.models.collectives import global_mean
 
-    return global_mean(features.float() - other_features.float(), index).square().sum()
+    return global_mean(at_least_float32(features) - at_least_float32(other_features), index).square().sum()
 
 
 class DDGSD(Method):
     """L_CE over both augmentations + λ · T² · KL both ways + μ · ‖mean f − mean f′‖².
 
-    One forward over both halves, [first | second] along the batch. Cross-entropy and KL are averaged over all 2B images
-    [ours: no code of the authors was found, and copies differ in their reductions].
+    One forward over both halves, [first | second] along the batch. No code of the authors was found, and copies differ
+    in their reductions. These are [ours]:
+
+    * Cross-entropy is averaged over all 2B images, so that λ weighs the KL as in the other methods and a supervised
+      image counts as it does under cross-entropy.
+    * KL is summed over classes and averaged over all 2B images: half the sum of both directions. Each prediction is the
+      other's constant teacher, and T² keeps the gradient's scale independent of T, as in every distillation here.
+    * The feature distance is summed over the features. It is between the means over the global batch, not between the
+      two views of each image, which is what makes it a maximum mean discrepancy.
 
     Example:
         >>> import timm, torch
@@ -65,7 +73,7 @@ class DDGSD(Method):
         features, output = module.forward_head(maps, pre_logits=True), module.forward_head(maps)
         first, second = output.chunk(2)
         first_features, second_features = features.chunk(2)
-        task_loss = F.cross_entropy(output.float(), batch.target)
+        task_loss = F.cross_entropy(at_least_float32(output), batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((second, first)), self.temperature)
         feature_loss = mean_discrepancy(first_features, second_features, batch.index.chunk(2)[0])
         loss = task_loss + self.distill_loss_weight * kd_loss + self.feature_loss_weight * feature_loss

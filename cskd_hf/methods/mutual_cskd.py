@@ -1,7 +1,8 @@
 """Mutual CS-KD: both images of a pair learn, each from its label and from the other's prediction.
 
 [ours], after Yun et al., *Regularizing Class-wise Predictions via Self-knowledge Distillation*, CVPR 2020,
-https://arxiv.org/abs/2003.13964, where the partner is forwarded only as a teacher.
+https://arxiv.org/abs/2003.13964, where the partner is forwarded only as a teacher. The closest published relative is
+IPS (`ips`), which swaps patches within each pair first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class MutualCSKD(TaskLoss):
 
     One forward over both halves, so a supervised image costs what it costs under cross-entropy. This is not the paper's
     algorithm: BatchNorm normalises the halves together and updates once a step, an epoch supervises each image once as
-    anchor and about once more as partner, and a step learns from 2B labels. With Mixup or CutMix, L_CE is over the mixed
-    2B images, in a forward of its own, and L_cls over the unmixed.
+    anchor and about once more as partner, and a step learns from 2B labels. With Mixup or CutMix, L_CE is over the
+    mixed 2B images, in a forward of its own, and L_cls over the unmixed.
 
     Example:
         >>> import torch

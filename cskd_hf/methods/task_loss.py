@@ -1,9 +1,10 @@
 """The task loss of a modern recipe: cross-entropy with label smoothing, Mixup and CutMix, shared by several methods.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
-https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond Empirical
-Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix: Regularization
-Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019, https://arxiv.org/abs/1905.04899.
+https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond
+Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
+Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
+https://arxiv.org/abs/1905.04899.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cskd_hf.methods.base import Method, Weight
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
 class TaskLoss(Method):
     """Cross-entropy against (1 − ε) · q + ε/K, averaged over the batch; q is one-hot(y), or mixed labels.
 
-    Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ per
-    batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which images
-    are mixed depends on the number of ranks. The logged training error is measured against y alone.
+    Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ
+    per batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which
+    images are mixed depends on the number of ranks. The logged training error is measured against y alone.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -40,10 +42,12 @@ class TaskLoss(Method):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`output`, and its task loss (scalar, float32): logits (N, K) against labels (N,) or mixed labels (N, K)."""
+        """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
         import torch.nn.functional as F
 
-        return output, F.cross_entropy(output.float(), target, label_smoothing=self.smoothing)
+        logits = at_least_float32(output)
+        target = target.to(logits) if target.is_floating_point() else target
+        return output, F.cross_entropy(logits, target, label_smoothing=self.smoothing)
 
     def mixed_task(self, module: nn.Module, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Logits of the mixed images, and their task loss; None if nothing is mixed."""

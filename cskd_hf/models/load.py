@@ -22,7 +22,8 @@ class TrainedModel:
     Attributes:
         model: the timm model, in eval mode.
         class_names: K names; None if the weights come without names.
-        temperature: divides the logits; None if none was fitted.
+        temperature: divides the logits; None if the weights are not calibrated.
+        calibration: whether they are, on what evidence, or why not.
         transform: the preprocessing, mean and std included.
         value_range: the values of black and white in images deeper than 8 bits; None: by their format.
         run: the run folder, if the source is one.
@@ -31,6 +32,7 @@ class TrainedModel:
     model: Any
     class_names: tuple[str, ...] | None
     temperature: float | None
+    calibration: str
     transform: TransformSection
     value_range: tuple[float, float] | None
     run: Path | None
@@ -65,11 +67,13 @@ def load_trained(source: str) -> TrainedModel:
     # Not validated: evaluation takes whatever timm does.
     transform = TransformSection().model_copy(update=resolve_model_data_config(model))
     names, facts = config.get("label_names"), config.get("cskd", {})
-    black_white = facts.get("value_range")
+    temperature, black_white = facts.get("temperature"), facts.get("value_range")
+    unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
     return TrainedModel(
         model,
         tuple(names) if names else None,
-        facts.get("temperature"),
+        temperature,
+        facts.get("calibration", f"not known to be calibrated: {unknown}"),
         transform,
         None if black_white is None else tuple(black_white),
         run,

@@ -6,8 +6,8 @@ from cskd_hf.methods import METHODS
 from cskd_hf.paper.blocks import PAPER_NAMES, Block
 from cskd_hf.paper.rows import STRONG_ROWS
 
-COLUMNS = (("icons", "resnet"), ("fashion_mnist_1k", "test_resnet"), ("digits", "resnet10"))
-METRICS = ("top1_error", "nll", "ece", "brier", "aurc", "recall_at_1")
+COLUMNS = (("icons", "test_resnet"), ("fashion_mnist_1k", "test_resnet"), ("digits", "resnet10"))
+METRICS = ("top1_error", "nll", "ece", "brier", "aurc", "aurc_logit_norm", "recall_at_1")
 # Training compute at equal compute, in epochs of cross-entropy for every epoch of the recipe.
 BUDGET = 2
 
@@ -17,7 +17,8 @@ _AT_EQUAL_COMPUTE = ("label_smoothing", "cross_entropy", "ddgsd", "cskd", "mutua
 
 def evidence_tables() -> dict[str, list[Block]]:
     """`evidence` and `strong`; without published values."""
-    methods = ("label_smoothing", *(PAPER_NAMES.get(method, method) for method in METHODS))
+    names = (PAPER_NAMES.get(method, method) for method in METHODS)
+    methods = tuple(dict.fromkeys(("cross_entropy", "label_smoothing", *names)))
     others = frozenset(methods) - frozenset(_AT_EQUAL_COMPUTE)
 
     def blocks(

@@ -15,6 +15,7 @@ _HEADS = {
     "ece_scaled": "ECE, fitted T",
     "brier": "Brier",
     "aurc": "AURC",
+    "aurc_logit_norm": "AURC, logit norm",
     "recall_at_1": "Recall@1",
 }
 _LEGEND = [
@@ -44,10 +45,15 @@ def _rows(grids: Sequence[Grid], column: int) -> list[list[str]]:
         n = max(len(cell.values) for cell in cells)
         epochs, compute = "–", "–"
         if (training := cells[0].training) is not None:
-            epochs, compute = str(training.epochs), f"{training.compute / 1000:,.0f} k"
+            epochs, compute = str(training.epochs), _thousands(training.compute)
         metrics = [_number(cell, grid.block.metric, n) for cell, grid in zip(cells, filled, strict=True)]
         rows.append([f"`{cells[0].method}`", str(n), epochs, compute, *metrics])
     return rows
+
+
+def _thousands(count: float) -> str:
+    """582 k; 0.27 k of a smoke test."""
+    return f"{count / 1000:,.0f} k" if count >= 10_000 else f"{count / 1000:.2g} k"
 
 
 def _number(cell: Cell, metric: str, n: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -32,6 +32,17 @@ def test_the_loss_is_float32_under_autocast(name: str) -> None:
     result["loss"].backward()
     assert result["loss"].dtype == torch.float32
     assert result["loss"].isfinite()
+
+
+@each_method
+def test_a_float64_models_losses_are_float64(name: str) -> None:
+    method = method_of(name)
+    objective, batch = objective_of(method).double(), batch_for(method)
+    result = objective(batch._replace(images=batch.images.double() / 255))
+    losses = {key: value for key, value in result.items() if key.endswith("loss")}
+    assert {key: value.dtype for key, value in losses.items()} == dict.fromkeys(losses, torch.float64)
+    rounded = [key for key, value in losses.items() if value == value.float() != 0]  # DLB's first step has no teacher
+    assert rounded == []
 
 
 @each_method
@@ -76,8 +87,9 @@ def test_the_same_seed_gives_the_same_step_bit_for_bit(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_all_but_two_methods_have_coefficients_that_reduce_them_to_cross_entropy() -> None:
-    assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos"}
+def test_all_but_three_methods_have_coefficients_that_reduce_them_to_cross_entropy() -> None:
+    """DLB normalises its halves separately."""
+    assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos", "dlb"}
 
 
 @pytest.mark.parametrize("name", ZERO)
@@ -88,6 +100,38 @@ def test_zero_coefficients_give_the_cross_entropy_of_the_supervised_images(name:
     plain = objective_of(CrossEntropy())(supervised(method, batch))
     assert torch.equal(result["target"], plain["target"])
     torch.testing.assert_close(result["loss"], plain["loss"], rtol=0, atol=1e-6)
+
+
+MIXING = {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "cost"),
+    [
+        *((name, {}, None) for name in METHODS),
+        ("cskd", {}, 4 / 3),
+        ("cskd", {"batch_norm": "joint"}, 2),
+        ("cskd_e", {"batch_norm": "joint"}, 3),
+        ("distillation_cskd", {"batch_norm": "joint"}, 2 + 1 / 3),
+        ("cross_entropy", MIXING, 1),
+        ("cskd", MIXING, 2 + 1 / 3),
+        ("cskd_e", MIXING, 2 + 2 / 3),
+        ("mutual_cskd", MIXING, 4),
+    ],
+)
+def test_the_cost_counts_a_third_for_a_forward_and_one_with_its_backward(name: str, settings: Any, cost: Any) -> None:
+    method = method_of(name, **settings)
+    objective, batch, counted = objective_of(method), batch_for(method, num=4), 0.0
+
+    def count(layer: nn.Module, inputs: Any) -> None:
+        nonlocal counted
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:  # a network's first, the teacher's included
+            counted += len(inputs[0]) * (1 if torch.is_grad_enabled() else 1 / 3)
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(count):
+        objective(batch)
+    assert method.cost == pytest.approx(counted / 4)
+    assert cost in (None, pytest.approx(method.cost))
 
 
 @each_method
