@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class Images:
     holdout: ImageSplit | None
     test: ImageSplit
     notes: tuple[str, ...]
+    deep: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # see `inspect.QuickCheck`
 
     @property
     def num_classes(self) -> int:

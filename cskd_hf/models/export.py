@@ -20,7 +20,7 @@ from torch import nn
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
-from cskd_hf.recipe.sections import ModelSection, TransformSection
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, ModelSection, TransformSection, fill
 
 # timm can build the 224-px ResNet-10 from its ResNet-18, so loading it does not need this package.
 _TIMM_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
@@ -43,7 +43,7 @@ def model_config(
     model_args |= timm_args
     if has_cosine_head(model):
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
-    default = model.pretrained_cfg
+    default, transform = model.pretrained_cfg, fill(transform, TRANSFORM_DEFAULTS)
     pretrained_cfg = {
         "tag": "cskd",
         "custom_load": False,
@@ -51,7 +51,7 @@ def model_config(
         "fixed_input_size": bool(default.get("fixed_input_size", False)),
         "interpolation": "bilinear" if transform.interpolation == "random" else transform.interpolation,
         "crop_pct": transform.crop_pct,
-        "crop_mode": "center",
+        "crop_mode": transform.crop_mode,
         "mean": list(transform.mean or ()),
         "std": list(transform.std or ()),
         "num_classes": model.num_classes,
