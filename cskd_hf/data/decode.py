@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+import cskd_hf.data.formats  # noqa: F401  registers HEIC
 from cskd_hf.data.jpeg import decode_region, ordinary_size, read_jpeg
 
 
