@@ -87,7 +87,7 @@ def scan(folder: Path) -> ScannedFolder:
     Raises:
         UserError: see `open_class_folders`.
     """
-    found, classes = ScannedFolder(), []
+    found, classes, imageless = ScannedFolder(), [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         kind = _why_left_out(entry)
         if kind == "folder":
@@ -98,12 +98,9 @@ def scan(folder: Path) -> ScannedFolder:
         of_class = ScannedFolder()
         _scan_class(Path(entry.path), entry.name, [_identity(folder)], of_class)
         visible = [f"{kind}: {count:,}" for (kind, _), count in of_class.left_out.items() if kind not in _UNSEEN]
-        if visible and not of_class.images:  # the class would vanish
-            raise UserError(
-                f"data.dataset: {entry.path} has no image that can be read, but {'; '.join(sorted(visible))}; "
-                "rename or convert them, or remove the folder"
-            )
-        if not of_class.images:
+        if visible and not of_class.images:
+            imageless.append(f"{entry.path} has no image that can be read, but {'; '.join(sorted(visible))}")
+        elif not of_class.images:
             found.left_out["class folders without images", entry.name] += 1
         found.images += of_class.images
         found.left_out += of_class.left_out
@@ -112,7 +109,10 @@ def scan(folder: Path) -> ScannedFolder:
         if not path.isascii() and path != path.encode(errors="replace").decode():
             raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
     if not found.images:
-        raise UserError(f"data.dataset: {folder} has no images; put them in {folder}/class/*.jpg")
+        details = "".join(f"; {note}" for note in found.notes(folder.name))
+        raise UserError(f"data.dataset: {folder} has no images; put them in {folder}/class/*.jpg{details}")
+    if imageless:  # the class would vanish
+        raise UserError(f"data.dataset: {imageless[0]}; rename or convert them, or remove the folder")
     return found
 
 

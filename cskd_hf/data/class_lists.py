@@ -1,6 +1,6 @@
 """Parquet and Arrow files that each carry their own list of classes.
 
-`datasets` reads the labels of all files by the list of the first one. Here every file's labels are read by its own list.
+`datasets` reads the labels of all files by the list of the first one. Here each file's labels are read by its own.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def _by_class_list(
     if stated is not None:  # its order
         stored.append(StoredLabels("the description", "names", np.empty(0, np.int64), stated, listed=True))
     labels, class_names = join_labels(stored, data.label_column)
-    merged = concatenate_datasets(images).rename_column("image", str(data.image_column))
+    merged = concatenate_datasets(images)
+    if data.image_column is not None and data.image_column != "image":
+        merged = merged.rename_column("image", data.image_column)
     return merged.add_column(data.label_column, np.concatenate(labels), feature=ClassLabel(names=list(class_names)))
 
 

@@ -60,15 +60,15 @@ def look_alikes(names: Iterable[str]) -> list[str]:
     """Sets of class names that are probably one class, a line each.
 
     Example:
-        >>> look_alikes(["cat", "Cat ", "dog"])
-        ["classes 'Cat ' and 'cat' differ only in case, blanks, Unicode form or leading zeros: merge them if they are one"]
+        >>> print(look_alikes(["cat", "Cat ", "dog"])[0])
+        classes 'Cat ' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one
     """
     alike: dict[str, list[str]] = {}
     for name in timm_order(names):
         key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
         alike.setdefault(repr(_timm_key(" ".join(key.split()))), []).append(name)
     pairs = [" and ".join(map(_visible, of_one)) for of_one in alike.values() if len(of_one) > 1]
-    difference = "differ only in case, blanks, Unicode form or leading zeros: merge them if they are one"
+    difference = "differ only in case, blanks, Unicode form or leading zeros; merge them if they are one"
     lines = [f"classes {pair} {difference}" for pair in pairs[:5]]
     return lines + [f"so do {len(pairs) - 5:,} more pairs of classes"] * (len(pairs) > 5)
 
@@ -98,8 +98,8 @@ def stored_labels(table: Dataset, column: str, where: str, names: Sequence[str] 
     kind = label_kind(values.type) if isinstance(feature, (ClassLabel, Value)) else None
     if kind is None:
         raise UserError(
-            f"data.label_column: {column!r} of {where} holds {feature}; name a column of class labels, "
-            "which are text, integers or booleans"
+            f"data.label_column: {column!r} of {where} holds {feature}; name a column of class labels: "
+            "text, integers or booleans"
         )
     num_unlabelled = values.null_count
     if pa.types.is_signed_integer(values.type):

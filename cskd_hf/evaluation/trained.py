@@ -57,6 +57,8 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
         logits = apply_temperature(predictions.logits, trained.temperature)
         scaled = evaluate_predictions(logits, predictions.target, predictions.features)
     print(f"{source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    for note in split.notes:
+        print(f"note: {note}")
     print(as_text(metric_rows(metrics, scaled)))
     if trained.temperature is not None:
         print(f"calibrated: logits divided by the temperature {trained.temperature:.4f}")
