@@ -63,7 +63,7 @@ def open_class_folders(root: Path, splits: list[str]) -> tuple[DatasetDict, dict
         UserError: a split has no folder or no images, a class folder holds other files only, or a file's name is not
             UTF-8.
     """
-    present = sorted(entry.name for entry in os.scandir(root) if _why_left_out(entry) == "folder")
+    present = [entry.name for entry in _entries(root) if _why_left_out(entry) == "folder"]
     missing = [split for split in splits if split not in present]
     if missing:
         raise UserError(
@@ -88,7 +88,7 @@ def scan(folder: Path) -> ScannedFolder:
         UserError: see `open_class_folders`.
     """
     found, classes, imageless = ScannedFolder(), [], []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _entries(folder):
         kind = _why_left_out(entry)
         if kind == "folder":
             classes.append(entry)
@@ -123,7 +123,7 @@ def _scan_class(folder: Path, name: str, around: list[tuple[int, int]], found: S
         found.left_out["links to a folder that they are in", name] += 1
         return
     folders = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _entries(folder):
         kind = _why_left_out(entry)
         if kind == "folder":
             folders.append(Path(entry.path))
@@ -135,6 +135,11 @@ def _scan_class(folder: Path, name: str, around: list[tuple[int, int]], found: S
                 found.nested[name] += 1
     for below in folders:
         _scan_class(below, name, [*around, identity], found)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

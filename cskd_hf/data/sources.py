@@ -91,7 +91,7 @@ def _open_tables(root: Path, data: DataSection, splits: list[str]) -> dict[str, 
             split: open_saved(root / split, table, split, data) if split in requested else table
             for split, table in saved.items()
         }
-    if any(root.rglob("*.parquet")) or any(root.rglob("*.arrow")):
+    if any(name.endswith((".parquet", ".arrow")) for _, _, names in os.walk(root) for name in names):
         return open_files(root, splits, data, described_files(root, data.config_name))
     if any((root / f"{split}.csv").is_file() for split in splits):
         requested = set(map(same_split, splits))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
-from small_sets import level_of, load, png, write
+from PIL import Image as PillowImage
+from small_sets import level_of, load, png, section, write
 
-from cskd_hf.data.splits import ImageSplit
+from cskd_hf.data import class_folders
+from cskd_hf.data.formats import readable_extensions
+from cskd_hf.data.splits import ImageSplit, load_split
 from cskd_hf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -61,6 +67,98 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
     assert file_and_class(images.train) == sorted(expected)
     assert file_and_class(images.test) == [("b.jpg", "robin")]
     assert images.train.class_names == ("European robin #1", "linked class", "robin")
+    left_out = {
+        "hidden files: 2 (robin 2)",
+        "macOS ._ files: 1 (robin 1)",
+        "hidden folders: 3 (robin 2)",
+        ".db files: 1 (robin 1)",
+        ".txt files: 1 (robin 1)",
+        ".csv files: 1 (robin 1)",
+        "files without extension: 1 (robin 1)",
+        "images beside the class folders: 1",
+    }
+    assert set(images.notes[0].removeprefix("split 'train': left out ").split("; ")) == left_out
+    nested = "images in nested folders, of the outermost folder's class: 2 (robin 2)"
+    assert images.notes[1] == f"split 'train': {nested}"
+    assert load_split(section(tmp_path, test_split="train"), None).notes == images.notes[:2]
+
+
+def test_what_is_no_image_file_is_counted_and_never_opened(tmp_path):
+    write(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/1.png", "test/b/1.png")
+    write(tmp_path, "train/a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "train/@eaDir/x.jpg", "train/__MACOSX/a/._1.png")
+    write(tmp_path, "train/b/photo.jpg/3.png", "train/c/.DS_Store")
+    folder = tmp_path / "train" / "b"
+    os.mkfifo(folder / "pipe.png")  # opening one would wait for ever
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket.png"))
+        (folder / "device.png").symlink_to("/dev/zero")
+        (folder / "gone.png").symlink_to("nowhere.png")
+        (folder / "itself.png").symlink_to("itself.png")
+        (folder / "up").symlink_to("../../train", target_is_directory=True)
+        images = load(tmp_path)
+    assert file_and_class(images.train) == [
+        ("1.png", "a"),
+        ("1.png", "b"),
+        ("2.png", "a"),
+        ("2.png", "b"),
+        ("3.png", "b"),
+    ]
+    note, nested, *others = images.notes
+    assert others == []
+    assert nested.endswith(": 1 (b 1)")
+    assert set(note.removeprefix("split 'train': left out ").split("; ")) == {
+        "@eaDir folders: 2 (a 1)",
+        "__MACOSX folders: 1",
+        "pipes, sockets and devices: 3 (b 3)",
+        "broken links: 2 (b 2)",
+        "links to a folder that they are in: 1 (b 1)",
+        "hidden files: 1 (c 1)",
+        "class folders without images: 1 (c 1)",
+    }
+
+
+def test_photographs_that_no_installed_decoder_reads_are_left_out_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr("cskd_hf.data.class_folders.readable_extensions", lambda: {".png"})
+    write(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in "ab"))
+    write(tmp_path, "train/a/1.HEIC", "train/a/2.heic", "train/b/3.heic", "test/a/1.avif")
+    notes = load(tmp_path).notes
+    assert notes[:2] == (
+        "split 'train': left out .heic files, readable after pip install pillow-heif: 3 (a 2, b 1)",
+        "split 'test': left out .avif files, readable after pip install -U pillow: 1 (a 1)",
+    )
+
+
+@pytest.mark.parametrize("extension", [".avif", ".heic"])
+def test_avif_and_heic_are_read_where_a_decoder_is_installed(tmp_path, extension):
+    if extension not in readable_extensions():
+        pytest.skip(f"no decoder of {extension}")
+    buffer = io.BytesIO()
+    PillowImage.new("RGB", (16, 16), (200, 200, 200)).save(buffer, "AVIF" if extension == ".avif" else "HEIF")
+    write(tmp_path, *(f"{split}/{name}/1{extension.upper()}" for split in ("train", "test") for name in "ab"))
+    write(tmp_path, f"train/a/1{extension.upper()}", content=buffer.getvalue())
+    assert level_of(load(tmp_path).train, 0) == pytest.approx(200, abs=3)
+
+
+def test_class_folders_are_numbered_as_timm_numbers_them(tmp_path):
+    write(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in ("10", "9", "B", "a", "1")))
+    assert load(tmp_path).train.class_names == ("1", "9", "10", "a", "B")
+
+
+def test_class_names_that_look_alike_are_noted(tmp_path):
+    write(tmp_path, "train/Cat/1.png", "train/dog/1.png", "train/dog/2.png", "train/Cat/2.png", "test/cat/1.png")
+    alike = (
+        "classes 'Cat' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one"
+    )
+    assert load(tmp_path).notes == (alike, "1 of 3 classes have no training image: cat")
+
+
+def test_weights_of_an_earlier_class_order_are_evaluated_by_name(tmp_path):
+    write(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in ("1", "2", "10")))
+    earlier = ("1", "10", "2")
+    split = load_split(section(tmp_path), earlier)
+    assert split.class_names == earlier
+    assert [Path(image["path"]).parent.name for image in split.fetch(range(3))] == ["1", "10", "2"]
+    assert split.labels.tolist() == [0, 1, 2]
 
 
 def test_odd_file_names_are_read(tmp_path):
@@ -101,15 +199,12 @@ def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypa
     in_order = ["a/1", "a/2", "a/3", "a/y/1", "a/z/1", "b/1", "b/2", "b/3"]
     expected = [str(tmp_path / f"train/{name}.jpg") for name in in_order]
     assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
-    real, real_walk = os.listdir, os.walk
-    monkeypatch.setattr(os, "listdir", lambda path: sorted(real(path), reverse=True))
 
-    def backwards(top: Any, **options: Any) -> Any:
-        for parent, below, names in real_walk(top, **options):
-            below.sort(reverse=True)
-            yield parent, below, sorted(names, reverse=True)
+    @contextmanager
+    def backwards(path):
+        yield sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
 
-    monkeypatch.setattr(os, "walk", backwards)
+    monkeypatch.setattr(class_folders, "os", SimpleNamespace(**{**vars(os), "scandir": backwards}))
     assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
 
 
@@ -122,7 +217,9 @@ def test_a_missing_split_folder_lists_the_existing_ones(tmp_path):
 
 def test_a_split_folder_without_images_shows_the_layout(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", "test/a/notes.txt")
-    with pytest.raises(UserError, match=r"data\.dataset: .*test has no images; put them in .*test/class/\*\.jpg"):
+    with pytest.raises(
+        UserError, match=r"data\.dataset: .*test has no images; put them in .*test/class/\*\.jpg; .*\.txt files: 1"
+    ):
         load(tmp_path)
 
 
@@ -153,8 +250,8 @@ def test_a_class_folder_of_other_files_is_an_error_and_an_empty_one_is_ignored(t
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
     (tmp_path / "train" / "c").mkdir()
     assert load(tmp_path).train.class_names == ("a", "b")
-    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image that Pillow does not read")
+    (tmp_path / "train" / "c" / "photo.nef").write_bytes(b"an image that Pillow does not read")
     (tmp_path / "train" / "c" / "0001").write_bytes(b"an image without an extension")
-    with pytest.raises(UserError, match=r"none of the 2 files in .*/train/c has the extension of an image") as caught:
+    with pytest.raises(UserError, match=r"/train/c has no image that can be read, but \.nef files: 1; files") as caught:
         load(tmp_path)
     assert len(str(caught.value).splitlines()) == 1

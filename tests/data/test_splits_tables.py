@@ -24,6 +24,7 @@ from small_sets import (
 )
 
 from cskd_hf.data.decode import decode
+from cskd_hf.data.sources import OpenedSplits
 from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
@@ -123,7 +124,7 @@ def test_labels_follow_a_selection_or_shuffle(tmp_path, monkeypatch):
     stored = table([0, 1, 2, 0, 1, 2], ABC, images=rows)
     chosen = [5, 0, 4]
     loaded = DatasetDict(train=stored.select(chosen), test=stored.shuffle(seed=1))
-    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: loaded)
+    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: OpenedSplits(loaded, {}))
     images = load("anything")
     assert images.train.labels.tolist() == [2, 0, 1]
     assert [level_of(images.train, index) for index in range(3)] == chosen
@@ -200,10 +201,52 @@ def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_csv_class_can_be_called_na_or_null(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "001", "01"],
+        ["NA", "nan", "null", "None"],
+        ["1.0", "1.50", "1e3", "inf"],
+        ["true", "False", "0"],
+        ["2024-01-01", "12:30", "1970-01-01 00:00:00"],
+        ["07", "a"],
+    ],
+)
+def test_csv_labels_are_text(tmp_path, names):
+    rows = "".join(f"{name}.png,{name}\n" for name in names)
     for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,NA\n2.png,null\n3.png,nan\n")
-    assert load(tmp_path).train.class_names == ("NA", "nan", "null")
+        (tmp_path / f"{split}.csv").write_text(f"image,label\n{rows}")
+    train = load(tmp_path).train
+    assert [train.class_names[label] for label in train.labels] == names
+    assert [image["path"] for image in train.fetch(range(len(names)))] == [
+        str(tmp_path / f"{name}.png") for name in names
+    ]
+
+
+def test_splits_whose_csv_labels_look_like_other_types_have_the_same_classes(tmp_path):
+    (tmp_path / "train.csv").write_text("image,label\n1,1\n2,2\n")
+    (tmp_path / "test.csv").write_text("image,label\n1,1\n2,x\n")
+    images = load(tmp_path)
+    assert images.train.class_names == ("1", "2", "x")
+    assert images.test.labels.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_csv_with_a_byte_order_mark_is_decoded(tmp_path, encoding):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,é\n2.png,知\n", encoding=encoding)
+    assert load(tmp_path).train.class_names == ("é", "知")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("cp1252", "line 2, is not UTF-8 text"), ("latin-1", "line 2, is not"), ("utf-16-le", "zero bytes|not UTF-8")],
+)
+def test_a_csv_in_another_encoding_is_an_error(tmp_path, encoding, message):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,café\n2.png,b\n", encoding=encoding)
+    with pytest.raises(UserError, match=rf"/\w+\.csv.*({message}).*; save it as UTF-8"):
+        load(tmp_path)
 
 
 def test_a_missing_csv_split_lists_the_existing_ones(tmp_path):
