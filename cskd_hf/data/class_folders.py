@@ -49,7 +49,7 @@ class ScannedFolder:
 
 def _count(by_class: Counter[str]) -> str:
     """The total and, in brackets, each class with its number."""
-    of_class = [f"{name} {by_class[name]:,}" for name in timm_order(by_class) if name]
+    of_class = [f"{by_class[name]:,} in {name}" for name in timm_order(by_class) if name]
     return f"{by_class.total():,}" + (f" ({some(of_class)})" if of_class else "")
 
 

@@ -68,17 +68,17 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
     assert file_and_class(images.test) == [("b.jpg", "robin")]
     assert images.train.class_names == ("European robin #1", "linked class", "robin")
     left_out = {
-        "hidden files: 2 (robin 2)",
-        "macOS ._ files: 1 (robin 1)",
-        "hidden folders: 3 (robin 2)",
-        ".db files: 1 (robin 1)",
-        ".txt files: 1 (robin 1)",
-        ".csv files: 1 (robin 1)",
-        "files without extension: 1 (robin 1)",
+        "hidden files: 2 (2 in robin)",
+        "macOS ._ files: 1 (1 in robin)",
+        "hidden folders: 3 (2 in robin)",
+        ".db files: 1 (1 in robin)",
+        ".txt files: 1 (1 in robin)",
+        ".csv files: 1 (1 in robin)",
+        "files without extension: 1 (1 in robin)",
         "images beside the class folders: 1",
     }
     assert set(images.notes[0].removeprefix("split 'train': left out ").split("; ")) == left_out
-    nested = "images in nested folders, of the outermost folder's class: 2 (robin 2)"
+    nested = "images in nested folders, of the outermost folder's class: 2 (2 in robin)"
     assert images.notes[1] == f"split 'train': {nested}"
     assert load_split(section(tmp_path, test_split="train"), None).notes == images.notes[:2]
 
@@ -105,15 +105,15 @@ def test_what_is_no_image_file_is_counted_and_never_opened(tmp_path):
     ]
     note, nested, *others = images.notes
     assert others == []
-    assert nested.endswith(": 1 (b 1)")
+    assert nested.endswith(": 1 (1 in b)")
     assert set(note.removeprefix("split 'train': left out ").split("; ")) == {
-        "@eaDir folders: 2 (a 1)",
+        "@eaDir folders: 2 (1 in a)",
         "__MACOSX folders: 1",
-        "pipes, sockets and devices: 3 (b 3)",
-        "broken links: 2 (b 2)",
-        "links to a folder that they are in: 1 (b 1)",
-        "hidden files: 1 (c 1)",
-        "class folders without images: 1 (c 1)",
+        "pipes, sockets and devices: 3 (3 in b)",
+        "broken links: 2 (2 in b)",
+        "links to a folder that they are in: 1 (1 in b)",
+        "hidden files: 1 (1 in c)",
+        "class folders without images: 1 (1 in c)",
     }
 
 
@@ -123,8 +123,8 @@ def test_photographs_that_no_installed_decoder_reads_are_left_out_with_advice(tm
     write(tmp_path, "train/a/1.HEIC", "train/a/2.heic", "train/b/3.heic", "test/a/1.avif")
     notes = load(tmp_path).notes
     assert notes[:2] == (
-        "split 'train': left out .heic files, readable after pip install pillow-heif: 3 (a 2, b 1)",
-        "split 'test': left out .avif files, readable after pip install -U pillow: 1 (a 1)",
+        "split 'train': left out .heic files, readable after pip install pillow-heif: 3 (2 in a, 1 in b)",
+        "split 'test': left out .avif files, readable after pip install -U pillow: 1 (1 in a)",
     )
 
 
