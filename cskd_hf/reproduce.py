@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.paper.blocks import check_names, paper_tables, select
-from cskd_hf.paper.experiments import Setup, runs_of
+from cskd_hf.paper.experiments import Setup, at_equal_compute, runs_of
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
+from cskd_hf.paper.selection import all_tables, check_names, select
 from cskd_hf.paper.tables import print_commands, print_plan, report_bad_folders, show
 
 # Settings that differ between the runs of a table → the option that sets them.
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(argv)
     tables, overrides = _split_words(args)
     if not tables:
-        raise UserError("table: none given; allowed: table1 to table6, all, evidence, or figures RUN …")
+        raise UserError("table: none given; allowed: table1 to table6, all, evidence, strong, or figures RUN …")
     setup = Setup(args.runs, _folders(args.data), tuple(overrides))
-    blocks = select(tables, args.datasets, args.models, args.methods)
+    blocks = at_equal_compute(select(tables, args.datasets, args.models, args.methods), setup)
     prefix = launcher_prefix(args.launcher)
     runs = runs_of(blocks, _seeds(args.seeds), setup)
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_commands(runs, prefix)
     if args.plan:
         return print_plan(runs, setup.root)
-    failures = run_missing(runs, require_program(prefix)) if args.run else {}
+    failures = run_missing(runs, require_program(prefix), jobs=args.jobs) if args.run else {}
     if not setup.root.is_dir():
         print(f"note: {setup.root}: no such folder; every run is missing", file=sys.stderr)
     states = {key: inspect_run(run) for key, run in runs.items()}
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="TABLE | section.key=value",
-        help="table1 to table6, all or evidence; overrides for every run, such as data.workers=8",
+        help="table1 to table6, all, evidence or strong; overrides for every run, such as data.workers=8",
     )
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns, such as cub200 mit67")
     parser.add_argument(
@@ -85,9 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
     )
+    parser.add_argument(
+        "--jobs", type=_count, default=1, metavar="N", help="with --run: runs at a time, sharing the cores (default: 1)"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
-    action.add_argument("--run", action="store_true", help="train the missing runs one by one, then print the table")
+    action.add_argument("--run", action="store_true", help="train the missing runs, then print the table")
     action.add_argument("--commands", action="store_true", help="print one command per missing run, for a job array")
     return parser
 
@@ -116,6 +119,12 @@ def _seeds(words: Sequence[str]) -> list[int] | None:
     return list(dict.fromkeys(map(int, words))) or None
 
 
+def _count(word: str) -> int:
+    if not word.isascii() or not word.isdigit() or int(word) < 1:
+        raise UserError(f"--jobs: read {word!r}; allowed: whole numbers from 1")
+    return int(word)
+
+
 def _folders(words: Sequence[str]) -> dict[str, str]:
     folders = {}
     for word in words:
@@ -123,7 +132,7 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
         if not folder:
             raise UserError(f"--data: read {word!r}; write NAME=FOLDER, for example cub200=./cub200")
         folders[name] = folder
-    blocks = [block for table in paper_tables().values() for block in table]
+    blocks = [block for table in all_tables().values() for block in table]
     check_names("--data", folders, sorted(dataset for block in blocks for dataset, _ in block.columns))
     return folders
 

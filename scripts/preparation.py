@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from archive_inputs import Input, expand
-from archives import Tree
 from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
 from shards import Shard
 from tqdm import tqdm
@@ -33,39 +32,86 @@ class ImageSet:
     Attributes:
         class_names: in the order of the labels.
         words: class name → words for it, where the archive has them.
+        facts: further entries of the manifest.
     """
 
     class_names: list[str]
     splits: Mapping[str, Sequence[Shard]]
     words: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-Read = Callable[[Sequence[Tree], int], ImageSet]
+Read = Callable[..., ImageSet]
 
 
 def prepare(
-    argv: Sequence[str] | None, name: str, doc: str | None, archives: Sequence[str], read: Read, workers: int = 0
+    argv: Sequence[str] | None,
+    name: str,
+    doc: str | None,
+    archives: Sequence[str],
+    read: Read,
+    workers: int = 0,
+    *,
+    size: int = 0,
+    fixed_counts: bool = True,
 ) -> int:
     """The `main` of a script; returns the exit status.
 
     Args:
         doc: the script's docstring, its --help.
         archives: official file names, that of the images first; a folder that holds them may be given instead.
-        read: finds the images in the trees; its second argument is the size of a shard in bytes.
+        read: finds the images in the trees; its second argument is the size of a shard in bytes, its third, if
+            `size` is given, the value of --size.
         workers: default number of processes; 0 writes in the script's own.
+        size: default of --size, the side of the images in pixels, for a script that draws them.
+        fixed_counts: there is one official version; otherwise, other counts are worth a note.
 
     Raises:
         UserError: the archives are not the official ones, or OUT cannot be written.
     """
-    entry = CATALOG[name]
+    arguments = _parse(argv, name, doc, workers, size, fixed_counts)
+    inputs, out = [Input(path) for path in expand(arguments.inputs, archives)], arguments.out
+    options = {"size": arguments.size} if size else {}
+    stamps = sorted(each.stamp for each in inputs)
+    plan = {"format": FORMAT, "name": name, "inputs": stamps, "shard_size": arguments.shard_size} | options
+    if _is_complete(out, inputs, plan):
+        shutil.rmtree(out / ".partial", ignore_errors=True)  # a kill at the very end leaves it
+        print(f"{out} is already complete, from archives of the same size; remove it to prepare it again")
+        return 0
+    _require_disk(out, inputs)
+    try:
+        with workspace(out, plan) as partial:
+            if not (partial / "dataset_dict.json").is_file():
+                _write(partial, inputs, arguments, name, read, options)
+            move_into_place(partial, out, list(CATALOG[name].num_images))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+        raise UserError(f"{out}: the disk is full; make room and rerun to resume") from error
+    manifest = read_manifest(out)
+    print_result(out, manifest)
+    counts = {split: each["num_images"] for split, each in manifest["splits"].items()}
+    if other := _other_counts(name, counts, manifest["num_classes"]):
+        print(f"note: {other}")
+    return 0
+
+
+def _parse(
+    argv: Sequence[str] | None, name: str, doc: str | None, workers: int, size: int, fixed_counts: bool
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=doc, epilog=f"terms: {entry.terms}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc, epilog=f"terms: {CATALOG[name].terms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER", help="see above")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
+    if size:
+        parser.add_argument(
+            "--size", type=int, default=size, metavar="PIXELS", help=f"side of the images (default: {size})"
+        )
     parser.add_argument(
         "--allow-other-counts",
         action="store_true",
+        default=not fixed_counts,
         help="accept image or class counts that differ from the official ones",
     )
     parser.add_argument(
@@ -75,37 +121,25 @@ def prepare(
         parser.add_argument(
             "--workers", type=int, default=workers, help=f"processes that write shards (default: {workers})"
         )
+    else:
+        parser.set_defaults(workers=0)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.shard_size <= 0 or (workers and arguments.workers < 1):
         parser.error("--shard-size and --workers must be above 0")
-    inputs, out = [Input(path) for path in expand(arguments.inputs, archives)], arguments.out
-    stamps = sorted(each.stamp for each in inputs)
-    plan = {"format": FORMAT, "name": name, "inputs": stamps, "shard_size": arguments.shard_size}
-    if _is_complete(out, inputs, plan):
-        shutil.rmtree(out / ".partial", ignore_errors=True)  # a kill at the very end leaves it
-        print(f"{out} is already complete, from archives of the same size; remove it to prepare it again")
-        return 0
-    _require_disk(out, inputs)
-    try:
-        with workspace(out, plan) as partial:
-            if not (partial / "dataset_dict.json").is_file():
-                _write(partial, inputs, arguments, name, read, workers and arguments.workers)
-            move_into_place(partial, out, list(entry.num_images))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-        raise UserError(f"{out}: the disk is full; make room and rerun to resume") from error
-    print_result(out, read_manifest(out))
-    return 0
+    if size and arguments.size < 1:
+        parser.error("--size must be above 0")
+    return arguments
 
 
-def _write(partial: Path, inputs: Sequence[Input], arguments: Any, name: str, read: Read, workers: int) -> None:
+def _write(
+    partial: Path, inputs: Sequence[Input], arguments: Any, name: str, read: Read, options: dict[str, Any]
+) -> None:
     """Write the dataset into the workspace."""
-    entry = CATALOG[name]
+    entry, workers = CATALOG[name], arguments.workers
     total = sum(each.size for each in inputs if each.kind == "compressed")
     with tqdm(total=total, unit="B", unit_scale=True, desc="decompressing", disable=None if total else True) as bar:
         trees = [each.open(partial / f"spool-{number}.tar", bar.update) for number, each in enumerate(inputs)]
-    image_set = read(trees, round(arguments.shard_size * 1e6))
+    image_set = read(trees, round(arguments.shard_size * 1e6), **options)
     class_names = image_set.class_names
     counts: dict[str, int] = {}
     for split, shards in image_set.splits.items():
@@ -120,16 +154,23 @@ def _write(partial: Path, inputs: Sequence[Input], arguments: Any, name: str, re
     counts = {split: each["num_images"] for split, each in splits.items()}
     _check_counts(name, counts, len(class_names), arguments.allow_other_counts)
     described = [each.describe() for each in inputs]
-    write_manifest(partial, class_names, splits, name=name, inputs=described, words=image_set.words)
+    write_manifest(
+        partial, class_names, splits, name=name, inputs=described, words=image_set.words, **options | image_set.facts
+    )
 
 
 def _check_counts(name: str, counts: dict[str, int], num_classes: int, allow_other: bool) -> None:
+    if (other := _other_counts(name, counts, num_classes)) and not allow_other:
+        raise UserError(f"{name}: {other}; --allow-other-counts accepts them")
+
+
+def _other_counts(name: str, counts: dict[str, int], num_classes: int) -> str:
+    """Which counts differ from the catalog's; empty if none does."""
     entry = CATALOG[name]
     expected = [("classes", num_classes, entry.num_classes)]
     expected += [(f"{split} images", count, entry.num_images[split]) for split, count in counts.items()]
     wrong = [f"{count:,} {noun} instead of {official:,}" for noun, count, official in expected if count != official]
-    if wrong and not allow_other:
-        raise UserError(f"{name}: found {', '.join(wrong)}; --allow-other-counts accepts them")
+    return f"found {', '.join(wrong)}" if wrong else ""
 
 
 def _require_disk(out: Path, inputs: Sequence[Input]) -> None:
@@ -163,9 +204,11 @@ def _is_complete(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bo
             name, sizes = manifest["name"], sorted(each["size"] for each in manifest["inputs"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{out} holds a dataset that no script made; choose another folder") from None
-        if name == plan["name"] and sizes == sorted(each.size for each in inputs):
-            return True
-        raise UserError(f"{out} is a complete {name} from other archives; remove it or choose another folder")
+        if name != plan["name"] or sizes != sorted(each.size for each in inputs):
+            raise UserError(f"{out} is a complete {name} from other archives; remove it or choose another folder")
+        if manifest.get("size") != plan.get("size"):
+            raise UserError(f"{out} is a complete {name} with --size {manifest['size']}; choose another folder")
+        return True
     own = set()
     if (partial / "plan.json").is_file():
         begun = json.loads((partial / "plan.json").read_text(encoding="utf-8"))["name"]

@@ -17,15 +17,14 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from archive_inputs import locate
 from archives import Tree
 from preparation import ImageSet, prepare
-from shards import even_parts
+from shards import InMemory, Row, even_parts
 
 from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError, run_command
@@ -36,27 +35,6 @@ EXPECTED = f"a folder with {FILES[0]} and the authors' three other files ({PACKA
 PER_CLASS = 100  # in train, and in holdout
 # From the authors' README: the files have numbers only.
 CLASS_NAMES = "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
-
-Scan = tuple[int, str, bytes]  # label, file name, content
-
-
-class Scans(NamedTuple):
-    """A `Shard` of images in memory."""
-
-    path: Path
-    scans: Sequence[Scan]
-    end: int = 0
-
-    @property
-    def num_images(self) -> int:
-        return len(self.scans)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(len(content) for _, _, content in self.scans)
-
-    def images(self) -> Iterator[Scan]:
-        return iter(self.scans)
 
 
 def read_idx(tree: Tree, member: str, num_dims: int) -> np.ndarray:
@@ -72,7 +50,7 @@ def read_idx(tree: Tree, member: str, num_dims: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[Scan]]:
+def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[Row]]:
     """(folder, labels, images) of one of the authors' parts, train or t10k."""
     names = [name for name in FILES if name.startswith(part)]
     (tree, pixels_file), (labels_tree, labels_file) = locate(trees, EXPECTED, *names)
@@ -89,8 +67,10 @@ def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[
 def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
     train, test = read_part(trees, "train"), read_part(trees, "t10k")
 
-    def shards(path: Path, scans: Sequence[Scan]) -> list[Scans]:
-        return [Scans(path, part) for part in even_parts(scans, [len(content) for *_, content in scans], shard_bytes)]
+    def shards(path: Path, scans: Sequence[Row]) -> list[InMemory]:
+        return [
+            InMemory(path, part) for part in even_parts(scans, [len(content) for *_, content in scans], shard_bytes)
+        ]
 
     path, labels, scans = train
     rank = rank_in_class(labels)

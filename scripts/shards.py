@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from archives import Tree, index_tar
 
 Item = TypeVar("Item")
+Row: TypeAlias = tuple[int, str, bytes]  # label, file name, content
 
 
 class Shard(Protocol):
@@ -31,8 +32,27 @@ class Shard(Protocol):
     @property
     def end(self) -> int: ...
 
-    def images(self) -> Iterator[tuple[int, str, bytes]]:
-        """(label, file name, content) of each."""
+    def images(self) -> Iterator[Row]:
+        """Each image."""
+
+
+class InMemory(NamedTuple):
+    """Images that are in memory already."""
+
+    path: Path
+    rows: Sequence[Row]
+    end: int = 0
+
+    @property
+    def num_images(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(content) for _, _, content in self.rows)
+
+    def images(self) -> Iterator[Row]:
+        return iter(self.rows)
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class Listed:
         ends = [member.offset + member.size for member in self.tree.members.values()]
         return 0 if self.tree.kind == "folder" else max(ends, default=0)
 
-    def images(self) -> Iterator[tuple[int, str, bytes]]:
+    def images(self) -> Iterator[Row]:
         with self.tree.reader() as read:
             for label, name in self.rows:
                 yield label, name, read(name)
@@ -98,7 +118,7 @@ class ClassTars:
     def end(self) -> int:
         return max(tar.start + tar.size for tar in self.tars)
 
-    def images(self) -> Iterator[tuple[int, str, bytes]]:
+    def images(self) -> Iterator[Row]:
         for tar in self.tars:
             tree = index_tar(tar.path, tar.shown, tar.start, tar.size)
             with tree.reader() as read:

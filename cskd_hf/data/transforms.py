@@ -20,6 +20,7 @@ from torchvision import transforms as tv
 
 from cskd_hf.data import crops
 from cskd_hf.data.decode import Picture, decode
+from cskd_hf.data.erasing import Erasing
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import TransformSection
 from cskd_hf.seeding import seeded
@@ -30,7 +31,7 @@ class Transform:
 
     Args:
         settings: the recipe's `transform`.
-        is_training: random crop and flips; else resize and centre crop.
+        is_training: random crop, flips and erasing; else resize and centre crop.
 
     Attributes:
         size: (height, width) of the result.
@@ -63,6 +64,7 @@ class Transform:
         # takes half the time, but differs by a level here and there.
         if not is_training or settings.color_jitter or settings.auto_augment:
             self._timm = _timm_transform(settings, is_training)
+        self._erase = Erasing(settings) if is_training and settings.re_prob else None
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
         """(3, H, W) uint8, equal for equal arguments.
@@ -85,13 +87,19 @@ class Transform:
         """
         if self._timm is None:
             picture = Picture(image)
-            crop = crops.draw_crop(self.settings, random.Random(seed), picture.height, picture.width)
+            draws = random.Random(seed)
+            crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
             out[None].permute(0, 3, 1, 2).copy_(crops.apply_crop(pixels, crop, self.size))
+            if self._erase is not None:
+                with seeded(draws.getrandbits(63)):
+                    self._erase(out)
             return
         rgb = decode(image)
         with seeded(seed) if self.is_training else nullcontext():
             out.copy_(torch.as_tensor(self._timm(rgb)).permute(1, 2, 0))
+            if self._erase is not None:
+                self._erase(out)
 
 
 def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
+from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
 from cskd_hf.recipe.recipe import Recipe
 
 # The paper uses the names of the large networks for its 32-pixel ones.
 _PAPER_NETWORKS = {
-    "preact_resnet18_32px": "resnet18",
-    "preact_resnet10_32px": "resnet10",
+    "preactresnet18_32px": "resnet18",
+    "preactresnet10_32px": "resnet10",
     "densenet121_32px": "densenet121",
 }
 
@@ -106,9 +107,18 @@ def published_results(recipe: Recipe) -> dict[str, MeanStd]:
 
     The paper's other settings may differ from the recipe's.
     """
-    method, network = recipe.method.name, recipe.model.model_name.partition(".")[0]
-    if method == "cross_entropy" and recipe.to_dict()["method"]["smoothing"]:
-        method = "label_smoothing"
-    cell = PAPER_NAMES.get(method, method), data_source(recipe).name, _PAPER_NETWORKS.get(network, network)
+    network = recipe.model.model_name.partition(".")[0]
+    cell = _paper_method(recipe.method), data_source(recipe).name, _PAPER_NETWORKS.get(network, network)
     blocks = [block for table in paper_tables().values() for block in table]
     return {block.metric: block.paper[cell] for block in blocks if cell in block.paper}
+
+
+def _paper_method(method: Method) -> str:
+    """The paper's row; '' if the method smooths labels or mixes images where the paper does not."""
+    if isinstance(method, TaskLoss):
+        added = {key for key in ("smoothing", "mixup_alpha", "cutmix_alpha") if getattr(method, key)}
+        if method.name == "cross_entropy" and added == {"smoothing"}:
+            return "label_smoothing"
+        if added != ({"mixup_alpha"} if method.name in ("mixup", "mixup_cskd") else set()):
+            return ""
+    return PAPER_NAMES.get(method.name, method.name)

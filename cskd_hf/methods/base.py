@@ -72,6 +72,15 @@ class Method(BaseModel):
 
     name: Any
 
+    @property
+    def cost(self) -> float:
+        """Arithmetic of training on one sample of an epoch, in units of one image's forward and backward.
+
+        A forward alone counts 1/3, since a backward takes two forwards' arithmetic. Cross-entropy costs 1. Loading, and
+        what a method does besides forwarding the network, do not count.
+        """
+        return 1.0
+
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
         """The module to train: the model itself, or the model with heads, a teacher or a memory.
 

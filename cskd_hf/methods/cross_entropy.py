@@ -1,4 +1,4 @@
-"""Cross-entropy, the baseline, with optional label smoothing.
+"""Cross-entropy, the baseline, with optional label smoothing, Mixup and CutMix.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
 https://arxiv.org/abs/1512.00567 (label smoothing, section 7).
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
 from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Method
+from cskd_hf.methods.task_loss import TaskLoss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class CrossEntropy(Method):
-    """Cross-entropy against (1 − ε) · one-hot(y) + ε/K, averaged over the batch.
+class CrossEntropy(TaskLoss):
+    """Cross-entropy against (1 − ε) · one-hot(y) + ε/K, averaged over the batch; of mixed images if α is above 0.
 
     Example:
         >>> import torch
@@ -30,12 +28,9 @@ class CrossEntropy(Method):
 
     views: ClassVar[Views] = "single"
     name: Literal["cross_entropy"] = "cross_entropy"
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """ε, the share of the target spread evenly over all K classes. 0 is plain cross-entropy; the paper uses 0.1."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch.nn.functional as F
-
-        output = module(batch.images)
-        loss = F.cross_entropy(output.float(), batch.target, label_smoothing=self.smoothing)
+        output, loss = self.mixed_task(module, batch.images, batch.target) or self.task(
+            module(batch.images), batch.target
+        )
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}

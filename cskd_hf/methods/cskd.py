@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Method, Temperature, Weight
+from cskd_hf.batch import NUM_VIEWS, Batch, Views
+from cskd_hf.methods.base import Temperature, Weight
+from cskd_hf.methods.task_loss import TaskLoss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,10 +69,12 @@ def forward_views(module: nn.Module, views: Sequence[Tensor], batch_norm: BatchN
         return output, *(module(images) for images in views[1:])
 
 
-class CSKD(Method):
+class CSKD(TaskLoss):
     """L_CE(x, y; θ) + λ_cls · T² · L_cls(x, x′; θ, T), where x′ is another training image of x's class.
 
-    Two separate forwards, both in train mode: x with gradient, then x′ without. x′ gets no cross-entropy.
+    Two separate forwards, both in train mode: x with gradient, then x′ without. x′ gets no cross-entropy. With Mixup or
+    CutMix, L_CE is over the mixed x, in a forward of its own before them, and L_cls over the unmixed pairs [ours: the
+    paper combines the two without saying how].
 
     Example:
         >>> import timm, torch
@@ -91,15 +94,20 @@ class CSKD(Method):
     batch_norm: BatchNorm = "separate"
     """`separate` (the paper's code): x and x′ are normalised separately, and both update the running statistics.
     `anchors_only`: the same, but only x updates them. `joint`: one forward of both, normalised together, with x′ still
-    a constant teacher: a different algorithm, with 2B images in the graph. Equivalent without BatchNorm."""
+    a constant teacher: a different algorithm, with 2B images in the graph. Equivalent without BatchNorm. Mixed images
+    always get their own forward."""
+
+    @property
+    def cost(self) -> float:
+        teachers = NUM_VIEWS[self.views] - 1
+        return 1 + teachers * (1 if self.batch_norm == "joint" else 1 / 3) + self.mixes
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch.nn.functional as F
+        views, target = batch.images.chunk(2), batch.target.chunk(2)[0]
+        mixed_task = self.mixed_task(module, views[0], target)
+        output, partner_output = forward_views(module, views, self.batch_norm)
 
-        target = batch.target.chunk(2)[0]
-        output, partner_output = forward_views(module, batch.images.chunk(2), self.batch_norm)
-
-        task_loss = F.cross_entropy(output.float(), target)
+        task_output, task_loss = mixed_task or self.task(output, target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss
-        return {"loss": loss, "output": output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}
+        return {"loss": loss, "output": task_output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}

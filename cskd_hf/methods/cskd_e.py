@@ -37,14 +37,13 @@ class CSKDE(CSKD):
     """λ_E. [ours]: the paper does not give it."""
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        import torch.nn.functional as F
+        views, target = batch.images.chunk(3), batch.target.chunk(3)[0]
+        mixed_task = self.mixed_task(module, views[0], target)
+        output, partner_output, plain_output = forward_views(module, views, self.batch_norm)
 
-        target = batch.target.chunk(3)[0]
-        output, partner_output, plain_output = forward_views(module, batch.images.chunk(3), self.batch_norm)
-
-        task_loss = F.cross_entropy(output.float(), target)
+        task_output, task_loss = mixed_task or self.task(output, target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         sample_kd_loss = class_wise_kd_loss(output, plain_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss + self.sample_loss_weight * sample_kd_loss
         terms = {"task_loss": task_loss, "kd_loss": kd_loss, "sample_kd_loss": sample_kd_loss}
-        return {"loss": loss, "output": output, "target": target, **terms}
+        return {"loss": loss, "output": task_output, "target": target, **terms}

@@ -32,8 +32,15 @@ def mean_discrepancy(features: Tensor, other_features: Tensor, index: Tensor) ->
 class DDGSD(Method):
     """L_CE over both augmentations + λ · T² · KL both ways + μ · ‖mean f − mean f′‖².
 
-    One forward over both halves, [first | second] along the batch. Cross-entropy and KL are averaged over all 2B images
-    [ours: no code of the authors was found, and copies differ in their reductions].
+    One forward over both halves, [first | second] along the batch. No code of the authors was found, and copies differ
+    in their reductions. These are [ours]:
+
+    * Cross-entropy is averaged over all 2B images, so that λ weighs the KL as in the other methods and a supervised
+      image counts as it does under cross-entropy.
+    * KL is summed over classes and averaged over all 2B images: half the sum of both directions. Each prediction is the
+      other's constant teacher, and T² keeps the gradient's scale independent of T, as in every distillation here.
+    * The feature distance is summed over the features. It is between the means over the global batch, not between the
+      two views of each image, which is what makes it a maximum mean discrepancy.
 
     Example:
         >>> import timm, torch
@@ -52,6 +59,10 @@ class DDGSD(Method):
     """λ, of the KL between the two predictions, each the other's constant teacher. [ours]"""
     feature_loss_weight: Weight = 5e-4
     """μ, of the squared distance between the mean pooled features. [ours]"""
+
+    @property
+    def cost(self) -> float:
+        return 2.0
 
     def forward_loss(self, module: Any, batch: Batch) -> dict[str, Tensor]:
         import torch

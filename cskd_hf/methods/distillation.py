@@ -42,6 +42,11 @@ class Distillation(Method):
     distill_loss_weight: Share = 0.9
     """α, the weight of the teacher's prediction; the label's is 1 − α. [ours]"""
 
+    @property
+    def cost(self) -> float:
+        """With a teacher as large as the student."""
+        return 4 / 3
+
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
         """The model with its teacher.
 
@@ -90,6 +95,11 @@ class DistillationCSKD(Distillation):
     """λ_cls, CS-KD's `distill_loss_weight`."""
     batch_norm: BatchNorm = "separate"
     """Of the student, as in CS-KD; the teacher's statistics are frozen."""
+
+    @property
+    def cost(self) -> float:
+        """With a teacher as large as the student."""
+        return super().cost + (1 if self.batch_norm == "joint" else 1 / 3)
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, partner_images = batch.images.chunk(2)

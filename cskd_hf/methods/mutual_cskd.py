@@ -9,19 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
-from cskd_hf.methods.base import Method, Temperature, Weight
+from cskd_hf.methods.base import Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.methods.task_loss import TaskLoss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class MutualCSKD(Method):
+class MutualCSKD(TaskLoss):
     """L_CE over all 2B images + λ_cls · T² · L_cls with each half as the other's constant teacher.
 
     One forward over both halves, so a supervised image costs what it costs under cross-entropy. This is not the paper's
     algorithm: BatchNorm normalises the halves together and updates once a step, an epoch supervises each image once as
-    anchor and about once more as partner, and a step learns from 2B labels.
+    anchor and about once more as partner, and a step learns from 2B labels. With Mixup or CutMix, L_CE is over the
+    mixed 2B images, in a forward of its own, and L_cls over the unmixed.
 
     Example:
         >>> import torch
@@ -38,13 +40,17 @@ class MutualCSKD(Method):
     distill_loss_weight: Weight = 1.0
     """λ_cls, as in CS-KD."""
 
+    @property
+    def cost(self) -> float:
+        return 4.0 if self.mixes else 2.0
+
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         import torch
-        import torch.nn.functional as F
 
+        mixed_task = self.mixed_task(module, batch.images, batch.target)
         output = module(batch.images)
         anchors, partners = output.chunk(2)
-        task_loss = F.cross_entropy(output.float(), batch.target)
+        task_output, task_loss = mixed_task or self.task(output, batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((partners, anchors)), self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss
-        return {"loss": loss, "output": output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}
+        return {"loss": loss, "output": task_output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}

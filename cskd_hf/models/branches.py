@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cskd_hf.errors import UserError
@@ -14,7 +13,7 @@ NUM_BRANCHES = 3
 
 
 class Branch(nn.Module):
-    """Adapts a stage's feature map to the shape of the last stage's, and classifies it.
+    """Adapts a stage's feature map to the shape of the last stage's, pools and classifies it.
 
     Blocks of a depthwise 3×3 and a pointwise convolution, each followed by norm and ReLU: one per halving of the
     resolution, at least one.
@@ -41,13 +40,15 @@ class Branch(nn.Module):
         self.classifier = nn.Linear(out_chs, num_classes)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Feature map (N, C, h, w) → adapted map (N, C_last, h_last, w_last) and logits (N, K)."""
-        adapted = self.adapt(maps)
-        return adapted, self.classifier(adapted.mean(dim=(2, 3)))
+        """Feature map (N, C, h, w) → pooled features (N, C_last) and logits (N, K)."""
+        features = self.adapt(maps).mean(dim=(2, 3))
+        return features, self.classifier(features)
 
 
 class ModelWithBranches(nn.Module):
     """A timm model with a classifier on each of the three stages before the last.
+
+    All but the shallowest also have a linear layer, which maps their features to the last stage's for the hint.
 
     Stages come from the model's `feature_info`: the last four of a stem and four stages, or the quarters of a deeper
     list such as a plain transformer's, which has one entry per block. The branches' norm is BatchNorm if the backbone
@@ -84,18 +85,14 @@ class ModelWithBranches(nn.Module):
         *earlier, last = (info[stage] for stage in self.stages)
         self.model = model
         self.branches = nn.ModuleList()
+        self.hints = nn.ModuleList(nn.Linear(last["num_chs"], last["num_chs"]) for _ in earlier[1:])
         for stage in earlier:
             num_halvings = round(math.log2(last["reduction"] / stage["reduction"]))
             self.branches.append(Branch(stage["num_chs"], last["num_chs"], num_halvings, model.num_classes, norm))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """Images (N, C, H, W) → logits (N, K), the last feature map, each branch's adapted map and logits."""
+        """Images (N, C, H, W) → logits (N, K), the last stage's pooled features (N, D), two hints, three logits."""
         final, (*earlier, last) = self.model.forward_intermediates(images, indices=self.stages)
-        adapted, outputs = [], []
-        for branch, maps in zip(self.branches, earlier, strict=True):
-            maps, output = branch(maps)
-            if maps.shape[2:] != last.shape[2:]:  # model families round odd sizes differently
-                maps = F.adaptive_avg_pool2d(maps, last.shape[2:])
-            adapted.append(maps)
-            outputs.append(output)
-        return self.model.forward_head(final), last, adapted, outputs
+        results = [branch(maps) for branch, maps in zip(self.branches, earlier, strict=True)]
+        hints = [hint(features) for hint, (features, _) in zip(self.hints, results[1:], strict=True)]
+        return self.model.forward_head(final), last.mean(dim=(2, 3)), hints, [output for _, output in results]

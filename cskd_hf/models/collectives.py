@@ -62,3 +62,10 @@ def global_mean(rows: Tensor, index: Tensor) -> Tensor:
     """
     own = rows.mean(dim=0)
     return own + (gather_counted(rows, index).mean(dim=0) - own).detach()
+
+
+def global_sum(rows: Tensor, index: Tensor) -> Tensor:
+    """The sum of (B, D) rows over dimension 0 and over all ranks: `global_mean` times their number."""
+    every = gather_counted(rows, index)
+    own = len(every) * rows.mean(dim=0)
+    return own + (every.sum(dim=0) - own).detach()

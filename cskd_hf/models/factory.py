@@ -50,6 +50,8 @@ def _create(settings: ModelSection, num_classes: int) -> Any:
         if not unexpected:
             raise
         raise UserError(f"model.{unexpected[0]}: {name} does not take it; leave it out") from None
+    except UserError as error:
+        raise UserError(f"model.model_name: {error}") from None
     except (AssertionError, OSError, RuntimeError, ValueError) as error:  # timm raises any of them
         reason = " ".join(str(error).split()) or type(error).__name__
         if settings.pretrained:

@@ -21,6 +21,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
+from cskd_hf.errors import UserError
 from cskd_hf.models.staged import StagedNetwork
 
 
@@ -29,7 +30,11 @@ def conv(in_chs: int, out_chs: int, kernel_size: int, stride: int = 1) -> nn.Con
 
 
 class PreActBlock(nn.Module):
-    """Two 3×3 convolutions, each after BatchNorm and ReLU, and a shortcut."""
+    """Two 3×3 convolutions, each after BatchNorm and ReLU, and a shortcut of the first ReLU's output.
+
+    The paper's code has this form, and so do the published numbers of CS-KD and PS-KD. He et al. differ where the shape
+    stays: their identity adds the block's input, before BatchNorm and ReLU.
+    """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int = 1) -> None:
         super().__init__()
@@ -37,20 +42,20 @@ class PreActBlock(nn.Module):
         self.conv1 = conv(in_chs, out_chs, 3, stride)
         self.bn2 = nn.BatchNorm2d(out_chs)
         self.conv2 = conv(out_chs, out_chs, 3)
-        self.shortcut = conv(in_chs, out_chs, 1, stride) if stride != 1 or in_chs != out_chs else None
+        same_shape = stride == 1 and in_chs == out_chs
+        self.downsample = nn.Identity() if same_shape else conv(in_chs, out_chs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x), inplace=True)
-        # He et al.: a projection shares the pre-activation, an identity is of x, so that a clean path joins the blocks.
-        shortcut = x if self.shortcut is None else self.shortcut(out)
-        out = self.conv2(F.relu(self.bn2(self.conv1(out)), inplace=True))
-        return out + shortcut
+        preact = F.relu(self.bn1(x), inplace=True)
+        out = F.relu(self.bn2(self.conv1(preact)), inplace=True)
+        return self.conv2(out) + self.downsample(preact)
 
 
 class PreActResNet(StagedNetwork):
     """Pre-activation ResNet for 32-pixel images, 64-128-256-512 channels.
 
-    Unlike He et al., it has BatchNorm and ReLU in the stem and none after the last block, whose sum is pooled.
+    As in the paper's code, and unlike He et al.: identity shortcuts start after the block's first ReLU, the stem has
+    BatchNorm and ReLU, and the last block has none after it: its sum is pooled.
 
     Args:
         depths: blocks in each of the four stages.
@@ -132,8 +137,8 @@ def _cfg(input_size: int, pool_size: int, crop_pct: float, first_conv: str) -> d
 
 default_cfgs = generate_default_cfgs(
     {
-        "preact_resnet18_32px": _cfg(32, 4, 1.0, "stem.0"),
-        "preact_resnet10_32px": _cfg(32, 4, 1.0, "stem.0"),
+        "preactresnet18_32px": _cfg(32, 4, 1.0, "stem.0"),
+        "preactresnet10_32px": _cfg(32, 4, 1.0, "stem.0"),
         "densenet121_32px": _cfg(32, 4, 1.0, "stem.0"),
         "resnet10": _cfg(224, 7, 0.875, "conv1"),
     }
@@ -145,15 +150,34 @@ def _create_32px(model_cls: type[StagedNetwork], variant: str, pretrained: bool,
 
 
 @register_model
-def preact_resnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
+def preactresnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
     """PreAct ResNet-18 for CIFAR-100 and TinyImageNet."""
-    return _create_32px(PreActResNet, "preact_resnet18_32px", pretrained, **{"depths": (2, 2, 2, 2), **kwargs})
+    return _create_32px(PreActResNet, "preactresnet18_32px", pretrained, **{"depths": (2, 2, 2, 2), **kwargs})
+
+
+@register_model
+def preactresnet10_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
+    """PreAct ResNet-10: one block per stage."""
+    return _create_32px(PreActResNet, "preactresnet10_32px", pretrained, **{"depths": (1, 1, 1, 1), **kwargs})
+
+
+def _replaced(name: str, successor: str) -> UserError:
+    return UserError(
+        f"{name} was replaced by {successor}, whose identity shortcuts start after the block's first ReLU; its weights "
+        f"do not fit: train again with model.model_name={successor}"
+    )
+
+
+@register_model
+def preact_resnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
+    """Raises a UserError: weights under this name were trained with identity shortcuts of the block's input."""
+    raise _replaced("preact_resnet18_32px", "preactresnet18_32px")
 
 
 @register_model
 def preact_resnet10_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-    """PreAct ResNet-10: one block per stage."""
-    return _create_32px(PreActResNet, "preact_resnet10_32px", pretrained, **{"depths": (1, 1, 1, 1), **kwargs})
+    """Raises a UserError: see `preact_resnet18_32px`."""
+    raise _replaced("preact_resnet10_32px", "preactresnet10_32px")
 
 
 @register_model

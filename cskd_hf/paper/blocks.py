@@ -1,18 +1,16 @@
-"""The paper's tables: rows, columns and published values, read from `paper_results.yaml`.
+"""A table's grids; the paper's, with its published values, from `paper_results.yaml`.
 
 Rows are methods under the paper's names; columns are image sets, or networks on ImageNet.
 """
 
 from __future__ import annotations
 
-import difflib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from cskd_hf.errors import UserError
-from cskd_hf.methods import METHODS
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.catalog import CATALOG
 
@@ -39,11 +37,6 @@ METHOD_TITLES = {
     "tfkd_reg": "Tf-KD reg",
 }
 
-# Our own table: every method on images that need no permission, without published values.
-EVIDENCE = "evidence"
-EVIDENCE_COLUMNS = (("digits", "resnet10"), ("fashion_mnist_1k", "test_resnet"))
-EVIDENCE_METRICS = ("top1_error", "ece", "recall_at_1")
-
 
 @dataclass(frozen=True)
 class MeanStd:
@@ -58,6 +51,16 @@ class MeanStd:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
+class RunKey(NamedTuple):
+    """One run of a cell; `epochs` is None for the recipe's."""
+
+    dataset: str
+    model: str
+    method: str
+    seed: int
+    epochs: int | None = None
+
+
 @dataclass(frozen=True)
 class Block:
     """One grid of a table.
@@ -67,6 +70,9 @@ class Block:
         methods: rows, under the paper's names.
         columns: (dataset, model).
         paper: (method, dataset, model) → the published value.
+        on_request: methods and datasets that are left out unless they are asked for by name.
+        budget: equal training compute, in epochs of cross-entropy for every epoch of the recipe; None: equal epochs.
+        epochs: (method, dataset, model) → epochs, where they are not the recipe's; from `budget`.
     """
 
     table: str
@@ -75,6 +81,13 @@ class Block:
     methods: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     paper: Mapping[tuple[str, str, str], MeanStd]
+    on_request: frozenset[str] = frozenset()
+    budget: int | None = None
+    epochs: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+
+    def key(self, method: str, column: tuple[str, str], seed: int) -> RunKey:
+        dataset, model = column
+        return RunKey(dataset, model, method, seed, self.epochs.get((method, dataset, model)))
 
 
 def method_title(name: str) -> str:
@@ -84,7 +97,7 @@ def method_title(name: str) -> str:
 
 
 def paper_tables() -> dict[str, list[Block]]:
-    """Every table of the paper, rows and columns in its order, and `evidence`."""
+    """Every table of the paper, rows and columns in its order."""
     tables: dict[str, list[Block]] = {}
     for table, content in yaml_io.read(PAPER_RESULTS)[0].items():
         blocks = tables[table] = []
@@ -103,65 +116,4 @@ def paper_tables() -> dict[str, list[Block]]:
             methods = tuple(dict.fromkeys(method for method, _, _ in paper))
             columns = tuple(dict.fromkeys((dataset, model) for _, dataset, model in paper))
             blocks.append(Block(table, content["caption"], metric, methods, columns, paper))
-    methods = ("label_smoothing", *(PAPER_NAMES.get(method, method) for method in METHODS))
-    tables[EVIDENCE] = [
-        Block(EVIDENCE, "Every method on small sets", metric, methods, EVIDENCE_COLUMNS, {})
-        for metric in EVIDENCE_METRICS
-    ]
     return tables
-
-
-def select(
-    tables: Sequence[str], datasets: Sequence[str] = (), models: Sequence[str] = (), methods: Sequence[str] = ()
-) -> list[Block]:
-    """The grids of some tables, restricted to some rows and columns; an empty restriction selects all.
-
-    Args:
-        tables: 'table1' …, 'evidence', or 'all' of the paper's.
-        methods: the paper's rows and any of `METHODS`. A method that none of `tables` has becomes an extra row, without
-            published values, in each of them.
-
-    Raises:
-        UserError: a name is not allowed, or no cell matches.
-    """
-    known = paper_tables()
-    check_names("table", tables, [*known, "all"])
-    blocks = [
-        block for table in known if table in tables or ("all" in tables and table != EVIDENCE) for block in known[table]
-    ]
-    columns = [column for block in blocks for column in block.columns]
-    check_names("--datasets", datasets, [dataset for dataset, _ in columns])
-    check_names("--models", models, [model for _, model in columns])
-    aliases = PAPER_NAMES | {"kd_cskd": "kd+cskd"}
-    wanted = dict.fromkeys(aliases.get(method, method) for method in methods)
-    # Evidence's rows are every method of ours; the paper's come first in the message.
-    check_names("--methods", wanted, [method for each in known.values() for block in each for method in block.methods])
-
-    extra = [method for method in wanted if not any(method in block.methods for block in blocks)]
-    selected = []
-    for block in blocks:
-        chosen_columns = tuple(
-            (dataset, model)
-            for dataset, model in block.columns
-            if (not datasets or dataset in datasets) and (not models or model in models)
-        )
-        rows = tuple(method for method in block.methods if not wanted or method in wanted) + tuple(extra)
-        if chosen_columns and rows:
-            selected.append(replace(block, methods=rows, columns=chosen_columns))
-    if not selected:
-        names = ", ".join([*datasets, *models, *wanted])
-        raise UserError(f"{' '.join(tables)}: no cell matches all of {names}; drop some of these names")
-    return selected
-
-
-def check_names(option: str, names: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raises UserError, with a line for each name that is not allowed."""
-    allowed = list(dict.fromkeys(allowed))
-    lines = []
-    for name in names:
-        if name not in allowed:
-            close = difflib.get_close_matches(name, allowed, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            lines.append(f"{option}: read {name!r}; allowed: {', '.join(allowed)}{hint}")
-    if lines:
-        raise UserError("\n".join(lines))

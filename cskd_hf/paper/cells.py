@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from cskd_hf.paper.blocks import Block, MeanStd
-from cskd_hf.paper.experiments import Run, RunKey
+from cskd_hf.paper.blocks import Block, MeanStd, RunKey
+from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 
 HIGHER_IS_BETTER = ("recall_at_1",)
@@ -24,6 +25,13 @@ def joint_spread(a: MeanStd | None, b: MeanStd | None) -> float | None:
     return math.hypot(a.std, b.std)
 
 
+class Training(NamedTuple):
+    """What a run costs; `compute` is `Run.compute`."""
+
+    epochs: int
+    compute: float
+
+
 @dataclass(frozen=True)
 class Cell:
     """One number of a table.
@@ -31,6 +39,7 @@ class Cell:
     Attributes:
         values: seed → the metric of its finished run.
         missing: seed → why there is no value.
+        training: of each seed; None without runs.
         best: of its column, ahead of the second best by more than their joint spread.
     """
 
@@ -40,6 +49,7 @@ class Cell:
     values: Mapping[int, float]
     missing: Mapping[int, str]
     paper: MeanStd | None
+    training: Training | None
     best: bool = False
 
     @property
@@ -98,19 +108,22 @@ def fill(block: Block, runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunSt
 def _cell(
     block: Block, method: str, column: tuple[str, str], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]
 ) -> Cell:
-    dataset, model = column
-    values, missing = {}, {}
-    for key, run in runs.items():
-        if key[:3] != (dataset, model, method):
+    values, missing, training = {}, {}, None
+    for seed in dict.fromkeys(key.seed for key in runs):
+        key = block.key(method, column, seed)
+        if key not in runs:
             continue
-        summary = states[key].summary
+        run, summary = runs[key], states[key].summary
+        training = Training(run.expected.scheduler.total_epochs, run.compute)
+        epochs = "" if key.epochs is None else f"{key.epochs} epochs, "
         if summary is None:
-            missing[key.seed] = states[key].describe(run)
+            missing[seed] = epochs + states[key].describe(run)
         elif (value := summary.metric(block.metric)) is None:
-            missing[key.seed] = f"finished without {block.metric}"
+            missing[seed] = f"{epochs}finished without {block.metric}"
         else:
-            values[key.seed] = value
-    return Cell(method, dataset, model, values, missing, block.paper.get((method, dataset, model)))
+            values[seed] = value
+    dataset, model = column
+    return Cell(method, dataset, model, values, missing, block.paper.get((method, dataset, model)), training)
 
 
 def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:

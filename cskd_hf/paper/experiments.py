@@ -5,36 +5,25 @@ A cell's run is the shipped recipe of its dataset and network with the row's met
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cskd_hf.errors import UserError
-from cskd_hf.paper.blocks import EVIDENCE_COLUMNS, PAPER_NAMES, Block
+from cskd_hf.paper import evidence
+from cskd_hf.paper.blocks import Block, RunKey
+from cskd_hf.paper.rows import row_of
 from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import Recipe, load_recipe
 from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.sections import SchedulerSection
 
-_RECIPE_NAMES = {paper: name for name, paper in PAPER_NAMES.items()} | {"label_smoothing": "cross_entropy"}
-# The recipe's CS-KD coefficients, under the names of the methods that share them.
-_CLASS_WISE = {"temperature": "temperature", "distill_loss_weight": "distill_loss_weight"}
-_COEFFICIENTS: dict[str, dict[str, str]] = {
-    "cskd_e": _CLASS_WISE,
-    "mutual_cskd": _CLASS_WISE,
-    "mixup+cskd": _CLASS_WISE,
-    "kd+cskd": {"class_wise_temperature": "temperature", "class_wise_loss_weight": "distill_loss_weight"},
-}
 _DISTILLED = ("kd", "kd+cskd")
 _TEACHER = "densenet121"  # the paper's, trained with CS-KD on the same dataset with the same seed
-
-
-class RunKey(NamedTuple):
-    dataset: str
-    model: str
-    method: str
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +47,21 @@ class Run:
     shipped_batch: int
     teacher: RunKey | None
 
+    @property
+    def num_images(self) -> tuple[int, int, int]:
+        """Training, hold-out and test images, by the catalog; without a hold-out set the test images are evaluated."""
+        entry, holdout = CATALOG[self.key.dataset], self.expected.data.holdout
+        train, test = entry.num_images[entry.train_split], entry.num_images[entry.test_split]
+        if isinstance(holdout, str):
+            return train, entry.num_images[holdout], test
+        validation = round(train * holdout) if holdout else 0
+        return train - validation, validation or test, test
+
+    @property
+    def compute(self) -> float:
+        """Of the whole training, in forward and backward passes of one image; a forward alone counts 1/3."""
+        return self.num_images[0] * self.expected.scheduler.total_epochs * self.expected.method.cost
+
 
 class Setup(NamedTuple):
     """Settings shared by all runs.
@@ -73,77 +77,146 @@ class Setup(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
+class _Recipes:
+    """The recipes behind one setup's runs, each read once: parsing YAML is slow."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._shipped: dict[str, Recipe] = {}
+        self._schedules: dict[str, SchedulerSection] = {}
+        self._resolved: dict[RunKey, Recipe] = {}
+
+    def shipped(self, key: RunKey) -> Recipe:
+        name = recipe_name(key)
+        if name not in self._shipped:
+            recipe = load_recipe(f"recipes/{name}.yaml")
+            if recipe.method.name != "cskd":
+                raise UserError(f"recipes/{name}.yaml: method.name: read {recipe.method.name!r}; the tables need cskd")
+            self._shipped[name] = recipe
+        return self._shipped[name]
+
+    def schedule(self, key: RunKey) -> SchedulerSection:
+        """The recipe's, with the setup's overrides."""
+        name = recipe_name(key)
+        if name not in self._schedules:
+            self._schedules[name] = load_recipe(f"recipes/{name}.yaml", self.setup.overrides).scheduler
+        return self._schedules[name]
+
+    def resolved(self, key: RunKey) -> Recipe:
+        """The run's recipe."""
+        any_seed = key._replace(seed=0)
+        if any_seed not in self._resolved:
+            recipe = load_recipe(f"recipes/{recipe_name(key)}.yaml", self.overrides(any_seed))
+            self._resolved[any_seed] = resolve(recipe)
+        folder, teacher = run_folder(self.setup.root, key), teacher_of(key)
+        recipe = self._resolved[any_seed].replace(run={"seed": key.seed, "output_dir": folder.as_posix()})
+        if teacher is not None:
+            recipe = recipe.replace(method={"teacher": run_folder(self.setup.root, teacher).as_posix()})
+        return recipe
+
+    def overrides(self, key: RunKey) -> tuple[str, ...]:
+        """The command-line overrides of the shipped recipe."""
+        overrides, row, setup = list[str](), row_of(key.method), self.setup
+        if row.method != "cskd":
+            section, teacher = row.section(self.shipped(key).to_dict()["method"]), teacher_of(key)
+            if teacher is not None:
+                section["teacher"] = run_folder(setup.root, teacher).as_posix()
+            overrides.append(f"method={{{', '.join(f'{field}: {_yaml(value)}' for field, value in section.items())}}}")
+        else:
+            overrides += [f"method.{field}={_yaml(value)}" for field, value in row.settings.items()]
+        if key.dataset in setup.data:
+            overrides.append(f"data.dataset={_yaml(setup.data[key.dataset])}")
+        overrides += [*row.overrides, *setup.overrides]
+        if key.epochs is not None:
+            overrides += _stretched(self.schedule(key), key.epochs)
+        return (*overrides, f"run.seed={key.seed}", f"run.output_dir={_yaml(run_folder(setup.root, key).as_posix())}")
+
+    def affordable(self, block: Block) -> dict[tuple[str, str, str], int]:
+        """The epochs that a grid's budget pays for, at `Method.cost` a sample, where they are not the recipe's."""
+        assert block.budget is not None
+        epochs = {}
+        for method, (dataset, model) in itertools.product(block.methods, block.columns):
+            recipe = self.resolved(RunKey(dataset, model, method, seed=0))
+            total = recipe.scheduler.total_epochs
+            paid = max(1, round(block.budget * total / recipe.method.cost))
+            if paid != total:
+                epochs[method, dataset, model] = paid
+        return epochs
+
+
+def at_equal_compute(blocks: Iterable[Block], setup: Setup) -> list[Block]:
+    """The grids, with the epochs of those that have a budget."""
+    recipes = _Recipes(setup)
+    return [block if block.budget is None else replace(block, epochs=recipes.affordable(block)) for block in blocks]
+
+
 def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) -> dict[RunKey, Run]:
-    """Every run that some grids need, once, teachers first.
+    """Every run that some grids need, once: the first seed of every cell, then the second; in a seed, teachers first.
 
     Args:
+        blocks: from `at_equal_compute`.
         seeds: None for the paper's number of runs: three, and one on ImageNet.
 
     Raises:
         UserError: a recipe does not exist, or an override is wrong.
     """
     keys = [
-        RunKey(dataset, model, method, seed)
+        block.key(method, column, seed)
         for block in blocks
-        for dataset, model in block.columns
+        for column in block.columns
         for method in block.methods
-        for seed in (((0,) if dataset == "imagenet" else (0, 1, 2)) if seeds is None else seeds)
+        for seed in (((0,) if column[0] == "imagenet" else (0, 1, 2)) if seeds is None else seeds)
     ]
     teachers = [teacher for key in keys if (teacher := teacher_of(key)) is not None]
-    shipped: dict[str, Recipe] = {}
-    resolved: dict[tuple[str, str, str], Recipe] = {}  # with any seed: parsing YAML is slow
-    runs = {}
-    for key in dict.fromkeys([*teachers, *keys]):
-        name = f"{key.dataset}_{key.model}"
-        if name not in shipped:
-            shipped[name] = _shipped(name)
-        overrides = _overrides(key, shipped[name], setup)
-        if key[:3] not in resolved:
-            resolved[key[:3]] = resolve(load_recipe(f"recipes/{name}.yaml", overrides))
-        folder, teacher = run_folder(setup.root, key), teacher_of(key)
-        recipe = resolved[key[:3]].replace(run={"seed": key.seed, "output_dir": folder.as_posix()})
-        if teacher is not None:
-            recipe = recipe.replace(method={"teacher": run_folder(setup.root, teacher).as_posix()})
-        batch = shipped[name].data.batch_size * shipped[name].run.gradient_accumulation_steps
-        runs[key] = Run(key, name, overrides, folder, recipe, batch, teacher)
+    order = list(dict.fromkeys(key.seed for key in keys))
+    recipes, runs = _Recipes(setup), {}
+    for key in sorted(dict.fromkeys([*teachers, *keys]), key=lambda key: order.index(key.seed)):
+        shipped = recipes.shipped(key)
+        batch = shipped.data.batch_size * shipped.run.gradient_accumulation_steps
+        runs[key] = Run(
+            key,
+            recipe_name(key),
+            recipes.overrides(key),
+            run_folder(setup.root, key),
+            recipes.resolved(key),
+            batch,
+            teacher_of(key),
+        )
     return runs
 
 
+def recipe_name(key: RunKey) -> str:
+    return f"{key.dataset}_{key.model}"
+
+
 def run_folder(root: Path, key: RunKey) -> Path:
-    """`root/cub200_resnet18-cskd-seed0`: training's own default for CS-KD and cross-entropy."""
-    return root / f"{key.dataset}_{key.model}-{key.method.replace('+', '_')}-seed{key.seed}"
+    """`root/cub200_resnet18-cskd-seed0`: training's own default for CS-KD and cross-entropy; or `…-45epochs-seed0`."""
+    epochs = "" if key.epochs is None else f"-{key.epochs}epochs"
+    return root / f"{recipe_name(key)}-{key.method.replace('+', '_')}{epochs}-seed{key.seed}"
 
 
 def teacher_of(key: RunKey) -> RunKey | None:
     if key.method not in _DISTILLED:
         return None
     # The small sets have no recipe for the paper's teacher; there the network's own CS-KD run teaches.
-    model = key.model if (key.dataset, key.model) in EVIDENCE_COLUMNS else _TEACHER
-    return key._replace(model=model, method="cskd")
+    model = key.model if (key.dataset, key.model) in evidence.COLUMNS else _TEACHER
+    return RunKey(key.dataset, model, "cskd", key.seed)
 
 
-def _shipped(name: str) -> Recipe:
-    recipe = load_recipe(f"recipes/{name}.yaml")
-    if recipe.method.name != "cskd":
-        raise UserError(f"recipes/{name}.yaml: method.name: read {recipe.method.name!r}; the tables need cskd")
-    return recipe
-
-
-def _overrides(key: RunKey, shipped: Recipe, setup: Setup) -> tuple[str, ...]:
-    overrides = []
-    if key.method != "cskd":
-        cskd, teacher = shipped.to_dict()["method"], teacher_of(key)
-        section: dict[str, Any] = {"name": _RECIPE_NAMES.get(key.method, key.method)}
-        if key.method == "label_smoothing":
-            section["smoothing"] = 0.1
-        section |= {field: cskd[source] for field, source in _COEFFICIENTS.get(key.method, {}).items()}
-        if teacher is not None:
-            section["teacher"] = run_folder(setup.root, teacher).as_posix()
-        overrides.append(f"method={{{', '.join(f'{field}: {_yaml(value)}' for field, value in section.items())}}}")
-    if key.dataset in setup.data:
-        overrides.append(f"data.dataset={_yaml(setup.data[key.dataset])}")
-    folder = run_folder(setup.root, key).as_posix()
-    return (*overrides, *setup.overrides, f"run.seed={key.seed}", f"run.output_dir={_yaml(folder)}")
+def _stretched(schedule: SchedulerSection, epochs: int) -> list[str]:
+    """Overrides that train for `epochs` in all, with everything else of the schedule in proportion."""
+    factor = epochs / schedule.total_epochs
+    changed: dict[str, Any] = {
+        name: round(factor * getattr(schedule, name)) for name in ("warmup_epochs", "cooldown_epochs")
+    }
+    prefix = changed["warmup_epochs"] if schedule.warmup_prefix else 0
+    changed["num_epochs"] = epochs - changed["cooldown_epochs"] - prefix
+    if schedule.sched == "multistep":
+        # timm acts one epoch early: milestone m lowers the rate after m − 1 epochs.
+        changed["decay_milestones"] = [round(factor * (drop - 1)) + 1 for drop in schedule.decay_milestones]
+    if schedule.decay_epochs is not None:
+        changed["decay_epochs"] = factor * schedule.decay_epochs
+    return [f"scheduler.{name}={value}" for name, value in changed.items() if value != getattr(schedule, name)]
 
 
 def _yaml(value: Any) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from cskd_hf.paper.blocks import MeanStd, method_title
 from cskd_hf.paper.cells import Grid
-from cskd_hf.paper.markdown import column_names, in_common, name_of
+from cskd_hf.paper.markdown import column_names, in_common
+from cskd_hf.paper.text import name_of
 
 _SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -24,18 +25,20 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     same_n, single = len(counts) <= 1, counts == [1]
     common = in_common(grid)
     subject = ", ".join(name_of(word) for word in (common, grid.block.metric) if word is not None)
-    label = "-".join(word for word in (grid.block.table, common, grid.block.metric) if word is not None)
+    budget = None if grid.block.budget is None else "equal training compute"
+    label = "-".join(word for word in (grid.block.table, common, grid.block.metric, budget) if word is not None)
     caption = f"{_escape(subject)} in percent, last epoch, "
     caption += "" if single else r"mean $\pm$ sample standard deviation ($n-1$) "
     caption += f"over {f'$n={counts[0]}$' if counts and same_n else '$n$'} seed{'' if single else 's'}"
     caption += "" if same_n else ", $n$ in parentheses"
     caption += "; the paper's values in italics" if any(cell.paper for cell in grid.flat()) else ""
+    caption += "" if budget is None else f"; {budget}"
     caption += f". Overrides: {_escape(' '.join(overrides))}." if overrides else "."
     lines = [
         r"\begin{table}",
         r"  \centering",
         f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:{label.replace('_', '-')}}}",
+        f"  \\label{{tab:{label.replace('_', '-').replace(' ', '-')}}}",
         f"  \\begin{{tabular}}{{l{'c' * len(grid.block.columns)}}}",
         r"    \toprule",
         "    " + " & ".join(["Method", *map(_escape, column_names(grid))]) + r" \\",

@@ -1,4 +1,4 @@
-"""Train missing runs one after another, each by `cskd_hf.train` in its own process."""
+"""Train missing runs, one or several at a time, each by `cskd_hf.train` in its own process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from cskd_hf.errors import UserError
-from cskd_hf.paper.experiments import Run, RunKey
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import inspect_run
 
 
@@ -51,62 +55,103 @@ def run_missing(
     runs: Mapping[RunKey, Run],
     prefix: Sequence[str],
     train: Callable[[Sequence[str]], tuple[int, str]] | None = None,
+    jobs: int = 1,
 ) -> dict[RunKey, str]:
     """Train every run that is not finished; a failure stops only the runs that need its teacher.
 
     Args:
+        runs: teachers before their students.
         train: runs a command, sends its output to stderr, returns exit status and `failure_reason`. None: a subprocess.
+        jobs: runs at a time; each gets its share of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
         A one-line reason for each run that is still missing.
     """
-    train = _train if train is None else train
-    failures: dict[RunKey, str] = {}
-    for number, (key, run) in enumerate(runs.items(), start=1):
+    children = _Children(jobs)
+    train = children.train if train is None else train
+    reasons: dict[RunKey, Future[str | None]] = {}
+
+    def finish(number: int, key: RunKey) -> str | None:
+        run, progress = runs[key], f"[{number}/{len(runs)}] {runs[key].folder}"
         state = inspect_run(run)  # not once at the start: other processes may train meanwhile
+        reason: str | None
         if state.status == "finished":
-            continue
-        progress = f"[{number}/{len(runs)}] {run.folder}"
+            return None
         if not state.trainable:
-            failures[key] = state.describe(run)
-        elif run.teacher in failures:
-            failures[key] = f"its teacher {runs[run.teacher].folder} is missing"
+            reason = state.describe(run)
+        # The pool starts runs in order, so no student waits for a teacher behind it.
+        elif run.teacher is not None and reasons[run.teacher].result() is not None:
+            reason = f"its teacher {runs[run.teacher].folder} is missing"
         else:
             command = command_of(run, prefix)
             print(f"{progress}: {shlex.join(command)}", file=sys.stderr, flush=True)
             status, reason = train(command)
             if status:
-                failures[key] = f"exit status {status}: {reason}"
-            elif (state := inspect_run(run)).status != "finished":
-                failures[key] = f"exit status 0, but {state.describe(run)}"
-        if key in failures:
-            print(f"{progress}: {failures[key]}", file=sys.stderr, flush=True)
-    return failures
+                reason = f"exit status {status}: {reason}"
+            else:
+                state = inspect_run(run)
+                reason = None if state.status == "finished" else f"exit status 0, but {state.describe(run)}"
+        if reason is not None:
+            print(f"{progress}: {reason}", file=sys.stderr, flush=True)
+        return reason
 
-
-def _train(command: Sequence[str]) -> tuple[int, str]:
-    output: list[str] = []
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # Python buffers writes to a pipe for minutes
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    )
+    pool = ThreadPoolExecutor(jobs)
     try:
+        for number, key in enumerate(runs, start=1):
+            reasons[key] = pool.submit(finish, number, key)
+        return {key: reason for key, future in reasons.items() if (reason := future.result()) is not None}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        children.stop()
+        pool.shutdown()
+
+
+class _Children:
+    """Training processes, `jobs` at a time."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.environment = {"PYTHONUNBUFFERED": "1"}  # Python buffers writes to a pipe for minutes
+        if jobs > 1:
+            self.environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        self.environment |= os.environ
+        self.running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+        self.lock = threading.Lock()
+
+    def train(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command with its output on stderr, named if there are several; exit status and `failure_reason`."""
+        with self.lock:
+            if self.stopped:
+                return 1, "interrupted"
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+            self.running.add(process)
+        name = "" if self.jobs == 1 else f"{Path(command[-1]).name}: "  # the last override is the run folder
+        output: list[str] = []
         assert process.stdout is not None
         for line in process.stdout:
-            sys.stderr.write(line)
+            sys.stderr.write(name + line)
             sys.stderr.flush()
             output.append(line)
-        return process.wait(), failure_reason(output)
-    except BaseException:
-        # Ctrl-C in a terminal reaches the child too; a signal sent to this process alone does not.
-        process.terminate()
-        process.wait()
-        raise
+        status = process.wait()
+        with self.lock:
+            self.running.discard(process)
+        return status, failure_reason(output)
+
+    def stop(self) -> None:
+        """Terminate what still runs: Ctrl-C in a terminal reaches children too, a signal to this process does not."""
+        with self.lock:
+            self.stopped = True
+            for process in self.running:
+                process.terminate()
 
 
 def failure_reason(output: Sequence[str]) -> str:

@@ -6,50 +6,37 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cskd_hf.paper.blocks import MeanStd
 from cskd_hf.paper.cells import HIGHER_IS_BETTER, Cell, Grid
-
-NAMES = {
-    "cifar100": "CIFAR-100",
-    "tiny_imagenet": "TinyImageNet",
-    "cub200": "CUB-200-2011",
-    "stanford_dogs": "Stanford Dogs",
-    "mit67": "MIT67",
-    "imagenet": "ImageNet",
-    "resnet10": "ResNet-10",
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "resnet101": "ResNet-101",
-    "resnext101_32x4d": "ResNeXt-101-32x4d",
-    "densenet121": "DenseNet-121",
-    "top1_error": "Top-1 error",
-    "top5_error": "Top-5 error",
-    "ece": "ECE (20 bins)",
-    "ece_scaled": "ECE (20 bins) with the fitted temperature",
-    "recall_at_1": "Recall@1",
-}
+from cskd_hf.paper.method_tables import method_tables
+from cskd_hf.paper.text import aligned, name_of, number
 
 
 def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
-    """One table of the paper: its grids, the gap to each published value, the missing cells."""
+    """One table: its grids, the gap to each published value, the missing cells."""
     block = grids[0].block
     title = f"Table {block.table.removeprefix('table')}: " if block.table.startswith("table") else ""
-    lines = [f"## {title}{block.caption}", "", *_legend(grids)]
+    lines = [f"## {title}{block.caption}", ""]
     if overrides:
-        lines.append(f"Overrides: `{' '.join(overrides)}`")
-    for grid in grids:
-        lines += ["", f"### {_heading(grid)}", "", *_aligned(_grid_rows(grid))]
+        lines += [f"Overrides: `{' '.join(overrides)}`", ""]
+    published = any(grid.block.paper for grid in grids)
+    lines += _paper_grids(grids) if published else method_tables(grids)
     against = [_against(grid, cell) for grid in grids for cell in grid.flat() if cell.gap is not None]
     if against:
         header = ["metric", "method", "images", "network", "ours", "paper", "gap", "joint spread", "within it"]
-        lines += ["", "### Against the paper", "", *_aligned([header, *against])]
-    # Grids of different metrics share their runs.
-    missing = list(dict.fromkeys(line for grid in grids for line in _missing(grid.flat())))
+        lines += ["", "### Against the paper", "", *aligned([header, *against])]
+    missing = _missing(cell for grid in grids for cell in grid.flat())
     if missing:
         lines += ["", "### Missing", "", *(f"- {line}" for line in missing)]
     if notes:
         lines += ["", "### Notes", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
+
+
+def _paper_grids(grids: Sequence[Grid]) -> list[str]:
+    lines = _legend(grids)
+    for grid in grids:
+        lines += ["", f"### {_heading(grid)}", "", *aligned(_grid_rows(grid))]
+    return lines
 
 
 def _legend(grids: Sequence[Grid]) -> list[str]:
@@ -60,10 +47,6 @@ def _legend(grids: Sequence[Grid]) -> list[str]:
         "Bold: the best of ours in its column, ahead of our second best by more than their joint spread,",
         "√(std² + std²), which needs n ≥ 2 on both sides.",
     ]
-
-
-def name_of(word: str) -> str:
-    return NAMES.get(word, word)
 
 
 def in_common(grid: Grid) -> str | None:
@@ -84,30 +67,14 @@ def column_names(grid: Grid) -> list[str]:
     return [", ".join(name_of(word) for word in column if word != common) for column in grid.block.columns]
 
 
-def _number(value: MeanStd | None, count: bool = True) -> str:
-    if value is None:
-        return "–"
-    spread = "" if value.std is None else f" ± {value.std:.2f}"
-    return f"{value.mean:.2f}{spread}" + (f" ({value.n})" if count else "")
-
-
 def _grid_rows(grid: Grid) -> list[list[str]]:
     rows = [["method", *column_names(grid)]]
     for row in grid.cells:
-        cells = [f"**{_number(cell.ours)}**" if cell.best else _number(cell.ours) for cell in row]
+        cells = [f"**{number(cell.ours, count=True)}**" if cell.best else number(cell.ours, count=True) for cell in row]
         rows.append([f"`{row[0].method}`", *cells])
         if any(cell.paper is not None for cell in row):
-            rows.append(["– paper", *(_number(cell.paper, count=False) for cell in row)])
+            rows.append(["– paper", *(number(cell.paper) for cell in row)])
     return rows
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table with padded columns; the first row is its header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _against(grid: Grid, cell: Cell) -> list[str]:
@@ -118,15 +85,15 @@ def _against(grid: Grid, cell: Cell) -> list[str]:
     words = [name_of(grid.block.metric), f"`{cell.method}`", name_of(cell.dataset), name_of(cell.model)]
     assert cell.gap is not None
     gap = f"{round(cell.gap, 2) + 0.0:+.2f}"  # no -0.00
-    return [*words, _number(cell.ours), _number(cell.paper, count=False), gap, *verdict]
+    return [*words, number(cell.ours, count=True), number(cell.paper), gap, *verdict]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
     """A line for each dataset, network, reason and set of seeds, listing the methods that lack them."""
-    seeds_of: dict[tuple[str, str, str], list[int]] = {}
+    seeds_of: dict[tuple[str, str, str], dict[int, None]] = {}  # grids share runs
     for cell in cells:
         for seed, reason in cell.missing.items():
-            seeds_of.setdefault((f"{cell.dataset}_{cell.model}", reason, cell.method), []).append(seed)
+            seeds_of.setdefault((f"{cell.dataset}_{cell.model}", reason, cell.method), {})[seed] = None
     methods_of: dict[str, list[str]] = {}
     for (recipe, reason, method), seeds in seeds_of.items():
         line = f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, {reason}"
@@ -155,6 +122,8 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
         "method": cell.method,
         "dataset": cell.dataset,
         "model": cell.model,
+        "epochs": None if cell.training is None else cell.training.epochs,
+        "compute": None if cell.training is None else cell.training.compute,
         "values": {str(seed): value for seed, value in cell.values.items()},
         "missing": {str(seed): reason for seed, reason in cell.missing.items()},
         "n": len(cell.values),

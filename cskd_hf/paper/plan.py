@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cskd_hf.errors import UserError
-from cskd_hf.paper.experiments import Run, RunKey
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 from cskd_hf.recipe.catalog import CATALOG, IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
 from cskd_hf.recipe.recipe import Recipe
@@ -56,19 +57,13 @@ def estimate(runs: Mapping[RunKey, Run], missing: Iterable[RunKey], root: Path) 
 def workload(recipe: Recipe) -> str:
     """The settings that determine the speed of a step."""
     size = "×".join(map(str, recipe.transform.input_size[1:]))
-    return f"{recipe.model.model_name}, {size}, batch {recipe.data.batch_size}, {recipe.method.name}"
+    method = f"{recipe.method.name}, cost {recipe.method.cost:.3g}"
+    return f"{recipe.model.model_name}, {size}, batch {recipe.data.batch_size}, {method}"
 
 
 def device_hours(run: Run, state: RunState, rate: Rate) -> float:
     """Remaining time of a run on one device."""
-    recipe, entry = run.expected, CATALOG[run.key.dataset]
-    train, test = entry.num_images[entry.train_split], entry.num_images[entry.test_split]
-    validation = test
-    if isinstance(recipe.data.holdout, str):
-        validation = entry.num_images[recipe.data.holdout]
-    elif recipe.data.holdout:
-        validation = round(train * recipe.data.holdout)
-        train -= validation
+    recipe, (train, validation, test) = run.expected, run.num_images
     epochs = recipe.scheduler.total_epochs - state.epochs
     evaluated = validation * math.ceil(epochs / recipe.run.val_interval) + test
     return (train * epochs + evaluated / 3) / rate.images_per_second / 3600
@@ -91,8 +86,8 @@ def finished_rates(root: Path) -> list[tuple[Recipe, Rate]]:
 def from_finished(recipe: Recipe, finished: Iterable[tuple[Recipe, Rate]]) -> Rate | None:
     """The median over runs of the same dataset, network and method, else over runs of the same workload."""
 
-    def cell(of: Recipe) -> tuple[str, str, str]:
-        return of.data.dataset, of.model.model_name, of.method.name
+    def cell(of: Recipe) -> tuple[str, str, str, float]:
+        return of.data.dataset, of.model.model_name, of.method.name, of.method.cost
 
     comparable = [
         (other, rate)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError
-from cskd_hf.paper.blocks import Block
-from cskd_hf.paper.experiments import Run, RunKey
+from cskd_hf.paper.blocks import Block, RunKey
+from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState, inspect_run
 from cskd_hf.paper.launch import command_of
 

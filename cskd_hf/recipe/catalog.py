@@ -125,6 +125,21 @@ CATALOG = {
         licence="mit",
         prepare="scripts/prepare_fashion_mnist_1k.py",
     ),
+    "icons": CatalogEntry(
+        path=None,
+        num_classes=200,
+        num_images={"train": 6_838, "holdout": 1_052, "test": 2_631},
+        holdout="holdout",
+        mean=(0.714, 0.714, 0.714),
+        std=(0.424, 0.424, 0.424),
+        official_split="none: by author, about 65 % of the images for training, 10 % for the hold-out set and 25 % to "
+        "test [ours]",
+        citation="Iconify, @iconify/json 2.2.535, npm, 2026; the authors of the sets are in manifest.json",
+        terms="each set has its own permissive licence, listed in manifest.json with its author; sets under CC BY "
+        "require attribution; logos are trademarks of their owners",
+        licence="other",
+        prepare="scripts/prepare_icons.py",
+    ),
     "digits": CatalogEntry(
         path=None,
         num_classes=10,

@@ -102,16 +102,17 @@ def _unknown_key(keys: Sequence[str], value: Any, checked: Checked) -> str:
     if f"{section}.{key}" in REMOVED:
         return REMOVED[f"{section}.{key}"]
     method, methods, allowed = checked.value(["method", "name"]), checked.methods, checked.types(section)
-    mixing = [name for name in methods if "mixup_alpha" in methods[name].model_fields]
-    if key.startswith(("mixup", "cutmix")) and method not in mixing:
+    if section != "method" and key.startswith(("mixup", "cutmix", "smoothing", "label_smoothing")):
+        owners = [name for name in methods if "mixup_alpha" in methods[name].model_fields]
         return (
-            f"read {_show(value)}, but this method learns from one label an image, and mixing images is a method; "
-            f"write 'method={{name: {mixing[0]}, mixup_alpha: 0.4}}', or {' or '.join(mixing[1:])}"
+            f"read {_show(value)}, but mixing and label smoothing belong to the method; write method.mixup_alpha, "
+            f"method.cutmix_alpha or method.smoothing, of {', '.join(owners)}"
         )
     owners = [name for name in methods if key in methods[name].model_fields]
     if section == "method" and owners:
+        verb = "has" if len(owners) == 1 else "have"
         return (
-            f"read {_show(value)}, but {method} has no such field, {', '.join(owners)} has; "
+            f"read {_show(value)}, but {method} has no such field, {', '.join(owners)} {verb}; "
             f"allowed: {', '.join(allowed)} (to drop another method's fields: 'method={{name: {method}}}')"
         )
     return f"unknown key, read {_show(value)}; allowed: {', '.join(allowed)}{_did_you_mean(key, allowed)}"

@@ -80,6 +80,8 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
     for section, keys in _NOT_IN_HASH.items():
         for key in keys:
             del settings[section][key]
+    if not recipe.run.model_ema:
+        del settings["run"]["model_ema_warmup"]  # no effect
     return settings
 
 
@@ -88,9 +90,12 @@ def recipe_hash(recipe: Recipe) -> str:
 
     A setting added later, with a default that changes nothing, leaves the hashes of earlier runs as they are.
     """
-    changed = recipe.model_dump(mode="json", exclude_defaults=True)
+    settings = recipe.model_dump(mode="json", exclude_defaults=True)
+    changed = {(section, key) for section, keys in settings.items() for key in keys}
+    warmup = {("run", "model_ema_warmup")}  # its first default was false: runs without a warm-up keep their hash
+    changed = changed | warmup if recipe.run.model_ema_warmup else changed - warmup
     hashed = {
-        section: {key: value for key, value in keys.items() if key in changed.get(section, {})}
+        section: {key: value for key, value in keys.items() if (section, key) in changed}
         for section, keys in identity(recipe).items()
     }
     hashed["method"]["name"] = recipe.method.name

@@ -57,8 +57,7 @@ class DataSection(Section):
     singleton: Literal["self", "error"] = "self"
     """A class with one training image, if `partner` is not_self: pair the image with itself, or stop."""
     on_corrupt: Literal["error", "skip"] = "error"
-    """An unreadable image: stop and name it (error), or count it, train on another image of its class instead and leave
-    it out of evaluation (skip)."""
+    """An unreadable image: stop (error), or count it, train on another of its class and do not evaluate it (skip)."""
 
 
 class TransformSection(Section):
@@ -78,6 +77,12 @@ class TransformSection(Section):
     """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
     auto_augment: str | None = None
     """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`, except 3-Augment (`3a`)."""
+    re_prob: Probability = 0.0
+    """Random erasing: the chance that an image is erased; each view of a pair draws its own rectangles."""
+    re_mode: Literal["const", "rand", "pixel"] = "const"
+    """Fill with the mean (const), or with a normal colour around it per rectangle (rand) or per pixel (pixel)."""
+    re_count: Count = 1
+    """At most this many rectangles, which share the erased area."""
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
     """random: bilinear or bicubic per training image, bilinear for evaluation."""
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
@@ -105,7 +110,7 @@ class ModelSection(Section):
     """The network: `timm.create_model`."""
 
     model_name: str
-    """A timm name, or a network of `cskd_hf.models.small`: preact_resnet18_32px, densenet121_32px, resnet10, …"""
+    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …"""
     pretrained: bool = False
     """Start from timm's pretrained weights; the paper trains from scratch."""
     num_classes: Count | None = None
@@ -210,7 +215,8 @@ class RunSection(Section):
     model_ema: bool = False
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
-    model_ema_warmup: bool = False
+    model_ema_warmup: bool = True
+    """Start with a short average that grows to `model_ema_decay` as updates are made; false: full length from the start."""
     channels_last: bool = True
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same step."""
@@ -225,8 +231,7 @@ class RunSection(Section):
     checkpoints_total_limit: Count = 2
     """Delete all but this many of the newest checkpoints."""
     resume: Literal["auto", "never", "force"] = "auto"
-    """auto: resume from the newest checkpoint in the folder; force: even if the recipe changed; never: stop if the
-    folder holds a run."""
+    """auto: resume from the newest checkpoint; force: even if the recipe changed; never: stop if there is a run."""
     logging_steps: Count = 50
     """Updates between readings of the loss for progress bar and trackers; each is a device sync."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()

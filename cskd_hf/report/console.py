@@ -15,8 +15,11 @@ from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.sections import RunSection
 from cskd_hf.runs.progress import Progress
 from cskd_hf.runs.summary import read_summary
+
+MAX_FIRST_WEIGHTS = 0.01  # share of the first update's weights in an average that is worth exporting [ours]
 
 
 class Console:
@@ -49,6 +52,7 @@ class Console:
         """What is about to run, including how the update's batch size comes about."""
         holdout = "" if images.holdout is None else f", {len(images.holdout):,} held out"
         accumulation = recipe.run.gradient_accumulation_steps
+        updates = -(-batches.num_samples // (batches.global_batch_size * accumulation))
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
         lr, rule = recipe.optimizer.scaled_lr(anchors)
@@ -64,7 +68,7 @@ class Console:
             "precision": recipe.run.mixed_precision,
         }
         self.say("\n".join([str(recipe.run.output_dir), *(f"  {name:9s}  {text}" for name, text in lines.items())]))
-        for note in (*images.notes, *_batch_note(recipe, batches, lr)):
+        for note in (*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)):
             self.say(f"  note       {note}")
         self.samples_per_epoch = batches.num_samples
         if self.enabled and sys.stdout.isatty():
@@ -144,4 +148,16 @@ def _batch_note(recipe: Recipe, batches: GlobalBatches, lr: float) -> list[str]:
     return [
         f"{world} processes make the batch {world} times the recipe's, and lr {lr:g} is fixed: write "
         f"'optimizer.lr=null' optimizer.lr_base={base:g} to scale it, or run.num_processes={world} if it is meant"
+    ]
+
+
+def ema_note(run: RunSection, updates: int) -> list[str]:
+    """A warning if an average of constant length still consists of the first weights when training ends."""
+    first = run.model_ema_decay ** (updates - 1)  # timm's average starts as the weights after the first update
+    if not run.model_ema or run.model_ema_warmup or first < MAX_FIRST_WEIGHTS:
+        return []
+    return [
+        f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, this "
+        f"run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; write "
+        f"run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
     ]

@@ -15,6 +15,7 @@ from cskd_hf.files import write_tensors
 from cskd_hf.models.export import export_model, needs_cskd_hf
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
+from cskd_hf.report.console import ema_note
 from cskd_hf.report.report import model_readme, write_report
 from cskd_hf.runs import summary as run_summary
 from cskd_hf.runs.folder import read_metrics
@@ -74,7 +75,7 @@ def finish(
         metrics=metrics,
         throughput=_throughput(progress, num_processes, peak_memory_bytes),
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
-        notes=(*images.notes, *_skip_notes(images, progress, predictions)),
+        notes=(*images.notes, *ema_note(recipe.run, progress.step), *_skip_notes(images, progress, predictions)),
     )
     facts = {"method": summary.method, "temperature": metrics.temperature, "recipe_hash": summary.recipe_hash}
     readme = model_readme(summary, folder)

@@ -18,7 +18,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.recipe.sections import TransformSection
 
 SETTINGS = TransformSection(
-    input_size=(3, 12, 12), scale=(0.2, 0.6), color_jitter=0.4, crop_pct=0.8, mean=(0, 0, 0), std=(1, 1, 1)
+    input_size=(3, 12, 12), scale=(0.2, 0.6), color_jitter=0.4, re_prob=1.0, crop_pct=0.8, mean=(0, 0, 0), std=(1, 1, 1)
 )
 TRAIN, TEST = Transform(SETTINGS, True), Transform(SETTINGS, False)
 

@@ -13,6 +13,7 @@ from command_runs import torchrun
 from method_cases import backbone, batch_for, method_of, objective_of
 
 from cskd_hf.methods import METHODS
+from cskd_hf.methods.task_loss import TaskLoss
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +76,9 @@ def test_accelerate_adds_no_graph_break(precision):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [(name, {"cutmix_alpha": 1.0} if "cutmix_alpha" in method.model_fields else {}) for name, method in METHODS.items()]
-    + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")],
+    [(name, {}) for name in METHODS]
+    + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")]
+    + [(name, {"smoothing": 0.1, "cutmix_alpha": 1.0}) for name in ("mixup_cskd", "mutual_cskd")],
 )
 def test_a_compiled_step_equals_the_eager_one(name, settings):
     """Traced by torch, with its graph breaks, but without inductor's code generation."""
@@ -106,7 +108,7 @@ def test_a_compiled_step_equals_the_eager_one(name, settings):
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
     # One graph, unless Mixup draws its ratio outside; torch 2.11 also breaks at the scale of AdaCos.
-    breaks = "mixup_alpha" in type(method).model_fields or (name == "adacos" and torch.__version__ < "2.12")
+    breaks = (isinstance(method, TaskLoss) and method.mixes) or (name == "adacos" and torch.__version__ < "2.12")
     if not breaks:
         assert len(graphs) == 1
     # Inductor has its own random generator: random numbers drawn inside a graph would differ from an eager run's.

@@ -115,8 +115,8 @@ def test_heads_learn_under_every_optimizer(opt):
     optimizer, module, _ = optimizer_of("byot", settings_of(opt=opt), small_network())
     before = {key: p.detach().clone() for key, p in module.named_parameters()}
     for _ in range(2):
-        output, _, _, outputs = module(torch.randn(4, 3, 16, 16))
-        (output.square().sum() + sum(aux.square().sum() for aux in outputs)).backward()
+        output, _, hints, outputs = module(torch.randn(4, 3, 16, 16))
+        sum(part.square().sum() for part in (output, *hints, *outputs)).backward()
         optimizer.step()
         optimizer.zero_grad()
     still = [key for key, p in module.named_parameters() if torch.equal(p, before[key])]

@@ -23,7 +23,7 @@ FAMILIES = {
     "mixer_s32_224": ["head"],
     "deit_tiny_distilled_patch16_224": ["head", "head_dist"],
     "resnetv2_50x1_bit": ["head.fc"],
-    "preact_resnet10_32px": ["fc"],
+    "preactresnet10_32px": ["fc"],
 }
 FIXED_GRID = ("vit", "swin", "mixer", "deit")
 

@@ -52,7 +52,7 @@ def run(path, images):
         {"model_name": "test_resnet"},
         {"model_name": "test_vit", "img_size": 64},
         {"model_name": "test_convnext"},
-        {"model_name": "preact_resnet10_32px"},
+        {"model_name": "preactresnet10_32px"},
     ],
     ids=lambda keywords: keywords["model_name"],
 )

@@ -118,7 +118,7 @@ def test_the_cards_code_runs_without_this_package(folded, tmp_path):
 
 
 def test_an_architecture_that_timm_lacks_is_stated_and_an_earlier_release_is_replaced(tmp_path):
-    run = copied(trained(model_name="preact_resnet10_32px"), tmp_path)
+    run = copied(trained(model_name="preactresnet10_32px"), tmp_path)
     for name in ("release", ".partial-release"):  # a killed command leaves the latter
         (run / name).mkdir()
         (run / name / "leftover").write_text("")

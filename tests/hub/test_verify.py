@@ -50,10 +50,10 @@ def test_every_difference_from_the_trained_network_is_named(tmp_path):
 
 
 def test_an_architecture_that_timm_lacks_does_not_load_if_the_release_hides_it(tmp_path):
-    release, *arguments = build(trained(model_name="preact_resnet10_32px"), tmp_path / "release")
+    release, *arguments = build(trained(model_name="preactresnet10_32px"), tmp_path / "release")
     assert json.loads((release / "config.json").read_text())["cskd"]["needs_cskd_hf"] is True
     edit_config(release, cskd={"needs_cskd_hf": False})
-    with pytest.raises(UserError, match=r"timm cannot load the release in a fresh process: .*preact_resnet10_32px"):
+    with pytest.raises(UserError, match=r"timm cannot load the release in a fresh process: .*preactresnet10_32px"):
         verify_release(release, *arguments)
 
 

@@ -60,7 +60,7 @@ def cosine_of(model: Any, images: torch.Tensor) -> np.ndarray:
 
 def build() -> Any:
     """In eval mode, so that a second forward gives the same output."""
-    return METHOD.build(backbone("preact_resnet10_32px"), EXPERIMENT).eval()
+    return METHOD.build(backbone("preactresnet10_32px"), EXPERIMENT).eval()
 
 
 def batch_of(num: int = 6, seed: int = 0) -> Batch:
@@ -102,7 +102,7 @@ def test_the_gradient_treats_the_scale_as_a_constant() -> None:
 
 
 def test_only_training_steps_update_the_scale_and_inference_returns_scaled_cosines() -> None:
-    objective = objective_of(METHOD, backbone("preact_resnet10_32px"))
+    objective = objective_of(METHOD, backbone("preactresnet10_32px"))
     model: Any = objective.module
     objective(batch_for(METHOD))
     updated = model.get_classifier().scale.clone()

@@ -19,7 +19,7 @@ BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {
     "densenet121": (32, {}),
     "convnext_atto": (32, {}),
     "vit_tiny_patch16_224": (64, {"img_size": 64}),
-    "preact_resnet10_32px": (16, {}),
+    "preactresnet10_32px": (16, {}),
 }
 NUM = 2
 

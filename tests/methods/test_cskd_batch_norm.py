@@ -44,7 +44,7 @@ def test_anchors_only_has_the_gradients_of_separate_and_the_statistics_of_cross_
     assert [name for name in actual if torch.equal(actual[name], updated_twice[name])] == []
 
 
-@pytest.mark.parametrize("name", ["preact_resnet10_32px", "test_efficientnet"])  # torch's BatchNorm, and timm's own
+@pytest.mark.parametrize("name", ["preactresnet10_32px", "test_efficientnet"])  # torch's BatchNorm, and timm's own
 def test_anchors_only_handles_every_kind_of_batch_norm(name: str) -> None:
     objective, _ = step(CSKD(batch_norm="anchors_only"), backbone(name))
     assert {value.item() for name, value in statistics(objective).items() if "tracked" in name} == {1}

@@ -81,8 +81,8 @@ def ddgsd(temperature: float, weight: float, feature_weight: float) -> Case:
 
 def tfkd_reg(correct: float, temperature: float, alpha: float) -> Case:
     def terms(z: np.ndarray, c: np.ndarray, y: np.ndarray) -> Terms:
-        teacher = np.where(one_hot(y) == 1, correct, (1 - correct) / (NUM_CLASSES - 1))
-        kd = kl(np.log(teacher), z, temperature)
+        probability = np.where(one_hot(y) == 1, correct, (1 - correct) / (NUM_CLASSES - 1))
+        kd = kl(probability / temperature, z, 1.0)  # the teacher's logits are probabilities; the student is at T = 1
         return {"task_loss": (1 - alpha, cross_entropy(z, y)), "kd_loss": (alpha, kd)}
 
     method = TfKDReg(correct_probability=correct, temperature=temperature, distill_loss_weight=alpha)
@@ -96,7 +96,7 @@ CASES = [
     *(cskd_e(temperature, *weights) for temperature in (1.0, 4.0) for weights in ((1.0, 1.0), (3.0, 0.5), (0.0, 2.0))),
     *(mutual_cskd(temperature, weight) for temperature in (1.0, 4.0) for weight in (0.0, 3.0)),
     *(ddgsd(*settings) for settings in ((1.0, 0.0, 0.0), (3.0, 1.0, 5e-4), (2.0, 0.5, 0.1))),
-    *(tfkd_reg(*settings) for settings in ((0.99, 20.0, 0.1), (0.9, 4.0, 1.0), (0.9, 1.0, 0.5))),
+    *(tfkd_reg(*settings) for settings in ((0.99, 20.0, 0.1), (0.9, 0.2, 1.0), (0.9, 1.0, 0.5))),
 ]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.method))
 
@@ -184,13 +184,17 @@ def test_label_smoothing_equals_timms(smoothing: float) -> None:
     torch.testing.assert_close(ours.images.grad, timms.images.grad, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.5])
-@pytest.mark.parametrize("correct", [0.9, 0.99])
-def test_tfkd_at_temperature_one_has_the_gradient_of_label_smoothing(correct: float, alpha: float) -> None:
-    """(1 − α) · y + α · p_d is the smoothed label with ε = α (1 − a) K / (K − 1)."""
-    case = tfkd_reg(correct, 1.0, alpha)
-    smoothing = alpha * (1 - correct) * NUM_CLASSES / (NUM_CLASSES - 1)
-    ours, smoothed = batch_of(case, random_logits(case)), batch_of(case, random_logits(case))
-    case.method.forward_loss(Identity(), ours)["loss"].backward()
-    CrossEntropy(smoothing=smoothing).forward_loss(Identity(), smoothed)["loss"].backward()
-    torch.testing.assert_close(ours.images.grad, smoothed.images.grad, rtol=1e-4, atol=1e-7)
+@pytest.mark.parametrize("temperature", [20.0, 0.25])
+def test_tfkd_is_label_smoothing_by_another_name(temperature: float) -> None:
+    """(1 − α) · y + α · p_d is the smoothed label with ε = α · K · p_d(other); its optimum is p_y = 1 − ε + ε/K."""
+    target, num_classes = torch.tensor([7]), 100
+    teacher = softmax(np.where(one_hot(target.numpy(), num_classes) == 1, 0.99, 0.01 / 99) / temperature)
+    smoothing = 0.1 * num_classes * teacher[0, 0]
+    optimum = (1 - smoothing) * one_hot(target.numpy(), num_classes) + smoothing / num_classes
+    assert temperature != 20 or optimum[0, 7] == pytest.approx(0.901, abs=1e-4)
+    for logits in (np.log(optimum), np.random.RandomState(0).randn(1, num_classes)):
+        ours, smoothed = (Batch(pixels(logits), target, torch.arange(1)) for _ in range(2))
+        TfKDReg(temperature=temperature).forward_loss(Identity(), ours)["loss"].backward()
+        CrossEntropy(smoothing=smoothing).forward_loss(Identity(), smoothed)["loss"].backward()
+        torch.testing.assert_close(ours.images.grad, smoothed.images.grad, rtol=0, atol=1e-6)
+        assert (ours.images.grad.abs().max() < 1e-6) == (logits[0, 7] == np.log(optimum)[0, 7])

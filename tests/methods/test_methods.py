@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -88,6 +88,38 @@ def test_zero_coefficients_give_the_cross_entropy_of_the_supervised_images(name:
     plain = objective_of(CrossEntropy())(supervised(method, batch))
     assert torch.equal(result["target"], plain["target"])
     torch.testing.assert_close(result["loss"], plain["loss"], rtol=0, atol=1e-6)
+
+
+MIXING = {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "cost"),
+    [
+        *((name, {}, None) for name in METHODS),
+        ("cskd", {}, 4 / 3),
+        ("cskd", {"batch_norm": "joint"}, 2),
+        ("cskd_e", {"batch_norm": "joint"}, 3),
+        ("distillation_cskd", {"batch_norm": "joint"}, 2 + 1 / 3),
+        ("cross_entropy", MIXING, 1),
+        ("cskd", MIXING, 2 + 1 / 3),
+        ("cskd_e", MIXING, 2 + 2 / 3),
+        ("mutual_cskd", MIXING, 4),
+    ],
+)
+def test_the_cost_counts_a_third_for_a_forward_and_one_with_its_backward(name: str, settings: Any, cost: Any) -> None:
+    method = method_of(name, **settings)
+    objective, batch, counted = objective_of(method), batch_for(method, num=4), 0.0
+
+    def count(layer: nn.Module, inputs: Any) -> None:
+        nonlocal counted
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:  # a network's first, the teacher's included
+            counted += len(inputs[0]) * (1 if torch.is_grad_enabled() else 1 / 3)
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(count):
+        objective(batch)
+    assert method.cost == pytest.approx(counted / 4)
+    assert cost in (None, pytest.approx(method.cost))
 
 
 @each_method

@@ -8,15 +8,28 @@ import numpy as np
 import pytest
 import torch
 from method_cases import NUM_CLASSES, Identity, cross_entropy, kl, one_hot, pixels
-from torch import Tensor
+from timm.data import Mixup as TimmMixup
+from torch import Tensor, nn
 
-from cskd_hf.methods import Batch, CrossEntropy, Mixup, MixupCSKD
+from cskd_hf.methods import CSKD, Batch, CrossEntropy, Mixup, MixupCSKD, MutualCSKD
+from cskd_hf.methods.task_loss import TaskLoss
+from cskd_hf.seeding import seeded
 
 RANDOM = np.random.RandomState(0)
 
 
 def images_of(num: int, size: int = 6) -> Tensor:
     return torch.tensor(np.random.RandomState(num).randn(num, 3, size, size), dtype=torch.float32)
+
+
+class Linear(nn.Module):
+    """Four fixed projections of an image of `images_of`."""
+
+    num_classes = NUM_CLASSES
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = torch.randn(108, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+        return images.flatten(1) @ weight
 
 
 def mixed(method: Mixup, num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -116,46 +129,71 @@ def test_mixing_depends_on_torchs_generator_and_leaves_the_others_alone():
 
 
 LOGITS = RANDOM.randn(6, NUM_CLASSES) * 3
-TARGET = np.array([0, 1, 2, 3, 1, 0])
+TARGET = np.array([0, 1, 2, 0, 1, 2])  # three pairs of a class
+SMOOTHING = (0.0, 0.3)
 
 
-def test_the_loss_is_cross_entropy_of_the_mixed_images_against_the_mixed_labels():
-    batch = Batch(pixels(LOGITS), torch.tensor(TARGET), torch.arange(6))
+def batch_of() -> Batch:
+    return Batch(pixels(LOGITS), torch.tensor(TARGET), torch.arange(6))
+
+
+def expected_task(method: TaskLoss, num: int) -> tuple[float, np.ndarray]:
+    """Cross-entropy of the first `num` images as mixed with torch's seed 3, and their logits."""
     torch.manual_seed(3)
-    result = Mixup().forward_loss(Identity(), batch)
+    images, soft = method.mix(Identity(), batch_of().images[:num].detach(), torch.tensor(TARGET[:num]))
+    logits = images.flatten(1).double().numpy()
+    q = (1 - method.smoothing) * soft.double().numpy() + method.smoothing / NUM_CLASSES
+    return cross_entropy(logits, q), logits
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHING)
+def test_the_loss_is_cross_entropy_of_the_mixed_images_against_the_mixed_labels(smoothing):
+    method, batch = Mixup(smoothing=smoothing), batch_of()
     torch.manual_seed(3)
-    images, soft = Mixup().mix(Identity(), batch.images, batch.target)
-    expected = cross_entropy(images.detach().flatten(1).double().numpy(), soft.double().numpy())
+    result = method.forward_loss(Identity(), batch)
+    expected, logits = expected_task(method, 6)
     assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
     assert abs(expected - cross_entropy(LOGITS, TARGET)) > 1e-2
     assert torch.equal(result["target"], batch.target)  # the training error's labels
-    assert torch.equal(result["output"], images.flatten(1))
+    np.testing.assert_allclose(result["output"].detach().numpy(), logits, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("weight", [0.0, 3.0])
-def test_mixup_cskd_adds_the_class_wise_loss_of_the_unmixed_pairs(temperature, weight):
-    method = MixupCSKD(temperature=temperature, distill_loss_weight=weight)
-    target = np.tile(TARGET[:3], 2)
-    images = pixels(LOGITS)
-    batch = Batch(images, torch.tensor(target), torch.arange(6))
+@pytest.mark.parametrize("alphas", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_smoothed_mixed_labels_are_timms(alphas):
+    images, target = images_of(6), torch.arange(6) % NUM_CLASSES
+    settings = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, **alphas}
+    torch.manual_seed(3)
+    with seeded(int(torch.randint(2**31, ()))):
+        mixture, soft = TimmMixup(**settings, label_smoothing=0.3, num_classes=NUM_CLASSES)(images.clone(), target)
+    torch.manual_seed(3)
+    result = CrossEntropy(smoothing=0.3, **alphas).forward_loss(Linear(), Batch(images, target, target))
+    expected = cross_entropy(Linear()(mixture).detach().double().numpy(), soft.double().numpy())
+    assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHING)
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 0.0), (4.0, 3.0)])
+@pytest.mark.parametrize("method", [MixupCSKD, CSKD, MutualCSKD])
+def test_the_class_wise_loss_is_that_of_the_unmixed_pairs(method, temperature, weight, smoothing):
+    method = method(mixup_alpha=1.0, smoothing=smoothing, temperature=temperature, distill_loss_weight=weight)
+    batch, supervised = batch_of(), 6 if isinstance(method, MutualCSKD) else 3
     torch.manual_seed(3)
     result = method.forward_loss(Identity(), batch)
     result["loss"].backward()
-    torch.manual_seed(3)
-    mixed_images, soft = method.mix(Identity(), images[:3].detach(), batch.target[:3])
-    task = cross_entropy(mixed_images.flatten(1).double().numpy(), soft.double().numpy())
-    expected_kd = kl(LOGITS[3:], LOGITS[:3], temperature)
+    task, logits = expected_task(method, supervised)
+    kd_loss = kl(LOGITS[3:], LOGITS[:3], temperature)
+    if supervised == 6:
+        kd_loss = (kd_loss + kl(LOGITS[:3], LOGITS[3:], temperature)) / 2
     assert result["task_loss"].item() == pytest.approx(task, rel=1e-5)
-    assert result["kd_loss"].item() == pytest.approx(expected_kd, rel=1e-5)
-    assert result["loss"].item() == pytest.approx(task + weight * expected_kd, rel=1e-5)
-    assert not images.grad[3:].any()  # no gradient through the partners
-    assert result["output"].shape == (3, NUM_CLASSES)
+    assert result["kd_loss"].item() == pytest.approx(kd_loss, rel=1e-5)
+    assert result["loss"].item() == pytest.approx(task + weight * kd_loss, rel=1e-5)
+    np.testing.assert_allclose(result["output"].detach().numpy(), logits, rtol=0, atol=1e-6)
+    assert batch.images.grad[3:].any() == (supervised == 6)  # CS-KD's partners are constants
 
 
-def test_alpha_zero_is_cross_entropy_and_draws_nothing():
-    batch = Batch(pixels(LOGITS), torch.tensor(TARGET), torch.arange(6))
+@pytest.mark.parametrize(("mixing", "plain"), [(Mixup, CrossEntropy), (MixupCSKD, CSKD)])
+def test_alpha_zero_is_bitwise_the_method_without_mixing_and_draws_nothing(mixing, plain):
     state = torch.get_rng_state()
-    one, two = Mixup(mixup_alpha=0.0).forward_loss(Identity(), batch), CrossEntropy().forward_loss(Identity(), batch)
+    one, two = (method.forward_loss(Identity(), batch_of()) for method in (mixing(mixup_alpha=0.0), plain()))
     assert torch.equal(torch.get_rng_state(), state)
-    torch.testing.assert_close(one["loss"], two["loss"], rtol=1e-6, atol=0)
+    assert all(torch.equal(one[key], two[key]) for key in two)

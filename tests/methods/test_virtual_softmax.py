@@ -22,7 +22,7 @@ def batch_of(num: int = 6) -> Batch:
 
 
 def test_the_loss_is_cross_entropy_with_one_more_logit_the_largest_at_the_weights_norm() -> None:
-    model: Any = METHOD.build(backbone("preact_resnet10_32px"), EXPERIMENT).eval()
+    model: Any = METHOD.build(backbone("preactresnet10_32px"), EXPERIMENT).eval()
     batch = batch_of()
     result = METHOD.forward_loss(model, batch)
     with torch.no_grad():
@@ -38,12 +38,12 @@ def test_the_loss_is_cross_entropy_with_one_more_logit_the_largest_at_the_weight
 
 
 def test_the_bias_stays_zero_and_keeps_timms_name() -> None:
-    model: Any = METHOD.build(backbone("preact_resnet10_32px"), EXPERIMENT)
+    model: Any = METHOD.build(backbone("preactresnet10_32px"), EXPERIMENT)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     METHOD.forward_loss(model, batch_of())["loss"].backward()
     optimizer.step()
     exported: Any = METHOD.export(model)
-    assert exported.state_dict().keys() == backbone("preact_resnet10_32px").state_dict().keys()
+    assert exported.state_dict().keys() == backbone("preactresnet10_32px").state_dict().keys()
     assert not exported.get_classifier().bias.any()
 
 

@@ -15,33 +15,33 @@ from torch import nn
 from cskd_hf.errors import UserError
 from cskd_hf.models.branches import Branch, ModelWithBranches
 
-# name: image size, keywords, the branches' stages and the last one, channels and side of the last map
-CASES: dict[str, tuple[int, dict[str, Any], list[int], int, int]] = {
-    "resnet18": (64, {}, [1, 2, 3, 4], 512, 2),
-    "densenet121": (64, {}, [1, 2, 3, 4], 1024, 2),
-    "convnext_atto": (64, {}, [0, 1, 2, 3], 320, 2),
-    "vit_tiny_patch16_224": (64, {"img_size": 64}, [2, 5, 8, 11], 192, 4),
-    "preact_resnet10_32px": (16, {}, [1, 2, 3, 4], 512, 2),
-    "test_efficientnet": (75, {}, [1, 2, 3, 4], 64, 3),  # odd sides are rounded up
-    "vgg11": (64, {}, [0, 2, 3, 5], 512, 2),
+# name: image size, keywords, the branches' stages and the last one, channels of the last map
+CASES: dict[str, tuple[int, dict[str, Any], list[int], int]] = {
+    "resnet18": (64, {}, [1, 2, 3, 4], 512),
+    "densenet121": (64, {}, [1, 2, 3, 4], 1024),
+    "convnext_atto": (64, {}, [0, 1, 2, 3], 320),
+    "vit_tiny_patch16_224": (64, {"img_size": 64}, [2, 5, 8, 11], 192),
+    "preactresnet10_32px": (16, {}, [1, 2, 3, 4], 512),
+    "test_efficientnet": (75, {}, [1, 2, 3, 4], 64),  # odd sides are rounded up
+    "vgg11": (64, {}, [0, 2, 3, 5], 512),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_three_branches_adapt_their_maps_to_the_shape_of_the_last(name: str) -> None:
-    size, keywords, stages, channels, side = CASES[name]
+def test_three_branches_adapt_their_features_to_the_shape_of_the_last(name: str) -> None:
+    size, keywords, stages, channels = CASES[name]
     on_meta = name in ("densenet121", "vgg11")  # too slow otherwise
     with torch.device("meta" if on_meta else "cpu"):
         model = timm.create_model(name, num_classes=NUM_CLASSES) if on_meta else backbone(name, **keywords)
         branched = ModelWithBranches(model, "byot").eval()
         images = torch.rand(2, 3, size, size)
         with torch.no_grad():
-            output, last, adapted, outputs = branched(images)
+            output, last, hints, outputs = branched(images)
             assert on_meta or torch.equal(output, model(images))
     assert output.shape == (2, NUM_CLASSES)
     assert branched.stages == stages
-    assert last.shape == (2, channels, side, side)
-    assert [maps.shape for maps in adapted] == [last.shape] * 3
+    assert last.shape == (2, channels)
+    assert [hint.shape for hint in hints] == [last.shape] * 2  # none for the shallowest
     assert [aux.shape for aux in outputs] == [(2, NUM_CLASSES)] * 3
 
 
@@ -57,7 +57,7 @@ def test_on_a_backbone_without_batch_norm_the_branches_do_not_depend_on_the_batc
 
 
 def test_on_a_backbone_with_batch_norm_the_branches_have_it_too() -> None:
-    branched = ModelWithBranches(backbone("preact_resnet10_32px"), "byot")
+    branched = ModelWithBranches(backbone("preactresnet10_32px"), "byot")
     norms = [layer for layer in branched.branches.modules() if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)]
     assert {type(norm) for norm in norms} == {nn.BatchNorm2d}
 
@@ -65,9 +65,11 @@ def test_on_a_backbone_with_batch_norm_the_branches_have_it_too() -> None:
 @pytest.mark.parametrize("halvings", [0, 1, 3])
 def test_a_branch_halves_the_resolution_as_often_as_requested(halvings: int) -> None:
     branch = Branch(6, 10, halvings, 5, nn.BatchNorm2d)
-    adapted, output = branch(torch.rand(2, 6, 16, 16))
+    images = torch.rand(2, 6, 16, 16)
+    adapted, (features, output) = branch.adapt(images), branch.eval()(images)
     assert adapted.shape == (2, 10, 16 >> halvings, 16 >> halvings)
-    torch.testing.assert_close(output, branch.classifier(adapted.flatten(2).mean(dim=2)))
+    torch.testing.assert_close(features, branch.adapt(images).flatten(2).mean(dim=2))
+    torch.testing.assert_close(output, branch.classifier(features))
 
 
 def test_a_network_without_access_to_its_stages_is_rejected() -> None:
@@ -87,7 +89,7 @@ def test_a_network_with_fewer_than_four_stages_is_rejected(name: str) -> None:
 
 
 def test_a_deep_copy_shares_no_weights() -> None:
-    branched = ModelWithBranches(backbone("preact_resnet10_32px"), "byot")
+    branched = ModelWithBranches(backbone("preactresnet10_32px"), "byot")
     copied = copy.deepcopy(branched)
     with torch.no_grad():
         copied.model.fc.weight.zero_()

@@ -28,7 +28,7 @@ NAMES = ("cat", "dog", "eel")
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet10": {"zero_init_last": False},
     "test_vit": {"img_size": 48, "global_pool": "avg"},
-    "preact_resnet10_32px": {"drop_rate": 0.1},
+    "preactresnet10_32px": {"drop_rate": 0.1},
 }
 
 
@@ -116,7 +116,7 @@ def test_the_config_names_the_backbone_and_its_preprocessing(exports, name):
     expected = {
         "resnet10": {"backbone": "resnet18", "layers": [1, 1, 1, 1]},
         "test_vit": {"backbone": "test_vit", "img_size": 48, "global_pool": "avg"},
-        "preact_resnet10_32px": {"backbone": "preact_resnet10_32px"},
+        "preactresnet10_32px": {"backbone": "preactresnet10_32px"},
     }
     assert config["model_args"] == expected[name]
     data_config = resolve_model_data_config(timm.create_model(f"local-dir:{folder}", pretrained=True))

@@ -35,7 +35,7 @@ def export(folder, model=None, readme="text", transform=TRANSFORM, **keywords):
         {"model_name": "test_resnet", "drop_rate": 0.5, "zero_init_last": False},
         {"model_name": "test_vit", "img_size": 64, "global_pool": "avg", "drop_path_rate": 0.1},
         {"model_name": "resnet10"},
-        {"model_name": "preact_resnet10_32px"},
+        {"model_name": "preactresnet10_32px"},
     ],
     ids=lambda keywords: keywords["model_name"],
 )
@@ -150,7 +150,7 @@ def test_a_second_export_replaces_the_first_and_leaves_no_partial_folder(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "needs"), [("preact_resnet18_32px", True), ("densenet121_32px", True), ("resnet10", False), ("vit", False)]
+    ("name", "needs"), [("preactresnet18_32px", True), ("densenet121_32px", True), ("resnet10", False), ("vit", False)]
 )
 def test_the_loading_code_imports_this_package_only_if_timm_needs_it(name, needs):
     assert needs_cskd_hf(name, timm.create_model("test_resnet")) == needs

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from small_networks import ALL, SMALL, images
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 import cskd_hf.models  # noqa: F401  (registers)
+from cskd_hf.errors import UserError
+from cskd_hf.models.factory import create_backbone
+from cskd_hf.models.load import load_trained
+from cskd_hf.recipe.sections import ModelSection
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +65,7 @@ def reference_preact(layers: Layers, x: Tensor, blocks: int) -> Tensor:
             preact = layers.bn_relu(x, f"{name}.bn1")
             out = layers.conv(preact, f"{name}.conv1", stride)
             out = layers.conv(layers.bn_relu(out, f"{name}.bn2"), f"{name}.conv2")
-            x = out + (layers.conv(preact, f"{name}.shortcut", stride) if first_of_later_stage else x)
+            x = out + (layers.conv(preact, f"{name}.downsample", stride) if first_of_later_stage else preact)
     return layers.pool_linear(x)
 
 
@@ -80,8 +87,8 @@ def reference_densenet(layers: Layers, x: Tensor) -> Tensor:
 
 
 REFERENCES = {
-    "preact_resnet18_32px": lambda layers, x: reference_preact(layers, x, blocks=2),
-    "preact_resnet10_32px": lambda layers, x: reference_preact(layers, x, blocks=1),
+    "preactresnet18_32px": lambda layers, x: reference_preact(layers, x, blocks=2),
+    "preactresnet10_32px": lambda layers, x: reference_preact(layers, x, blocks=1),
     "densenet121_32px": reference_densenet,
 }
 
@@ -104,9 +111,9 @@ def test_output_and_running_statistics_match_the_definition(name: str, training:
 @pytest.mark.parametrize(
     ("name", "num_classes", "parameters"),
     [
-        ("preact_resnet18_32px", 100, 11_217_444),
-        ("preact_resnet18_32px", 200, 11_268_744),
-        ("preact_resnet10_32px", 100, 4_946_724),
+        ("preactresnet18_32px", 100, 11_217_444),
+        ("preactresnet18_32px", 200, 11_268_744),
+        ("preactresnet10_32px", 100, 4_946_724),
         ("densenet121_32px", 100, 7_048_548),
         ("densenet121_32px", 200, 7_151_048),
         ("resnet10", 200, 5_008_392),
@@ -142,27 +149,42 @@ def test_layers_have_pytorchs_default_initialisation(name: str) -> None:
             assert (module.bias == 0).all()
 
 
+@pytest.mark.parametrize("name", ["preactresnet18_32px", "preactresnet10_32px"])
+def test_preact_shortcuts_start_after_the_first_relu_of_the_block(name: str) -> None:
+    model = timm.create_model(name).eval()
+    randomize_norms(model)
+    for stage, blocks in enumerate(model.stages):
+        for block, module in enumerate(blocks):
+            nn.init.zeros_(module.conv2.weight)  # isolates the shortcut
+            x = torch.randn(2, module.bn1.num_features, 8, 8)
+            norm = module.bn1
+            mean, var, weight, bias = (
+                t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            )
+            expected = ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
+            if stage > 0 and block == 0:
+                expected = torch.einsum("nchw,oc->nohw", expected[:, :, ::2, ::2], module.downsample.weight[:, :, 0, 0])
+            torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_preact_ends_without_norm_or_relu() -> None:
-    model = timm.create_model("preact_resnet18_32px").eval()
-    last_name, last = [(n, m) for n, m in model.stages.named_modules() if not list(m.children())][-1]
-    assert (last_name, type(last)) == ("3.1.conv2", nn.Conv2d)
-    features = model.forward_features(images())
+    features = timm.create_model("preactresnet18_32px").eval().forward_features(images())
     assert (features < 0).any()
 
 
-def test_preact_shortcut_is_the_input_or_a_convolution_of_the_preactivation() -> None:
-    model = timm.create_model("preact_resnet18_32px").eval()
-    randomize_norms(model)
-    projection, identity = model.stages[1]
-    for block in (projection, identity):
-        nn.init.zeros_(block.conv2.weight)  # isolates the shortcut
-    x = torch.randn(2, 64, 8, 8)
-    torch.testing.assert_close(projection(x), F.conv2d(F.relu(projection.bn1(x)), projection.shortcut.weight, stride=2))
-    x = torch.randn(2, 128, 8, 8)
-    assert torch.equal(identity(x), x)
-    assert [n for n, m in model.named_modules() if n.endswith("shortcut")] == [
-        f"stages.{i}.0.shortcut" for i in (1, 2, 3)
-    ]
+@pytest.mark.parametrize("name", ["preact_resnet18_32px", "preact_resnet10_32px"])
+def test_recipes_and_weights_of_the_replaced_networks_are_rejected(name: str, tmp_path: Path) -> None:
+    successor = name.replace("preact_", "preact")
+    replaced = f"{name} was replaced by {successor}, .* model.model_name={successor}$"
+    with pytest.raises(UserError, match=f"^model.model_name: {replaced}"):
+        create_backbone(ModelSection(model_name=name), num_classes=10)
+    save_for_hf(timm.create_model(successor), str(tmp_path), safe_serialization=True)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace(successor, name))
+    with pytest.raises(UserError, match=f"^{replaced}"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    with pytest.raises(UserError, match=f"^local-dir:{tmp_path}: timm cannot load these weights: {replaced}"):
+        load_trained(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ALL)

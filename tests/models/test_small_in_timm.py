@@ -54,7 +54,7 @@ def test_the_head_can_be_replaced_removed_and_bypassed(name: str) -> None:
 
 
 def test_drop_rate_acts_on_pooled_features_only_in_training() -> None:
-    model = timm.create_model("preact_resnet10_32px", drop_rate=0.5, num_classes=0)
+    model = timm.create_model("preactresnet10_32px", drop_rate=0.5, num_classes=0)
     maps = torch.ones(4, 512, 2, 2)
     assert set(model.train().forward_head(maps).unique().tolist()) == {0.0, 2.0}
     assert (model.eval().forward_head(maps) == 1).all()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from written_runs import some_runs, write_finished, write_unfinished
 
-from cskd_hf.paper.blocks import select
 from cskd_hf.paper.cells import batch_notes, fill, fill_all
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
+from cskd_hf.paper.selection import select
 
 
 def grids_of(root, values, table="table1", **chosen):
@@ -186,7 +186,6 @@ def test_every_row_of_the_latex_table_has_all_columns(tmp_path):
         ("table1", {"models": ["resnet18"], "datasets": ["cub200", "mit67"]}, "ResNet-18: ", ["CUB-200-2011", "MIT67"]),
         ("table1", {"models": ["resnet18"], "datasets": ["cub200"]}, "ResNet-18: ", ["CUB-200-2011"]),
         ("table5", {"models": ["resnet50", "resnet101"]}, "ImageNet: ", ["ResNet-50", "ResNet-101"]),
-        ("evidence", {}, "", ["digits, ResNet-10", "fashion_mnist_1k, test_resnet"]),
     ],
 )
 def test_headings_name_the_shared_network_or_dataset_and_columns_the_other(table, chosen, heading, header):

@@ -12,8 +12,9 @@ from command_runs import ROOT
 from written_runs import CUB, one_run, some_runs
 
 from cskd_hf.methods import METHODS
-from cskd_hf.paper.blocks import PAPER_RESULTS, select
-from cskd_hf.paper.experiments import RunKey, Setup, runs_of
+from cskd_hf.paper.blocks import PAPER_RESULTS, RunKey
+from cskd_hf.paper.experiments import Setup, runs_of
+from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.reproduce import main
@@ -102,25 +103,29 @@ def test_the_overrides_give_the_expected_recipe():
         assert recipe.data.dataset == {"cub200": "1e-4", "mit67": "a: b", "cifar100": "cifar100"}[key.dataset]
 
 
-def test_teachers_come_first_once_and_with_the_students_seed():
-    runs = some_runs(Path("R"), "all", datasets=["cub200", "mit67"], seeds=[0, 1])
-    teachers = [RunKey(dataset, "densenet121", "cskd", seed) for dataset in ("cub200", "mit67") for seed in (0, 1)]
-    assert set(list(runs)[:4]) == set(teachers)
+def test_every_cell_gets_its_first_seed_before_any_its_second_and_teachers_come_first():
+    runs = some_runs(Path("R"), "all", datasets=["cub200", "mit67"], seeds=[1, 0])
+    half = len(runs) // 2
+    assert [key.seed for key in runs] == [1] * half + [0] * half
+    for seed, first in ((1, list(runs)[:2]), (0, list(runs)[half : half + 2])):
+        assert first == [RunKey(dataset, "densenet121", "cskd", seed) for dataset in ("cub200", "mit67")]
     students = {key: run.teacher for key, run in runs.items() if run.teacher is not None}
     assert len(students) == 8
     assert all(teacher == key._replace(model="densenet121", method="cskd") for key, teacher in students.items())
 
 
 def test_on_the_small_sets_the_networks_cskd_run_is_the_teacher(tmp_path, capsys):
-    arguments = ["evidence", "--commands", "--methods", "kd", "--seeds", "4", "--runs", str(tmp_path)]
-    assert main([*arguments, "--data", "fashion_mnist_1k=./fashion"]) == 0
+    chosen = ["--datasets", "fashion_mnist_1k", "digits", "--methods", "kd", "--seeds", "4"]
+    folder = ["--data", "fashion_mnist_1k=./fashion", "--runs", str(tmp_path)]
+    assert main(["evidence", *chosen, *folder, "--commands"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    names = ["digits_resnet10-{}-seed4", "fashion_mnist_1k_test_resnet-{}-seed4"]
+    names = ["fashion_mnist_1k_test_resnet-{}-seed4", "digits_resnet10-{}-seed4"]
     folders = [f"{tmp_path}/{name.format(method)}" for method in ("cskd", "kd") for name in names]
+    lines = lines[:4]  # without the students at equal compute
     assert [line[-1] for line in lines] == [f"run.output_dir={folder}" for folder in folders]
     for student, teacher in zip(lines[2:], folders[:2], strict=True):
         assert f"method={{name: distillation, teacher: {teacher}}}" in student
-    assert ["data.dataset=./fashion" in line for line in lines] == [False, True, False, True]
+    assert ["data.dataset=./fashion" in line for line in lines] == [True, False, True, False]
 
 
 def test_seeds_default_to_the_papers_number_of_runs():

@@ -16,9 +16,10 @@ from command_runs import environment
 from written_runs import CUB, ONE_RUN, one_run, some_runs, write_finished, write_unfinished
 
 from cskd_hf.methods import METHODS
-from cskd_hf.paper.blocks import select
-from cskd_hf.paper.experiments import RunKey, Setup, runs_of
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Setup, runs_of
 from cskd_hf.paper.plan import estimate
+from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.reproduce import main
@@ -73,7 +74,8 @@ def test_an_unknown_workload_is_probed_once(tmp_path, capsys, method):
     ((speed, source),) = set(rates.values())
     assert speed > 0
     assert source.startswith("probe on ")
-    assert capsys.readouterr().err == f"probe 1 of 1: test_resnet, 32×32, batch 4, {method}\n"
+    cost = runs[missing[0]].expected.method.cost
+    assert capsys.readouterr().err == f"probe 1 of 1: test_resnet, 32×32, batch 4, {method}, cost {cost:.3g}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -62,8 +62,8 @@ OVERRIDES = [
     # methods
     (
         "method.name=cross_entropy",
-        "r.yaml:7: method.temperature: read 4.0, but cross_entropy has no such field, …cskd… has; allowed: name, "
-        "smoothing (to drop another method's fields: 'method={name: cross_entropy}')",
+        "r.yaml:7: method.temperature: read 4.0, but cross_entropy has no such field, …cskd… have; allowed: name, "
+        "smoothing, mixup_alpha, cutmix_alpha (to drop another method's fields: 'method={name: cross_entropy}')",
     ),
     (
         "method={name: cross_entropy, temperature: 4}",
@@ -75,10 +75,10 @@ OVERRIDES = [
     *(
         (
             f"{key}=0.4",
-            f"command line: {key}: read 0.4, but this method learns from one label an image, and mixing images is a "
-            "method; write 'method={name: mixup, mixup_alpha: 0.4}', or mixup_cskd",
+            f"command line: {key}: read 0.4, but mixing and label smoothing belong to the method; write "
+            "method.mixup_alpha, method.cutmix_alpha or method.smoothing, of cross_entropy, mixup, cskd, …",
         )
-        for key in ("transform.mixup", "data.cutmix_alpha", "method.mixup_alpha")
+        for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing")
     ),
     # syntax
     ("optimizer.lr", f"optimizer.lr: {NOT_AN_OVERRIDE}"),
@@ -246,5 +246,8 @@ def test_a_data_section_alone_has_the_same_messages():
     )
 
 
-def test_the_suggested_mixup_override_is_valid():
-    assert load_recipe("digits_resnet10", ["method={name: mixup, mixup_alpha: 0.4}"]).method.name == "mixup"
+@pytest.mark.parametrize("name", ["cross_entropy", "cskd", "mutual_cskd"])
+def test_a_modern_recipe_is_a_few_keys_of_the_method(name):
+    keys = ["smoothing=0.1", "mixup_alpha=0.2", "cutmix_alpha=1.0"]
+    method = load_recipe("digits_resnet10", [f"method={{name: {name}}}", *(f"method.{key}" for key in keys)]).method
+    assert (method.name, method.smoothing, method.mixup_alpha, method.cutmix_alpha) == (name, 0.1, 0.2, 1.0)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 SMALL, FINE_GRAINED = ("cifar100", "tiny_imagenet"), ("cub200", "stanford_dogs", "mit67")
 NETWORKS = ("resnet18", "densenet121", "resnet10")
-AT_32_PX = {network: f"{'' if network == 'densenet121' else 'preact_'}{network}_32px" for network in NETWORKS}
+AT_32_PX = {network: f"{'' if network == 'densenet121' else 'preact'}{network}_32px" for network in NETWORKS}
 CELLS = [(dataset, network) for dataset in SMALL + FINE_GRAINED for network in NETWORKS]
 IMAGENET = ("resnet50", "resnet101", "resnext101_32x4d")
 PAPER = yaml.safe_load((ROOT / "tests" / "support" / "paper_cells.yaml").read_text(encoding="utf-8"))

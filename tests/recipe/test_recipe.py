@@ -66,6 +66,7 @@ NOT_HASHED = {
         "max_hours": 1.5,
         "hub_model_id": "somebody/something",
         "hub_private_repo": False,
+        "model_ema_warmup": False,  # without an average
     },
 }
 
@@ -83,6 +84,16 @@ def test_exactly_the_keys_without_effect_on_results_are_not_hashed(folder):
             other = recipe.replace(**{section: {key: value}})
             assert other != recipe
             assert recipe_hash(other) == recipe_hash(recipe), key
+
+
+def test_the_warm_up_of_an_average_counts_only_where_there_is_one(folder):
+    """Its default changed: folders that record false keep their hash."""
+    write(folder)
+    plain, average = load_recipe("r.yaml"), load_recipe("r.yaml", ["run.model_ema=true"])
+    for recipe, expected in ((plain, "16d14abf2834c735"), (average, "090a49a166fc01de")):
+        assert recipe_hash(recipe.replace(run={"model_ema_warmup": False})) == expected
+    assert recipe_hash(plain) == "16d14abf2834c735"
+    assert recipe_hash(average) != "090a49a166fc01de"
 
 
 @pytest.mark.parametrize(

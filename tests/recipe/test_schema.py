@@ -39,7 +39,7 @@ def test_every_shipped_recipe_is_valid_as_written_and_as_resolved(schema):
         changed("num_epochs: 2", "num_epochs: two"),
         changed("0.1", '"0.1"'),
         changed("num_epochs: 2", "sched: cosine"),
-        changed("temperature: 4.0", "smoothing: 0.1"),
+        changed("temperature: 4.0", "last_alpha: 0.1"),
         GOOD + "run:\n",
     ],
 )

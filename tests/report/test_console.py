@@ -1,4 +1,4 @@
-"""The start block warns when several processes change the update but not the learning rate."""
+"""The start block warns of a batch that grew without the learning rate, and of an average longer than the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from summaries import make_recipe
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
-from cskd_hf.report.console import _batch_note
+from cskd_hf.recipe.sections import RunSection
+from cskd_hf.report.console import _batch_note, ema_note
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,23 @@ def test_a_fixed_learning_rate_on_several_processes_is_noted(optimizer, run, wor
     assert [note.partition(" 'opt")[0] for note in notes] == ([] if expected is None else [expected])
     if expected is not None:
         assert "optimizer.lr_base=6.4 to scale it, or run.num_processes=8" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("updates", "settings", "share"),
+    [
+        (90, {"model_ema_warmup": False}, "98 %"),
+        (5_000, {"model_ema_warmup": False}, "37 %"),
+        (5_000, {"model_ema_warmup": False, "model_ema": False}, None),
+        (5_000, {}, None),
+        (30_000, {"model_ema_warmup": False}, None),
+        (90, {"model_ema_warmup": False, "model_ema_decay": 0.9}, None),
+    ],
+)
+def test_an_average_longer_than_the_run_is_noted_with_a_decay_that_fits(updates, settings, share):
+    run = RunSection.model_validate({"model_ema": True} | settings)
+    notes = ema_note(run, updates)
+    assert [f", {share} of" in note.replace(": ", ", ") for note in notes] == [True] * (share is not None)
+    if notes:
+        decay = float(notes[0].rpartition("=")[2])
+        assert ema_note(run.model_copy(update={"model_ema_decay": decay}), updates) == []

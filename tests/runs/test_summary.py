@@ -59,6 +59,7 @@ def test_a_summary_of_a_later_version_is_readable(tmp_path: Path) -> None:
 def test_differences_are_the_settings_that_change_the_experiment(tmp_path: Path) -> None:
     new = make_recipe(tmp_path)
     assert recipe_differences(new.replace(run={"logging_steps": 7, "output_dir": "elsewhere"}), new) == []
+    assert recipe_differences(new.replace(run={"model_ema_warmup": False}), new) == []  # no average to warm up
     resolved = new.replace(model={"num_classes": 10}, run={"mixed_precision": "bf16"})
     assert recipe_differences(resolved, new) == []  # `new` does not know them yet
     assert [str(difference) for difference in recipe_differences(new, resolved)] == [

@@ -55,7 +55,7 @@ def split_of(labels: Sequence[int], broken: Sequence[int] = (), paths: bool = Fa
 
 
 DENSE = [1, 0, 1, 2, 1, 1, 0, 1, 0, 1]
-TRANSFORM = Transform(TransformSection(input_size=(3, 16, 16)), is_training=True)
+TRANSFORM = Transform(TransformSection(input_size=(3, 16, 16), re_prob=0.5, re_mode="pixel"), is_training=True)
 
 
 def load(images: PairedImages, draws: Sequence[Draw]) -> Batch:

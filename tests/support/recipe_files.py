@@ -14,7 +14,7 @@ GOOD = """\
 data:
   dataset: digits
 model:
-  model_name: preact_resnet10_32px
+  model_name: preactresnet10_32px
 method:
   name: cskd
   temperature: 4.0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SMALL = ["preact_resnet18_32px", "preact_resnet10_32px", "densenet121_32px"]
+SMALL = ["preactresnet18_32px", "preactresnet10_32px", "densenet121_32px"]
 ALL = [*SMALL, "resnet10"]
 WIDTHS = {
-    "preact_resnet18_32px": [64, 64, 128, 256, 512],
-    "preact_resnet10_32px": [64, 64, 128, 256, 512],
+    "preactresnet18_32px": [64, 64, 128, 256, 512],
+    "preactresnet10_32px": [64, 64, 128, 256, 512],
     "densenet121_32px": [64, 256, 512, 1024, 1024],
 }
 LAYERS = {
-    "preact_resnet18_32px": 1 + 8 + 1,  # stem, blocks, classifier
-    "preact_resnet10_32px": 1 + 4 + 1,
+    "preactresnet18_32px": 1 + 8 + 1,  # stem, blocks, classifier
+    "preactresnet10_32px": 1 + 4 + 1,
     "densenet121_32px": 1 + 58 + 3 + 1 + 1,  # stem, layers, transitions, final norm, classifier
     "resnet10": 1 + 4 + 1,
 }

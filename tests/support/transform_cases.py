@@ -14,8 +14,11 @@ NOISE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 SMALL = NOISE[:32, :32]
 SEED = 2**62 + 12345
 
-# All random augmentations at once: crop, resampling filter, both flips, RandAugment.
-WILD = {"input_size": (3, 24, 24), "vflip": 0.5, "auto_augment": "rand-m6-mstd0.5-inc1", "interpolation": "random"}
+# All random augmentations at once: crop, resampling filter, both flips, RandAugment, erasing.
+WILD = {
+    **{"input_size": (3, 24, 24), "vflip": 0.5, "auto_augment": "rand-m6-mstd0.5-inc1", "interpolation": "random"},
+    **{"re_prob": 0.5, "re_mode": "pixel"},
+}
 
 
 def encoded(array: np.ndarray) -> dict[str, object]:

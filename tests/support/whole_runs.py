@@ -18,7 +18,7 @@ def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[P
         folder / "run.yaml",
         images,
         data={"holdout": 0.2},
-        model={"model_name": "preact_resnet10_32px"},
+        model={"model_name": "preactresnet10_32px"},
         transform={"input_size": [3, 16, 16]},
     )
     done = run(recipe)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from summaries import SUMMARY, metric_values
 
-from cskd_hf.paper.blocks import select
-from cskd_hf.paper.experiments import Run, RunKey, Setup, runs_of
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Run, Setup, runs_of
+from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
 from cskd_hf.runs.summary import MetricsSummary, write_summary
 

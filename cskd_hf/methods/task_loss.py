@@ -1,0 +1,74 @@
+"""The task loss of a modern recipe: cross-entropy with label smoothing, Mixup and CutMix, shared by several methods.
+
+Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
+https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond
+Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
+Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
+https://arxiv.org/abs/1905.04899.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cskd_hf.methods.base import Method, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TaskLoss(Method):
+    """Cross-entropy against (1 − ε) · q + ε/K, averaged over the batch; q is one-hot(y), or mixed labels.
+
+    Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ
+    per batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which
+    images are mixed depends on the number of ranks. The logged training error is measured against y alone.
+    """
+
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """ε, the share of the target spread evenly over all K classes. 0 disables it; Szegedy et al. use 0.1."""
+    mixup_alpha: Weight = 0.0
+    """α of Mixup: λ ~ Beta(α, α). 0 disables it; Zhang et al. use 1 on CIFAR and 0.2 to 0.4 on ImageNet."""
+    cutmix_alpha: Weight = 0.0
+    """α of CutMix: 1 − λ, the area of the box, ~ Beta(α, α). 0 disables it; Yun et al. use 1. If both are above 0, each
+    batch draws one of the two with probability ½."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training mixes images."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`output`, and its task loss (scalar, float32): logits (N, K) against labels (N,) or mixed labels (N, K)."""
+        import torch.nn.functional as F
+
+        return output, F.cross_entropy(output.float(), target, label_smoothing=self.smoothing)
+
+    def mixed_task(self, module: nn.Module, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Logits of the mixed images, and their task loss; None if nothing is mixed."""
+        import torch
+
+        if not self.mixes:
+            return None
+        # Not compiled: inductor has its own random generator and cannot trace NumPy's.
+        images, target = torch.compiler.disable(self.mix)(module, images, target)
+        return self.task(module(images), target)
+
+    def mix(self, module: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixed images (N, C, H, W) and labels (N, K), drawn from torch's generator; the inputs stay intact."""
+        import torch
+        from timm.data import Mixup
+
+        from cskd_hf.seeding import seeded
+
+        # `task` smooths the mixed labels, to the same targets as timm's would be.
+        mixup = Mixup(self.mixup_alpha, self.cutmix_alpha, label_smoothing=0.0, num_classes=module.num_classes)
+        count = len(images)
+        images = images.clone()  # timm mixes in place
+        if count % 2:  # timm requires an even batch: repeat the last image
+            images, target = torch.cat((images, images[-1:])), torch.cat((target, target[-1:]))
+        with seeded(int(torch.randint(2**31, ()))):  # timm draws from NumPy's generator, which the step does not seed
+            images, soft_target = mixup(images, target)
+        return images[:count], soft_target[:count]
