@@ -4,6 +4,7 @@ python -m cskd_hf.reproduce table1 --datasets cub200 --plan        # the missing
 python -m cskd_hf.reproduce table1 --datasets cub200 --run         # train them, then print the table
 python -m cskd_hf.reproduce table1 --commands                      # one command per missing run, for a job array
 python -m cskd_hf.reproduce all --output tables                    # Markdown, LaTeX and JSON of the finished runs
+python -m cskd_hf.reproduce evidence strong --run --jobs 2         # ours: at equal training compute, on small sets
 python -m cskd_hf.reproduce figures runs/A runs/B --output figures
 """
 
@@ -19,7 +20,7 @@ from cskd_hf.paper.experiments import Setup, at_equal_compute, runs_of
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.selection import all_tables, check_names, select
-from cskd_hf.paper.tables import print_commands, print_plan, report_bad_folders, show
+from cskd_hf.paper.tables import draw, print_commands, print_plan, report_bad_folders, show
 
 # Settings that differ between the runs of a table → the option that sets them.
 _PER_RUN = {
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables, overrides = _split_words(args)
     if not tables:
         raise UserError("table: none given; allowed: table1 to table6, all, evidence, strong, or figures RUN …")
+    jobs = _jobs(args.jobs)
+    _check_figure(args.figure, tables)
     setup = Setup(args.runs, _folders(args.data), tuple(overrides))
     blocks = at_equal_compute(select(tables, args.datasets, args.models, args.methods), setup)
     prefix = launcher_prefix(args.launcher)
@@ -48,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_commands(runs, prefix)
     if args.plan:
         return print_plan(runs, setup.root)
-    failures = run_missing(runs, require_program(prefix), jobs=args.jobs) if args.run else {}
+    failures = run_missing(runs, require_program(prefix), jobs=jobs) if args.run else {}
     if not setup.root.is_dir():
         print(f"note: {setup.root}: no such folder; every run is missing", file=sys.stderr)
     states = {key: inspect_run(run) for key, run in runs.items()}
     show(blocks, runs, states, setup.overrides, args.output)
+    if args.figure is not None:
+        draw(blocks, runs, states, args.figure)
     for key, reason in failures.items():
         print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
     if args.run:
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables 1 to 6 from run folders. For its figures: figures RUN … [--output DIR].",
+        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR].",
     )
     parser.add_argument(
         "words",
@@ -83,10 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
     parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="with evidence: also draw error against compute, as PNG or PDF"
+    )
+    parser.add_argument(
         "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
     )
     parser.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="with --run: runs at a time, sharing the cores (default: 1)"
+        "--jobs", default="1", metavar="N", help="with --run: runs at a time, sharing the cores (default: 1)"
     )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
@@ -119,10 +127,17 @@ def _seeds(words: Sequence[str]) -> list[int] | None:
     return list(dict.fromkeys(map(int, words))) or None
 
 
-def _count(word: str) -> int:
+def _jobs(word: str) -> int:
     if not word.isascii() or not word.isdigit() or int(word) < 1:
         raise UserError(f"--jobs: read {word!r}; allowed: whole numbers from 1")
     return int(word)
+
+
+def _check_figure(figure: Path | None, tables: Sequence[str]) -> None:
+    if figure is not None and figure.suffix not in (".png", ".pdf"):
+        raise UserError(f"--figure: read {str(figure)!r}; write a file name that ends in .png or .pdf")
+    if figure is not None and "evidence" not in tables:
+        raise UserError("--figure: draws the table evidence; write reproduce evidence --figure FILE")
 
 
 def _folders(words: Sequence[str]) -> dict[str, str]:

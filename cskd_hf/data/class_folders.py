@@ -74,11 +74,15 @@ def open_class_folders(root: Path, splits: list[str]) -> tuple[DatasetDict, dict
     class_names = timm_order(name for folder in scanned.values() for _, name in folder.images)
     features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
     number = {name: label for label, name in enumerate(class_names)}
+    notes = {split: folder.notes(split) for split, folder in scanned.items()}
+    loose = sum(_why_left_out(entry) == "" for entry in _entries(root))
+    if loose:
+        notes[splits[0]] += (f"left out images beside the folders of the splits: {loose:,}",)
     tables = {}
     for split, folder in scanned.items():
         columns = {"image": [path for path, _ in folder.images], "label": [number[name] for _, name in folder.images]}
         tables[split] = Dataset.from_dict(columns, features=features)
-    return DatasetDict(tables), {split: folder.notes(split) for split, folder in scanned.items()}
+    return DatasetDict(tables), notes
 
 
 def scan(folder: Path) -> ScannedFolder:

@@ -5,6 +5,8 @@ Importing this module registers HEIC with Pillow, in loader processes, too.
 
 from __future__ import annotations
 
+import os
+import stat
 from functools import cache
 
 from PIL import Image
@@ -22,6 +24,14 @@ DECODERS = {
     ".heif": "readable after pip install pillow-heif",
     ".avif": "readable after pip install -U pillow",
 }
+
+
+def is_file_or_missing(path: str) -> bool:
+    """Whether opening the path ends: not a pipe, socket, device or folder."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        return True
 
 
 @cache

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from cskd_hf.data.columns import images_only, require_columns
+from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.labels import StoredLabels, join_labels, look_alikes, renumber, some, stored_labels
 from cskd_hf.data.sampling import rank_in_class
@@ -50,7 +51,7 @@ class ImageSplit:
     def fetch(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """The encoded images of these rows, in one read."""
         # Decoding reports a null image.
-        return [image or {"bytes": None, "path": None} for image in self.dataset[list(indices)]["image"]]
+        return [_openable(image or {"bytes": None, "path": None}) for image in self.dataset[list(indices)]["image"]]
 
     def describe(self, index: int, image: Mapping[str, Any] | None = None) -> str:
         """Split, row as stored and file of an image, for messages."""
@@ -61,6 +62,13 @@ class ImageSplit:
         """A subset that keeps the row numbers."""
         rows, labels = self.rows[indices], self.labels[indices]
         return ImageSplit(self.name, self.dataset.select(indices), labels, self.class_names, rows)
+
+
+def _openable(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The image, without bytes if its path names a pipe or a device, which would be read for ever."""
+    if image["bytes"] is None and image["path"] and not is_file_or_missing(image["path"]):
+        return {"bytes": b"", "path": image["path"]}
+    return image
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ class Block:
         paper: (method, dataset, model) → the published value.
         on_request: methods and datasets that are left out unless they are asked for by name.
         budget: equal training compute, in epochs of cross-entropy for every epoch of the recipe; None: equal epochs.
-        epochs: (method, dataset, model) → epochs, where they are not the recipe's; from `budget`.
+        epochs: (method, dataset, model) → epochs, where they are not the recipe's; None: to be computed from `budget`.
     """
 
     table: str
@@ -83,10 +83,13 @@ class Block:
     paper: Mapping[tuple[str, str, str], MeanStd]
     on_request: frozenset[str] = frozenset()
     budget: int | None = None
-    epochs: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    epochs: Mapping[tuple[str, str, str], int] | None = None
 
     def key(self, method: str, column: tuple[str, str], seed: int) -> RunKey:
         dataset, model = column
+        if self.budget is None:
+            return RunKey(dataset, model, method, seed)
+        assert self.epochs is not None, "`at_equal_compute` computes them"
         return RunKey(dataset, model, method, seed, self.epochs.get((method, dataset, model)))
 
 

@@ -17,7 +17,8 @@ _AT_EQUAL_COMPUTE = ("label_smoothing", "cross_entropy", "ddgsd", "cskd", "mutua
 
 def evidence_tables() -> dict[str, list[Block]]:
     """`evidence` and `strong`; without published values."""
-    methods = ("label_smoothing", *(PAPER_NAMES.get(method, method) for method in METHODS))
+    names = (PAPER_NAMES.get(method, method) for method in METHODS)
+    methods = tuple(dict.fromkeys(("cross_entropy", "label_smoothing", *names)))
     others = frozenset(methods) - frozenset(_AT_EQUAL_COMPUTE)
 
     def blocks(

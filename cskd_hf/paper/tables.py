@@ -1,4 +1,4 @@
-"""Print the plan, the commands and the tables of the paper."""
+"""Print the plan, the commands and the tables; draw the figure of ours."""
 
 from __future__ import annotations
 
@@ -89,3 +89,24 @@ def show(
                 print(f"wrote {path}", file=sys.stderr)
         except OSError as error:
             raise UserError(f"--output: {output} cannot be written: {error}") from None
+
+
+def draw(blocks: Sequence[Block], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], figure: Path) -> None:
+    """Draw the errors of `evidence` against the compute of its runs.
+
+    Raises:
+        UserError: no run has finished, or `figure` cannot be written.
+    """
+    from cskd_hf.paper.cells import fill
+    from cskd_hf.paper.cost_plot import error_against_compute
+
+    errors = [block for block in blocks if block.table == "evidence" and block.metric == "top1_error"]
+    drawing = error_against_compute([fill(block, runs, states) for block in errors])
+    if drawing is None:
+        raise UserError("--figure: no run has finished; train them with --run")
+    try:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_bytes(drawing.files()[figure.suffix.removeprefix(".")])
+    except OSError as error:
+        raise UserError(f"--figure: {figure} cannot be written: {error}") from None
+    print(f"wrote {figure}", file=sys.stderr)

@@ -137,7 +137,7 @@ CATALOG = {
         citation="Iconify, @iconify/json 2.2.535, npm, 2026; the authors of the sets are in manifest.json",
         terms="each set has its own permissive licence, listed in manifest.json with its author; sets under CC BY "
         "require attribution; logos are trademarks of their owners",
-        licence="other",
+        licence="cc-by-4.0",  # asks more than the others do
         prepare="scripts/prepare_icons.py",
     ),
     "digits": CatalogEntry(

@@ -55,6 +55,7 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
         "train/.cache/a.jpg",
         "train/loose.jpg",
         "README.md",
+        "beside the splits.JPG",
         "unused/robin/c.jpg",
     ]
     write(tmp_path, *files, *others)
@@ -80,7 +81,8 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
     assert set(images.notes[0].removeprefix("split 'train': left out ").split("; ")) == left_out
     nested = "images in nested folders, of the outermost folder's class: 2 (2 in robin)"
     assert images.notes[1] == f"split 'train': {nested}"
-    assert load_split(section(tmp_path, test_split="train"), None).notes == images.notes[:2]
+    assert images.notes[2] == "left out images beside the folders of the splits: 1"
+    assert load_split(section(tmp_path, test_split="train"), None).notes == images.notes[:3]
 
 
 def test_what_is_no_image_file_is_counted_and_never_opened(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import numpy as np
@@ -23,7 +24,8 @@ from small_sets import (
     write,
 )
 
-from cskd_hf.data.decode import decode
+from cskd_hf.data.decode import UnreadableImageError, decode
+from cskd_hf.data.duplicates import image_digests
 from cskd_hf.data.sources import OpenedSplits
 from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
@@ -221,6 +223,17 @@ def test_csv_labels_are_text(tmp_path, names):
     assert [image["path"] for image in train.fetch(range(len(names)))] == [
         str(tmp_path / f"{name}.png") for name in names
     ]
+
+
+def test_a_path_to_a_pipe_or_device_is_an_unreadable_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label\npipe.png,a\n/dev/zero,b\n")
+    train = load(tmp_path).train
+    for image in train.fetch([0, 1]):
+        with pytest.raises(UnreadableImageError):
+            decode(image)
+    assert len(image_digests(train)) == 2
 
 
 def test_splits_whose_csv_labels_look_like_other_types_have_the_same_classes(tmp_path):

@@ -15,6 +15,7 @@ from cskd_hf.paper.experiments import Run, Setup, at_equal_compute, runs_of
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.markdown import markdown
 from cskd_hf.paper.selection import select
+from cskd_hf.paper.tables import draw
 
 PLAIN = (("cross_entropy", 60), ("cskd", 45), ("mutual_cskd", None))  # None: the recipe's 30 epochs
 MIXED = (("cross_entropy", 60), ("cskd", 26), ("mutual_cskd", 15))
@@ -119,7 +120,8 @@ def test_tables_show_what_has_finished(tmp_path):
         if key.epochs is None and key.seed < len(errors[key.method]):
             nll = 1.0 + key.seed / 8
             write_finished(run, errors[key.method][key.seed], nll=nll, scaled_ece=1.5 if key.seed else None)
-    text = markdown(fill_all(blocks, runs, {key: inspect_run(run) for key, run in runs.items()}))
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    text = markdown(fill_all(blocks, runs, states))
     title, *tables = text.partition("\n### Missing")[0].split("\n### ")
     assert title.startswith("## Every method on small sets\n")
     epochs, compute = ([line.split(" | ") for line in table.splitlines()[2:]] for table in tables)
@@ -148,3 +150,6 @@ def test_tables_show_what_has_finished(tmp_path):
     ]
     missing = "- fashion_mnist_1k_test_resnet, seeds 0, 1, 2, 22 epochs, not started: `cskd`"
     assert missing in text.splitlines()
+
+    draw(blocks, runs, states, tmp_path / "figures" / "costs.pdf")
+    assert (tmp_path / "figures" / "costs.pdf").read_bytes().startswith(b"%PDF")

@@ -18,6 +18,7 @@ from written_runs import CUB, ONE_RUN, one_run, some_runs, write_finished, write
 from cskd_hf.methods import METHODS
 from cskd_hf.paper.blocks import RunKey
 from cskd_hf.paper.experiments import Setup, runs_of
+from cskd_hf.paper.launch import run_missing
 from cskd_hf.paper.plan import estimate
 from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import load_recipe, recipe_hash
@@ -138,6 +139,36 @@ def test_a_failed_run_stops_only_its_students(tmp_path, capsys):
         f"error: {tmp_path / 'runs' / 'cub200_resnet10-kd_cskd-seed0'}: its teacher {teacher} is missing",
     ]
     assert stderr.count("epoch 1") == 2
+
+
+def test_jobs_train_side_by_side_on_their_share_of_the_cores_and_students_wait(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    chosen = {"datasets": ["digits"], "methods": ["cskd", "kd", "cross_entropy"], "seeds": [0]}
+    ready = some_runs(tmp_path / "ready", "evidence", **chosen)
+    for run in ready.values():
+        write_finished(run, 3.0)
+    runs = some_runs(tmp_path / "runs", "evidence", **chosen)
+    first = [run.folder.name for run in runs.values()][:2]
+    launcher = _launcher(
+        tmp_path,
+        "import os, shutil, time\n"
+        "print('threads:', os.environ['OMP_NUM_THREADS'], flush=True)\n"
+        "(folder.parents[1] / f'{folder.name}.started').touch()\n"
+        f"if folder.name in {first}:\n"
+        "    end = time.monotonic() + 60\n"
+        f"    while not all((folder.parents[1] / f'{{name}}.started').exists() for name in {first}):\n"
+        "        assert time.monotonic() < end, 'the other run does not start'\n"
+        "        time.sleep(0.01)\n"
+        "if '-kd-' in folder.name:\n"
+        f"    assert (folder.parent / {first[0]!r} / 'summary.json').exists(), 'the teacher is still training'\n"
+        "shutil.copytree(folder.parents[1] / 'ready' / folder.name, folder)\n",
+    )
+    assert run_missing(runs, [launcher], jobs=2) == {}
+    lines = capfd.readouterr().err.splitlines()
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    started = {f"{run.folder.name}: threads: {threads}" for run in runs.values()}
+    assert started == {line for line in lines if "threads" in line}
+    assert len(runs) == len(started) == 6
 
 
 def test_a_folder_of_another_recipe_is_not_overwritten(tmp_path, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 from summaries import SUMMARY, metric_values
 
 from cskd_hf.paper.blocks import RunKey
-from cskd_hf.paper.experiments import Run, Setup, runs_of
+from cskd_hf.paper.experiments import Run, Setup, at_equal_compute, runs_of
 from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
 from cskd_hf.runs.summary import MetricsSummary, write_summary
@@ -19,7 +19,8 @@ ONE_RUN = ["table1", "--datasets", "cub200", "--models", "resnet18", "--methods"
 
 
 def some_runs(root: Path, *tables: str, seeds: Sequence[int] = (0, 1, 2), **chosen: Sequence[str]) -> dict[RunKey, Run]:
-    return runs_of(select(tables, **chosen), seeds, Setup(root, {}))
+    setup = Setup(root, {})
+    return runs_of(at_equal_compute(select(tables, **chosen), setup), seeds, setup)
 
 
 def one_run(root: Path, method: str = "cskd", overrides: Sequence[str] = (), data: str | None = None) -> Run:
