@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from pyarrow import csv
 
 from cskd_hf.errors import UserError
@@ -47,6 +47,29 @@ def read_csv(root: Path, files: Sequence[str | Path], data: DataSection) -> Data
             table = table.select(list(text))
         tables.append(table)
     return Dataset(pa.concat_tables(tables, promote_options="default"))
+
+
+def reject_changed_labels(files: Sequence[Path], loaded: Mapping[str, Dataset], data: DataSection) -> None:
+    """Reject what `datasets` read from CSV files beside images if a label is not what the file says.
+
+    Raises:
+        UserError: such as for 001, which it takes for the number 1.
+    """
+    column = str(data.label_column)
+    read = {str(name) for table in loaded.values() if column in table.column_names for name in table.unique(column)}
+    features = [table.features[column] for table in loaded.values() if column in table.column_names]
+    if all(isinstance(feature, ClassLabel) for feature in features):
+        return
+    for file in {path for folder in {file.parent for file in files} for path in folder.glob("metadata.csv")}:
+        options = csv.ConvertOptions(column_types={column: pa.string()})
+        table = csv.read_csv(io.BytesIO(_text(file).encode()), convert_options=options)
+        written = table[column].unique().to_pylist() if column in table.column_names else []
+        changed = [name for name in written if name not in read]
+        if changed:
+            raise UserError(
+                f"data.label_column: {file} has the label {changed[0]!r}, which was read as a number, truth value "
+                f"or missing value; write {data.dataset} as Parquet with labels of type string"
+            )
 
 
 def _text(file: Path) -> str:

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from cskd_hf.data.class_lists import Files, open_tables
-from cskd_hf.data.csv_files import read_csv
+from cskd_hf.data.csv_files import read_csv, reject_changed_labels
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.sections import DataSection
@@ -117,7 +117,9 @@ def open_files(root: Path, splits: list[str], data: DataSection, patterns: Mappi
     files = {name: of_split for name, of_split in files.items() if of_split}
     formats = {Path(file).suffix for of_split in files.values() for file in of_split}
     if len(formats) != 1 or not formats <= {".parquet", ".arrow", ".csv"}:
-        return load_dataset(str(root), name=data.config_name)
+        loaded = load_dataset(str(root), name=data.config_name)
+        reject_changed_labels([Path(file) for of_split in files.values() for file in of_split], loaded, data)
+        return loaded
     requested = set(map(same_split, splits))
     chosen = {name: of_split for name, of_split in files.items() if same_split(name) in requested}
     if len(chosen) < len(requested):  # the caller reports the missing split and the available names
