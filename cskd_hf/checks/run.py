@@ -20,6 +20,7 @@ from cskd_hf.data import inspect
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, compare, find_duplicates, named_splits, readable_size
 from cskd_hf.data.hub import cached_commit
+from cskd_hf.data.labels import look_alikes
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.data.statistics import Blocks, ImageStatistics
@@ -46,7 +47,8 @@ def check(recipe: Recipe, full: bool) -> int:
     """
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    diagnostics = Diagnostics()
+    alike = look_alikes(images.train.class_names)
+    diagnostics = Diagnostics(problems=alike, notes=[note for note in images.notes if note not in alike])
     print_source(recipe)
     inspect.check_counts(images, recipe.data, diagnostics)
     if images.holdout is not None:
@@ -94,7 +96,7 @@ def print_counts(images: Images, recipe: Recipe) -> None:
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
         print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
-        print(row("", f"hold-out set: {recipe.data.holdout:g} of each class of {images.train.name!r}"))
+        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, shared out over its classes"))
 
 
 def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+import cskd_hf.data.formats  # noqa: F401  registers HEIC
 from cskd_hf.data import deep
 from cskd_hf.data.deep import EIGHT_BITS, Depth, Range, UnreadableImageError, depth_of, stored_values
 from cskd_hf.data.jpeg import ORIENTATION, decode_region, ordinary_size, read_jpeg

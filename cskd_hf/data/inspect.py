@@ -44,14 +44,14 @@ def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) ->
                 f"split {split!r} has {num_rows:,} images, but the official split of {data.dataset} has {official:,}"
             )
     for name, part in named_splits(images).items():
+        if name == "hold-out":  # among the notes of `images`
+            continue
         empty = np.flatnonzero(np.bincount(part.labels, minlength=images.num_classes) == 0)
         if len(empty):
             examples = ", ".join(images.train.class_names[label] for label in empty[:3]) + ", …" * (len(empty) > 3)
-            line = f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
-            (diagnostics.notes if name == "hold-out" else diagnostics.problems).append(line)
-    num_singletons = int((np.bincount(images.train.labels) == 1).sum())
-    if num_singletons:
-        diagnostics.notes.append(f"classes with one training image, paired with itself: {num_singletons:,}")
+            diagnostics.problems.append(
+                f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
+            )
 
 
 def catalog_counts(images: Images, data: DataSection) -> list[tuple[str, int, int | None]]:

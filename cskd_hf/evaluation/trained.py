@@ -61,6 +61,8 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     for problem in problems:
         print(f"note: {problem}")
     print(f"{source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    for note in split.notes:
+        print(f"note: {note}")
     print(as_text(metric_rows(metrics, scaled)))
     print(trained.calibration)
     if json_file is not None:

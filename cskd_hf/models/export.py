@@ -114,6 +114,7 @@ def export_model(
     write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
     write_json(partial / "config.json", config)
+    write_class_map(partial, class_names)
     write_text(partial / "README.md", readme)
 
     saved = load_file(partial / "model.safetensors")
@@ -128,6 +129,16 @@ def export_model(
 
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
+
+
+def write_class_map(folder: Path, class_names: Sequence[str]) -> None:
+    """Write class_map.txt, which timm's `--class-map` reads: the classes in label order, one a line.
+
+    Without it, timm numbers the folders of a split by themselves, wrong if one class has none. Not written if a name
+    has a line break or blanks at its ends, which timm would cut.
+    """
+    if all(name and name == name.strip() and not set(name) & set("\r\n") for name in class_names):
+        write_text(folder / "class_map.txt", "".join(f"{name}\n" for name in class_names))
 
 
 def loading_code(location: str, needs_cskd_hf: bool) -> str:
