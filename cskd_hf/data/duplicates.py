@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cskd_hf.data.decode import UnreadableImageError
+from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.splits import Images, ImageSplit
 
 SAMPLE_SIZE = 200  # images per split, where reading all of them takes too long
@@ -55,6 +56,8 @@ def read_content(image: Mapping[str, Any]) -> bytes:
         return image["bytes"]
     if image["path"] is None:
         raise UnreadableImageError("the row has neither bytes nor a path")
+    if not is_file_or_missing(image["path"]):
+        raise UnreadableImageError(f"unreadable image ({image['path']} is not a regular file)")
     try:
         return Path(image["path"]).read_bytes()
     except OSError as error:

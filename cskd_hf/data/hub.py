@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from cskd_hf.data.class_lists import Files, open_tables
+from cskd_hf.data.csv_files import read_csv, reject_changed_labels
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.sections import DataSection
@@ -49,7 +51,7 @@ def open_hub(path: str, data: DataSection, splits: list[str], data_files: Mappin
         files = [file for name, of_split in patterns.items() if same_split(name) in requested for file in of_split]
         # Without a list of files per split, only the whole repository is sure to contain them.
         root = _snapshot(path, data.revision, [*_METADATA, *files] if patterns else None)
-        return open_files(root, splits, data.config_name, patterns)
+        return open_files(root, splits, data, patterns)
     except UserError:
         raise
     except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad file, …
@@ -103,30 +105,37 @@ def _explain(error: Exception, path: str, revision: str | None) -> str:
     return f"the Hub dataset {path!r} could not be loaded: {type(error).__name__}: {reason}"
 
 
-def open_files(
-    root: Path, splits: list[str], config_name: str | None, patterns: Mapping[str, list[str]]
-) -> DatasetDict:
-    """The files of a repository in a local folder; of Parquet, only the requested splits are read."""
+def open_files(root: Path, splits: list[str], data: DataSection, patterns: Mapping[str, list[str]]) -> DatasetDict:
+    """The files of a repository in a local folder; of Parquet, Arrow and CSV, only the requested splits are read."""
     files = {
         name: sorted(str(file) for pattern in patterns[name] for file in root.glob(pattern) if file.is_file())
         for name in patterns
     }
     if not any(files.values()):
-        data_files = load_dataset_builder(str(root), name=config_name).config.data_files
+        data_files = load_dataset_builder(str(root), name=data.config_name).config.data_files
         files = {str(name): list(map(str, of_split)) for name, of_split in data_files.items()}
     files = {name: of_split for name, of_split in files.items() if of_split}
-    if not all(file.endswith(".parquet") for of_split in files.values() for file in of_split):
-        return load_dataset(str(root), name=config_name)
+    formats = {Path(file).suffix for of_split in files.values() for file in of_split}
+    if len(formats) != 1 or not formats <= {".parquet", ".arrow", ".csv"}:
+        loaded = load_dataset(str(root), name=data.config_name)
+        reject_changed_labels([Path(file) for of_split in files.values() for file in of_split], loaded, data)
+        return loaded
     requested = set(map(same_split, splits))
-    chosen = {
-        name: list(map(glob.escape, of_split)) for name, of_split in files.items() if same_split(name) in requested
-    }
+    chosen = {name: of_split for name, of_split in files.items() if same_split(name) in requested}
     if len(chosen) < len(requested):  # the caller reports the missing split and the available names
         return DatasetDict(dict.fromkeys(files))
-    # Parquet files not written by `datasets` have their features only in the README.
+    if formats == {".csv"}:
+        return DatasetDict({name: read_csv(root, of_split, data) for name, of_split in chosen.items()})
+    # Files not written by `datasets` have their features only in the README.
     infos = DatasetInfosDict.from_directory(str(root))
-    info = infos.get(config_name or "default") or (next(iter(infos.values())) if len(infos) == 1 else None)
-    return load_dataset("parquet", data_files=chosen, features=info.features if info is not None else None)
+    info = infos.get(data.config_name or "default") or (next(iter(infos.values())) if len(infos) == 1 else None)
+    features = None if info is None else info.features
+
+    def load(of_splits: Files) -> DatasetDict:
+        escaped = {name: list(map(glob.escape, of_split)) for name, of_split in of_splits.items()}
+        return load_dataset(formats.copy().pop().removeprefix("."), data_files=escaped, features=features)
+
+    return open_tables(chosen, data, load, features, f"{root}/README.md")
 
 
 def described_files(root: Path, config_name: str | None) -> dict[str, list[str]]:

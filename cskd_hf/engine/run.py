@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from accelerate.utils import broadcast_object_list, gather_object
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -51,8 +53,10 @@ class Run:
         with self.accelerator.main_process_first():  # the other ranks then read its cache
             self.images = load_images(self.recipe.data)
         if self.is_main:
-            for problem in quick_check(self.images, self.recipe.data, self.recipe.transform):
-                self.console.say(f"note: {problem}")
+            checked = quick_check(self.images, self.recipe.data, self.recipe.transform)
+            self.console.checked(checked)
+            notes = (*self.images.notes, *checked.notes)
+            self.images = dataclasses.replace(self.images, notes=notes, deep=checked.deep)
         self.batches = build_batches(self.recipe, self.images.train, self.accelerator)
         self.loader = build_loader(self.recipe, self.images.train, self.batches, self.accelerator)
         self.watched = "test" if self.images.holdout is None else "holdout"

@@ -53,10 +53,9 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
 def _images_below(folder: str) -> list[str]:
     """Sorted; hidden files and folders are skipped."""
-    from PIL import Image
+    from cskd_hf.data.formats import readable_extensions
 
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    images = []
+    extensions, images = readable_extensions(), list[str]()
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]

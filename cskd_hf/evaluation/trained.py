@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, Image
 
+from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
@@ -21,7 +22,7 @@ from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
-from cskd_hf.recipe.sections import DataSection
+from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import Weights, load_weights
 
 
@@ -41,6 +42,8 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
         UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
     """
     trained = load_weights(weights)
+    data = fill(data, {"value_range": trained.value_range})
+    problems = check_test_values(split, data)
     accelerator = Accelerator()
     predictions = predict_split(
         trained.model.to(accelerator.device),
@@ -58,7 +61,11 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     if trained.temperature is not None:
         scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
         scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
+    for problem in problems:
+        print(f"note: {problem}")
     print(f"{weights.source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    for note in split.notes:
+        print(f"note: {note}")
     print(table.as_text(table.metric_rows(metrics, scaled)))
     print(trained.calibration)
     if json_file is not None:
@@ -110,7 +117,13 @@ def predict(
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
-    data = DataSection(dataset="files", batch_size=batch_size, workers=workers, on_corrupt="skip")
+    data = DataSection(
+        dataset="files",
+        batch_size=batch_size,
+        workers=workers,
+        on_corrupt="skip",
+        value_range=trained.value_range,
+    )
     if accelerator.is_main_process:
         print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
     model, split = trained.model.to(accelerator.device), _split_of_files(paths)
@@ -168,7 +181,8 @@ def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tupl
     Raises:
         UnreadableImageError: the file is not a whole image.
     """
-    image = Transform(trained.transform, is_training=False)({"bytes": None, "path": path}, seed=0)
+    transform = Transform(trained.transform, is_training=False, value_range=trained.value_range)
+    image = transform({"bytes": None, "path": path}, seed=0)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
     with torch.inference_mode():
         logits = trained.model(normalize(image[None], mean, std, channels_last=False))

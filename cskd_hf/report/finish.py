@@ -65,7 +65,9 @@ def finish(
         epochs=recipe.scheduler.total_epochs,
         selection="last",
         name=folder.resolve().name,
-        dataset=run_summary.DatasetSummary(name=recipe.data.dataset, num_classes=images.num_classes, images=sizes),
+        dataset=run_summary.DatasetSummary(
+            name=recipe.data.dataset, num_classes=images.num_classes, images=sizes, deep=dict(images.deep)
+        ),
         model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
             num_parameters=count_parameters(model),
@@ -87,6 +89,7 @@ def finish(
         "temperature": metrics.temperature,
         "calibration": metrics.verdict,
         "recipe_hash": summary.recipe_hash,
+        "value_range": recipe.data.value_range,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)

@@ -22,11 +22,16 @@ class _Record(BaseModel):
 
 
 class DatasetSummary(_Record):
-    """The data of a run; `images` counts them per split, `holdout` only if there is one."""
+    """The data of a run.
+
+    `images` counts them per split, `holdout` only if there is one. `deep` has black and white of images deeper than
+    8 bits, by depth: {"16-bit": [0, 65535]}.
+    """
 
     name: str
     num_classes: int
     images: dict[str, int]
+    deep: dict[str, tuple[float, float]] = {}
 
 
 class ModelSummary(_Record):

@@ -183,5 +183,6 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
         temperature=None,
         calibration=verdict,
         transform=recipe.transform,
+        value_range=recipe.data.value_range,
         run=None,
     )
