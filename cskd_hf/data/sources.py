@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as PillowImage
 from pyarrow import csv
 
-from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
+from cskd_hf.data.hub import described_files, explain_cache, open_files, open_hub, same_split
 from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
@@ -67,7 +67,8 @@ def _open_folder(root: Path, data: DataSection, splits: list[str]) -> DatasetDic
     except UserError:
         raise
     except Exception as error:  # see open_hub
-        raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        reason = explain_cache(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"data.dataset: {root}: {reason}") from error
     return _open_class_folders(root, splits)
 
 

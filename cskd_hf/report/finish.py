@@ -17,6 +17,7 @@ from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.report import model_readme, write_report
 from cskd_hf.runs import summary as run_summary
+from cskd_hf.runs.environment import notes_of_changes, read_environments
 from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.progress import Progress
 
@@ -58,6 +59,7 @@ def finish(
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
+    changes = notes_of_changes(read_environments(folder))
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
@@ -74,7 +76,7 @@ def finish(
         metrics=metrics,
         throughput=_throughput(progress, num_processes, peak_memory_bytes),
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
-        notes=(*images.notes, *_skip_notes(images, progress, predictions)),
+        notes=(*images.notes, *changes, *_skip_notes(images, progress, predictions)),
     )
     facts = {"method": summary.method, "temperature": metrics.temperature, "recipe_hash": summary.recipe_hash}
     readme = model_readme(summary, folder)
