@@ -14,6 +14,7 @@ from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
+from cskd_hf.errors import UserError
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
@@ -115,7 +116,11 @@ class Run:
         if settings.report_to:
             sections = self.recipe.to_dict().items()
             config = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
-            self.accelerator.init_trackers("cskd_hf", config=config)
+            try:
+                self.accelerator.init_trackers("cskd_hf", config=config)
+            except Exception as error:  # each tracker has its own: no login, no network, a broken installation
+                trackers, reason = ", ".join(settings.report_to), " ".join(str(error).split())
+                raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error
         self._announce()
         return True
 
