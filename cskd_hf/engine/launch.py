@@ -40,8 +40,8 @@ def check_environment(recipe: Recipe) -> None:
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         raise UserError(
-            f"accelerate: ACCELERATE_DYNAMO_BACKEND is {backend}; unset it (accelerate launch: no --dynamo_backend) and "
-            "write run.compile=true"
+            f"accelerate: ACCELERATE_DYNAMO_BACKEND is {backend}; unset it, launch without --dynamo_backend, and write "
+            "run.compile=true"
         )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if recipe.run.mixed_precision is None and precision not in ("no", "bf16", "fp16"):

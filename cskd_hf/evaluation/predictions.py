@@ -108,7 +108,7 @@ def _loader(
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,
-        persistent=False,
+        persistent=True,  # there is one iteration: its batches may lie in reused memory
         worker_init=ignore_stop_signals,
     )
 
@@ -122,8 +122,8 @@ def _predict_share(
     """This rank's predictions on the CPU, by `Predictions`' names ({} without a readable image), and skipped rows."""
     outputs: list[dict[str, Tensor]] = []
     skipped: dict[int, str] = {}
-    batches = iter(loader)
-    with workers_ended(batches):
+    with workers_ended(loader):
+        batches = iter(loader)
         for _ in range(num_batches):
             if stop():
                 raise EvaluationStoppedError

@@ -17,9 +17,9 @@ from cskd_hf.errors import UserError
 @pytest.mark.parametrize(
     ("variable", "value", "advice"),
     [
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"is 4; .* write run\.gradient_accumulation_steps=4"),
-        ("ACCELERATE_DYNAMO_BACKEND", "EAGER", r"is EAGER; .* write run\.compile=true"),
-        ("ACCELERATE_MIXED_PRECISION", "fp8", "is fp8; no, bf16 and fp16 are supported"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"4; .* write run\.gradient_accumulation_steps=4"),
+        ("ACCELERATE_DYNAMO_BACKEND", "EAGER", r"EAGER; .* write run\.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "fp8; no, bf16 and fp16 are supported"),
         ("ACCELERATE_USE_FSDP", "true", "whole weights"),
         ("ACCELERATE_USE_DEEPSPEED", "true", "whole weights"),
         ("ACCELERATE_USE_MEGATRON_LM", "1", "whole weights"),
@@ -29,7 +29,7 @@ from cskd_hf.errors import UserError
 def test_a_setting_that_the_recipe_would_not_record_is_rejected(tmp_path, monkeypatch, variable, value, advice):
     check_environment(make_recipe(tmp_path))
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=f"{variable} is .*{advice}|{variable} is set: .*{advice}"):
+    with pytest.raises(UserError, match=f"{variable} is .*{advice}"):
         check_environment(make_recipe(tmp_path))
 
 
