@@ -22,7 +22,7 @@ class ImageError(UserError):
 
 
 def exit_on_signals() -> None:
-    """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers by its own.
+    """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers.
 
     An exception would not do: raised within an import or a destructor, it is printed with a traceback or swallowed.
     """

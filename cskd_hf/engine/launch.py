@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from importlib.util import find_spec
 
 from accelerate import Accelerator
@@ -46,6 +47,20 @@ def check_environment(recipe: Recipe) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if recipe.run.mixed_precision is None and precision not in ("no", "bf16", "fp16"):
         raise UserError(f"accelerate: ACCELERATE_MIXED_PRECISION is {precision}; no, bf16 and fp16 are supported")
+
+
+def check_temporary_folder() -> None:
+    """Loader workers and figures need one; without it a run would fail after its last epoch.
+
+    Raises:
+        UserError: none of the usual places can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise UserError(
+            f"no folder for temporary files ({error}); set TMPDIR to a folder that can be written"
+        ) from None
 
 
 def check_accelerator(accelerator: Accelerator) -> None:

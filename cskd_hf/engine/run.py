@@ -21,7 +21,8 @@ from cskd_hf.recipe.resolve import resolve
 from cskd_hf.report.console import Console
 from cskd_hf.report.report import write_report
 from cskd_hf.runs import folder as run_folder
-from cskd_hf.runs.checkpoint import check_epochs, load_average, load_checkpoint
+from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_checkpoint
+from cskd_hf.runs.disk import check_space
 from cskd_hf.runs.progress import Progress, Stopwatch
 
 
@@ -102,6 +103,9 @@ class Run:
                 f"resuming at step {self.progress.step}, epoch {self.progress.epoch}, sample {self.progress.position}"
             )
         if self.is_main:
+            saved = 0 if checkpoint is None else len(list_checkpoints(checkpoint.parent))
+            at_once = settings.checkpoints_total_limit + 1 - saved
+            check_space(self.folder, learner.checkpoint_bytes(settings.model_ema), at_once)
             run_folder.begin_run(opened, self.recipe, self.described, self.accelerator.num_processes)
         self.ema: ModelEmaV3 | None = None
         self.model: nn.Module = learner.network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -62,7 +63,10 @@ def save_checkpoint(
             if tensors:
                 write_tensors(partial / name, tensors, {"format": "pt"})
         scaler_state = None if scaler is None else scaler.state_dict()
-        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, partial / OPTIMIZER)
+        # Through memory: torch reports a full disk as an internal error.
+        content = io.BytesIO()
+        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, content)
+        (partial / OPTIMIZER).write_bytes(content.getbuffer())
         state: dict[str, Any] = {
             "recipe_hash": recipe_hash,
             "optimizer": _class_name(optimizer),
@@ -78,13 +82,12 @@ def save_checkpoint(
         os.rename(partial, final)
         sync(folder)
         _prune(folder, final, keep)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}") from error
+        failed = CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}")
+        failed.errno = error.errno
+        raise failed from error
     return final
 
 

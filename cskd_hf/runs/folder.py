@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from cskd_hf.data.fingerprint import image_differences
 from cskd_hf.errors import UserError
-from cskd_hf.files import write_text
+from cskd_hf.files import advice, sync, write_text
 from cskd_hf.recipe.recipe import Recipe, dump_recipe
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint, step_of
+from cskd_hf.runs.disk import probe
 from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
 from cskd_hf.runs.summary import NAME as SUMMARY
@@ -82,8 +83,9 @@ def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run_lock.lock(folder)
+        probe(folder)
     except OSError as error:
-        raise UserError(f"run.output_dir: {folder} cannot be written: {error}") from None
+        raise _unwritable(folder, error) from None
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None and list_checkpoints(folder / "checkpoints"):
         raise UserError(f"{folder / 'checkpoints'}: every checkpoint is damaged; remove them to start over")
@@ -105,15 +107,15 @@ def begin_run(opened: Opened, recipe: Recipe, images: Mapping[str, Any], num_pro
         record_environment(folder, environment, 0 if checkpoint is None else step_of(checkpoint))
         dump_recipe(recipe, folder / "recipe.yaml")
     except OSError as error:
-        raise UserError(f"run.output_dir: {folder} cannot be written: {error}") from None
+        raise _unwritable(folder, error) from None
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    """Append one epoch's line to metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({key: _rounded(value) for key, value in line.items()}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one epoch's line to metrics.jsonl; the file is replaced, since some file systems cannot append."""
+    path = folder / "metrics.jsonl"
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_text(path, before + json.dumps({key: _rounded(value) for key, value in line.items()}) + "\n")
+    sync(path)
 
 
 def cut_metrics(folder: Path, epoch: int) -> None:
@@ -134,6 +136,11 @@ def cut_metrics(folder: Path, epoch: int) -> None:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """One dict per epoch."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    todo = advice(error, folder) or "it needs a file system that creates, renames and syncs files and folders"
+    return UserError(f"run.output_dir: {folder} cannot be written: {error}; {todo}, or name another folder")
 
 
 def _differences(folder: Path, recipe: Recipe, images: Mapping[str, Any]) -> tuple[list[str], list[str]]:
