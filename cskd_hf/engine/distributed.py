@@ -16,7 +16,14 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed import DistError, TCPStore
 
-from cskd_hf.engine.launch import check_accelerator, check_environment, check_temporary_folder, check_trackers
+from cskd_hf.data.loaders import count_workers
+from cskd_hf.engine.launch import (
+    check_accelerator,
+    check_environment,
+    check_open_files,
+    check_temporary_folder,
+    check_trackers,
+)
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
@@ -34,6 +41,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     check_environment(recipe)
     check_trackers(recipe)
     check_temporary_folder()
+    check_open_files(count_workers(recipe.data.workers))
     if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from importlib.util import find_spec
 
@@ -61,6 +62,26 @@ def check_temporary_folder() -> None:
         raise UserError(
             f"no folder for temporary files ({error}); set TMPDIR to a folder that can be written"
         ) from None
+
+
+def check_open_files(workers: int) -> None:
+    """Raise the soft limit of open files as far as allowed: torch's loader does not survive reaching it.
+
+    Args:
+        workers: loader processes, each with pipes and shared memory, in training and in evaluation.
+
+    Raises:
+        UserError: the hard limit is too low.
+    """
+    needed = 64 + 16 * workers  # twice what a small run opened [ours]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and max(soft, hard) < needed:
+        raise UserError(
+            f"the limit of open files is {hard}, and {workers} loader workers need {needed}; raise it (ulimit -n 4096) "
+            "or lower data.workers"
+        )
+    if soft != resource.RLIM_INFINITY and soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096 if hard == resource.RLIM_INFINITY else min(4096, hard), hard))
 
 
 def check_accelerator(accelerator: Accelerator) -> None:

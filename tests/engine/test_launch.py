@@ -10,7 +10,13 @@ from accelerate.state import AcceleratorState
 from summaries import make_recipe
 
 from cskd_hf.engine import launch
-from cskd_hf.engine.launch import check_accelerator, check_environment, check_trackers
+from cskd_hf.engine.launch import (
+    check_accelerator,
+    check_environment,
+    check_open_files,
+    check_temporary_folder,
+    check_trackers,
+)
 from cskd_hf.errors import UserError
 
 
@@ -75,3 +81,24 @@ def test_a_folder_of_logs_is_no_installed_tracker(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not launch._is_installed("logs_of_a_tracker")
     assert launch._is_installed("pytest")
+
+
+def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):
+    limits = {"now": (32, 200)}
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr("resource.setrlimit", lambda _, pair: limits.update(now=pair))
+    check_open_files(workers=4)
+    assert limits["now"] == (200, 200)
+    with pytest.raises(UserError, match=r"open files is 200, and 16 .* need 320; raise it \(ulimit -n 4096\)"):
+        check_open_files(workers=16)
+
+
+def test_without_a_temporary_folder_tmpdir_is_named(monkeypatch):
+    check_temporary_folder()
+
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(UserError, match="set TMPDIR to a writable folder"):
+        check_temporary_folder()
