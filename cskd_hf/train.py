@@ -8,14 +8,16 @@ Rerun the same command to resume.
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 
-from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
-from cskd_hf.errors import run_command
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.errors import exit_on_signals, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+    from cskd_hf.recipe.recipe import load_recipe
+
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.train",
         description="Train a classifier from a recipe; rerun the same command to resume.",
@@ -37,12 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_target(recipe.run.hub_model_id)  # a missing token shows before hours of training
     outcome = train(recipe)
     if recipe.run.hub_model_id and outcome.trained is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # an upload says how to finish it
         return publish_run(outcome.trained, recipe.run.hub_model_id, private=recipe.run.hub_private_repo)
     return outcome.status
 
 
 def cli() -> None:
     """The console script cskd-train."""
+    exit_on_signals()  # before the slow imports, which are all in `main`
     run_command(main)
 
 

@@ -112,7 +112,7 @@ def _loader(
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,
-        persistent=False,
+        persistent=True,  # there is one iteration: its batches may lie in reused memory
         worker_init=ignore_stop_signals,
     )
 
@@ -139,8 +139,8 @@ def _predict_share(
             parts[name][count : count + len(value)] = value  # a device sync
         return count + len(outputs.get("row", ()))
 
-    batches = iter(loader)
-    with workers_ended(batches):
+    with workers_ended(loader):
+        batches = iter(loader)
         for _ in range(num_batches):
             if stop():
                 raise EvaluationStoppedError
