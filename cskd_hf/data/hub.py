@@ -145,7 +145,7 @@ def open_files(root: Path, splits: list[str], data: DataSection, patterns: Mappi
     return open_tables(chosen, data, load, features, f"{root}/README.md")
 
 
-def _prepare(kind: str, files: Mapping[str, list[str]], **options: Any) -> DatasetDict:
+def _prepare(kind: str, files: Files, **options: Any) -> DatasetDict:
     """`load_dataset` with a cache of its own for each version of the files.
 
     By itself it finds the cache by their paths and modification times alone, and would serve a file's old content after
