@@ -8,14 +8,16 @@ Rerun the same command to resume.
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 
-from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
-from cskd_hf.errors import run_command
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.errors import exit_on_signals, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+    from cskd_hf.recipe.recipe import load_recipe
+
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.train",
         description="Train a classifier from a recipe; rerun the same command to resume.",
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choose_licence(settings.hub_license, terms_of(recipe), option="run.hub_license")
     outcome = train(recipe)
     if settings.hub_model_id and outcome.trained is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # an upload says how to finish it
         private, licence = settings.hub_private_repo, settings.hub_license
         return publish_run(outcome.trained, settings.hub_model_id, private=private, licence=licence)
     return outcome.status
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def cli() -> None:
     """The console script cskd-train."""
+    exit_on_signals()  # before the slow imports, which are all in `main`
     run_command(main)
 
 

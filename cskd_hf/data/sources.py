@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from cskd_hf.data.class_folders import open_class_folders
 from cskd_hf.data.class_lists import open_saved
 from cskd_hf.data.csv_files import read_csv
-from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
+from cskd_hf.data.hub import described_files, explain_cache, open_files, open_hub, same_split
 from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
@@ -75,7 +75,8 @@ def _open_folder(root: Path, data: DataSection, splits: list[str]) -> OpenedSpli
     except UserError:
         raise
     except Exception as error:  # see open_hub
-        raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        reason = explain_cache(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"data.dataset: {root}: {reason}") from error
 
 
 def _open_tables(root: Path, data: DataSection, splits: list[str]) -> dict[str, Dataset] | None:

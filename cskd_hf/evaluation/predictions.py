@@ -134,7 +134,7 @@ def _loader(
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,
-        persistent=False,
+        persistent=True,  # there is one iteration: its batches may lie in reused memory
         worker_init=ignore_stop_signals,
     )
 
@@ -161,8 +161,8 @@ def _predict_share(
             parts[name][count : count + len(value)] = value  # a device sync
         return count + len(outputs.get("row", ()))
 
-    batches = iter(loader)
-    with workers_ended(batches):
+    with workers_ended(loader):
+        batches = iter(loader)
         for _ in numbers:
             if stop():
                 raise EvaluationStoppedError

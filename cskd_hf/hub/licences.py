@@ -98,8 +98,8 @@ def choose_licence(
     if requested is None and unknown:
         said = f" ({unknown[0].text})" if unknown[0].text else ""
         raise UserError(
-            f"{option}: needed, because the terms of {unknown[0].source} are unknown{said}: write the licence that they "
-            f"allow for the weights, such as {DEFAULT} if they are your own"
+            f"{option}: needed, because the terms of {unknown[0].source} are unknown{said}: write the licence that "
+            f"they allow for the weights, such as {DEFAULT} if they are your own"
         )
     if requested is None:
         return Licence(DEFAULT)

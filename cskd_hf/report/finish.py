@@ -18,6 +18,7 @@ from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.console import ema_note
 from cskd_hf.report.report import model_readme, write_report
 from cskd_hf.runs import summary as run_summary
+from cskd_hf.runs.environment import notes_of_changes, read_environments
 from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.progress import Progress
 
@@ -59,6 +60,7 @@ def finish(
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
+    changes = notes_of_changes(read_environments(folder))
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
@@ -79,6 +81,7 @@ def finish(
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
         notes=(
             *images.notes,
+            *changes,
             *ema_note(recipe.run, progress.step),
             *_transfer_note(test, metrics.temperature),
             *_skip_notes(images, progress, predictions),

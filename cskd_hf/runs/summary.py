@@ -14,6 +14,7 @@ from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe, identity, parse_recipe, recipe_hash
 
 NAME = "summary.json"
+PREVIOUS = "summary.previous.json"  # of a finished run that a forced resume continues, until it ends
 
 
 class _Record(BaseModel):
@@ -165,6 +166,7 @@ def read_summary(folder: Path, recipe: Recipe | None = None) -> Summary:
 def write_summary(folder: Path, summary: Summary) -> None:
     """Write `summary.json`, which marks the run as finished."""
     write_json(folder / NAME, summary.model_dump(mode="json"))
+    (folder / PREVIOUS).unlink(missing_ok=True)
 
 
 def read_recipe(folder: Path) -> Recipe:
