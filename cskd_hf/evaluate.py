@@ -14,6 +14,7 @@ from typing import Any
 from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection
@@ -53,7 +54,7 @@ def _data_section(model: str, overrides: Sequence[str]) -> DataSection:
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* applies to evaluation; the weights determine the rest")
-        yaml_io.apply_override(settings, override, places)
+    apply_overrides(settings, overrides, places)
     if "data" not in settings:
         raise UserError(f"{model}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
     return resolve_data(parse_data(settings["data"], source=model, places=places))

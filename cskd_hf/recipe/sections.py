@@ -10,6 +10,7 @@ Share = Annotated[float, Field(ge=0, le=0.5)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+SplitName = Annotated[str, Field(description="a split's name")]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -39,7 +40,7 @@ class DataSection(Section):
     """null: the catalog's, else `train`."""
     test_split: str | None = None
     """null: the catalog's, else `test`."""
-    holdout: Share | str | None = None
+    holdout: Share | SplitName | None = None
     """Images to fit the temperature on, excluded from training: a fraction of the training split, stratified and the
     same for every seed, or a split's name. null: the catalog's, else 0 (no temperature)."""
     image_column: str | None = None
@@ -152,8 +153,11 @@ class OptimizerSection(Section):
     @field_validator("lr")
     @classmethod
     def _one_rate(cls, lr: float | None, read: ValidationInfo) -> float | None:
-        if "lr_base" in read.data and (lr is None) == (read.data["lr_base"] is None):
-            raise ValueError("either lr or lr_base, which scales with the global batch")
+        base = read.data.get("lr_base")
+        if "lr_base" in read.data and lr is None and base is None:
+            raise ValueError("optimizer.lr=0.1, or lr_base, which scales with the global batch")
+        if lr is not None and base is not None:
+            raise ValueError("null with lr_base; write optimizer.lr=null, or optimizer.lr_base=null")
         return lr
 
     def scaled_lr(self, global_batch_size: int) -> tuple[float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,46 +33,81 @@ OVERRIDES = [
     ("optimiser.lr=1", f"command line: optimiser: no such section; allowed: {SECTIONS}; did you mean optimizer?"),
     ("data.decode=cuda", f"command line: data.decode: {REMOVED['data.decode']}"),
     # types
-    ("data.revision=123456", "command line: data.revision: read 123456; allowed: a valid string"),
-    ("data.workers=true", "command line: data.workers: read true; allowed: a valid integer, or auto"),
-    ("transform.input_size=[3, 32]", "command line: transform.input_size: read [3, 32]; allowed: a list of 3"),
     (
-        "transform.mean=[.1, .2, .3, .4]",
-        "command line: transform.mean: read [0.1, 0.2, 0.3, 0.4]; allowed: a list of 3",
+        "data.revision=123456",
+        "command line: data.revision: read 123456; allowed: text, or null; write \"data.revision='12…",
     ),
-    ("run.report_to=wandb", "command line: run.report_to: read 'wandb'; allowed: a list"),
-    ("optimizer.lr =fast", "command line: optimizer.lr: read 'fast'; allowed: a valid number"),
+    ("data.revision=12e4567", "command line: data.revision: read inf; allowed: text, or null; put text in quotes"),
+    ("data.workers=true", "command line: data.workers: read true; allowed: whole number ≥ 0, or auto"),
+    ("optimizer.lr =fast", "command line: optimizer.lr: read 'fast'; allowed: number > 0, or null"),
     (
-        "run.compile=yes",
-        "command line: run.compile: read 'yes'; allowed: a valid boolean, or default, reduce-overhead or max-autotune",
+        "transform.scale=null",
+        "command line: transform.scale: read null; allowed: list of 2 numbers > 0; for example '…[0.…",
     ),
     (
-        "scheduler.sched=multi_step",
-        "command line: scheduler.sched: read 'multi_step'; allowed: cosine, tanh, step, multistep, poly or none; "
-        "did you mean multistep?",
+        "data.drop_last=",
+        "command line: data.drop_last: read null; allowed: true or false; the default is data.drop_last=false",
     ),
     # ranges
-    ("optimizer.lr=0", "command line: optimizer.lr: read 0; allowed: greater than 0"),
+    ("optimizer.lr=0", "command line: optimizer.lr: read 0; allowed: number > 0, or null"),
     ("optimizer.lr=.inf", "command line: optimizer.lr: read inf; allowed: a finite number"),
     ("optimizer.lr=1e999", "command line: optimizer.lr: read inf; allowed: a finite number"),
-    ("optimizer.betas=[0.9, .nan]", "command line: optimizer.betas: read [0.9, nan]; allowed: a finite number"),
+    (
+        "optimizer.betas=[0.9, .nan]",
+        "command line: optimizer.betas: read [0.9, nan]; allowed: a finite number; for example…",
+    ),
     ("method.distill_loss_weight=-.inf", "command line: method.distill_loss_weight: read -inf; allowed: a finite…"),
-    ("data.holdout=0.7", "command line: data.holdout: read 0.7; allowed: less than or equal to 0.5, or a valid string"),
-    ("transform.input_size=[1, 32, 32]", "command line: transform.input_size: read [1, 32, 32]; allowed: [3, height…"),
-    ("optimizer.lr=", "command line: optimizer.lr: read null; allowed: either lr or lr_base, which scales with …"),
+    (
+        "data.holdout=0.7",
+        "command line: data.holdout: read 0.7; allowed: number from 0 to 0.5, a split's name, or null",
+    ),
+    (
+        "transform.input_size=[1, 32, 32]",
+        "command line: transform.input_size: read [1, 32, 32]; allowed: [3, height…32]'",
+    ),
+    # the learning rate
+    (
+        "optimizer.lr=",
+        "command line: optimizer.lr: read null; allowed: optimizer.lr=0.1, or lr_base, which scales with …",
+    ),
+    (
+        "optimizer.lr_base=1",
+        "r.yaml:9: optimizer.lr: read 0.1; allowed: null with lr_base; write optimizer.lr=null, or …",
+    ),
     # methods
     (
         "method.name=cross_entropy",
-        "r.yaml:7: method.temperature: read 4.0, but cross_entropy has no such field, …cskd… have; allowed: name, "
-        "smoothing, mixup_alpha, cutmix_alpha (to drop another method's fields: 'method={name: cross_entropy}')",
+        "command line: method.name: read 'cross_entropy', which has no temperature, set in the recipe; write 'method={name: "
+        "cross_entropy}'",
     ),
     (
         "method={name: cross_entropy, temperature: 4}",
-        "command line: method.temperature: read 4, but cross_entropy has no such field, …",
+        "command line: method.temperature: read 4, but cross_entropy has no such field; delete it (…cskd… have it); "
+        "allowed: name, smoothing, mixup_alpha, cutmix_alpha",
     ),
-    ("method={name: cskd, temperature: 0}", "command line: method.temperature: read 0; allowed: greater than 0"),
-    ("method=cskd", f"command line: method: read 'cskd'; allowed: a section with a name, one of {NAMES}"),
+    ("method={name: cskd, temperature: 0}", "command line: method.temperature: read 0; allowed: number > 0"),
     ("method.name=csdk", f"command line: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),
+    # whole sections
+    ("method=cskd", "command line: method: read 'cskd'; allowed: a section with keys; write 'method={name: cskd}'"),
+    (
+        "model=resnet50",
+        "command line: model: read 'resnet50'; allowed: a section with keys; write model.model_name=resnet50",
+    ),
+    ("run=null", "command line: run: read null; allowed: a section with keys; write output_dir: … below run:"),
+    ("method={name:cskd}", "command line: method: no name; write name: cskd, with a colon and a space"),
+    ("run={seed=3}", "command line: run.seed=3: unknown key, read null; write seed: 3, with a colon and a space"),
+    # the wrong section, another program's name
+    ("data.lr=0.1", "command line: data.lr: unknown key, read 0.1; lr belongs to optimizer; write optimizer.lr=0.1"),
+    ("lr=0.1", "command line: lr: no such section; lr belongs to optimizer; write optimizer.lr=0.1"),
+    ("optimizer.temperature=2", "command line: optimizer.temperature: unknown key, …; write method.temperature=2"),
+    (
+        "data.epochs=3",
+        "command line: data.epochs: unknown key, read 3; num_epochs belongs to scheduler; write schedul…=3",
+    ),
+    (
+        "run.learning_rate=1",
+        "command line: run.learning_rate: unknown key, read 1; lr belongs to …; write optimizer.lr=1",
+    ),
     *(
         (
             f"{key}=0.4",
@@ -81,12 +117,27 @@ OVERRIDES = [
         for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing")
     ),
     # syntax
-    ("optimizer.lr", f"optimizer.lr: {NOT_AN_OVERRIDE}"),
+    ("optimizer.lr", "optimizer.lr: not an override; write optimizer.lr=VALUE, without spaces"),
+    ("optimizer.lr: 0.1", "optimizer.lr: 0.1: not an override; write optimizer.lr=0.1"),
+    ("--optimizer.lr=0.1", "--optimizer.lr=0.1: not an override; write optimizer.lr=0.1, without dashes"),
+    ("other.yaml", "other.yaml: a second recipe; a command reads one"),
     ("a.b.c=1", f"a.b.c=1: {NOT_AN_OVERRIDE}"),
     ("optimizer.=1", f"optimizer.=1: {NOT_AN_OVERRIDE}"),
     ("method={name: cskd, name: pskd}", "command line: method: name: duplicate key, first at …; delete one"),
-    ("optimizer.betas=[0.9", "command line: optimizer.betas: not YAML: while parsing a flow sequence, expected ',' …"),
+    ("optimizer.betas=[0.9", "optimizer.betas=[0.9: no ]; write 'optimizer.betas=[0.9]'"),
     ("optimizer.lr=!!float x", "command line: optimizer.lr: not YAML: the value does not fit its tag: …"),
+    ("data.dataset=[2024] birds", "command line: data.dataset: not YAML: …; quote it: \"data.dataset='[2024] birds'\""),
+    ("data.dataset=@birds", "command line: data.dataset: not YAML: …; quote it: \"data.dataset='@birds'\""),
+    ('data.dataset="C:\\Users\\me"', "command line: data.dataset: not YAML: …; quote it: 'data.dataset=C:\\Users\\me'"),
+    ("data.dataset=a: b", "command line: data.dataset: read a mapping; allowed: text; put text in quotes"),
+    (
+        "data.dataset=a #1",
+        "command line: data.dataset: read 'a #1', where # begins a comment; quote it: \"data.dataset='a …",
+    ),
+    (
+        "data.dataset=“birds”",
+        "command line: data.dataset: read “birds”, in typographic quotes; write straight ones, or …",
+    ),
 ]
 
 # (file, line printed)
@@ -102,22 +153,25 @@ FILES: list[tuple[str | bytes, str]] = [
     # types
     (
         changed("num_epochs: 2", "num_epochs: two"),
-        "r.yaml:11: scheduler.num_epochs: read 'two'; allowed: a valid integer",
+        "r.yaml:11: scheduler.num_epochs: read 'two'; allowed: whole number ≥ 1",
     ),
     (
         changed("num_epochs: 2", "num_epochs: 2.5"),
-        "r.yaml:11: scheduler.num_epochs: read 2.5; allowed: a valid integer",
+        "r.yaml:11: scheduler.num_epochs: read 2.5; allowed: whole number ≥ 1",
     ),
-    (changed("0.1", '"0.1"'), "r.yaml:9: optimizer.lr: read '0.1'; allowed: a valid number"),
-    (changed(LR, "lr: {start: 0.1}"), "r.yaml:9: optimizer.lr: read a mapping; allowed: a valid number"),
+    (changed("0.1", '"0.1"'), "r.yaml:9: optimizer.lr: read '0.1'; allowed: number > 0, or null; write lr: 0.1"),
+    (changed(LR, "lr: {start: 0.1}"), "r.yaml:9: optimizer.lr: read a mapping; allowed: number > 0, or null"),
     (changed("0.1", ".nan"), "r.yaml:9: optimizer.lr: read nan; allowed: a finite number"),
-    (changed("temperature: 4.0", "temperature: -1"), "r.yaml:7: method.temperature: read -1; allowed: greater than 0"),
+    (changed("temperature: 4.0", "temperature: -1"), "r.yaml:7: method.temperature: read -1; allowed: number > 0"),
     # absent or contradictory
-    (changed(LR, "opt: lamb"), "r.yaml:8: optimizer.lr: missing; write either lr or lr_base, which scales with the …"),
-    (changed(LR, f"{LR}\n  lr_base: 0.1"), "r.yaml:9: optimizer.lr: read 0.1; allowed: either lr or lr_base, which …"),
-    (changed("num_epochs: 2", "sched: cosine"), "r.yaml:10: scheduler.num_epochs: missing; it has no default"),
-    (changed("scheduler:\n  num_epochs: 2\n", ""), "r.yaml: scheduler: missing; it has no default"),
-    (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys"),
+    (changed(LR, "opt: lamb"), "r.yaml:8: optimizer.lr: missing; write optimizer.lr=0.1, or lr_base, which scales …"),
+    (changed(LR, f"{LR}\n  lr_base: 0.1"), "r.yaml:9: optimizer.lr: read 0.1; allowed: null with lr_base; write …"),
+    (
+        changed("num_epochs: 2", "sched: cosine"),
+        "r.yaml:10: scheduler.num_epochs: missing, without a …: … (whole number ≥ 1)",
+    ),
+    (changed("scheduler:\n  num_epochs: 2\n", ""), "r.yaml: scheduler: missing; write a section scheduler with …"),
+    (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys; write output_dir: …"),
     (changed("data:\n  dataset: digits", "data: digits"), "r.yaml:1: data: read 'digits'; allowed: a section with …"),
     (changed("  name: cskd\n", ""), f"r.yaml:5: method: no name; allowed names: {NAMES}"),
     (changed("name: cskd", "name: csdk"), f"r.yaml:6: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),
@@ -126,7 +180,7 @@ FILES: list[tuple[str | bytes, str]] = [
     ("# nothing\n", "r.yaml: empty; …"),
     ("- data\n- model\n", "r.yaml: read a list; write a mapping of sections (data: …, model: …)"),
     ("digits\n", "r.yaml: read a single value; write a mapping of sections (data: …"),
-    (f"{GOOD}---\n{GOOD}", "r.yaml:12: not YAML: expected a single document in the stream, but found another document"),
+    (f"{GOOD}---\n{GOOD}", "r.yaml:12: not YAML: expected a single document in the stream, but found …"),
     (
         changed(LR, f"{LR}\n  opt: lamb\n  lr: 0.2"),
         "r.yaml:11: optimizer.lr: duplicate key, first at r.yaml:9; delete one",
@@ -134,19 +188,64 @@ FILES: list[tuple[str | bytes, str]] = [
     (GOOD + "data:\n  dataset: cub200\n", "r.yaml:12: data: duplicate key, first at r.yaml:1; delete one"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", "r.yaml: cannot be read as text: 'utf-8' codec can't decode …"),
     ("data:\n  dataset: a\x00\n", "r.yaml:2: not YAML: unacceptable character #x0000: …"),
-    ("data: [1, 2\nmodel: {", "r.yaml:2: not YAML: while parsing a flow sequence, expected ',' or ']', but got ':'"),
+    ("data: [1, 2\nmodel: {", "r.yaml:2: not YAML: while parsing a flow sequence, …; close the bracket, or …"),
     (changed(LR, f"{LR}\n opt: lamb"), "r.yaml:10: not YAML: while parsing a block mapping, expected <block end>, …"),
-    (changed("  lr", "\tlr"), "r.yaml:9: not YAML: while scanning for the next token, found character '\\t' that …"),
+    (
+        changed("  lr", "\tlr"),
+        "r.yaml:9: not YAML: while scanning for the next token, found character '\\t' …; indent with spaces, …",
+    ),
     ("data: &d\n  dataset: *d\n", "r.yaml:1: nested too deep; a recipe has two levels…"),
     (changed("0.1", "!!float x"), "r.yaml:9: not YAML: the value does not fit its tag: …"),
     (changed("digits", "!!python/object:os.system x"), "r.yaml:2: not YAML: could not determine a constructor …"),
+]
+
+# (wrong override, the right one as the message gives it)
+SUGGESTED = [
+    # numbers
+    ("optimizer.lr=0,05", "optimizer.lr=0.05"),
+    ("optimizer.lr='1e-4'", "optimizer.lr=0.0001"),
+    ("optimizer.lr=[0.1]", "optimizer.lr=0.1"),
+    ("data.batch_size=1,024", "data.batch_size=1024"),
+    ("scheduler.num_epochs=1e2", "scheduler.num_epochs=100"),
+    ("transform.hflip=50%", "transform.hflip=0.5"),
+    ("optimizer.weight_decay=1/2", "optimizer.weight_decay=0.5"),
+    # words
+    ("run.model_ema=yes", "run.model_ema=true"),
+    ("run.model_ema=on", "run.model_ema=true"),
+    ("run.model_ema=1", "run.model_ema=true"),
+    ("run.model_ema='False'", "run.model_ema=false"),
+    ("run.compile=yes", "run.compile=true"),
+    ("run.clip_grad=None", "run.clip_grad=null"),
+    ("run.mixed_precision=fp32", "run.mixed_precision=no"),
+    ("run.mixed_precision=false", "run.mixed_precision=no"),
+    ("run.mixed_precision=BF16", "run.mixed_precision=bf16"),
+    ("scheduler.sched=multi_step", "scheduler.sched=multistep"),
+    # lists
+    ("transform.input_size=128", "'transform.input_size=[3,128,128]'"),
+    ("transform.input_size=[128, 96]", "'transform.input_size=[3,128,96]'"),
+    ("transform.input_size=[3, 32]", "'transform.input_size=[3,32,32]'"),
+    ("transform.input_size=128x96", "'transform.input_size=[3,128,96]'"),
+    ("transform.input_size=(3, 128, 128)", "'transform.input_size=[3,128,128]'"),
+    ("transform.mean=.5", "'transform.mean=[0.5,0.5,0.5]'"),
+    ("transform.mean=[.1, .2, .3, .4]", "'transform.mean=[0.485,0.456,0.406]'"),
+    ("transform.scale=0.3,1", "'transform.scale=[0.3,1]'"),
+    ("transform.ratio=[3/4, 5/4]", "'transform.ratio=[0.75,1.25]'"),
+    ("scheduler.decay_milestones=100,150", "'scheduler.decay_milestones=[100,150]'"),
+    ("run.report_to=wandb", "'run.report_to=[wandb]'"),
+    ("run.report_to=tensorbord", "'run.report_to=[tensorboard]'"),
+    ("transform.input_size=[3, 128, 128", "'transform.input_size=[3, 128, 128]'"),
 ]
 
 PATHS = [
     ("cub200_resnet81.yaml", "cub200_resnet81.yaml: no such recipe; did you mean recipes/cub200_resnet18.yaml?"),
     ("recipes/cub200_resnet81", "recipes/cub200_resnet81: no such recipe; did you mean recipes/cub200_resnet18.…"),
     ("other/cub200_resnet18.yaml", "other/cub200_resnet18.yaml: no such recipe; did you mean recipes/cub200_…"),
-    ("nowhere.yaml", "nowhere.yaml: no such recipe; shipped recipes: …cub200_resnet18, …"),
+    ("cub_resnet18", "cub_resnet18: no such recipe; did you mean recipes/cub200_resnet18.yaml?"),
+    ("Digits_ResNet10.yml", "Digits_ResNet10.yml: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
+    ("recipes\\digits_resnet10.yaml", "recipes\\digits_…: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
+    ("imagenet", "imagenet: no such recipe; did you mean recipes/imagenet_resnet101.yaml, recipes/…, recipes/…?"),
+    ("nowhere.yaml", "nowhere.yaml: no such recipe; cskd-train --help lists the shipped ones"),
+    ("run.seed=1", "run.seed=1: no such recipe; write the recipe first, then the overrides"),
     ("r.yaml/r.yaml", "r.yaml/r.yaml: no such recipe; …"),
     ("long" * 200, "long…long: no such recipe; …"),
     ("recipes", "recipes: a folder, not a recipe; name a YAML file in it"),
@@ -155,10 +254,10 @@ PATHS = [
 
 SEVERAL = changed("dataset:", "datset:").replace("num_epochs: 2", "num_epochs: two")
 SEVERAL_LINES = [
-    "r.yaml:1: data.dataset: missing; it has no default",
+    "r.yaml:1: data.dataset: missing, without a default; write dataset: … (text)",
     "r.yaml:2: data.datset: unknown key, read 'digits'; allowed: dataset, …; did you mean dataset?",
-    "command line: optimizer.lr: read -1; allowed: greater than 0",
-    "r.yaml:11: scheduler.num_epochs: read 'two'; allowed: a valid integer",
+    "command line: optimizer.lr: read -1; allowed: number > 0, or null",
+    "r.yaml:11: scheduler.num_epochs: read 'two'; allowed: whole number ≥ 1",
     "command line: run.seeed: unknown key, read 1; allowed: output_dir, seed, …; did you mean seed?",
 ]
 
@@ -183,6 +282,29 @@ def error_lines(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
 def test_a_wrong_override_is_one_line(override, line, folder, capsys):
     write(folder)
     assert_lines(error_lines(capsys, "r.yaml", override), [line])
+
+
+@pytest.mark.parametrize(("override", "instead"), SUGGESTED)
+def test_what_to_write_instead_can_be_pasted(override, instead, folder):
+    write(folder)
+    with pytest.raises(UserError) as caught:
+        load_recipe("r.yaml", [override])
+    assert str(caught.value).endswith(f" {instead}")
+    load_recipe("r.yaml", shlex.split(instead))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["transform.input_size=[3,", "128,", "128]"], "…: cut at a space by the shell; write '…=[3, 128, 128]'"),
+        (["method={name:", "cskd}"], "…: cut at a space by the shell; write 'method={name: cskd}'"),
+        (["optimizer.lr", "=", "0.5"], "optimizer.lr: not an override; write optimizer.lr=0.5, without spaces"),
+        (["method.temperature=2", "method={name: cskd}"], "method=…drops method.temperature; write it first"),
+    ],
+)
+def test_overrides_that_do_not_fit_together_are_one_line(overrides, line, folder, capsys):
+    write(folder)
+    assert_lines(error_lines(capsys, "r.yaml", *overrides), [line])
 
 
 @pytest.mark.parametrize(("content", "line"), FILES, ids=[line[:40] for _, line in FILES])
@@ -239,8 +361,8 @@ def test_a_data_section_alone_has_the_same_messages():
     assert_lines(
         [f"error: {line}" for line in str(caught.value).splitlines()],
         [
-            "mix: data.dataset: missing; it has no default",
-            "mix: data.workers: read true; allowed: a valid integer, or auto",
+            "mix: data.dataset: missing, without a default; write dataset: … (text)",
+            "mix: data.workers: read true; allowed: whole number ≥ 0, or auto",
             "mix: data.datset: unknown key, read 'digits'; allowed: dataset, …; did you mean dataset?",
         ],
     )
