@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from cskd_hf.data.splits import load_images as load_images
     from cskd_hf.engine.objective import Objective as Objective
     from cskd_hf.evaluation.calibration import apply_temperature as apply_temperature
+    from cskd_hf.evaluation.calibration import calibrate as calibrate
     from cskd_hf.evaluation.calibration import fit_temperature as fit_temperature
     from cskd_hf.evaluation.confidence import adaptive_ece as adaptive_ece
     from cskd_hf.evaluation.confidence import aurc as aurc
+    from cskd_hf.evaluation.confidence import aurc_logit_norm as aurc_logit_norm
     from cskd_hf.evaluation.confidence import classwise_ece as classwise_ece
     from cskd_hf.evaluation.confidence import ece as ece
     from cskd_hf.evaluation.metrics import brier as brier
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from cskd_hf.methods import CSKD as CSKD
     from cskd_hf.methods import CSKDE as CSKDE
     from cskd_hf.methods import DDGSD as DDGSD
+    from cskd_hf.methods import DLB as DLB
+    from cskd_hf.methods import IPS as IPS
     from cskd_hf.methods import METHODS as METHODS
     from cskd_hf.methods import PSKD as PSKD
     from cskd_hf.methods import AdaCos as AdaCos
@@ -65,11 +69,11 @@ _MODULES = {
     "cskd_hf.data.sampling": "ClassPairSampler Draw ImageSampler",
     "cskd_hf.data.splits": "load_images",
     "cskd_hf.engine.objective": "Objective",
-    "cskd_hf.evaluation.calibration": "apply_temperature fit_temperature",
-    "cskd_hf.evaluation.confidence": "adaptive_ece aurc classwise_ece ece",
+    "cskd_hf.evaluation.calibration": "apply_temperature calibrate fit_temperature",
+    "cskd_hf.evaluation.confidence": "adaptive_ece aurc aurc_logit_norm classwise_ece ece",
     "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_1 top_k_error",
-    "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD Distillation DistillationCSKD Experiment "
-    "MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",
+    "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD DLB Distillation DistillationCSKD Experiment "
+    "IPS MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",
     "cskd_hf.models.export": "export_model",
     "cskd_hf.models.load": "load_trained",
     "cskd_hf.recipe.recipe": "Recipe load_recipe",

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Views = Literal["single", "same_class", "same_class_plain", "same_image"]
+Views = Literal["single", "same_class", "same_class_plain", "same_image", "last_update"]
 
-NUM_VIEWS = {"single": 1, "same_class": 2, "same_class_plain": 3, "same_image": 2}
+NUM_VIEWS = {"single": 1, "same_class": 2, "same_class_plain": 3, "same_image": 2, "last_update": 2}
 
 
 class Batch(NamedTuple):

@@ -58,7 +58,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     from safetensors.torch import save
 
-    # Clones: safetensors rejects tensors that share memory or are channels_last.
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # Safetensors rejects tensors that share memory or are channels_last; others are not copied, they may be large.
+    copies: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        copies[name] = copy.clone() if copy.untyped_storage().data_ptr() in storages else copy
+        storages.add(copy.untyped_storage().data_ptr())
     # Not `save_file`: it makes the file private to its owner, whatever the umask.
     write_bytes(path, save(copies, metadata=None if metadata is None else dict(metadata)))

@@ -24,10 +24,13 @@ from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.models.factory import count_parameters, create_backbone
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.resolve import resolve
+
+METRICS_MEMORY = 150 * 10**6  # chunks of rows, whatever the number of images and classes
 
 
 def check(recipe: Recipe, full: bool) -> int:
@@ -44,6 +47,8 @@ def check(recipe: Recipe, full: bool) -> int:
     diagnostics = Diagnostics()
     print_source(recipe)
     inspect.check_counts(images, recipe.data, diagnostics)
+    if images.holdout is not None:
+        diagnostics.notes.extend(holdout_note(len(images.holdout)))
     print_counts(images, recipe)
     check_files(images, recipe, full, diagnostics)
     check_capacity(images, recipe, diagnostics)
@@ -155,13 +160,23 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
             problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"
             diagnostics.fatal.append(f"model.pretrained: {problem}")
     num_features: int = backbone.num_features  # type: ignore[assignment]
-    outputs = len(images.test) * (images.num_classes + num_features)
-    outputs += len(images.holdout or ()) * images.num_classes
-    check_disk_and_memory(recipe, 4 * num_parameters, 4 * count_parameters(module), 4 * outputs, diagnostics)
+    num_test, num_holdout = len(images.test), len(images.holdout or ())
+    predictions = 4 * (num_test * (images.num_classes + num_features) + num_holdout * images.num_classes)
+    # On top: the copy that is written to predictions.safetensors, or Recall@1's float64 features.
+    host = predictions + 4 * num_holdout * num_features + max(predictions, 8 * num_test * num_features) + METRICS_MEMORY
+    sizes = (4 * num_parameters, 4 * count_parameters(module), predictions, host)
+    check_disk_and_memory(recipe, *sizes, diagnostics)
 
 
-def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: int, diagnostics: Diagnostics) -> None:
-    """Compare estimates with what is free; `model`, `module` (with what the method adds) and `predictions` in bytes."""
+def check_disk_and_memory(
+    recipe: Recipe, model: int, module: int, predictions: int, host: int, diagnostics: Diagnostics
+) -> None:
+    """Compare estimates with what is free.
+
+    Args:
+        model, module, predictions: bytes of the network, of what the method makes of it, of predictions.safetensors.
+        host: bytes of the predictions and of computing their metrics, in each process.
+    """
     opt = recipe.optimizer.opt.lower()
     states = 2 if "ada" in opt or "lamb" in opt else 1  # Adam's moments, or SGD's momentum
     checkpoint = module * (1 + states)
@@ -177,11 +192,14 @@ def check_disk_and_memory(recipe: Recipe, model: int, module: int, predictions: 
     on_device = (
         f"{readable_size(checkpoint + module)} on the device for weights, gradients, optimizer, plus activations"
     )
-    on_host = f"{readable_size(predictions)} for predictions, of {readable_size(memory)} on this machine"
+    on_host = f"{readable_size(host)} for predictions and their metrics, of {readable_size(memory)} on this machine"
     print(row("memory", f"{on_device};", on_host))
     if disk > free:
         diagnostics.problems.append(
             f"a run writes about {readable_size(disk)}; {folder} has {readable_size(free)} free"
         )
-    if predictions > memory:
-        diagnostics.problems.append(f"the predictions, {readable_size(predictions)}, do not fit into memory")
+    if host > memory:
+        diagnostics.problems.append(
+            f"the predictions and their metrics need {readable_size(host)} of memory; this machine has "
+            f"{readable_size(memory)}"
+        )

@@ -106,11 +106,11 @@ class PairedImages(Dataset[Sample]):
                 columns.append(column)
         if len(columns) < len(draws):
             buffer, indices = buffer[:, columns], indices[:, columns]
-        target = torch.from_numpy(self.split.labels[[draws[column].indices[0] for column in columns]])
+        rows = indices.reshape(-1)
         return Batch(
             images=buffer.flatten(0, 1).permute(0, 3, 1, 2),  # channels_last, a view
-            target=target.repeat(num_views),
-            index=torch.from_numpy(indices.reshape(-1)),
+            target=torch.from_numpy(self.split.labels[rows]),
+            index=torch.from_numpy(rows),
             skipped=tuple(skipped),
         )
 

@@ -101,15 +101,21 @@ class ImageSampler:
     def set_epoch(self, epoch: int) -> None:
         """Reshuffle; the order depends on (seed, epoch) alone."""
         self.epoch = epoch
+        self._draw_epoch(self._random(epoch))
+
+    def _random(self, epoch: int) -> np.random.RandomState:
         # RandomState, not Generator: NumPy has frozen its stream, so upgrading between two restarts of a run does not
         # change its data.
-        self._draw_epoch(np.random.RandomState([self.seed, epoch]))
+        return np.random.RandomState([self.seed, epoch])
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
+        self._views = (self._shuffled(random),) * self.views
+
+    def _shuffled(self, random: np.random.RandomState) -> np.ndarray:
         # int32 halves the memory; a set of 2³¹ images would not fit the labels either.
         order = np.arange(self.num_images, dtype=np.int32)
         random.shuffle(order)
-        self._views = (order,) * self.views
+        return order
 
     def draws(self, start: int, stop: int) -> list[Draw]:
         """The keys at the positions [start, stop) of this epoch."""
@@ -124,6 +130,38 @@ class ImageSampler:
     def __iter__(self) -> Iterator[Draw]:
         for start in range(0, self.num_images, 1024):
             yield from self.draws(start, start + 1024)
+
+
+class LastUpdateSampler(ImageSampler):
+    """Every image once per epoch as x, each with the image that was x one update earlier, also across epochs (DLB).
+
+    An image is thus x once, and comes again `lag` positions later under another augmentation. The first update of a run
+    has no predecessor and repeats its own images.
+
+    Args:
+        num_images: N.
+        seed: the recipe's seed.
+        lag: samples per update, over all ranks.
+        dropped: samples at the end of each epoch that `data.drop_last` leaves out.
+
+    Example:
+        >>> from cskd_hf.data.sampling import LastUpdateSampler
+        >>> order = [draw.indices for draw in LastUpdateSampler(num_images=6, seed=0, lag=2)]
+        >>> [x for x, _ in order[:4]] == [last for _, last in order[2:]]
+        True
+    """
+
+    def __init__(self, num_images: int, seed: int = 0, lag: int = 1, dropped: int = 0) -> None:
+        self.stop = num_images - dropped
+        self.lag = min(lag, self.stop)
+        super().__init__(num_images, seed, views=2)
+
+    def _draw_epoch(self, random: np.random.RandomState) -> None:
+        order = self._shuffled(random)
+        last = order[: self.lag]
+        if self.epoch > 0:
+            last = self._shuffled(self._random(self.epoch - 1))[self.stop - self.lag : self.stop]
+        self._views = (order, np.concatenate((last, order[: self.num_images - self.lag])))
 
 
 class ClassPairSampler(ImageSampler):

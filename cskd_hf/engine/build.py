@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals
-from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.sampling import ClassPairSampler, ImageSampler, LastUpdateSampler
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.distributed import synchronize_batch_norm
@@ -25,21 +26,26 @@ from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.recipe import Recipe
 
 
-def build_sampler(recipe: Recipe, train: ImageSplit) -> ImageSampler:
-    """The epoch order the method needs: single images, or class-wise pairs.
+def build_sampler(recipe: Recipe, train: ImageSplit, num_processes: int = 1) -> ImageSampler:
+    """The epoch order the method needs: single images, class-wise pairs, or each image with one of the last update.
 
     Raises:
         UserError: `data.singleton: error` and a class has one training image.
     """
     if recipe.method.views in ("same_class", "same_class_plain"):
         return ClassPairSampler(train.labels, recipe.run.seed, recipe.data.partner, recipe.data.singleton)
+    if recipe.method.views == "last_update":
+        batch_size = recipe.data.batch_size * num_processes
+        dropped = len(train) % batch_size if recipe.data.drop_last else 0
+        lag = batch_size * recipe.run.gradient_accumulation_steps
+        return LastUpdateSampler(len(train), recipe.run.seed, lag, dropped)
     return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views])
 
 
 def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -> GlobalBatches:
     """This rank's share of every global batch."""
     return GlobalBatches(
-        build_sampler(recipe, train),
+        build_sampler(recipe, train, accelerator.num_processes),
         recipe.data.batch_size,
         accelerator.num_processes,
         accelerator.process_index,

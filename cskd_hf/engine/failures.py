@@ -16,6 +16,7 @@ from cskd_hf.engine.memory import explain_out_of_memory
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
+from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
 
@@ -50,7 +51,7 @@ def find_divergence(predictions: Mapping[str, Predictions]) -> str | None:
     """
     for split, of_split in predictions.items():
         logits = of_split.logits
-        broken = int((~logits.isfinite().all(dim=1)).sum())
+        broken = int((~finite_rows(logits)).sum())
         if broken:
             return (
                 f"the logits of {broken} of {len(logits)} images of the {split} split are not finite: training "

@@ -17,6 +17,7 @@ from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.engine.updates import Update, training_updates
 from cskd_hf.evaluation import metrics
+from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
@@ -161,7 +162,7 @@ def evaluate(run: Run, stop: StopRequest) -> dict[str, float]:
     split = run.watched
     predictions = predict(run, split, stop, autocast=True)
     logits, target = predictions.logits, predictions.target
-    if not logits.isfinite().all():  # half precision may overflow where training, with batch statistics, does not
+    if not finite_rows(logits).all():  # half precision may overflow where training, with batch statistics, does not
         run.console.say(f"note: epoch {run.progress.epoch}: logits of the {split} split are not finite")
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Temperature scaling: divide all logits by one number, fitted on the hold-out set.
+"""Temperature scaling: divide all logits by one number, fitted on the hold-out set, if that set determines it.
 
 Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017,
 https://arxiv.org/abs/1706.04599.
@@ -7,21 +7,29 @@ https://arxiv.org/abs/1706.04599.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import check_predictions
+from cskd_hf.evaluation.confidence import check_predictions, finite_rows, row_chunks
+from cskd_hf.evaluation.metrics import image_nll
+from cskd_hf.runs.summary import Calibration
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
+MIN_IMAGES = 200  # [ours] AutoGluon's estimate of where scaling several classes begins to help, autogluon/tabarena#70
+MAX_RATIO = 3.0  # [ours] between the ends of the interval
+DEVIANCE = 3.841  # 95 % quantile of χ² with one degree of freedom
 
 
 def fit_temperature(logits: Tensor, target: Tensor) -> float:
     """The temperature in [1e-2, 1e2] that minimises the mean NLL of softmax(logits / temperature).
 
-    The NLL is convex in β = 1 / temperature, so its slope changes sign at most once; bisection finds the place, to a
-    relative 1e-9. A minimum outside the range returns its bound: 1e-2 if all images are classified correctly, 1e2 if
-    the logits are worse than a constant. If all logits of each row are equal, the temperature is 1.
+    The NLL is convex in β = 1 / temperature, so its slope changes sign at most once; the root is found to a relative
+    1e-9. A minimum outside the range returns its bound: 1e-2 if all images are classified correctly, 1e2 if the logits
+    are worse than a constant. If all logits of each row are equal, the temperature is 1. `calibrate` says whether the
+    images suffice.
 
     Args:
         logits: (N, K), of images the model was not trained on.
@@ -37,31 +45,135 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
         >>> round(fit_temperature(logits, target), 2)  # 4 / ln 3
         3.64
     """
-    check_predictions(logits, target)
-    if not logits.isfinite().all():
-        row = int((~logits.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"logits[{row}] is not finite; fitting a temperature needs finite logits")
-    margin = logits.double()
-    margin = margin - margin.gather(1, target[:, None])  # NLL = mean log Σ exp(β · margin)
-    if not margin.any():
+    _check(logits, target)
+    at_low, at_high = (_nll(logits, target, beta) for beta in (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE))
+    if at_low.slope == at_low.curvature == 0:
         return 1.0
-
-    def slope(temperature: float) -> float:
-        """dNLL/dβ: the mean over images of the expected margin."""
-        return ((margin / temperature).softmax(dim=1) * margin).sum(dim=1).mean().item()
-
-    if slope(MIN_TEMPERATURE) <= 0:
+    if at_high.slope <= 0:
         return MIN_TEMPERATURE
-    if slope(MAX_TEMPERATURE) >= 0:
+    if at_low.slope >= 0:
         return MAX_TEMPERATURE
-    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
-    for _ in range(36):  # halvings: 9.2 / 2³⁶ is 1.3e-10
-        middle = (low + high) / 2
-        if slope(math.exp(middle)) > 0:  # the NLL grows with β: the temperature is too low
-            low = middle
-        else:
-            high = middle
-    return math.exp((low + high) / 2)
+
+    def slope(log_beta: float) -> tuple[float, float]:
+        at = _nll(logits, target, math.exp(log_beta))
+        return at.slope, at.curvature * math.exp(log_beta)
+
+    return math.exp(-_root(slope, -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)))
+
+
+def temperature_interval(
+    logits: Tensor, target: Tensor, temperature: float, images: int
+) -> tuple[float | None, float | None]:
+    """The 95 % likelihood-ratio interval around the best temperature; None for an end outside [1e-2, 1e2].
+
+    Args:
+        logits: (N, K).
+        target: (N,) int64.
+        temperature: from `fit_temperature`.
+        images: how many of the N count as independent.
+    """
+    best = _nll(logits, target, 1 / temperature).value + DEVIANCE / (2 * images)
+    ends: list[float | None] = []
+    for bound, sign in ((MIN_TEMPERATURE, 1.0), (MAX_TEMPERATURE, -1.0)):
+
+        def excess(x: float, sign: float = sign) -> tuple[float, float]:
+            """Increasing on the side of the minimum on which x = ±log β grows."""
+            beta = math.exp(sign * x)
+            at = _nll(logits, target, beta)
+            return at.value - best, sign * at.slope * beta
+
+        outside = _nll(logits, target, 1 / bound).value <= best
+        start, stop = -sign * math.log(temperature), -sign * math.log(bound)
+        ends.append(None if outside else math.exp(-sign * _root(excess, start, stop)))
+    return ends[0], ends[1]
+
+
+def calibrate(logits: Tensor, target: Tensor) -> Calibration:
+    """Fit the temperature, and decide whether the hold-out set supports it.
+
+    The 95 % interval holds the temperatures whose likelihood is within χ²₁'s quantile of the best (likelihood ratio);
+    images with equal predictions count once. The temperature is rejected for fewer than 200 different images, if they
+    show less than half of the classes that so many could, if the interval has no end, or if its ends differ by more
+    than a factor of 3.
+
+    Args:
+        logits: (N, K), of images the model was not trained on.
+        target: (N,) int64.
+
+    Raises:
+        ValueError: as for `fit_temperature`.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import calibrate
+        >>> logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]] * 9)
+        >>> calibrate(logits, torch.tensor([0, 1] * 9)).verdict
+        'not calibrated: 2 different hold-out images, fewer than the 200 that a temperature needs; T = 1'
+    """
+    temperature = fit_temperature(logits, target)
+    num_classes, shown = logits.shape[1], len(target.unique())
+    images, different = len(target), count_different(logits, target)
+    low, high = temperature_interval(logits, target, temperature, different)
+    correct = bool((logits.argmax(dim=1) == target).all())
+    reason = None
+    if different < MIN_IMAGES:
+        what = "hold-out images" if different == images else "different hold-out images"
+        reason = f"{different} {what}, fewer than the {MIN_IMAGES} that a temperature needs"
+    elif shown < max(min(num_classes, 2), min(num_classes, images) / 2):
+        reason = f"the hold-out images show {shown} of {num_classes} classes"
+    elif low is None:
+        every = f"all {images:,} hold-out images are classified correctly, so" if correct else "by the hold-out images"
+        reason = f"{every} every lower temperature is as likely"
+    elif high is None:
+        reason = (
+            "on the hold-out images the network may be no better than chance: every higher temperature is as likely"
+        )
+    elif high > MAX_RATIO * low:
+        reason = f"{images:,} hold-out images leave the temperature between {low:.3g} and {high:.3g}"
+    if reason is None:
+        verdict = (
+            f"calibrated: logits divided by the temperature {temperature:.4f} (95 % interval {low:.4f} to {high:.4f}), "
+            f"fitted on {images:,} hold-out images"
+        )
+    else:
+        verdict = f"not calibrated: {reason}; T = 1"
+    return Calibration(
+        verdict=verdict,
+        temperature=temperature if reason is None else None,
+        fitted=temperature,
+        low=low,
+        high=high,
+        images=images,
+        different_images=different,
+        nll=image_nll(logits, target).mean().item(),
+        nll_scaled=image_nll(logits, target, temperature).mean().item(),
+    )
+
+
+def holdout_note(num_images: int) -> list[str]:
+    """A warning, before the training, that no temperature will come of it."""
+    if num_images >= MIN_IMAGES:
+        return []
+    return [
+        f"data.holdout: {num_images} hold-out images, fewer than the {MIN_IMAGES} that a temperature needs: the run "
+        "will not be calibrated; raise data.holdout"
+    ]
+
+
+def count_different(logits: Tensor, target: Tensor) -> int:
+    """Images whose predictions or targets differ: copies of an image are no further evidence.
+
+    Compared are the target and three statistics of the logits, to 1e-4 of their spread: the same image in another batch
+    may differ in the last bits.
+    """
+    keys = [
+        torch.stack([labels.double(), rows.gather(1, labels[:, None])[:, 0] - mean, rows.amax(dim=1) - mean, spread], 1)
+        for rows, labels in row_chunks(logits, target)
+        for spread, mean in [torch.std_mean(rows, dim=1, correction=0)]
+    ]
+    rows = torch.cat(keys)
+    rows[:, 1:] /= rows[:, 3].mean().clamp_min(1e-30)
+    return len((1e4 * rows).round().unique(dim=0))
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -76,3 +188,51 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; needs a finite number above 0")
     return logits.to(torch.float64) / temperature
+
+
+class _Nll(NamedTuple):
+    """Mean NLL at an inverse temperature, and its first two derivatives."""
+
+    value: float
+    slope: float
+    curvature: float
+
+
+def _nll(logits: Tensor, target: Tensor, beta: float) -> _Nll:
+    value = slope = curvature = 0.0
+    for rows, labels in row_chunks(logits, target):
+        margin = rows - rows.gather(1, labels[:, None])  # NLL = log Σ exp(β · margin)
+        scaled = beta * margin
+        largest = scaled.amax(dim=1, keepdim=True)
+        weight = (scaled - largest).exp_()
+        total = weight.sum(dim=1)
+        mean = weight.mul_(margin).sum(dim=1) / total
+        square = weight.mul_(margin).sum(dim=1) / total
+        value += (largest[:, 0] + total.log()).sum().item()
+        slope += mean.sum().item()
+        curvature += (square - mean.square()).sum().item()
+    return _Nll(value / len(target), slope / len(target), curvature / len(target))
+
+
+def _root(function: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
+    """The root between low and high of an increasing function that returns its value and derivative.
+
+    Newton's steps; bisection where one leaves the bracket.
+    """
+    x = (low + high) / 2
+    for _ in range(100):
+        value, derivative = function(x)
+        low, high = (low, x) if value > 0 else (x, high)
+        step = x - value / derivative if derivative > 0 else math.inf
+        following = step if low <= step <= high else (low + high) / 2
+        if abs(following - x) <= 1e-10:
+            break
+        x = following
+    return following
+
+
+def _check(logits: Tensor, target: Tensor) -> None:
+    check_predictions(logits, target)
+    if not finite_rows(logits).all():
+        row = int((~finite_rows(logits)).nonzero()[0])
+        raise ValueError(f"logits[{row}] is not finite; fitting a temperature needs finite logits")

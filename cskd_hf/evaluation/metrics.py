@@ -1,24 +1,25 @@
 """Metrics of a set of predictions: accuracy, calibration, ranking by confidence, and retrieval by features.
 
 Pure functions of CPU tensors: logits (N, K), target (N,) int64, features (N, D). Inputs are float32, as saved; sums are
-float64. Rates are in percent, `nll` is in nats, `brier` lies in 0..2.
+float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` lies in 0..2.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cskd_hf.evaluation.confidence import (
+    CHUNK_SIZE,
     NUM_BINS,
     adaptive_ece,
     aurc,
-    check_predictions,
+    aurc_logit_norm,
     check_rows,
     classwise_ece,
     ece,
-    softmax,
+    finite_rows,
+    row_chunks,
 )
 
 DEFINITIONS: dict[str, str] = {
@@ -30,12 +31,21 @@ DEFINITIONS: dict[str, str] = {
     "adaptive_ece": f"expected calibration error of the top class, {NUM_BINS} equal-mass bins, L1; percent",
     "classwise_ece": f"calibration error of p_k, {NUM_BINS} equal-width bins (a, b], L1, mean over K classes; percent",
     "aurc": "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
+    "aurc_logit_norm": "the same, by the top logit of the centred logits divided by their L2 norm; percent",
     "recall_at_1": "nearest other image has the same class, L2 on pooled features, not normalised; percent",
 }
 
 
-def evaluate_predictions(logits: Tensor, target: Tensor, features: Tensor | None) -> dict[str, float | None]:
+def evaluate_predictions(
+    logits: Tensor, target: Tensor, features: Tensor | None, temperature: float = 1.0
+) -> dict[str, float | None]:
     """Every metric of `DEFINITIONS`, in its order; `recall_at_1` is None without features or a second image.
+
+    Args:
+        logits: (N, K).
+        target: (N,) int64.
+        features: (N, D).
+        temperature: divides the logits, chunk by chunk.
 
     Raises:
         ValueError: the input is empty, shapes disagree, a target is not a class, or a row has no softmax.
@@ -50,12 +60,13 @@ def evaluate_predictions(logits: Tensor, target: Tensor, features: Tensor | None
     return {
         "top1_error": top_k_error(logits, target, 1),
         "top5_error": top_k_error(logits, target, 5),
-        "nll": nll(logits, target),
-        "brier": brier(logits, target),
-        "ece": ece(logits, target),
-        "adaptive_ece": adaptive_ece(logits, target),
-        "classwise_ece": classwise_ece(logits, target),
-        "aurc": aurc(logits, target),
+        "nll": nll(logits, target, temperature=temperature),
+        "brier": brier(logits, target, temperature=temperature),
+        "ece": ece(logits, target, temperature=temperature),
+        "adaptive_ece": adaptive_ece(logits, target, temperature=temperature),
+        "classwise_ece": classwise_ece(logits, target, temperature=temperature),
+        "aurc": aurc(logits, target, temperature=temperature),
+        "aurc_logit_norm": aurc_logit_norm(logits, target),
         "recall_at_1": None if features is None or len(target) < 2 else recall_at_1(features, target),
     }
 
@@ -72,14 +83,16 @@ def top_k_error(logits: Tensor, target: Tensor, k: int) -> float:
         >>> top_k_error(logits, torch.tensor([0, 2]), k=1), top_k_error(logits, torch.tensor([0, 2]), k=2)
         (50.0, 0.0)
     """
-    check_predictions(logits, target)
-    target_logit = logits.gather(1, target[:, None])
-    wins_ties = torch.arange(logits.shape[1]) < target[:, None]
-    rank = ((logits > target_logit) | ((logits == target_logit) & wins_ties)).sum(dim=1)
-    return 100.0 * (rank >= k).double().mean().item()
+    missed = 0
+    for rows, labels in row_chunks(logits, target):
+        classes = torch.arange(rows.shape[1])
+        of_target = rows.gather(1, labels[:, None])
+        rank = ((rows > of_target) | ((rows == of_target) & (classes < labels[:, None]))).sum(dim=1)
+        missed += int((rank >= k).sum())
+    return 100.0 * missed / len(target)
 
 
-def nll(logits: Tensor, target: Tensor) -> float:
+def nll(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
     """Negative log-likelihood of the target, mean over images, in nats; inf if a target's logit is -inf.
 
     Example:
@@ -88,11 +101,16 @@ def nll(logits: Tensor, target: Tensor) -> float:
         >>> round(nll(torch.zeros(2, 4), torch.tensor([0, 3])), 4)  # uniform: ln 4
         1.3863
     """
-    check_predictions(logits, target)
-    return F.cross_entropy(logits.double(), target).item()
+    return image_nll(logits, target, temperature).mean().item()
 
 
-def brier(logits: Tensor, target: Tensor) -> float:
+def image_nll(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """Negative log-likelihood of each image's target, (N,) float64, in nats."""
+    chunks = row_chunks(logits, target, temperature)
+    return torch.cat([-rows.log_softmax(dim=1).gather(1, labels[:, None])[:, 0] for rows, labels in chunks])
+
+
+def brier(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
     """Squared error of the probabilities, summed over classes, mean over images: 0..2, not percent.
 
     Source: G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 1950.
@@ -103,17 +121,19 @@ def brier(logits: Tensor, target: Tensor) -> float:
         >>> brier(torch.zeros(2, 2), torch.tensor([0, 1]))  # (1 − ½)² + ½²
         0.5
     """
-    check_predictions(logits, target)
-    error = softmax(logits)
-    error[torch.arange(len(target)), target] -= 1
-    return error.square_().sum(dim=1).mean().item()
+    total = 0.0
+    for rows, labels in row_chunks(logits, target, temperature):
+        error = rows.softmax(dim=1)
+        error[torch.arange(len(labels)), labels] -= 1
+        total += error.square_().sum().item()
+    return total / len(target)
 
 
-def recall_at_1(features: Tensor, target: Tensor, chunk_size: int = 1024) -> float:
+def recall_at_1(features: Tensor, target: Tensor, chunk_size: int | None = None) -> float:
     """Share of images whose nearest other image has the same class, in percent: L2, features not normalised.
 
-    A class's only image counts as missed. Of equally near images, up to rounding, the first counts. Memory:
-    chunk_size × N float64.
+    A class's only image counts as missed. Of equally near images, up to rounding, the first counts. Memory: the
+    features in float64, and a few times chunk_size × N float64; by default 16 MB each.
 
     Source: the CS-KD paper, after H. O. Song et al., CVPR 2016, https://arxiv.org/abs/1511.06452.
 
@@ -129,12 +149,13 @@ def recall_at_1(features: Tensor, target: Tensor, chunk_size: int = 1024) -> flo
             f"features {tuple(features.shape)} and target {tuple(target.shape)}: "
             "recall_at_1 needs shapes (N, D) and (N,) with N at least 2"
         )
-    check_rows("features", features.isfinite().all(dim=1))
-    features = features.double()
-    features = features - features.mean(dim=0)  # a large common mean makes |b|² − 2a·b cancel badly
-    square = features.square().sum(dim=1)
+    check_rows("features", finite_rows(features))
+    features = features.to(torch.float64, copy=True)
+    features -= features.mean(dim=0)  # a large common mean makes |b|² − 2a·b cancel badly
+    square = torch.einsum("nd,nd->n", features, features)
     rounding = (features.shape[1] + 8) * torch.finfo(torch.float64).eps  # of a dot product, relative to |a|² + |b|²
     recalled = 0
+    chunk_size = chunk_size or max(1, 2 * CHUNK_SIZE // len(target))
     for rows in torch.arange(len(target)).split(chunk_size):
         distance = torch.addmm(square, features[rows], features.T, alpha=-2)  # without |a|², constant along a row
         distance[torch.arange(len(rows)), rows] = torch.inf  # by index: a duplicate is another image, at distance 0

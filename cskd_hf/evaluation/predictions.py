@@ -87,7 +87,7 @@ def predict_split(
         torch.backends.cudnn.allow_tf32 = False
     try:
         # The same number of batches on every rank: `stop` is a collective.
-        parts, skipped = _predict_share(loader, -(-share // data.batch_size), forward, stop)
+        parts, skipped = _predict_share(loader, -(-share // data.batch_size), len(rows), forward, stop)
     finally:
         model.train(training)
         torch.backends.cudnn.allow_tf32 = tf32
@@ -116,12 +116,25 @@ def _loader(
 def _predict_share(
     loader: DataLoader[Any],
     num_batches: int,
+    num_images: int,
     forward: Callable[[Tensor], dict[str, Tensor]],
     stop: Callable[[], bool],
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """This rank's predictions on the CPU, by `Predictions`' names ({} without a readable image), and skipped rows."""
-    outputs: list[dict[str, Tensor]] = []
+    """This rank's predictions on the CPU, by `Predictions`' names ({} without a readable image), and skipped rows.
+
+    They are copied batch by batch into their final place: neither the device nor the host holds them twice.
+    """
+    parts: dict[str, Tensor] = {}
+    count, ready = 0, dict[str, Tensor]()
     skipped: dict[int, str] = {}
+
+    def keep(outputs: dict[str, Tensor]) -> int:
+        for name, value in outputs.items():
+            if name not in parts:
+                parts[name] = torch.empty(num_images, *value.shape[1:], dtype=value.dtype)
+            parts[name][count : count + len(value)] = value  # a device sync
+        return count + len(outputs.get("row", ()))
+
     batches = iter(loader)
     with workers_ended(batches):
         for _ in range(num_batches):
@@ -132,11 +145,10 @@ def _predict_share(
                 continue
             skipped.update(batch.skipped)
             if len(batch.target):
-                # Clones: a tensor from a worker holds an open file.
-                rows = {"target": batch.target.clone(), "row": batch.index.clone()}
-                outputs.append(forward(batch.images) | rows)
-    names = outputs[0] if outputs else ()
-    return {name: torch.cat([output[name] for output in outputs]).cpu() for name in names}, skipped
+                previous, ready = ready, forward(batch.images) | {"target": batch.target, "row": batch.index}
+                count = keep(previous)  # while the device computes
+    count = keep(ready)
+    return {name: part[:count] for name, part in parts.items()}, skipped
 
 
 def _gather(parts: dict[str, Tensor], skipped: dict[int, str]) -> tuple[dict[str, Tensor], dict[int, str]]:

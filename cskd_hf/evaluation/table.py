@@ -54,6 +54,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
+def percent(probability: float) -> str:
+    """A probability in percent, with two decimals; ">99.9 %" above: no finite hold-out set supports 100 %."""
+    return ">99.9 %" if probability > 0.999 else f"{100 * probability:.2f} %"
+
+
 def _cells(rows: Sequence[MetricRow]) -> list[list[str]]:
     """Header and rows; the calibrated column only where there is one."""
     cells = [["metric", "as trained", "calibrated", "definition"]]

@@ -14,10 +14,9 @@ from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import load_split
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.calibration import apply_temperature
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import predict_split
-from cskd_hf.evaluation.table import as_text, metric_rows
+from cskd_hf.evaluation.table import as_text, metric_rows, percent
 from cskd_hf.files import write_json
 from cskd_hf.models.load import TrainedModel, load_trained
 from cskd_hf.recipe.sections import DataSection
@@ -54,18 +53,18 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     metrics = evaluate_predictions(predictions.logits, predictions.target, predictions.features)
     scaled = None
     if trained.temperature is not None:
-        logits = apply_temperature(predictions.logits, trained.temperature)
-        scaled = evaluate_predictions(logits, predictions.target, predictions.features)
+        scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
+        scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
     print(f"{source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
     print(as_text(metric_rows(metrics, scaled)))
-    if trained.temperature is not None:
-        print(f"calibrated: logits divided by the temperature {trained.temperature:.4f}")
+    print(trained.calibration)
     if json_file is not None:
         result: dict[str, Any] = {
             "model": source,
             "images": len(predictions.target),
             "skipped_images": len(predictions.skipped),
             "temperature": trained.temperature,
+            "calibration": trained.calibration,
             "metrics": metrics,
             "metrics_scaled": scaled,
         }
@@ -83,8 +82,7 @@ def predict(source: str, images: Sequence[str], top_k: int) -> int:
         UserError: no such weights; a file is not a whole image.
     """
     trained = load_trained(source)
-    if trained.temperature is None:
-        print("not calibrated: no temperature was fitted to these weights")
+    print(trained.calibration)
     for path in images:
         try:
             likeliest = predict_image(trained, path, top_k)
@@ -92,7 +90,7 @@ def predict(source: str, images: Sequence[str], top_k: int) -> int:
             raise UserError(f"{path}: {error}") from None
         print(path)
         for name, probability in likeliest:
-            print(f"  {100 * probability:6.2f} %  {name}")
+            print(f"  {percent(probability):>8s}  {name}")
     return 0
 
 

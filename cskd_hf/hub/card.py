@@ -11,7 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
@@ -50,7 +49,6 @@ def release_card(release: Release) -> str:
         raw=metrics.last,
         scaled=metrics.metrics_scaled,
         temperature=None if metrics.temperature is None else f"{metrics.temperature:.6g}",
-        at_bound=metrics.temperature in (MIN_TEMPERATURE, MAX_TEMPERATURE),
         columns=_columns(release),
         definitions={name: DEFINITIONS[name] for name in dict(metrics.last)},
         onnx_names=(INPUT, *OUTPUTS),

@@ -53,8 +53,8 @@ def publish_run(
     source = read_source(run)
     if fold_temperature and source.summary.metrics.temperature is None:
         raise UserError(
-            f"--fold-temperature: {run} has no temperature because it has no hold-out set; train with "
-            "data.holdout=0.1, or publish without it"
+            f"--fold-temperature: {run} is {source.summary.metrics.verdict}; train with a larger data.holdout, or "
+            "publish without it"
         )
     licence = choose_licence(licence, terms_of(source.recipe))
     seed_metrics = read_seeds(run, seeds)
@@ -94,6 +94,7 @@ def _build(release: Release, fold: bool, say: Callable[[str], None]) -> Path:
         model, folded = fold_temperature(model, temperature, recipe.transform.input_size)
         release = dataclasses.replace(release, folded=folded)
         say(f"temperature {temperature:.6g} folded into {', '.join(folded)}; raw/ has the weights as trained")
+    say(release.source.summary.metrics.verdict)
     folder, partial = run / "release", run / ".partial-release"
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -69,7 +69,8 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     temperature = summary.metrics.temperature
     facts = summary.model_dump(mode="json", include={"method", "recipe_hash", "dataset", "epochs", "seed"})
     # A folded temperature must not divide a second time.
-    facts |= {"temperature": 1.0 if folded else temperature, "needs_cskd_hf": summary.model.needs_cskd_hf}
+    facts |= {"temperature": 1.0 if folded else temperature, "calibration": summary.metrics.verdict}
+    facts |= {"needs_cskd_hf": summary.model.needs_cskd_hf}
     facts |= {"folded_temperature": temperature, "folded_into": list(release.folded)} if folded else {}
     config["cskd"] = facts | {"cskd_hf": source.environments[-1]["cskd_hf"]}
     return config

@@ -7,13 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cskd_hf.errors import UserError
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.environment import read_environments
-from cskd_hf.runs.summary import Summary, read_recipe, read_summary
+from cskd_hf.runs.summary import MetricsSummary, Summary, read_recipe, read_summary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NEEDED = ("summary.json", "recipe.yaml", "environment.json", "predictions.safetensors", "model/config.json")
 
@@ -38,19 +41,18 @@ class Source:
     @functools.cached_property
     def holdout(self) -> dict[str, Any] | None:
         """Number of held-out images, their NLL and ECE before and after scaling; None without a temperature."""
-        from safetensors.torch import load_file
-
-        from cskd_hf.evaluation.calibration import apply_temperature
-        from cskd_hf.evaluation.metrics import ece, nll
+        from cskd_hf.evaluation.confidence import ece
+        from cskd_hf.evaluation.metrics import nll
 
         temperature = self.summary.metrics.temperature
         if temperature is None:
             return None
-        predictions = load_file(self.folder / "predictions.safetensors")
-        logits, target = predictions["holdout_logits"], predictions["holdout_target"]
-        scaled = apply_temperature(logits, temperature)
-        likelihood = {"nll": nll(logits, target), "nll_scaled": nll(scaled, target)}
-        return {"images": len(target), **likelihood, "ece": ece(logits, target), "ece_scaled": ece(scaled, target)}
+        logits, target = _holdout_predictions(self.folder)
+        results: dict[str, Any] = {"images": len(target)}
+        for metric in (nll, ece):
+            results[metric.__name__] = metric(logits, target)
+            results[f"{metric.__name__}_scaled"] = metric(logits, target, temperature=temperature)
+        return results
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,24 @@ def read_source(run: Path) -> Source:
     recipe = read_recipe(run)
     scrubber = PathScrubber(recipe)
     summary = Summary.model_validate(scrubber.value(read_summary(run, recipe).model_dump(mode="json")))
+    if summary.metrics.temperature is not None and summary.metrics.calibration is None:
+        summary = summary.model_copy(update={"metrics": _checked(run, summary.metrics)})
     config = json.loads((run / "model" / "config.json").read_bytes())
     return Source(run, recipe, summary, scrubber.value(read_environments(run)), config)
+
+
+def _checked(run: Path, metrics: MetricsSummary) -> MetricsSummary:
+    """The metrics of an earlier version's run, without its temperature if the hold-out set does not support one."""
+    from cskd_hf.evaluation.calibration import calibrate
+
+    calibration = calibrate(*_holdout_predictions(run))
+    unsupported = {"temperature": None, "metrics_scaled": None} if calibration.temperature is None else {}
+    return metrics.model_copy(update={"calibration": calibration, **unsupported})
+
+
+def _holdout_predictions(run: Path) -> tuple[Tensor, Tensor]:
+    """Logits and target of the hold-out set; the test split's, which may be large, are not read."""
+    from safetensors import safe_open
+
+    with safe_open(run / "predictions.safetensors", framework="pt") as file:
+        return file.get_tensor("holdout_logits"), file.get_tensor("holdout_target")

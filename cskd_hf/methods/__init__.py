@@ -9,6 +9,8 @@ from cskd_hf.methods.cskd import CSKD, class_wise_kd_loss
 from cskd_hf.methods.cskd_e import CSKDE
 from cskd_hf.methods.ddgsd import DDGSD
 from cskd_hf.methods.distillation import Distillation, DistillationCSKD
+from cskd_hf.methods.dlb import DLB
+from cskd_hf.methods.ips import IPS
 from cskd_hf.methods.max_entropy import MaxEntropy
 from cskd_hf.methods.mixup import Mixup, MixupCSKD
 from cskd_hf.methods.mutual_cskd import MutualCSKD
@@ -30,7 +32,9 @@ METHODS: dict[str, type[Method]] = {
     "mixup_cskd": MixupCSKD,
     "distillation_cskd": DistillationCSKD,
     "mutual_cskd": MutualCSKD,
+    "ips": IPS,
     "pskd": PSKD,
+    "dlb": DLB,
     "tfkd_reg": TfKDReg,
 }
 
@@ -39,6 +43,8 @@ __all__ = [
     "CSKD",
     "CSKDE",
     "DDGSD",
+    "DLB",
+    "IPS",
     "METHODS",
     "PSKD",
     "AdaCos",

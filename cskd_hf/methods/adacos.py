@@ -21,7 +21,7 @@ def adaptive_scale(cosine: Tensor, target: Tensor, scale: Tensor, index: Tensor)
     """ln(mean_i B_i) / cos(min(π/4, median_i θ_{i,y})), where B_i = Σ_{k≠y} exp(s · cos θ_{i,k}).
 
     Args:
-        cosine: cos θ, (B, K), float32.
+        cosine: cos θ, (B, K).
         target: y, (B,).
         scale: s of the previous step, scalar.
         index: (B,), the batch's; rows with index -1 do not count.

@@ -67,8 +67,8 @@ class Method(BaseModel):
     )
 
     views: ClassVar[Views]
-    """The images of one sample: a single image, a same-class pair (with or without the un-augmented anchor), or two
-    augmentations of one image."""
+    """The images of one sample: a single image, a same-class pair (with or without the un-augmented anchor), two
+    augmentations of one image, or an image with one of the last update's."""
 
     name: Any
 
@@ -97,7 +97,7 @@ class Method(BaseModel):
             batch: normalised images.
 
         Returns:
-            'loss' (scalar, float32, mean over the supervised images), 'output' (logits of the supervised images),
+            'loss' (scalar, at least float32, mean over the supervised images), 'output' (their logits),
             'target' (their labels), and each term to log as a scalar.
         """
         raise NotImplementedError

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Share, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,8 +31,8 @@ def hint_loss(features: Sequence[Tensor], teacher_features: Tensor, index: Tenso
 
     from cskd_hf.models.collectives import global_sum
 
-    teacher_features = teacher_features.detach().float()
-    squares = [(branch.float() - teacher_features).square().sum(dim=1) for branch in features]
+    teacher_features = at_least_float32(teacher_features.detach())
+    squares = [(at_least_float32(branch) - teacher_features).square().sum(dim=1) for branch in features]
     # Clamped: the gradient of the root is infinite at 0.
     return global_sum(torch.stack(squares, dim=1), index).clamp(min=1e-12).sqrt().sum()
 
@@ -81,8 +82,8 @@ class BYOT(Method):
         import torch.nn.functional as F
 
         output, last, adapted, outputs = module(batch.images)
-        task_loss = F.cross_entropy(output.float(), batch.target)
-        aux_task_loss = sum(F.cross_entropy(aux.float(), batch.target) for aux in outputs)
+        task_loss = F.cross_entropy(at_least_float32(output), batch.target)
+        aux_task_loss = sum(F.cross_entropy(at_least_float32(aux), batch.target) for aux in outputs)
         kd_loss = sum(class_wise_kd_loss(aux, output, self.temperature) for aux in outputs) / self.temperature**2
         feature_loss = hint_loss(adapted, last, batch.index)
         alpha = self.distill_loss_weight

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cskd_hf.batch import NUM_VIEWS, Batch, Views
 from cskd_hf.methods.base import Temperature, Weight
 from cskd_hf.methods.task_loss import TaskLoss
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
         temperature: T > 0, divides both.
 
     Returns:
-        Scalar, float32: summed over classes, averaged over the batch (`batchmean`).
+        Scalar, at least float32: summed over classes, averaged over the batch (`batchmean`).
 
     Example:
         >>> import torch
@@ -37,8 +38,8 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     """
     import torch.nn.functional as F
 
-    log_p = F.log_softmax(output.float() / temperature, dim=-1)
-    q = F.softmax(teacher_output.detach().float() / temperature, dim=-1)
+    log_p = F.log_softmax(at_least_float32(output) / temperature, dim=-1)
+    q = F.softmax(at_least_float32(teacher_output.detach()) / temperature, dim=-1)
     return F.kl_div(log_p, q, reduction="batchmean") * temperature**2
 
 

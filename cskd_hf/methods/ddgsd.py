@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ def mean_discrepancy(features: Tensor, other_features: Tensor, index: Tensor) ->
     """
     from cskd_hf.models.collectives import global_mean
 
-    return global_mean(features.float() - other_features.float(), index).square().sum()
+    return global_mean(at_least_float32(features) - at_least_float32(other_features), index).square().sum()
 
 
 class DDGSD(Method):
@@ -72,7 +73,7 @@ class DDGSD(Method):
         features, output = module.forward_head(maps, pre_logits=True), module.forward_head(maps)
         first, second = output.chunk(2)
         first_features, second_features = features.chunk(2)
-        task_loss = F.cross_entropy(output.float(), batch.target)
+        task_loss = F.cross_entropy(at_least_float32(output), batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((second, first)), self.temperature)
         feature_loss = mean_discrepancy(first_features, second_features, batch.index.chunk(2)[0])
         loss = task_loss + self.distill_loss_weight * kd_loss + self.feature_loss_weight * feature_loss

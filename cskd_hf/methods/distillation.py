@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Share, Temperature, Weight
 from cskd_hf.methods.cskd import BatchNorm, class_wise_kd_loss, forward_views
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +66,7 @@ class Distillation(Method):
         """The loss and its two terms, from images (N, C, H, W) and the student's logits (N, K)."""
         import torch.nn.functional as F
 
-        task_loss = F.cross_entropy(output.float(), target)
+        task_loss = F.cross_entropy(at_least_float32(output), target)
         kd_loss = class_wise_kd_loss(output, module.teacher_output(images), self.temperature)
         loss = (1 - self.distill_loss_weight) * task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "task_loss": task_loss, "kd_loss": kd_loss}

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Weight
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def entropy(output: Tensor) -> Tensor:
-    """H(softmax(output)) in nats, float32: logits (B, K) → scalar, summed over classes, averaged over the batch."""
-    log_p = output.float().log_softmax(dim=-1)
+    """H(softmax(output)) in nats: logits (B, K) → scalar, summed over classes, averaged over the batch."""
+    log_p = at_least_float32(output).log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1).mean()
 
 
@@ -42,7 +43,7 @@ class MaxEntropy(Method):
         import torch.nn.functional as F
 
         output = module(batch.images)
-        task_loss, output_entropy = F.cross_entropy(output.float(), batch.target), entropy(output)
+        task_loss, output_entropy = F.cross_entropy(at_least_float32(output), batch.target), entropy(output)
         loss = task_loss - self.entropy_weight * output_entropy
         terms = {"task_loss": task_loss, "output_entropy": output_entropy}
         return {"loss": loss, "output": output, "target": batch.target, **terms}

@@ -1,7 +1,8 @@
 """Mutual CS-KD: both images of a pair learn, each from its label and from the other's prediction.
 
 [ours], after Yun et al., *Regularizing Class-wise Predictions via Self-knowledge Distillation*, CVPR 2020,
-https://arxiv.org/abs/2003.13964, where the partner is forwarded only as a teacher.
+https://arxiv.org/abs/2003.13964, where the partner is forwarded only as a teacher. The closest published relative is
+IPS (`ips`), which swaps patches within each pair first.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Share
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +21,7 @@ def refined_target(target: Tensor, predictions: Tensor, alpha: Tensor) -> Tensor
 
     Args:
         target: y, (B,).
-        predictions: P, (B, K), float32.
+        predictions: P, (B, K).
         alpha: α, (B,).
     """
     import torch.nn.functional as F
@@ -64,8 +65,9 @@ class PSKD(Method):
         output = module(batch.images)
         predictions, visits = module.memory.recall(batch.index)
         alpha = (self.last_alpha * (visits + 1) / module.num_epochs).clamp(max=self.last_alpha) * (visits > 0)
-        loss = F.cross_entropy(output.float(), refined_target(batch.target, predictions, alpha))
-        module.memory.remember(batch.index, output.detach().float().softmax(dim=-1))
+        logits = at_least_float32(output)
+        loss = F.cross_entropy(logits, refined_target(batch.target, predictions, alpha).to(logits))
+        module.memory.remember(batch.index, logits.detach().softmax(dim=-1))
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss, "alpha": alpha.mean()}
 
     def export(self, module: Any) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cskd_hf.methods.base import Method, Weight
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,10 +42,12 @@ class TaskLoss(Method):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`output`, and its task loss (scalar, float32): logits (N, K) against labels (N,) or mixed labels (N, K)."""
+        """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
         import torch.nn.functional as F
 
-        return output, F.cross_entropy(output.float(), target, label_smoothing=self.smoothing)
+        logits = at_least_float32(output)
+        target = target.to(logits) if target.is_floating_point() else target
+        return output, F.cross_entropy(logits, target, label_smoothing=self.smoothing)
 
     def mixed_task(self, module: nn.Module, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Logits of the mixed images, and their task loss; None if nothing is mixed."""

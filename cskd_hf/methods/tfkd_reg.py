@@ -12,17 +12,15 @@ from pydantic import Field
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Share, Temperature
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def virtual_teacher(target: Tensor, num_classes: int, correct_probability: float, temperature: float) -> Tensor:
-    """softmax(p / T), where p is a for the true class and (1 − a) / (K − 1) for each other: labels (B,) → (B, K)."""
-    import torch
-
-    others = (1 - correct_probability) / (num_classes - 1)
-    p = torch.full((len(target), num_classes), others, device=target.device)
+def virtual_teacher(logits: Tensor, target: Tensor, correct_probability: float, temperature: float) -> Tensor:
+    """softmax(p / T), (B, K) like the logits, where p is a for the true class and (1 − a) / (K − 1) for each other."""
+    p = logits.new_full(logits.shape, (1 - correct_probability) / (logits.shape[-1] - 1))
     return (p.scatter_(1, target[:, None], correct_probability) / temperature).softmax(dim=-1)
 
 
@@ -57,8 +55,9 @@ class TfKDReg(Method):
         import torch.nn.functional as F
 
         output = module(batch.images)
-        task_loss = F.cross_entropy(output.float(), batch.target)
-        teacher = virtual_teacher(batch.target, output.shape[-1], self.correct_probability, self.temperature)
-        kd_loss = F.kl_div(output.float().log_softmax(dim=-1), teacher, reduction="batchmean")
+        logits = at_least_float32(output)
+        task_loss = F.cross_entropy(logits, batch.target)
+        teacher = virtual_teacher(logits, batch.target, self.correct_probability, self.temperature)
+        kd_loss = F.kl_div(logits.log_softmax(dim=-1), teacher, reduction="batchmean")
         loss = (1 - self.distill_loss_weight) * task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}

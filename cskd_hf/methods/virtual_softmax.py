@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method
+from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,9 +25,9 @@ def virtual_logit(features: Tensor, weight: Tensor, target: Tensor) -> Tensor:
         target: y, (B,).
 
     Returns:
-        (B, 1), float32.
+        (B, 1), at least float32.
     """
-    return (weight.float().norm(dim=-1)[target] * features.float().norm(dim=-1))[:, None]
+    return (at_least_float32(weight).norm(dim=-1)[target] * at_least_float32(features).norm(dim=-1))[:, None]
 
 
 class VirtualSoftmax(Method):
@@ -68,5 +69,5 @@ class VirtualSoftmax(Method):
         features = module.forward_head(module.forward_features(batch.images), pre_logits=True)
         output = classifier(features)
         virtual = virtual_logit(features, classifier.weight, batch.target)
-        loss = F.cross_entropy(torch.cat((output.float(), virtual), dim=-1), batch.target)
+        loss = F.cross_entropy(torch.cat((at_least_float32(output), virtual), dim=-1), batch.target)
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from cskd_hf.precision import at_least_float32
+
 
 class CosineLinear(nn.Linear):
     """s · cos θ between the features and each class's weights, in place of a linear classifier.
@@ -35,9 +37,10 @@ class CosineLinear(nn.Linear):
         self.register_buffer("scale", torch.tensor(scale, device=device))
 
     def cosine(self, features: Tensor) -> Tensor:
-        """cos θ, (N, K) float32, of features (N, D)."""
+        """cos θ, (N, K) and at least float32, of features (N, D)."""
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round θ to two digits
-            return F.linear(F.normalize(features.float(), dim=-1), F.normalize(self.weight.float(), dim=-1))
+            features, weight = (F.normalize(at_least_float32(rows), dim=-1) for rows in (features, self.weight))
+            return F.linear(features, weight)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * self.cosine(features)

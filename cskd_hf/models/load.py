@@ -22,7 +22,8 @@ class TrainedModel:
     Attributes:
         model: the timm model, in eval mode.
         class_names: K names; None if the weights come without names.
-        temperature: divides the logits; None if none was fitted.
+        temperature: divides the logits; None if the weights are not calibrated.
+        calibration: whether they are, on what evidence, or why not.
         transform: the preprocessing, mean and std included.
         run: the run folder, if the source is one.
     """
@@ -30,6 +31,7 @@ class TrainedModel:
     model: Any
     class_names: tuple[str, ...] | None
     temperature: float | None
+    calibration: str
     transform: TransformSection
     run: Path | None
 
@@ -69,8 +71,11 @@ def load_trained(source: str) -> TrainedModel:
         std=tuple(data_config["std"]),
     )
     names = config.get("label_names")
-    temperature = config.get("cskd", {}).get("temperature")
-    return TrainedModel(model, tuple(names) if names else None, temperature, transform, run)
+    facts = config.get("cskd", {})
+    temperature = facts.get("temperature")
+    unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
+    calibration = facts.get("calibration", f"not known to be calibrated: {unknown}")
+    return TrainedModel(model, tuple(names) if names else None, temperature, calibration, transform, run)
 
 
 def _config_file(location: str) -> Path:

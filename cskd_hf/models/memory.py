@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cskd_hf.models.collectives import gather_padded, world_and_rank
+from cskd_hf.precision import at_least_float32
 
 
 class PredictionMemory(nn.Module):
@@ -40,7 +41,7 @@ class PredictionMemory(nn.Module):
         return torch.where(own, index // self.world, len(self.visits) - 1)
 
     def recall(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Last predictions (B, K), float32, and numbers of visits (B,); a collective.
+        """Last predictions (B, K), at least float32, and numbers of visits (B,); a collective.
 
         Args:
             index: (B,) images, on whichever rank they live.
@@ -49,7 +50,8 @@ class PredictionMemory(nn.Module):
         rows = self._rows(requested)
         owned = (rows < len(self.visits) - 1).unsqueeze(-1)
         # One tensor, so that one collective suffices; counts are exact in float32 up to 2²⁴.
-        values = torch.cat((self.predictions[rows].float(), self.visits[rows].float().unsqueeze(-1)), dim=-1) * owned
+        predictions, visits = at_least_float32(self.predictions[rows]), self.visits[rows].unsqueeze(-1)
+        values = torch.cat((predictions, visits.to(predictions)), dim=-1) * owned
         if self.world > 1:
             dist.all_reduce(values)  # each row has one owner, the other ranks add zero
         own = values[self.rank, : len(index)]
@@ -58,7 +60,7 @@ class PredictionMemory(nn.Module):
     def remember(self, index: Tensor, predictions: Tensor) -> None:
         """Store the predictions (B, K) of the images (B,); a collective."""
         all_index, _ = gather_padded(index, -1)
-        all_predictions, _ = gather_padded(predictions.to(torch.float16), 0.0)
+        all_predictions, _ = gather_padded(predictions.to(self.predictions.dtype), 0.0)
         rows = self._rows(all_index).flatten()
         self.predictions[rows] = all_predictions.flatten(0, 1)
         # Assigned, not accumulated: an image that is twice in a global batch counts as one visit.

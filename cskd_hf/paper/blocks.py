@@ -33,7 +33,9 @@ METHOD_TITLES = {
     "mixup+cskd": "Mixup + CS-KD",
     "kd+cskd": "KD + CS-KD",
     "mutual_cskd": "Mutual CS-KD",
+    "ips": "IPS",
     "pskd": "PS-KD",
+    "dlb": "DLB",
     "tfkd_reg": "Tf-KD reg",
 }
 

@@ -16,6 +16,7 @@ from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 
 HIGHER_IS_BETTER = ("recall_at_1",)
+_IF_MEASURED = ("ece_scaled", "aurc_logit_norm")  # without a temperature, or by an earlier version, runs lack them
 
 
 def joint_spread(a: MeanStd | None, b: MeanStd | None) -> float | None:
@@ -87,15 +88,13 @@ class Grid:
 
 
 def fill_all(blocks: Sequence[Block], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[Grid]:
-    """Every block; after one of ECE follows ECE at the fitted temperature, where runs fitted one."""
+    """Every block; after one of ECE follows ECE at the fitted temperature. Of `_IF_MEASURED` only those with values."""
     grids = []
     for block in blocks:
         grids.append(fill(block, runs, states))
         if block.metric == "ece":
-            scaled = fill(replace(block, metric="ece_scaled", paper={}), runs, states)
-            if any(cell.values for cell in scaled.flat()):
-                grids.append(scaled)
-    return grids
+            grids.append(fill(replace(block, metric="ece_scaled", paper={}), runs, states))
+    return [grid for grid in grids if grid.block.metric not in _IF_MEASURED or any(cell.values for cell in grid.flat())]
 
 
 def fill(block: Block, runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> Grid:

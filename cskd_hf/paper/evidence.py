@@ -7,7 +7,7 @@ from cskd_hf.paper.blocks import PAPER_NAMES, Block
 from cskd_hf.paper.rows import STRONG_ROWS
 
 COLUMNS = (("icons", "test_resnet"), ("fashion_mnist_1k", "test_resnet"), ("digits", "resnet10"))
-METRICS = ("top1_error", "nll", "ece", "brier", "aurc", "recall_at_1")
+METRICS = ("top1_error", "nll", "ece", "brier", "aurc", "aurc_logit_norm", "recall_at_1")
 # Training compute at equal compute, in epochs of cross-entropy for every epoch of the recipe.
 BUDGET = 2
 

@@ -191,11 +191,11 @@ def _top_bars(panel: Axes, run: FinishedRun, image: int, width: float) -> None:
     correct = [label == int(run.target[image]) for label in labels]
     colors = [(BLUE if true else VERMILLION) + "66" for true in correct]
     panel.barh(range(len(labels)), percent, height=0.86, color=colors)
-    room = width - text_width("100.0", SMALL) - 6
+    room = width - text_width(">99.9", SMALL) - 6
     style: dict[str, Any] = {"fontsize": SMALL, "verticalalignment": "center_baseline", "color": BLACK}
     for position, (label, value, true) in enumerate(zip(labels, percent, correct, strict=True)):
         name = shortened(run.class_names[label], room, SMALL, bold=true)
         panel.text(1, position, name, fontweight="bold" if true else "normal", parse_math=False, **style)
-        panel.text(100, position, f"{value:.1f}", horizontalalignment="right", **style)
+        panel.text(100, position, ">99.9" if value > 99.9 else f"{value:.1f}", horizontalalignment="right", **style)
     panel.set(xlim=(0, 100), ylim=(len(labels) - 0.5, -0.5), xticks=[], yticks=[])
     panel.spines["bottom"].set_visible(False)

@@ -15,6 +15,7 @@ _HEADS = {
     "ece_scaled": "ECE, fitted T",
     "brier": "Brier",
     "aurc": "AURC",
+    "aurc_logit_norm": "AURC, logit norm",
     "recall_at_1": "Recall@1",
 }
 _LEGEND = [

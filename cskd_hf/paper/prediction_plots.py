@@ -16,7 +16,6 @@ from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cskd_hf.evaluation.calibration import apply_temperature
 from cskd_hf.evaluation.confidence import NUM_BINS, ReliabilityBins, ece, reliability_bins
 from cskd_hf.evaluation.metrics import top_k_error
 from cskd_hf.paper.finished_runs import FinishedRun
@@ -60,10 +59,10 @@ def reliability_diagrams(runs: Sequence[FinishedRun]) -> Drawing:
             panel.plot([0, 100], [0, 100], **calibrated)
             lines = [f"ECE {ece(run.logits, run.target):.2f} %"]
             if run.temperature is not None:
-                logits = apply_temperature(run.logits, run.temperature)
-                points = _points(reliability_bins(logits, run.target, DIAGRAM_BINS))
+                points = _points(reliability_bins(run.logits, run.target, DIAGRAM_BINS, run.temperature))
                 panel.plot(*points, **scaled, clip_on=False)
-                lines.append(f"ECE {ece(logits, run.target):.2f} % with T = {run.temperature:.2f}")
+                error = ece(run.logits, run.target, temperature=run.temperature)
+                lines.append(f"ECE {error:.2f} % with T = {run.temperature:.2f}")
             panel.plot(*_points(bins), **original, clip_on=False)
             ticks = range(0, 101, 20)
             panel.set(xlim=(0, 100), ylim=(0, 100), xticks=ticks, yticks=ticks)

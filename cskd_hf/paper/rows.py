@@ -13,6 +13,7 @@ _COEFFICIENTS: dict[str, dict[str, str]] = {
     "cskd": _CLASS_WISE,
     "cskd_e": _CLASS_WISE,
     "mutual_cskd": _CLASS_WISE,
+    "ips": _CLASS_WISE,
     "mixup_cskd": _CLASS_WISE,
     "distillation_cskd": {"class_wise_temperature": "temperature", "class_wise_loss_weight": "distill_loss_weight"},
 }

@@ -220,7 +220,7 @@ class RunSection(Section):
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
     model_ema_warmup: bool = True
-    """Start with a short average that grows to `model_ema_decay` as updates are made; false: full length from the start."""
+    """Start with a short average that grows with the updates up to `model_ema_decay`; false: that decay throughout."""
     channels_last: bool = True
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same step."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.splits import Images
+from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
@@ -68,7 +69,9 @@ class Console:
             "precision": recipe.run.mixed_precision,
         }
         self.say("\n".join([str(recipe.run.output_dir), *(f"  {name:9s}  {text}" for name, text in lines.items())]))
-        for note in (*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)):
+        notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
+        notes += [] if images.holdout is None else holdout_note(len(images.holdout))
+        for note in notes:
             self.say(f"  note       {note}")
         self.samples_per_epoch = batches.num_samples
         if self.enabled and sys.stdout.isatty():
@@ -129,10 +132,7 @@ class Console:
         summary = read_summary(folder)
         metrics = summary.metrics
         self.say(f"\ntest split, last epoch\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
-        if metrics.temperature is None:
-            self.say("no temperature was fitted: the run had no hold-out set (data.holdout: 0)")
-        else:
-            self.say(f"calibrated: logits divided by {metrics.temperature:.4f}, fitted on the hold-out set")
+        self.say(metrics.verdict)
         for note in summary.notes:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")
@@ -157,7 +157,7 @@ def ema_note(run: RunSection, updates: int) -> list[str]:
     if not run.model_ema or run.model_ema_warmup or first < MAX_FIRST_WEIGHTS:
         return []
     return [
-        f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, this "
-        f"run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; write "
-        f"run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
+        f"run.model_ema_decay: {run.model_ema_decay:g} averages over {1 / (1 - run.model_ema_decay):,.0f} updates, but "
+        f"this run has {updates:,}: {100 * first:.0f} % of the exported average are the weights of the first update; "
+        f"write run.model_ema_warmup=true, or run.model_ema_decay={1 - min(5 / updates, 0.5):.6g}"
     ]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import NUM_BINS, ece, reliability_bins
+from cskd_hf.evaluation.confidence import NUM_BINS, ReliabilityBins, ece, reliability_bins
 from cskd_hf.files import write_bytes
 
 # Okabe & Ito, "Color Universal Design" (2008): distinguishable under the common colour blindnesses. Without its yellow,
@@ -95,19 +95,19 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
         path: the PNG to write; its folder is created.
         title: printed above the panels.
     """
-    views = [("as trained", logits)]
+    views = [("as trained", 1.0)]
     if temperature is not None:
-        views.append((f"temperature {temperature:.3f}", logits / temperature))
+        views.append((f"temperature {temperature:.3f}", temperature))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5 * len(views), 4.4))
         # A dollar sign in a run's name must not fail the figure after hours of training.
         figure.suptitle(title, x=0.02, horizontalalignment="left", parse_math=False)
         panels = figure.subplots(2, len(views), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 1))
         errors = []
-        for (name, scaled), (diagram, histogram) in zip(views, panels.T, strict=True):
-            error = ece(scaled, target)
+        for (name, divisor), (diagram, histogram) in zip(views, panels.T, strict=True):
+            error = ece(logits, target, temperature=divisor)
             errors.append(f"ECE {error:.2f} % {name}")
-            _reliability(diagram, histogram, scaled, target)
+            _reliability(diagram, histogram, reliability_bins(logits, target, DIAGRAM_BINS, divisor))
             diagram.set_title(f"{name}\nECE {error:.2f} % ({NUM_BINS} bins)")
         panels[0, 0].set_ylabel("accuracy (%)")
         # Empty in the usual, overconfident case.
@@ -116,11 +116,10 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
         _save(figure, path, f"Reliability diagram of {len(target)} images: {', '.join(errors)}.")
 
 
-def _reliability(diagram: Axes, histogram: Axes, logits: Tensor, target: Tensor) -> None:
+def _reliability(diagram: Axes, histogram: Axes, bins: ReliabilityBins) -> None:
     """Fill one column of the diagram; both axes in percent."""
-    bins = reliability_bins(logits, target, DIAGRAM_BINS)
     accuracy, confidence = 100 * bins.accuracy.numpy(), 100 * bins.confidence.numpy()  # NaN: no bar
-    share = 100 * bins.count.numpy() / len(target)
+    share = 100 * bins.count.numpy() / bins.count.sum().item()
     width = 100 / DIAGRAM_BINS
     left = [width * index for index in range(DIAGRAM_BINS)]
     right = [edge + width for edge in left]

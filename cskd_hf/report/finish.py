@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from cskd_hf.data.splits import Images
-from cskd_hf.evaluation.calibration import apply_temperature, fit_temperature
-from cskd_hf.evaluation.metrics import evaluate_predictions
+from cskd_hf.evaluation.calibration import calibrate
+from cskd_hf.evaluation.metrics import evaluate_predictions, image_nll
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.files import write_tensors
 from cskd_hf.models.export import export_model, needs_cskd_hf
@@ -75,9 +75,19 @@ def finish(
         metrics=metrics,
         throughput=_throughput(progress, num_processes, peak_memory_bytes),
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
-        notes=(*images.notes, *ema_note(recipe.run, progress.step), *_skip_notes(images, progress, predictions)),
+        notes=(
+            *images.notes,
+            *ema_note(recipe.run, progress.step),
+            *_transfer_note(test, metrics.temperature),
+            *_skip_notes(images, progress, predictions),
+        ),
     )
-    facts = {"method": summary.method, "temperature": metrics.temperature, "recipe_hash": summary.recipe_hash}
+    facts = {
+        "method": summary.method,
+        "temperature": metrics.temperature,
+        "calibration": metrics.verdict,
+        "recipe_hash": summary.recipe_hash,
+    }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     run_summary.write_summary(folder, summary)  # from here on the run counts as finished
@@ -86,13 +96,28 @@ def finish(
 
 def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.MetricsSummary:
     """Metrics on the test split; the temperature is fitted on the hold-out set alone."""
-    temperature = scaled = None
-    if holdout is not None:
-        temperature = fit_temperature(holdout.logits, holdout.target)
-        scaled = evaluate_predictions(apply_temperature(test.logits, temperature), test.target, test.features)
-    last = evaluate_predictions(test.logits, test.target, test.features)
-    values = {"last": last, "temperature": temperature, "metrics_scaled": scaled}
+    calibration = None if holdout is None else calibrate(holdout.logits, holdout.target)
+    temperature = None if calibration is None else calibration.temperature
+    last, scaled = evaluate_predictions(test.logits, test.target, test.features), None
+    if temperature is not None:
+        scaled = evaluate_predictions(test.logits, test.target, None, temperature)
+        scaled["recall_at_1"] = last["recall_at_1"]  # of the features: slow, and independent of the temperature
+    values = {"last": last, "temperature": temperature, "metrics_scaled": scaled, "calibration": calibration}
     return run_summary.MetricsSummary.model_validate(values)
+
+
+def _transfer_note(test: Predictions, temperature: float | None) -> list[str]:
+    """A warning if the temperature raises the test split's NLL by more than two standard errors."""
+    if temperature is None or len(test.target) < 2:
+        return []
+    before, after = image_nll(test.logits, test.target), image_nll(test.logits, test.target, temperature)
+    rise = after - before
+    if not rise.mean() > 2 * rise.std() / len(rise) ** 0.5:
+        return []
+    return [
+        f"the temperature raises the NLL of the test split from {before.mean():.4g} to {after.mean():.4g}: "
+        "the hold-out set differs from it"
+    ]
 
 
 def _throughput(progress: Progress, num_processes: int, peak_memory_bytes: int | None) -> run_summary.Throughput:

@@ -48,15 +48,52 @@ class MetricValues(_Record):
     adaptive_ece: float
     classwise_ece: float
     aurc: float
+    aurc_logit_norm: float | None = None  # not measured by earlier versions
     recall_at_1: float | None
 
 
+class Calibration(_Record):
+    """What the hold-out set says about the temperature.
+
+    Attributes:
+        verdict: "calibrated: …" or "not calibrated: …, T = 1", the sentence that every command prints.
+        temperature: divides the logits; None if the evidence does not support one.
+        fitted: of maximum likelihood, used or not.
+        low, high: ends of its 95 % interval; None for an end that the images leave open.
+        images, different_images: of the hold-out set; different are images whose predictions differ.
+        nll, nll_scaled: of the hold-out set, with the logits as trained and divided by `fitted`.
+    """
+
+    verdict: str
+    temperature: float | None
+    fitted: float
+    low: float | None
+    high: float | None
+    images: int
+    different_images: int
+    nll: float
+    nll_scaled: float
+
+
 class MetricsSummary(_Record):
-    """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one."""
+    """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one.
+
+    `calibration` is None without a hold-out set, and in folders of earlier versions.
+    """
 
     last: MetricValues
     temperature: float | None
     metrics_scaled: MetricValues | None
+    calibration: Calibration | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the probabilities are calibrated, and why not."""
+        if self.calibration is not None:
+            return self.calibration.verdict
+        if self.temperature is None:
+            return "not calibrated: no temperature was fitted, the run had no hold-out set (data.holdout: 0)"
+        return f"logits divided by {self.temperature:.4f}, fitted on a hold-out set whose size was not checked"
 
 
 class Throughput(_Record):

@@ -102,7 +102,7 @@ def read_contender(source: str) -> Contender:
     if summary is None:
         facts = "These weights come without metrics."
         if trained.temperature is None:
-            facts = f"Not calibrated: no temperature was fitted. {facts}"
+            facts = f"{_sentence(trained.calibration)} {facts}"
         # Visitors must not see the path of a folder.
         name = repository if kind == "hf-hub" else Path(repository).name
         return Contender(trained, title=name, name="", facts=facts)
@@ -135,12 +135,14 @@ def _facts(summary: Summary) -> str:
     images = summary.dataset.images
     raw = f"{summary.metric('ece'):.2f} %"
     tested = f"{images['test']:,} test images of {Path(summary.dataset.name).name}"
+    verdict = _sentence(summary.metrics.verdict)
     if summary.metrics.temperature is None:
-        return f"Not calibrated: no temperature was fitted. ECE on {tested}: {raw}."
-    return (
-        f"ECE on {tested}: {summary.metric('ece_scaled'):.2f} % as shown, {raw} before the logits were divided by "
-        f"the temperature {summary.metrics.temperature:.3f}, fitted on {images['holdout']:,} other images."
-    )
+        return f"{verdict} ECE on {tested}: {raw}."
+    return f"{verdict} ECE on {tested}: {summary.metric('ece_scaled'):.2f} % as shown, {raw} as trained."
+
+
+def _sentence(verdict: str) -> str:
+    return f"{verdict[0].upper()}{verdict[1:]}."
 
 
 def answer(contenders: Sequence[Contender], picture: str | None) -> str:
@@ -160,8 +162,10 @@ def answer(contenders: Sequence[Contender], picture: str | None) -> str:
 
 
 def _section(contender: Contender, bars: Sequence[tuple[str, float]], color: str) -> str:
+    from cskd_hf.evaluation.table import percent
+
     rows = "".join(
-        f'<li><span class="name">{escape(name)}</span> <span class="value">{100 * value:.2f} %</span>'
+        f'<li><span class="name">{escape(name)}</span> <span class="value">{escape(percent(value))}</span>'
         f'<span class="track" aria-hidden="true"><span class="bar" style="width:{100 * value:.2f}%"></span></span></li>'
         for name, value in bars
     )

@@ -11,7 +11,7 @@ import pytest
 from command_runs import ROOT, draw_folder, draw_image, write_recipe
 from small_sets import as_arrow
 
-from cskd_hf.checks.run import check
+from cskd_hf.checks.run import METRICS_MEMORY, check
 from cskd_hf.data import duplicates, inspect
 from cskd_hf.data.splits import load_images
 from cskd_hf.recipe.catalog import CATALOG
@@ -91,6 +91,8 @@ def test_the_digits_match_their_catalog_entry(checked):
     for holdout in ("holdout", "0.2"):
         done = checked(DIGITS, f"data.holdout={holdout}", full=True)
         assert (done.status, done.problems) == (0, [])
+        too_small = "data.holdout: 40 hold-out images, fewer than the 200"
+        assert any(note.startswith(too_small) for note in done.notes) == (holdout == "0.2")
     assert "hold-out set: 0.2 of each class of 'train'" in done.stdout
 
 
@@ -210,6 +212,14 @@ def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checke
     weights = 4 * (11_279_112 - 198 * 513)
     need = 5 * 2 * weights + weights + 4 * 4 * (2 + 512)
     assert f"about {duplicates.readable_size(need)} for a run: 5 checkpoints of" in done.stdout
+
+
+def test_memory_is_estimated_from_predictions_and_their_metrics(recipe, checked, monkeypatch):
+    size = duplicates.readable_size(2 * 4 * 4 * (2 + 96) + METRICS_MEMORY)
+    assert f"{size} for predictions and their metrics, of" in checked(recipe).stdout
+    monkeypatch.setattr("os.sysconf", lambda name: 10_000)  # 100 MB
+    (problem,) = checked(recipe).problems
+    assert problem == f"the predictions and their metrics need {size} of memory; this machine has 100 MB"
 
 
 def test_offline_uncached_weights_are_a_problem(tmp_path, folder, checked, monkeypatch):

@@ -107,8 +107,12 @@ def test_a_compiled_step_equals_the_eager_one(name, settings):
             )
     for (key, buffer), other in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         torch.testing.assert_close(other, buffer, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
-    # One graph, unless Mixup draws its ratio outside; torch 2.11 also breaks at the scale of AdaCos.
-    breaks = (isinstance(method, TaskLoss) and method.mixes) or (name == "adacos" and torch.__version__ < "2.12")
+    # One graph, unless mixing or IPS draws outside; torch 2.11 also breaks at the scale of AdaCos.
+    breaks = (
+        (isinstance(method, TaskLoss) and method.mixes)
+        or name == "ips"
+        or (name == "adacos" and torch.__version__ < "2.12")
+    )
     if not breaks:
         assert len(graphs) == 1
     # Inductor has its own random generator: random numbers drawn inside a graph would differ from an eager run's.

@@ -34,7 +34,7 @@ def test_every_method_resumes_bit_equal(tmp_path, make_run, same_tensors, name, 
     first.train(stop)
     first.save(tmp_path)
     (checkpoint,) = list_checkpoints(tmp_path)
-    assert (checkpoint / "memories.safetensors").is_file() == (name == "pskd")
+    assert (checkpoint / "memories.safetensors").is_file() == (name in ("pskd", "dlb"))
 
     second = make_run(**settings_of(name), weights=1)  # loading must replace all of them
     second.load(checkpoint)
@@ -73,7 +73,7 @@ def test_the_memory_stores_each_image_once_per_epoch_with_its_own_prediction(mak
 @pytest.mark.parametrize("name", METHODS)
 def test_two_accumulated_batches_equal_one_of_twice_the_size(make_run, name):
     """Not if the loss depends on batch statistics or on random numbers drawn per batch."""
-    batch_dependent = {"adacos", "byot", "ddgsd", "mixup", "mixup_cskd"}
+    batch_dependent = {"adacos", "byot", "ddgsd", "ips", "mixup", "mixup_cskd"}
 
     def plain() -> nn.Module:
         return small_network(len(CLASSES), norm=lambda channels: nn.GroupNorm(1, channels))

@@ -55,7 +55,8 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     summary = summary_of(tmp_path / "run")
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 4, "test": 8}
     assert summary["model"]["num_parameters"] == 25_557_032 - 996 * 2049
-    assert summary["metrics"]["temperature"] > 0
+    assert summary["metrics"]["calibration"]["images"] == 4
+    assert summary["metrics"]["temperature"] is None
     expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
     assert summary["method"] == expected
 

@@ -10,7 +10,7 @@ import torch
 from random_logits import numpy_softmax, predictions
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import adaptive_ece, aurc, classwise_ece, ece, reliability_bins
+from cskd_hf.evaluation.confidence import adaptive_ece, aurc, aurc_logit_norm, classwise_ece, ece, reliability_bins
 
 
 def two_class(probability_of_0: list[float]) -> Tensor:
@@ -137,3 +137,27 @@ def test_aurc_is_lower_if_confidence_predicts_correctness() -> None:
     aligned, reversed_ = two_class([0.9, 0.9, 0.9, 0.6]), two_class([0.6, 0.6, 0.6, 0.9])
     assert aurc(aligned, target) == pytest.approx(100 / 16)
     assert aurc(reversed_, target) > 25 > aurc(aligned, target)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_aurc_of_normalised_logits_agrees_with_a_loop_over_coverages(scale: float) -> None:
+    logits, target = predictions()
+    z = logits.numpy().astype(np.float64)
+    z -= z.sum(axis=1, keepdims=True) / z.shape[1]
+    confidence = z.max(axis=1) / np.sqrt((z**2).sum(axis=1))
+    wrong = (z.argmax(axis=1) != target.numpy())[np.argsort(-confidence)]
+    expected = 100 * np.mean([wrong[:k].mean() for k in range(1, len(wrong) + 1)])
+    assert expected != pytest.approx(aurc(logits, target))
+    # neither a temperature, the same for all images or not, nor a shift changes the ranking
+    rescaled = logits.double() * torch.linspace(scale, 1, len(logits))[:, None] + 3
+    for values in (logits, rescaled):
+        assert aurc_logit_norm(values, target) == pytest.approx(expected)
+
+
+def test_normalised_logits_of_two_classes_tie_and_undefined_ones_rank_last() -> None:
+    logits, target = predictions(num_classes=2)
+    error = 100 * (logits.argmax(dim=1) != target).double().mean().item()
+    assert aurc_logit_norm(logits, target) == pytest.approx(error)
+    for wrong in ([1.0, 1.0, 1.0], [5.0, 1.0, -torch.inf]):
+        logits = torch.tensor([wrong, [2.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+        assert aurc_logit_norm(logits, torch.tensor([2, 0, 1])) == pytest.approx(100 * (0 + 0 + 1 / 3) / 3)

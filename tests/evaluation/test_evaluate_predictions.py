@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from random_logits import predictions
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from cskd_hf.evaluation.calibration import calibrate
 from cskd_hf.evaluation.metrics import (
     DEFINITIONS,
     adaptive_ece,
     aurc,
+    aurc_logit_norm,
     brier,
     classwise_ece,
     ece,
@@ -22,7 +27,18 @@ from cskd_hf.evaluation.metrics import (
     top_k_error,
 )
 
-NAMES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+NAMES = [
+    "top1_error",
+    "top5_error",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "classwise_ece",
+    "aurc",
+    "aurc_logit_norm",
+    "recall_at_1",
+]
 
 
 def test_every_metric_is_reported_in_order_with_its_definition() -> None:
@@ -33,7 +49,7 @@ def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
     assert values["recall_at_1"] == recall_at_1(features, target)
-    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc):
+    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm):
         assert values[metric.__name__] == metric(logits, target)
     assert all(type(value) is float for value in values.values())
 
@@ -97,7 +113,7 @@ LABELS = torch.tensor([0, 1, 2])
         (torch.tensor([[-math.inf, -math.inf], [0.0, 0.0], [0.0, 0.0]]), LABELS * 0, r"logits\[0\]"),
     ],
 )
-@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc])
+@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm])
 def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metric(logits, target)
@@ -117,3 +133,40 @@ def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor
 def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recall_at_1(features, target)
+
+
+def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = predictions()
+    whole = evaluate_predictions(logits.double() / 1.7, target, None)
+    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 4 * 7)
+    chunked = evaluate_predictions(logits, target, None, temperature=1.7)
+    assert chunked.pop("recall_at_1") is whole.pop("recall_at_1") is None
+    assert chunked == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_an_invalid_temperature_is_rejected(temperature: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        evaluate_predictions(*predictions(), None, temperature)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the elements of the largest tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return result
+
+
+def test_neither_metrics_nor_the_temperature_copy_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = predictions(num_images=250, num_classes=50)
+    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 1_000)
+    with LargestTensor() as largest:
+        evaluate_predictions(logits, target, None, temperature=2.0)
+        calibrate(logits, target)
+    assert largest.elements <= 4 * 250 < logits.numel() / 10

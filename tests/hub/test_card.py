@@ -63,7 +63,7 @@ def test_every_number_comes_from_the_summary(numbered):
             assert value is None or re.search(rf"^\| {name} \|.* {value:.4g} \|", text, re.MULTILINE), name
     for word in ("T = 1.23456", "(logits / 1.23456)", "4321 images/s", "7.77 hours", "4.5 GiB", "777 epochs"):
         assert word in text
-    for word in ("seed 4242", "`feedbeef`", "the 8 images of the hold-out"):
+    for word in ("seed 4242", "`feedbeef`", "the 208 images of the hold-out"):
         assert word in text
     assert f"from {numbered.holdout['nll']:.4g} to" in text
     assert [name for name, definition in DEFINITIONS.items() if definition not in text] == []
@@ -165,7 +165,7 @@ def test_several_seeds_are_reported_as_mean_and_std(source):
 
 def test_without_a_holdout_set_the_card_says_that_nothing_is_calibrated():
     text = card(read_source(trained(holdout=0.0)))
-    assert "Without a hold-out set no temperature was fitted" in text
+    assert "Probabilities: not calibrated: no temperature was fitted, the run had no hold-out set" in text
     assert "there is no hold-out set" in text
     assert "| calibrated |" not in text
     assert "None" not in text.replace("[None]", "")

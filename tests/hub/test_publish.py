@@ -83,8 +83,9 @@ def test_evaluate_and_predict_divide_by_the_temperature_once(folded, tmp_path, c
     capsys.readouterr()
     for model in (str(run), f"local-dir:{run / 'release'}"):
         predict.main([model, str(picture)])
-    first, second = capsys.readouterr().out.split(f"{picture}\n")[1:]
-    assert first == second
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == load_trained(str(run)).calibration
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
 
 
 def test_card_and_metrics_have_the_mean_over_seeds(folded):
@@ -111,7 +112,7 @@ def test_the_cards_code_runs_without_this_package(folded, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert re.fullmatch(r" *\d+\.\d\d %  class \d", lines[0])
+    assert re.fullmatch(r" *\d+\.\d %  class \d", lines[0])
     assert lines[-1] == "(1, 96)"
     top = re.search(r"'label': '(class \d)'", done.stdout)
     assert top[1] == lines[0].split("%  ")[1]
@@ -151,7 +152,10 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
         (("RUN", "just-a-name"), "write ORG/NAME"),
         (("nowhere", NAME), "nowhere: not a run folder"),
         (("UNFINISHED", NAME), "not finished (no summary.json"),
-        (("PLAIN", NAME, "--fold-temperature"), "has no temperature because it has no hold-out set"),
+        (
+            ("PLAIN", NAME, "--fold-temperature"),
+            "is not calibrated: no temperature was fitted, the run had no hold-out set",
+        ),
         (("RUN", NAME, "--license", "What Ever"), "--license: read 'What Ever'"),
         (("RUN", NAME, "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
     ],

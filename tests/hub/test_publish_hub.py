@@ -73,8 +73,10 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("publish")
-    images = draw_folder(folder / "images", {"train": [8, 8, 8], "val": [4, 4, 4]})
-    recipe = write_recipe(folder / "run.yaml", images, data={"test_split": "val", "holdout": 0.25})
+    images = draw_folder(folder / "images", {"train": [8, 8, 8], "val": [4, 4, 4], "holdout": [70, 70, 70]})
+    recipe = write_recipe(
+        folder / "run.yaml", images, data={"test_split": "val", "holdout": "holdout"}, optimizer={"lr": 0.05}
+    )
     trained = quick(recipe)
     assert trained.status == 0, trained.stderr
     pictures = sorted((images / "val").glob("*/*.png"))[::2]

@@ -35,6 +35,17 @@ def test_the_loss_is_float32_under_autocast(name: str) -> None:
 
 
 @each_method
+def test_a_float64_models_losses_are_float64(name: str) -> None:
+    method = method_of(name)
+    objective, batch = objective_of(method).double(), batch_for(method)
+    result = objective(batch._replace(images=batch.images.double() / 255))
+    losses = {key: value for key, value in result.items() if key.endswith("loss")}
+    assert {key: value.dtype for key, value in losses.items()} == dict.fromkeys(losses, torch.float64)
+    rounded = [key for key, value in losses.items() if value == value.float() != 0]  # DLB's first step has no teacher
+    assert rounded == []
+
+
+@each_method
 def test_a_few_steps_on_one_batch_reduce_its_loss(name: str) -> None:
     method = method_of(name)
     objective, batch = objective_of(method), batch_for(method)
@@ -76,8 +87,9 @@ def test_the_same_seed_gives_the_same_step_bit_for_bit(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_all_but_two_methods_have_coefficients_that_reduce_them_to_cross_entropy() -> None:
-    assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos"}
+def test_all_but_three_methods_have_coefficients_that_reduce_them_to_cross_entropy() -> None:
+    """DLB normalises its halves separately."""
+    assert METHODS.keys() - ZERO.keys() == {"virtual_softmax", "adacos", "dlb"}
 
 
 @pytest.mark.parametrize("name", ZERO)

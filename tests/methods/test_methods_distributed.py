@@ -16,7 +16,7 @@ from cskd_hf.methods import METHODS
 from cskd_hf.runs.checkpoint import list_checkpoints
 
 # Each rank mixes its own shard of a batch, so what is mixed depends on their number, as everywhere in timm.
-MIXED = {"mixup", "mixup_cskd"}
+MIXED = {"mixup", "mixup_cskd", "ips"}
 
 
 @pytest.fixture(scope="module")

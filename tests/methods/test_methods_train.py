@@ -114,13 +114,11 @@ def test_the_weight_average_is_of_the_exported_network(run: tuple[str, Path, str
     )
     assert average.keys() == weights.keys()
     assert all(torch.equal(average[key], weights[key]) for key in average)
-    prefix = "model." if name in ("byot", "distillation", "distillation_cskd", "pskd") else ""
+    prefix = "model." if name in ("byot", "distillation", "distillation_cskd", "pskd", "dlb") else ""
     assert {key.removeprefix(prefix) for key in trained if key.startswith(prefix)} == average.keys()
     assert not torch.equal(average["conv1.0.weight"], trained[f"{prefix}conv1.0.weight"])
-    others = {"byot": {"branches", "hints"}, "distillation": {"teacher"}, "distillation_cskd": {"teacher"}}.get(
-        name, set()
-    )
-    assert {key.partition(".")[0] for key in trained if not key.startswith(prefix)} == others
+    others = {"byot": {"branches", "hints"}, "distillation": {"teacher"}, "distillation_cskd": {"teacher"}}
+    assert {key.partition(".")[0] for key in trained if not key.startswith(prefix)} == others.get(name, set())
 
 
 @pytest.mark.parametrize("name", METHODS)

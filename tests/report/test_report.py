@@ -89,7 +89,7 @@ def test_the_report_states_what_ran_and_what_came_out(tmp_path: Path) -> None:
         *("images: train 45,000, test 10,000, holdout 5,000", "seed 7", SUMMARY.recipe_hash, "batch_size: 123"),
         *("2,432 images/s on 8 processes", "2.1 %", "3.00 GiB", "2 h 17 min"),
         *("8 × Fast GPU, bf16; cskd_hf 0.1.0, commit 0123456", "3.10.99", *SUMMARY.notes),
-        "The temperature, 1.414, was fitted on the hold-out set (5,000 images)",
+        f"Probabilities: {SUMMARY.metrics.verdict}. The hold-out set (5,000 images) was not trained on",
         "Best epoch on the hold-out set: 1 (the first is 0), 41.25 % top-1 error.",
         "For information only; the result above is the last epoch.",
     ):
@@ -108,7 +108,7 @@ def test_every_metric_has_its_definition_and_both_values(tmp_path: Path, name: s
 def test_without_a_holdout_set_the_report_states_that_no_temperature_was_fitted(tmp_path: Path) -> None:
     lines = [{key: value for key, value in line.items() if "holdout" not in key} for line in LINES]
     page = page_of(tmp_path / "run", summary_without_holdout(), lines)
-    assert "No temperature was fitted: the run had no hold-out set (data.holdout: 0)." in page.text
+    assert "no temperature was fitted, the run had no hold-out set (data.holdout: 0)." in page.text
     assert "after temperature" not in page.text
     assert "Best epoch" not in page.text
     assert [len(row) for row in page.rows if row[0].startswith("top1_error")] == [2]
@@ -199,4 +199,4 @@ def test_the_readme_of_the_weights_loads_them_and_lists_the_metrics(tmp_path: Pa
     assert "Divide the logits by 1.4142 before the softmax" in text
     text = model_readme(summary_without_holdout(), tmp_path / "run")
     assert f"| ece | 14 | {DEFINITIONS['ece']} |" in text
-    assert "No temperature was fitted" in text
+    assert "no temperature was fitted" in text

@@ -24,7 +24,18 @@ from whole_runs import whole_run
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.runs.environment import read_environments
 
-RATES = ["top1_error", "top5_error", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc", "recall_at_1"]
+RATES = [
+    "top1_error",
+    "top5_error",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "classwise_ece",
+    "aurc",
+    "aurc_logit_norm",
+    "recall_at_1",
+]
 
 
 images = pytest.fixture(fifteen_images, scope="module")
@@ -89,8 +100,8 @@ def test_the_summary_has_the_documented_keys(finished):
     }
     assert len(bytes.fromhex(summary["recipe_hash"])) == 8
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 3, "test": 9}
-    assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled"}
-    assert list(summary["metrics"]["last"]) == list(summary["metrics"]["metrics_scaled"]) == RATES
+    assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled", "calibration"}
+    assert list(summary["metrics"]["last"]) == RATES
     throughput = summary["throughput"]
     assert {"images_per_second", "data_wait_share", "peak_memory_bytes"} <= set(throughput)
     assert throughput["images_per_second"] == pytest.approx(24 / throughput["train_seconds"])
@@ -109,9 +120,20 @@ def test_the_metrics_are_those_of_the_saved_predictions(finished):
     assert saved["row"].tolist() == list(range(9))
     assert metrics["last"]["top1_error"] == pytest.approx(100 * (logits.argmax(1) != target).double().mean().item())
     assert metrics["last"] == pytest.approx(evaluate_predictions(logits, target, features), abs=1e-9)
-    scaled = evaluate_predictions(logits / metrics["temperature"], target, features)
-    assert metrics["metrics_scaled"] == pytest.approx(scaled, abs=1e-4)
     assert saved["holdout_logits"].shape == (3, 3)
+
+
+def test_a_temperature_without_evidence_is_refused_in_the_same_words_everywhere(finished):
+    """Three hold-out images."""
+    _, folder, done = finished
+    metrics = summary_of(folder)["metrics"]
+    assert (metrics["temperature"], metrics["metrics_scaled"]) == (None, None)
+    verdict = "not calibrated: 3 hold-out images, fewer than the 200 that a temperature needs; T = 1"
+    assert metrics["calibration"]["verdict"] == verdict
+    assert verdict in done.stdout
+    for name in ("report.html", "model/README.md", "model/config.json"):
+        assert verdict in (folder / name).read_text(encoding="utf-8"), name
+    assert json.loads((folder / "model" / "config.json").read_text())["cskd"]["temperature"] is None
 
 
 def test_metrics_have_one_line_per_epoch(finished):

@@ -81,14 +81,14 @@ def test_missing_weights_or_gradio_give_one_line(args, before, message):
 def test_the_page_shows_facts_and_bars_of_each_model(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SPACE))
     app = importlib.import_module("app")
-    images = draw_folder(tmp_path / "images", {"train": [8] * 6, "test": [4] * 6})
-    holdout = {"test_split": "test", "holdout": 0.25}
+    images = draw_folder(tmp_path / "images", {"train": [8] * 6, "test": [4] * 6, "holdout": [36] * 6})
+    holdout = {"test_split": "test", "holdout": "holdout"}
     assert quick(write_recipe(tmp_path / "run.yaml", images, data=holdout)).status == 0
     run, bare = app.read_contender(str(tmp_path / "run")), app.read_contender(f"local-dir:{tmp_path / 'run' / 'model'}")
     metrics = summary_of(tmp_path / "run")["metrics"]
     assert (run.title, run.name) == ("CS-KD", "run")
-    assert f"{metrics['metrics_scaled']['ece']:.2f} % as shown, {metrics['last']['ece']:.2f} % before" in run.facts
-    assert f"the temperature {metrics['temperature']:.3f}, fitted on 12 other images" in run.facts
+    assert f"{metrics['metrics_scaled']['ece']:.2f} % as shown, {metrics['last']['ece']:.2f} % as trained" in run.facts
+    assert run.facts[1:].startswith(metrics["calibration"]["verdict"][1:] + ". ECE on")
     assert (bare.title, bare.facts) == ("model", "These weights come without metrics.")
     draw_image(1, seed=2).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")

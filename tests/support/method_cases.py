@@ -39,6 +39,7 @@ ZERO: dict[str, dict[str, float]] = {
     "mixup_cskd": {"mixup_alpha": 0.0, "distill_loss_weight": 0.0},
     "distillation_cskd": {"distill_loss_weight": 0.0, "class_wise_loss_weight": 0.0},
     "mutual_cskd": {"distill_loss_weight": 0.0},
+    "ips": {"distill_loss_weight": 0.0, "swap_prob": 0.0},
     "pskd": {"last_alpha": 0.0},
     "tfkd_reg": {"distill_loss_weight": 0.0},
 }
@@ -60,6 +61,8 @@ def method_of(name: str, class_names: tuple[str, ...] = CLASSES, **settings: Any
     """A method with its default coefficients, a teacher for `class_names` if it needs one, and `settings`."""
     if "teacher" in METHODS[name].model_fields:
         settings = {"teacher": exported("test_resnet", class_names), **settings}
+    if name == "ips":
+        settings = {"patch_size": 4, **settings}  # some tests' images are as small as the default patch
     return METHODS[name](**settings)
 
 
@@ -120,7 +123,7 @@ def batch_for(method: Method, num: int = 4, size: int = 16, seed: int = 0) -> Ba
 
 def supervised(method: Method, batch: Batch) -> Batch:
     """The images with a cross-entropy term: the anchors, or both halves."""
-    if method.name in ("ddgsd", "mutual_cskd"):
+    if method.name in ("ddgsd", "dlb", "ips", "mutual_cskd"):
         return batch
     num = len(batch.target) // NUM_VIEWS[method.views]
     return Batch(batch.images[:num], batch.target[:num], batch.index[:num])

@@ -18,15 +18,19 @@ def home() -> Path:
 
 @functools.cache
 def images() -> Path:
-    """Four classes, in a folder with a space in its name."""
-    return draw_folder(home() / "my images", {"train": [10, 10, 10, 10], "test": [5, 5, 5, 5]})
+    """Four classes, in a folder with a space in its name; split `holdout` suffices for a temperature."""
+    return draw_folder(home() / "my images", {"train": [10] * 4, "test": [5] * 4, "holdout": [52] * 4})
 
 
 @functools.cache
-def trained(seed: int = 0, holdout: float = 0.2, model_name: str = "test_resnet") -> Path:
-    """A run folder shared by tests; `copied` gives one to modify."""
+def trained(seed: int = 0, holdout: float | str = "holdout", model_name: str = "test_resnet") -> Path:
+    """A run folder shared by tests; `copied` gives one to modify. With the default hold-out set it is calibrated."""
     path = home() / f"{model_name}-{holdout}-seed{seed}.yaml"
-    settings: dict[str, Any] = {"data": {"holdout": holdout}, "model": {"model_name": model_name}}
+    settings: dict[str, Any] = {
+        "data": {"test_split": "test", "holdout": holdout},
+        "model": {"model_name": model_name},
+        "optimizer": {"lr": 0.05},
+    }
     if model_name.endswith("32px"):
         settings["transform"] = {"input_size": [3, 16, 16]}
     done = quick(write_recipe(path, images(), **settings), f"run.seed={seed}")

@@ -8,6 +8,7 @@ from typing import Any
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.recipe.recipe import Recipe, parse_recipe
 from cskd_hf.runs.summary import (
+    Calibration,
     DatasetSummary,
     MetricsSummary,
     MetricValues,
@@ -47,7 +48,22 @@ SUMMARY = Summary(
     ),
     model=ModelSummary(model_name="resnet18_cskd", num_parameters=11_220_132, needs_cskd_hf=True),
     method={"name": "cskd", "temperature": 4.0, "loss_weight": 1.0},
-    metrics=MetricsSummary(last=metric_values(10.0), temperature=1.4142, metrics_scaled=metric_values(30.0)),
+    metrics=MetricsSummary(
+        last=metric_values(10.0),
+        temperature=1.4142,
+        metrics_scaled=metric_values(30.0),
+        calibration=Calibration(
+            verdict="calibrated: logits divided by the temperature 1.4142, fitted on 5,000 hold-out images",
+            temperature=1.4142,
+            fitted=1.4142,
+            low=1.38,
+            high=1.45,
+            images=5_000,
+            different_images=4_998,
+            nll=1.25,
+            nll_scaled=1.125,
+        ),
+    ),
     throughput=Throughput(
         images_per_second=2431.7,
         data_wait_share=0.021,
@@ -61,7 +77,7 @@ SUMMARY = Summary(
 
 
 def summary_without_holdout() -> Summary:
-    metrics = SUMMARY.metrics.model_copy(update={"temperature": None, "metrics_scaled": None})
+    metrics = SUMMARY.metrics.model_copy(update={"temperature": None, "metrics_scaled": None, "calibration": None})
     dataset = SUMMARY.dataset.model_copy(update={"images": {"train": 50_000, "test": 10_000}})
     return SUMMARY.model_copy(update={"metrics": metrics, "dataset": dataset})
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.pairing import ClassPairSampler, ImageSampler, PairedImages
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.sampling import ClassPairSampler, ImageSampler, LastUpdateSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.build import make_loader
@@ -132,12 +133,13 @@ class Run:
         optimizer = create_optimizer(settings, self.method.export(self.module), self.module, self.lr)
         self.schedule = self.scheduler(optimizer)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        views = self.method.views
+        views, world, rank = self.method.views, self.accelerator.num_processes, self.accelerator.process_index
         if views in ("same_class", "same_class_plain"):
             sampler: ImageSampler = ClassPairSampler(self.split.labels, self.seed)
+        elif views == "last_update":
+            sampler = LastUpdateSampler(self.num_images, self.seed, self.batch_size * world * self.accumulation)
         else:
             sampler = ImageSampler(self.num_images, self.seed, NUM_VIEWS[views])
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.batches = GlobalBatches(sampler, self.batch_size, world, rank, self.drop_last)
         plain = Transform(TRANSFORM, False) if views == "same_class_plain" else None
         images = PairedImages(self.split, Transform(TRANSFORM, True), plain=plain)
