@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from cskd_hf.recipe.describe import describe
 from cskd_hf.recipe.suggest import close_matches, paste, quote, suggest
@@ -79,7 +80,7 @@ def explain(error: ValidationError, checked: Checked, source: str, places: Mappi
         source: the place of mistakes that no single line made.
         places: 'section.key' → the line or command line that set it.
     """
-    mistakes: dict[str, Mapping[str, Any]] = {}
+    mistakes: dict[str, ErrorDetails] = {}
     for details in error.errors(include_url=False):
         keys = [str(part) for part in details["loc"]]
         if keys[0] == "method" and len(keys) > 1 and keys[1] in checked.methods:
@@ -101,7 +102,7 @@ def explain(error: ValidationError, checked: Checked, source: str, places: Mappi
     return "\n".join(lines)
 
 
-def _message(details: Mapping[str, Any], keys: Sequence[str], checked: Checked, place: str) -> str:
+def _message(details: ErrorDetails, keys: Sequence[str], checked: Checked, place: str) -> str:
     kind, value, name = details["type"], checked.value(keys), ".".join(keys)
     if kind == "extra_forbidden":
         return _no_such_section(keys[0], value, checked) if len(keys) == 1 else _unknown_key(keys, value, checked)
@@ -133,7 +134,8 @@ def _no_keys(section: str, value: Any) -> str:
     if isinstance(value, str) and " " not in value and not _mangled(value):
         assigned = f"method={{name: {value}}}" if section == "method" else f"{section}.{key}={value}"
         return f"read {_show(value)}; allowed: a section with keys; write {quote(assigned)}"
-    return f"read {_show(value)}; allowed: a section with keys; write {_mangled(str(value)) or f'{key}: … below {section}:'}"
+    written = _mangled(str(value)) or f"{key}: … below {section}:"
+    return f"read {_show(value)}; allowed: a section with keys; write {written}"
 
 
 def _no_such_section(name: str, value: Any, checked: Checked) -> str:

@@ -64,7 +64,7 @@ def paste(place: str, name: str, value: Any) -> str:
         >>> paste("command line", "transform.scale", (0.3, 1.0)), paste("r.yaml:3", "transform.scale", (0.3, 1.0))
         ("'transform.scale=[0.3,1.0]'", 'scale: [0.3, 1.0]')
     """
-    text = _flow(value)
+    text = flow(value)
     if place != COMMAND_LINE:
         return f"{name.rpartition('.')[2]}: {text}"
     return quote(f"{name}={text.replace(', ', ',') if text.startswith('[') else text}")
@@ -75,12 +75,12 @@ def quote(text: str) -> str:
     return f'"{text}"' if "'" in text and not re.search(r'[$`"!\\]', text) else shlex.quote(text)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """YAML on one line, without quotes around text that needs none."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_flow, value))}]"
+        return f"[{', '.join(map(flow, value))}]"
     if not isinstance(value, str):
         return json.dumps(value)
     try:
