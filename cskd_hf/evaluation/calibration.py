@@ -111,25 +111,9 @@ def calibrate(logits: Tensor, target: Tensor) -> Calibration:
         'not calibrated: 2 different hold-out images, fewer than the 200 that a temperature needs; T = 1'
     """
     temperature = fit_temperature(logits, target)
-    num_classes, shown = logits.shape[1], len(target.unique())
     images, different = len(target), count_different(logits, target)
     low, high = temperature_interval(logits, target, temperature, different)
-    correct = bool((logits.argmax(dim=1) == target).all())
-    reason = None
-    if different < MIN_IMAGES:
-        what = "hold-out images" if different == images else "different hold-out images"
-        reason = f"{different} {what}, fewer than the {MIN_IMAGES} that a temperature needs"
-    elif shown < max(min(num_classes, 2), min(num_classes, images) / 2):
-        reason = f"the hold-out images show {shown} of {num_classes} classes"
-    elif low is None:
-        every = f"all {images:,} hold-out images are classified correctly, so" if correct else "by the hold-out images"
-        reason = f"{every} every lower temperature is as likely"
-    elif high is None:
-        reason = (
-            "on the hold-out images the network may be no better than chance: every higher temperature is as likely"
-        )
-    elif high > MAX_RATIO * low:
-        reason = f"{images:,} hold-out images leave the temperature between {low:.3g} and {high:.3g}"
+    reason = _objection(logits, target, different, low, high)
     if reason is None:
         verdict = (
             f"calibrated: logits divided by the temperature {temperature:.4f} (95 % interval {low:.4f} to {high:.4f}), "
@@ -148,6 +132,25 @@ def calibrate(logits: Tensor, target: Tensor) -> Calibration:
         nll=image_nll(logits, target).mean().item(),
         nll_scaled=image_nll(logits, target, temperature).mean().item(),
     )
+
+
+def _objection(logits: Tensor, target: Tensor, different: int, low: float | None, high: float | None) -> str | None:
+    """Why the hold-out set does not support a temperature; None if it does."""
+    images, num_classes, shown = len(target), logits.shape[1], len(target.unique())
+    if different < MIN_IMAGES:
+        kind = "hold-out images" if different == images else "different hold-out images"
+        return f"{different} {kind}, fewer than the {MIN_IMAGES} that a temperature needs"
+    if shown < max(min(num_classes, 2), min(num_classes, images) / 2):
+        return f"the hold-out images show {shown} of {num_classes} classes"
+    if low is None and (logits.argmax(dim=1) == target).all():
+        return f"all {images:,} hold-out images are classified correctly, which bounds the temperature only from above"
+    if low is None:
+        return "the hold-out images bound the temperature only from above"
+    if high is None:
+        return "the network may be no better than chance: the hold-out images bound the temperature only from below"
+    if high > MAX_RATIO * low:
+        return f"{images:,} hold-out images leave the temperature between {low:.3g} and {high:.3g}"
+    return None
 
 
 def holdout_note(num_images: int) -> list[str]:

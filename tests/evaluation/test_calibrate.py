@@ -65,11 +65,11 @@ def test_the_interval_holds_the_true_temperature_in_about_95_percent_of_hold_out
         (drawn(199), "199 hold-out images, fewer than the 200"),
         (
             all_right(2_000),
-            "all 2,000 hold-out images are classified correctly, so every lower temperature is as likely",
+            "all 2,000 hold-out images are classified correctly, which bounds the temperature only",
         ),
         (
             (all_right(400)[0], (all_right(400)[1] + 1) % 4),
-            "no better than chance: every higher temperature is as likely",
+            "no better than chance: the hold-out images bound",
         ),
         (
             (drawn(400)[0], torch.randint(5, (400,), generator=torch.Generator().manual_seed(2))),
