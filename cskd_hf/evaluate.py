@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
+from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.overrides import apply_overrides
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cskd_hf.evaluation.trained import evaluate
 
+    join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()
     return evaluate(args.model, data, args.json)

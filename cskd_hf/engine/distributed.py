@@ -16,6 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed import DistError, TCPStore
 
+from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
@@ -31,6 +32,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         UserError: a distributed strategy this loop does not support, a process count other than
             `run.num_processes`, or a launcher that started several processes unaware of each other.
     """
+    join_ranks_on_cpus()
     if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)

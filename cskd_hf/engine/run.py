@@ -90,9 +90,7 @@ class Run:
         learner, self.progress = self.learner, Progress()
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, learner.module, learner.optimizer, self.accelerator.scaler)
-            self.console.say(
-                f"resuming at step {self.progress.step}, epoch {self.progress.epoch}, sample {self.progress.position}"
-            )
+            self.console.say(f"resuming at {self.progress.place}")
         self.ema: ModelEmaV3 | None = None
         self.model: nn.Module = learner.network
         if settings.model_ema:
@@ -113,7 +111,8 @@ class Run:
     def _announce(self) -> None:
         """Print what is about to run and, with several ranks, each one's first keys."""
         num_parameters, num_epochs = count_parameters(self.learner.network), self.recipe.scheduler.total_epochs
-        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs)
+        device = self.accelerator.device
+        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs, device)
         if self.accelerator.num_processes > 1:
             self.batches.start_epoch(self.progress.epoch, self.progress.position)
             keys = gather_object([self.batches.first_keys()])
