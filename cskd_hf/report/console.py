@@ -172,8 +172,8 @@ def small_data_note(recipe: Recipe, batches: GlobalBatches) -> list[str]:
         return []
     size = 2 ** int(math.log2(max(num_images / (4 * batches.num_processes * accumulation), 1)))
     return [
-        f"data.batch_size: an update takes {anchors:,} images, but there are {num_images:,}: one update per epoch; write "
-        f"data.batch_size={size}"
+        f"data.batch_size: an update takes {anchors:,} images, but there are {num_images:,}: one update per epoch; "
+        f"write data.batch_size={size}"
     ]
 
 
@@ -185,14 +185,9 @@ def _device_name(device: torch.device) -> str:
 
 def _wrapped(name: str, text: str) -> str:
     """A line of the start block, in 80 columns."""
-    return textwrap.fill(
-        text,
-        80,
-        initial_indent=f"  {name:9s}  ",
-        subsequent_indent=" " * 13,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    start = f"  {name:9s}  "
+    lines = textwrap.wrap(text, 80 - len(start), break_long_words=False, break_on_hyphens=False)
+    return start + f"\n{' ' * len(start)}".join(lines)
 
 
 def ema_note(run: RunSection, updates: int) -> list[str]:

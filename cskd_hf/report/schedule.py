@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from timm.scheduler import create_scheduler_v2
@@ -40,7 +41,7 @@ def describe_schedule(scheduler: SchedulerSection, rates: Sequence[float]) -> st
     if scheduler.sched in ("multistep", "step"):
         drops = [
             f"{rate:.3g} from epoch {epoch}"
-            for epoch, (before, rate) in enumerate(zip(rates, rates[1:], strict=False), start=2)
+            for epoch, (before, rate) in enumerate(pairwise(rates), start=2)
             if epoch > warmup + 1 and rate != before
         ]
         if len(drops) > MAX_DROPS:
@@ -55,7 +56,9 @@ def milestone_note(scheduler: SchedulerSection) -> list[str]:
     """A warning if a drop would come after training: timm then leaves the rate as it is."""
     epochs = scheduler.total_epochs
     if scheduler.sched == "multistep":
-        late = [milestone for milestone in scheduler.decay_milestones if milestone > epochs]
+        late = [
+            milestone for milestone in scheduler.decay_milestones if milestone > epochs - (not scheduler.step_on_epochs)
+        ]
         key, instead = "decay_milestones", f"[{epochs // 2 + 1},{epochs * 3 // 4 + 1}]"
     elif scheduler.sched == "step" and scheduler.decay_epochs is not None:
         late = [scheduler.decay_epochs] if scheduler.decay_epochs >= epochs else []
@@ -65,6 +68,6 @@ def milestone_note(scheduler: SchedulerSection) -> list[str]:
     if not late or scheduler.decay_rate == 1:
         return []
     return [
-        f"scheduler.{key}: no drop at {', '.join(f'{number:g}' for number in late)}: training ends with epoch {epochs}; "
-        f"write 'scheduler.{key}={instead}'"
+        f"scheduler.{key}: no drop at {', '.join(f'{number:g}' for number in late)}: training ends with epoch "
+        f"{epochs}; write 'scheduler.{key}={instead}'"
     ]

@@ -186,7 +186,7 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
 
 
 def launch(*args: object, processes: int = 2, told_to_use_cpus: bool = True, **options: Any) -> subprocess.Popen[str]:
-    """Start torchrun on this machine's CPU; scripts with their own Accelerator, and machines with GPUs, must be told."""
+    """Start torchrun on this machine's CPU; a script with its own Accelerator, or a machine with GPUs, must be told."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
