@@ -182,7 +182,7 @@ class SchedulerSection(Section):
     sched: Literal["cosine", "tanh", "step", "multistep", "poly", "none"] = "cosine"
     """Shape of the decay; none: a constant rate."""
     decay_milestones: tuple[Count, ...] = (90, 180, 270)
-    """multistep: timm acts one epoch early, milestone m lowers the rate of the 0-based epoch m − 1."""
+    """multistep: the rate is lower from each of these epochs on, counted from 1."""
     decay_epochs: Positive | None = None
     """step: epochs between drops."""
     decay_rate: Positive = 0.1

@@ -56,9 +56,8 @@ def milestone_note(scheduler: SchedulerSection) -> list[str]:
     """A warning if a drop would come after training: timm then leaves the rate as it is."""
     epochs = scheduler.total_epochs
     if scheduler.sched == "multistep":
-        late = [
-            milestone for milestone in scheduler.decay_milestones if milestone > epochs - (not scheduler.step_on_epochs)
-        ]
+        last = epochs if scheduler.step_on_epochs else epochs - 1
+        late = [milestone for milestone in scheduler.decay_milestones if milestone > last]
         key, instead = "decay_milestones", f"[{epochs // 2 + 1},{epochs * 3 // 4 + 1}]"
     elif scheduler.sched == "step" and scheduler.decay_epochs is not None:
         late = [scheduler.decay_epochs] if scheduler.decay_epochs >= epochs else []
