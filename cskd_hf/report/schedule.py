@@ -55,6 +55,7 @@ def describe_schedule(scheduler: SchedulerSection, rates: Sequence[float]) -> st
 def milestone_note(scheduler: SchedulerSection) -> list[str]:
     """A warning if a drop would come after training: timm then leaves the rate as it is."""
     epochs = scheduler.total_epochs
+    late: list[float]
     if scheduler.sched == "multistep":
         last = epochs if scheduler.step_on_epochs else epochs - 1
         late = [milestone for milestone in scheduler.decay_milestones if milestone > last]
