@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,22 @@ class UserError(ValueError):
 
 class ImageError(UserError):
     """Bad input that only one rank meets: an unreadable image in its shard."""
+
+
+def exit_on_signals() -> None:
+    """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers.
+
+    An exception would not do: raised within an import or a destructor, it is printed with a traceback or swallowed.
+    """
+
+    def exit_at_once(number: int, _: object) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            line = f"stopped by {signal.Signals(number).name}; rerun the same command to resume\n"
+            os.write(2, line.encode())  # print may be what was interrupted
+        os._exit(130 if number == signal.SIGINT else 143)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, exit_at_once)
 
 
 def run_command(command: Callable[[], int]) -> None:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_SPACE = "free some disk space"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: "free some of your disk quota",
+    errno.EFBIG: "use a file system that takes larger files",
+    errno.EROFS: "make the file system writable again",
+    errno.EACCES: "make the folder writable",
+    errno.EPERM: "make the folder writable",
+    errno.ESTALE: "remount the network file system",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096) or lower data.workers",
+    errno.ENFILE: "close other programs: the system has too many open files",
+}
+
+
+def advice(error: OSError, folder: Path) -> str | None:
+    """What to do about an error of the file system; None if it is none.
+
+    Args:
+        folder: where the file was to be written. Libraries that write by themselves do not say that the disk is full.
+    """
+    if error.errno is not None:
+        return _ADVICE.get(error.errno)
+    with contextlib.suppress(OSError):
+        return _SPACE if shutil.disk_usage(folder).free < 1 << 20 else None
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -9,15 +9,11 @@ Rerun the same command to resume.
 from __future__ import annotations
 
 import inspect
+import signal
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
-from cskd_hf.errors import run_command
-from cskd_hf.methods import METHODS
-from cskd_hf.recipe.arguments import RecipeParser
-from cskd_hf.recipe.recipe import Recipe, load_recipe
-from cskd_hf.recipe.yaml_io import shipped_recipes
+from cskd_hf.errors import exit_on_signals, run_command
 
 _HELP = """\
 sections (every key: python -m cskd_hf.recipe --settings)
@@ -44,14 +40,14 @@ several devices
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+    from cskd_hf.recipe.arguments import RecipeParser
+    from cskd_hf.recipe.recipe import load_recipe
+
     parser = RecipeParser(
         "cskd-train",
         description="Train a classifier from a recipe. Rerun the same command to resume.",
-        epilog=_HELP.format(
-            sections="\n".join(f"  {name:10s} {_summary(name)}" for name in Recipe.model_fields),
-            methods=_wrapped(METHODS),
-            recipes=_wrapped(shipped_recipes()),
-        ),
+        epilog=_epilog(),
     )
     args = parser.parse(argv)
     recipe = load_recipe(args.recipe, args.overrides)
@@ -66,13 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_target(recipe.run.hub_model_id)  # a missing token shows before hours of training
     outcome = train(recipe)
     if recipe.run.hub_model_id and outcome.trained is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # an upload says how to finish it
         return publish_run(outcome.trained, recipe.run.hub_model_id, private=recipe.run.hub_private_repo)
     return outcome.status
 
 
-def _summary(section: str) -> str:
-    kind = Recipe.model_fields[section].annotation
-    return "The loss, and its coefficients." if section == "method" else (inspect.getdoc(kind) or "").splitlines()[0]
+def _epilog() -> str:
+    """The names that a recipe and its overrides may use."""
+    from cskd_hf.methods import METHODS
+    from cskd_hf.recipe.recipe import Recipe
+    from cskd_hf.recipe.yaml_io import shipped_recipes
+
+    summaries = {name: (inspect.getdoc(field.annotation) or "") for name, field in Recipe.model_fields.items()}
+    summaries["method"] = "The loss, and its coefficients."
+    return _HELP.format(
+        sections="\n".join(f"  {name:10s} {summary.splitlines()[0]}" for name, summary in summaries.items()),
+        methods=_wrapped(METHODS),
+        recipes=_wrapped(shipped_recipes()),
+    )
 
 
 def _wrapped(names: Iterable[str]) -> str:
@@ -81,6 +88,7 @@ def _wrapped(names: Iterable[str]) -> str:
 
 def cli() -> None:
     """The console script cskd-train."""
+    exit_on_signals()  # before the slow imports, which are all in `main`
     run_command(main)
 
 

@@ -30,7 +30,7 @@ from datasets import load_from_disk
 from PIL import Image
 from stored_images import StoredImages
 
-from cskd_hf.data.decode import UnreadableImageError, decode
+from cskd_hf.data.decode import UnreadableImageError, decode, is_deep
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
@@ -52,12 +52,12 @@ def resized(picture: Image.Image, short_side: int) -> Image.Image | None:
 
 
 def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> bytes:
-    """An upright RGB JPEG (4:2:0) of this quality, or the image's own bytes if it is small enough.
+    """An upright RGB JPEG (4:2:0) of this quality; the image's own bytes if it is small enough or deeper than 8 bits.
 
     Raises:
         UnreadableImageError: the image cannot be decoded.
     """
-    small = resized(decode(image), short_side)
+    small = None if is_deep(image) else resized(decode(image), short_side)  # a JPEG has 8 bits
     if small is None:
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     buffer = io.BytesIO()
@@ -67,6 +67,8 @@ def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> by
 
 def psnr(image: Mapping[str, Any], stored: bytes, short_side: int) -> float:
     """PSNR in dB of the stored image against the original resized alike; inf if they are equal."""
+    if is_deep(image):
+        return math.inf
     original = decode(image)
     expected = np.asarray(resized(original, short_side) or original, dtype=np.float32)
     error = float(np.square(np.asarray(decode({"bytes": stored, "path": None}), dtype=np.float32) - expected).mean())

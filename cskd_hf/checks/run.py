@@ -17,11 +17,14 @@ from tqdm import tqdm
 
 from cskd_hf.checks.layout import row
 from cskd_hf.data import inspect
+from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, compare, find_duplicates, named_splits, readable_size
 from cskd_hf.data.hub import cached_commit
-from cskd_hf.data.inspect import Blocks, ImageStatistics
+from cskd_hf.data.labels import look_alikes
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
+from cskd_hf.data.statistics import Blocks, ImageStatistics
+from cskd_hf.data.values import describe_values
 from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.calibration import holdout_note
@@ -44,7 +47,8 @@ def check(recipe: Recipe, full: bool) -> int:
     """
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    diagnostics = Diagnostics()
+    alike = look_alikes(images.train.class_names)
+    diagnostics = Diagnostics(problems=alike, notes=[note for note in images.notes if note not in alike])
     print_source(recipe)
     inspect.check_counts(images, recipe.data, diagnostics)
     if images.holdout is not None:
@@ -92,26 +96,26 @@ def print_counts(images: Images, recipe: Recipe) -> None:
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
         print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
-        print(row("", f"hold-out set: {recipe.data.holdout:g} of each class of {images.train.name!r}"))
+        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, shared out over its classes"))
 
 
 def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:
     """Decode images and compare their bytes, all or a sample; print formats and sizes."""
-    splits = named_splits(images)
+    splits, value_range = named_splits(images), recipe.data.value_range
     if full:
-        stats = {name: decode_all(name, split) for name, split in splits.items()}
+        stats = {name: decode_all(name, split, value_range) for name, split in splits.items()}
         compared = compare(splits, {name: each.digests for name, each in stats.items()}, diagnostics)
     else:
-        stats, num_bytes = inspect.sample_statistics(images)
+        stats, num_bytes = inspect.sample_statistics(images, value_range)
         compared = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"], diagnostics)
     inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
-    print_files(stats, splits)
+    print_files(stats, splits, value_range)
     print(row("duplicates", compared))
 
 
-def decode_all(name: str, split: ImageSplit) -> ImageStatistics:
+def decode_all(name: str, split: ImageSplit, value_range: Range | None) -> ImageStatistics:
     """Decode a split with one worker for each core, a few images in memory at a time."""
-    blocks, total = Blocks(split), ImageStatistics()
+    blocks, total = Blocks(split, value_range), ImageStatistics()
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
         for stats in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
             total.add(stats)
@@ -119,7 +123,9 @@ def decode_all(name: str, split: ImageSplit) -> ImageStatistics:
     return total
 
 
-def print_files(stats: Mapping[str, ImageStatistics], splits: Mapping[str, ImageSplit]) -> None:
+def print_files(
+    stats: Mapping[str, ImageStatistics], splits: Mapping[str, ImageSplit], value_range: Range | None
+) -> None:
     def shares(counts: Counter[str]) -> str:
         return ", ".join(f"{name} {100 * number / counts.total():.3g} %" for name, number in counts.most_common())
 
@@ -134,6 +140,8 @@ def print_files(stats: Mapping[str, ImageStatistics], splits: Mapping[str, Image
             sizes = f"{width.min()}×{height.min()} to {width.max()}×{height.max()}"
             median = f"median {np.median(width):.0f}×{np.median(height):.0f}"
             print(row("", f"{shares(each.formats)}; {shares(each.modes)}; {sizes}, {median}"))
+        if each.values:
+            print(row("", f"pixel values: {describe_values(each.values, value_range)}"))
 
 
 def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> None:

@@ -8,11 +8,11 @@ copy (scripts/bench/README.md). Here the pages stay mapped, and a worker sends o
 from __future__ import annotations
 
 import itertools
-import shutil
+import os
 import weakref
 from collections.abc import Iterable
 from math import prod
-from multiprocessing.heap import BufferWrapper
+from multiprocessing.heap import Arena
 
 import numpy as np
 import torch
@@ -39,21 +39,19 @@ class Buffers:
 
     def __init__(self, count: int, num_bytes: int) -> None:
         self.count, self.num_bytes, self.number = count, num_bytes, next(_numbers)
-        # The layer below multiprocessing.Array, which would write zeros everywhere: unnamed files in memory.
-        self._memory, self._in_use = BufferWrapper(count * num_bytes), BufferWrapper(count)
-        self._in_use.create_memoryview()[:count] = bytes(count)
+        self._memory, self._in_use = _shared_memory(count * num_bytes), _shared_memory(count)
         _buffers[self.number] = self
 
     def acquire(self, slots: Iterable[int]) -> int | None:
         """Reserve the first free one of these slots, or None. No other process may acquire from them meanwhile."""
-        in_use = self._in_use.create_memoryview()
+        in_use = self._in_use.buffer
         slot = next((slot for slot in slots if not in_use[slot]), None)
         if slot is not None:
             in_use[slot] = 1
         return slot
 
     def release(self, slot: int) -> None:
-        self._in_use.create_memoryview()[slot] = 0
+        self._in_use.buffer[slot] = 0
 
     def borrow(self, slot: int) -> Tensor:
         """(num_bytes,) uint8 view of an acquired slot, which is released when no tensor refers to it any more."""
@@ -67,19 +65,20 @@ class Buffers:
         return torch.from_numpy(self._array(slot))
 
     def _array(self, slot: int) -> np.ndarray:
-        return np.frombuffer(self._memory.create_memoryview(), np.uint8, self.num_bytes, slot * self.num_bytes)
+        return np.frombuffer(self._memory.buffer, np.uint8, self.num_bytes, slot * self.num_bytes)
 
 
-def slots_that_fit(workers: int, num_bytes: int) -> int:
-    """How many slots of this size each worker can have in shared memory; 0 without Linux's /dev/shm.
+# Linux only. Elsewhere batches travel as torch sends them.
+AVAILABLE = hasattr(os, "memfd_create")
 
-    Elsewhere `BufferWrapper` would use a file on disk and write every batch there.
-    """
-    try:
-        free = shutil.disk_usage("/dev/shm").free
-    except OSError:
-        return 0
-    return free // (workers * num_bytes)
+
+def _shared_memory(num_bytes: int) -> Arena:
+    """Zeros in an unnamed file in memory, not in /dev/shm: Docker gives that 64 MB, less than a batch of ImageNet."""
+    file = os.memfd_create("cskd_hf")
+    os.ftruncate(file, num_bytes)
+    arena = Arena(num_bytes, file)  # of multiprocessing: pickled, it refers to the same memory
+    weakref.finalize(arena, os.close, file)
+    return arena
 
 
 class SharedBatch:
@@ -102,6 +101,22 @@ def _unpickle(
     return Batch(pixels.permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(index), *rest)  # type: ignore[arg-type]
 
 
+class CopiedBatch:
+    """A batch that is sent through the worker's pipe; torch would put it into /dev/shm. It unpickles to the `Batch`."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __reduce__(self) -> tuple[object, ...]:
+        images, target, index, *rest = self.batch
+        return _from_arrays, (images.permute(0, 2, 3, 1).numpy(), target.numpy(), index.numpy(), *rest)
+
+
+def _from_arrays(images: np.ndarray, target: np.ndarray, index: np.ndarray, *rest: object) -> Batch:
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return Batch(pixels, torch.from_numpy(target), torch.from_numpy(index), *rest)  # type: ignore[arg-type]
+
+
 class SharedBatches(Dataset[Batch]):
     """The dataset of a loader's workers: whole batches, written into slots.
 
@@ -116,13 +131,15 @@ class SharedBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, draws: list[Draw]) -> Batch | SharedBatch:
+    def __getitems__(self, draws: list[Draw]) -> CopiedBatch | SharedBatch:
         worker = get_worker_info()
         assert worker is not None, "not in a loader's worker"
         first = worker.id * self.slots_per_worker
-        slot = self.buffers.acquire(range(first, first + self.slots_per_worker))
-        if slot is None:  # the training process still refers to all of them
-            return self.images.load(draws)
+        size = prod(self.images.shape(draws))
+        fits = size <= self.buffers.num_bytes
+        slot = self.buffers.acquire(range(first, first + self.slots_per_worker)) if fits else None
+        if slot is None:  # the batch is too large, or the training process still refers to all slots
+            return CopiedBatch(self.images.load(draws, torch.empty(size, dtype=torch.uint8)))
         memory = self.buffers.view(slot)
         try:
             batch = self.images.load(draws, memory)
@@ -131,5 +148,5 @@ class SharedBatches(Dataset[Batch]):
             raise
         if batch.images.data_ptr() == memory.data_ptr():
             return SharedBatch(self.buffers, slot, batch)
-        self.buffers.release(slot)  # too large for a slot, or a copy because samples were dropped
-        return batch
+        self.buffers.release(slot)  # a copy, because samples were dropped
+        return CopiedBatch(batch)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cskd_hf.data.decode import UnreadableImageError
+from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.splits import Images, ImageSplit
 
 SAMPLE_SIZE = 200  # images per split, where reading all of them takes too long
@@ -55,6 +56,8 @@ def read_content(image: Mapping[str, Any]) -> bytes:
         return image["bytes"]
     if image["path"] is None:
         raise UnreadableImageError("the row has neither bytes nor a path")
+    if not is_file_or_missing(image["path"]):
+        raise UnreadableImageError(f"unreadable image ({image['path']} is not a regular file)")
     try:
         return Path(image["path"]).read_bytes()
     except OSError as error:
@@ -68,7 +71,7 @@ def digest(content: Any) -> int:
 
 def image_digests(split: ImageSplit) -> np.ndarray:
     """(N,) uint64 digests of the images' bytes; of its path for a file that cannot be read."""
-    rows, contents, paths = _stored(split)
+    rows, contents, paths = stored_images(split)
     digests = np.empty(len(rows), np.uint64)
     for number, row in enumerate(rows.tolist()):
         buffer = contents[row].as_buffer()  # hashed in place, without a Python copy
@@ -83,7 +86,7 @@ def image_digests(split: ImageSplit) -> np.ndarray:
     return digests
 
 
-def _stored(split: ImageSplit) -> tuple[np.ndarray, pa.ChunkedArray, pa.ChunkedArray]:
+def stored_images(split: ImageSplit) -> tuple[np.ndarray, pa.ChunkedArray, pa.ChunkedArray]:
     """Each row's position in the Arrow table, and the table's bytes and paths; a selection would copy all bytes."""
     indices = split.dataset._indices
     rows = np.arange(len(split)) if indices is None else indices.column(0).to_numpy().astype(np.int64)
@@ -143,7 +146,7 @@ def find_duplicates(images: Images, num_bytes: float, limit: float, diagnostics:
     if num_bytes <= limit:
         return compare(splits, {name: image_digests(split) for name, split in splits.items()}, diagnostics)
     train = splits.pop("train")
-    stored, contents, _ = _stored(train)
+    stored, contents, _ = stored_images(train)
     if contents.null_count:
         return f"not compared: {readable_size(num_bytes)} of single files"
     lengths = pc.binary_length(contents).to_numpy()[stored]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import datasets
 from datasets import DatasetDict, load_dataset, load_dataset_builder
 from datasets.data_files import sanitize_patterns
 from datasets.exceptions import DatasetNotFoundError
@@ -21,6 +25,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from cskd_hf.data.class_lists import Files, open_tables
+from cskd_hf.data.csv_files import read_csv, reject_changed_labels
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.sections import DataSection
@@ -49,7 +55,7 @@ def open_hub(path: str, data: DataSection, splits: list[str], data_files: Mappin
         files = [file for name, of_split in patterns.items() if same_split(name) in requested for file in of_split]
         # Without a list of files per split, only the whole repository is sure to contain them.
         root = _snapshot(path, data.revision, [*_METADATA, *files] if patterns else None)
-        return open_files(root, splits, data.config_name, patterns)
+        return open_files(root, splits, data, patterns)
     except UserError:
         raise
     except Exception as error:  # a dozen unrelated types: connection, gating, missing script, bad file, …
@@ -77,8 +83,11 @@ def cached_commit(data: DataSection) -> str | None:
 def _explain(error: Exception, path: str, revision: str | None) -> str:
     """Why a Hub dataset could not be loaded and what to do, in one line."""
     page = f"{constants.ENDPOINT}/datasets/{path}"
-    causes = [error, *filter(None, (error.__cause__, error.__context__))]
+    causes = _causes(error)
     reason = " ".join(str(error).split())
+    unwritable = explain_cache(error)
+    if unwritable is not None:
+        return f"the Hub dataset {path!r}: {unwritable}"
     status = next((c.response.status_code for c in causes if isinstance(c, HfHubHTTPError) and c.response), None)
     gated = isinstance(error, GatedRepoError) or (isinstance(error, DatasetNotFoundError) and "gated" in reason)
     known_gated = any(entry.gated for entry in CATALOG.values() if entry.path == path)
@@ -103,30 +112,69 @@ def _explain(error: Exception, path: str, revision: str | None) -> str:
     return f"the Hub dataset {path!r} could not be loaded: {type(error).__name__}: {reason}"
 
 
-def open_files(
-    root: Path, splits: list[str], config_name: str | None, patterns: Mapping[str, list[str]]
-) -> DatasetDict:
-    """The files of a repository in a local folder; of Parquet, only the requested splits are read."""
+def open_files(root: Path, splits: list[str], data: DataSection, patterns: Mapping[str, list[str]]) -> DatasetDict:
+    """The files of a repository in a local folder; of Parquet, Arrow and CSV, only the requested splits are read."""
     files = {
         name: sorted(str(file) for pattern in patterns[name] for file in root.glob(pattern) if file.is_file())
         for name in patterns
     }
     if not any(files.values()):
-        data_files = load_dataset_builder(str(root), name=config_name).config.data_files
+        data_files = load_dataset_builder(str(root), name=data.config_name).config.data_files
         files = {str(name): list(map(str, of_split)) for name, of_split in data_files.items()}
     files = {name: of_split for name, of_split in files.items() if of_split}
-    if not all(file.endswith(".parquet") for of_split in files.values() for file in of_split):
-        return load_dataset(str(root), name=config_name)
+    formats = {Path(file).suffix for of_split in files.values() for file in of_split}
+    if len(formats) != 1 or not formats <= {".parquet", ".arrow", ".csv"}:
+        loaded = _prepare(str(root), files, name=data.config_name)
+        reject_changed_labels([Path(file) for of_split in files.values() for file in of_split], loaded, data)
+        return loaded
     requested = set(map(same_split, splits))
-    chosen = {
-        name: list(map(glob.escape, of_split)) for name, of_split in files.items() if same_split(name) in requested
-    }
+    chosen = {name: of_split for name, of_split in files.items() if same_split(name) in requested}
     if len(chosen) < len(requested):  # the caller reports the missing split and the available names
         return DatasetDict(dict.fromkeys(files))
-    # Parquet files not written by `datasets` have their features only in the README.
+    if formats == {".csv"}:
+        return DatasetDict({name: read_csv(root, of_split, data) for name, of_split in chosen.items()})
+    # Files not written by `datasets` have their features only in the README.
     infos = DatasetInfosDict.from_directory(str(root))
-    info = infos.get(config_name or "default") or (next(iter(infos.values())) if len(infos) == 1 else None)
-    return load_dataset("parquet", data_files=chosen, features=info.features if info is not None else None)
+    info = infos.get(data.config_name or "default") or (next(iter(infos.values())) if len(infos) == 1 else None)
+    features = None if info is None else info.features
+
+    def load(of_splits: Files) -> DatasetDict:
+        escaped = {name: list(map(glob.escape, of_split)) for name, of_split in of_splits.items()}
+        return _prepare(formats.copy().pop().removeprefix("."), of_splits, data_files=escaped, features=features)
+
+    return open_tables(chosen, data, load, features, f"{root}/README.md")
+
+
+def _prepare(kind: str, files: Files, **options: Any) -> DatasetDict:
+    """`load_dataset` with a cache of its own for each version of the files.
+
+    By itself it finds the cache by their paths and modification times alone, and would serve a file's old content after
+    a change that keeps both.
+    """
+    states = [os.stat(file) for of_split in files.values() for file in of_split]
+    # ctime moves with every change of content, and no program can set it.
+    version = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in states]).encode()).hexdigest()
+    cache = os.path.join(datasets.config.HF_DATASETS_CACHE, f"cskd_hf-{version[:16]}")
+    return load_dataset(kind, cache_dir=cache, **options)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return [error, *filter(None, (error.__cause__, error.__context__))]
+
+
+def explain_cache(error: BaseException) -> str | None:
+    """One line if the cache of downloaded and prepared sets is read-only, full, or cannot be created."""
+    for cause in _causes(error):
+        if not isinstance(cause, OSError):
+            continue
+        file, caches = str(cause.filename or ""), (constants.HF_HOME, str(datasets.config.HF_DATASETS_CACHE))
+        in_cache = file and any(file.startswith(cache) or cache.startswith(file + os.sep) for cache in caches)
+        if in_cache or cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = " ".join(str(cause).split())
+            return (
+                f"its cache in {caches[0]} cannot be written ({reason}); set HF_HOME to a folder that can, with space"
+            )
+    return None
 
 
 def described_files(root: Path, config_name: str | None) -> dict[str, list[str]]:

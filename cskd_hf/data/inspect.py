@@ -6,108 +6,27 @@ data; the full one reads and decodes every image. `python -m cskd_hf.check` prin
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from cskd_hf.data.decode import UnreadableImageError, decode
-from cskd_hf.data.duplicates import Diagnostics, digest, find_duplicates, named_splits, read_content, sample_rows
+from cskd_hf.data.deep import Range
+from cskd_hf.data.duplicates import Diagnostics, find_duplicates, named_splits, sample_rows
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.splits import Images, ImageSplit
+from cskd_hf.data.statistics import ImageStatistics, image_statistics
+from cskd_hf.data.values import check_values, deep_ranges, describe_values
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import entry_of
 from cskd_hf.recipe.sections import DataSection, TransformSection
 
 NUM_DECODED = 50  # sampled images that the quick check decodes
 HASH_LIMIT = {"training": 1e9, "check": 5e9}  # bytes; larger data is compared by a sample
-GREY = ("L", "LA", "1", "I", "I;16")
-
-
-@dataclass
-class ImageStatistics:
-    """Counts over some images of a split."""
-
-    tried: int = 0
-    opened: int = 0
-    decoded: int = 0
-    num_bytes: int = 0
-    formats: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
-    unreadable: list[str] = field(default_factory=list)  # where and why
-    digests: list[int] = field(default_factory=list)  # as `image_digests`
-
-    def add(self, other: ImageStatistics) -> None:
-        self.tried += other.tried
-        self.opened += other.opened
-        self.decoded += other.decoded
-        self.num_bytes += other.num_bytes
-        self.formats += other.formats
-        self.modes += other.modes
-        self.sizes += other.sizes
-        self.unreadable += other.unreadable
-        self.digests += other.digests
-
-    def add_image(self, content: bytes, num_decoded: int) -> None:
-        """Count an encoded image; decode it if fewer than `num_decoded` have been opened.
-
-        Raises:
-            UnreadableImageError: see `Picture`.
-        """
-        stored = {"bytes": content, "path": None}
-        self.num_bytes += len(content)
-        self.opened += 1
-        try:
-            with Image.open(io.BytesIO(content)) as opened:
-                self.formats[str(opened.format)] += 1
-                self.modes[opened.mode] += 1
-                self.sizes[opened.size] += 1
-        except Exception:  # Pillow raises a dozen types; `decode` words the error
-            decode(stored)
-        if self.opened <= num_decoded:
-            self.decoded += 1
-            decode(stored)
-
-    def widths_and_heights(self) -> np.ndarray:
-        """(N, 2), unordered."""
-        return np.repeat(np.array(list(self.sizes), int).reshape(-1, 2), list(self.sizes.values()), axis=0)
-
-
-def image_statistics(split: ImageSplit, rows: Sequence[int], num_decoded: int) -> ImageStatistics:
-    """Read the headers of these rows' images and decode the first `num_decoded` of them."""
-    statistics = ImageStatistics()
-    for start in range(0, len(rows), 16):  # few at a time: a photograph may have 20 MB
-        block = rows[start : start + 16]
-        for row, image in zip(block, split.fetch(block), strict=True):
-            statistics.tried += 1
-            content = str(image["path"]).encode()  # stands in for a file that cannot be read
-            try:
-                content = read_content(image)
-                statistics.add_image(content, num_decoded)
-            except UnreadableImageError as error:
-                statistics.unreadable.append(f"{split.describe(row, image)}: {error}")
-            statistics.digests.append(digest(content))
-    return statistics
-
-
-class Blocks(Dataset[ImageStatistics]):
-    """A split for a DataLoader: item i is the statistics of its i-th 64 images, all decoded."""
-
-    def __init__(self, split: ImageSplit) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return -(-len(self.split) // 64)
-
-    def __getitem__(self, block: int) -> ImageStatistics:
-        rows = range(64 * block, min(64 * block + 64, len(self.split)))
-        return image_statistics(self.split, rows, len(rows))
+GREY = ("L", "LA", "1", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) -> None:
@@ -125,14 +44,14 @@ def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) ->
                 f"split {split!r} has {num_rows:,} images, but the official split of {data.dataset} has {official:,}"
             )
     for name, part in named_splits(images).items():
+        if name == "hold-out":  # among the notes of `images`
+            continue
         empty = np.flatnonzero(np.bincount(part.labels, minlength=images.num_classes) == 0)
         if len(empty):
             examples = ", ".join(images.train.class_names[label] for label in empty[:3]) + ", …" * (len(empty) > 3)
-            line = f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
-            (diagnostics.notes if name == "hold-out" else diagnostics.problems).append(line)
-    num_singletons = int((np.bincount(images.train.labels) == 1).sum())
-    if num_singletons:
-        diagnostics.notes.append(f"classes with one training image, paired with itself: {num_singletons:,}")
+            diagnostics.problems.append(
+                f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
+            )
 
 
 def catalog_counts(images: Images, data: DataSection) -> list[tuple[str, int, int | None]]:
@@ -170,13 +89,49 @@ def check_images(
         elif any(shares.values()):
             parts = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share)
             diagnostics.notes.append(f"of the images checked, {parts} are {property_}")
+    slivers = [line for split in statistics.values() for line in split.slivers]
+    diagnostics.problems += [f"{line}: a sliver, of which the model sees next to nothing" for line in slivers[:5]]
+    if len(slivers) > 5:
+        diagnostics.problems.append(f"{len(slivers) - 5:,} more images are slivers")
+    diagnostics.notes += metadata_notes(statistics)
+    check_values(statistics, data.value_range, diagnostics)
 
 
-def sample_statistics(images: Images) -> tuple[dict[str, ImageStatistics], float]:
+def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
+    """What EXIF and sheer size do to the images."""
+
+    def count(counts: Mapping[str, int]) -> str:
+        return ", ".join(
+            f"{number:,} of {statistics[name].opened:,} {name}" for name, number in counts.items() if number
+        )
+
+    turned = count({name: split.turned for name, split in statistics.items()})
+    broken = count({name: split.broken_metadata for name, split in statistics.items()})
+    limit = Image.MAX_IMAGE_PIXELS or np.inf
+    huge = [size for split in statistics.values() for size in split.sizes if size[0] * size[1] > limit]
+    notes = []
+    if turned:
+        notes.append(
+            f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them, "
+            "timm and torchvision do not: add PIL.ImageOps.exif_transpose"
+        )
+    if broken:
+        notes.append(f"EXIF or XMP that cannot be read: {broken} images checked, shown as they are stored")
+    if huge:
+        width, height = max(huge, key=lambda size: size[0] * size[1])
+        notes.append(
+            f"images of more than {limit:,} pixels (PIL.Image.MAX_IMAGE_PIXELS): {len(huge)} sizes, up to "
+            f"{width:,}×{height:,}; decoding takes {3e-9 * width * height:.2g} GB"
+        )
+    return notes
+
+
+def sample_statistics(images: Images, value_range: Range | None) -> tuple[dict[str, ImageStatistics], float]:
     """Statistics of a sample of each split, and an estimate of the bytes of all images."""
     splits = named_splits(images)
     statistics = {
-        name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED) for name, split in splits.items()
+        name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED, value_range)
+        for name, split in splits.items()
     }
     sizes = (
         statistics[name].num_bytes / max(statistics[name].opened, 1) * len(split) for name, split in splits.items()
@@ -184,17 +139,52 @@ def sample_statistics(images: Images) -> tuple[dict[str, ImageStatistics], float
     return statistics, sum(sizes)
 
 
-def quick_check(images: Images, data: DataSection, transform: TransformSection) -> list[str]:
-    """The problems that training reports at its start, in a few seconds for data of any size.
+class QuickCheck(NamedTuple):
+    """What training reports at its start.
+
+    Attributes:
+        problems: one line each.
+        values: the modes and pixel values of a sample of each split.
+        notes: for the report, too: what others must know to read the images alike.
+        deep: kind of depth → black and white, of images deeper than 8 bits.
+    """
+
+    problems: list[str]
+    values: str
+    notes: list[str]
+    deep: dict[str, Range]
+
+
+def quick_check(images: Images, data: DataSection, transform: TransformSection) -> QuickCheck:
+    """Check a sample, in a few seconds for data of any size.
 
     Raises:
-        UserError: the classes are not the catalog's, or a sampled image is unreadable under `data.on_corrupt: error`.
+        UserError: the classes are not the catalog's, a sampled image is unreadable under `data.on_corrupt: error`, or
+            deep images would come out nearly black.
     """
     diagnostics = Diagnostics()
     check_counts(images, data, diagnostics)
-    statistics, num_bytes = sample_statistics(images)
+    statistics, num_bytes = sample_statistics(images, data.value_range)
     check_images(statistics, data, transform, diagnostics)
     if diagnostics.fatal:
         raise UserError("\n".join(diagnostics.fatal))
     find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
+    found = (f"{name} {describe_values(split.values, data.value_range)}" for name, split in statistics.items())
+    values, deep = f"pixel values: {', '.join(found)}", deep_ranges(statistics, data.value_range)
+    return QuickCheck(diagnostics.problems, values, metadata_notes(statistics) + [values] * bool(deep), deep)
+
+
+def check_test_values(split: ImageSplit, data: DataSection) -> list[str]:
+    """The problems that evaluation reports about the pixel values of a sample of its images.
+
+    Raises:
+        UserError: deep images would come out nearly black.
+    """
+    diagnostics = Diagnostics()
+    rows = sample_rows(split, NUM_DECODED).tolist()
+    check_values(
+        {split.name: image_statistics(split, rows, NUM_DECODED, data.value_range)}, data.value_range, diagnostics
+    )
+    if diagnostics.fatal:
+        raise UserError("\n".join(diagnostics.fatal))
     return diagnostics.problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cskd_hf.data.batches import GlobalBatches
-from cskd_hf.data.buffers import Buffers, SharedBatches, slots_that_fit
+from cskd_hf.data.buffers import AVAILABLE, Buffers, SharedBatches
 from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import Draw
+from cskd_hf.errors import UserError
 
 MAX_WORKERS = 16  # more never fed a device better here, and each takes memory
 PREFETCH = 2  # batches that a worker prepares ahead, torch's `prefetch_factor`
@@ -68,11 +70,11 @@ def batch_loader(
     dataset: PairedImages | SharedBatches = images
     first = next(iter(batches), None)  # no batch is larger
     # Slots belong to worker ids: only persistent workers guarantee that no two iterations run at once.
-    if workers > 0 and persistent and first:
-        num_bytes = math.prod(images.shape(first))
-        slots = min(SLOTS, slots_that_fit(_local_ranks() * workers, num_bytes))
-        if slots:
-            dataset = SharedBatches(images, Buffers(slots * workers, num_bytes), slots)
+    if workers > 0:
+        _check_semaphores()
+    if workers > 0 and persistent and first and AVAILABLE:
+        buffers = Buffers(SLOTS * workers, math.prod(images.shape(first)))
+        dataset = SharedBatches(images, buffers, SLOTS)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -85,6 +87,21 @@ def batch_loader(
         generator=torch.Generator(),
         worker_init_fn=worker_init,
     )
+
+
+def _check_semaphores() -> None:
+    """Queues to workers need them, and they lie in /dev/shm.
+
+    Raises:
+        UserError: there is no /dev/shm, or it is full or not writable.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise UserError(
+            f"data.workers: worker processes need a writable /dev/shm ({error}); start the container with "
+            "--shm-size=1g, or write data.workers=0"
+        ) from None
 
 
 def _whole_batch(batch: Any) -> Any:

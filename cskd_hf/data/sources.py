@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from PIL import Image as PillowImage
-from pyarrow import csv
 
-from cskd_hf.data.hub import described_files, open_files, open_hub, same_split
+from cskd_hf.data.class_folders import open_class_folders
+from cskd_hf.data.class_lists import open_saved
+from cskd_hf.data.csv_files import read_csv
+from cskd_hf.data.hub import described_files, explain_cache, open_files, open_hub, same_split
 from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.sections import DataSection
 
 
-def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
+class OpenedSplits(NamedTuple):
+    """Splits as stored, and remarks about some of them, such as the files left out."""
+
+    tables: dict[str, Dataset]
+    notes: dict[str, tuple[str, ...]]
+
+
+def open_splits(data: DataSection, splits: list[str]) -> OpenedSplits:
     """The named splits, as stored.
 
     Raises:
         UserError: no such data or split, or the Hub does not serve it; the message lists what is available.
     """
     entry = CATALOG.get(data.dataset)
+    loaded: Mapping[str, Dataset]
+    notes: dict[str, tuple[str, ...]] = {}
     if entry is not None:  # a folder of the same name is written ./name
         if data.dataset == "digits":
             loaded = _digits()
@@ -38,7 +49,7 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
         else:
             loaded = open_hub(entry.path, data, splits, entry.data_files)
     elif os.path.isdir(data.dataset):
-        loaded = _open_folder(Path(data.dataset), data, splits)
+        loaded, notes = _open_folder(Path(data.dataset), data, splits)
     elif os.path.exists(data.dataset):
         raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
     else:
@@ -51,105 +62,46 @@ def open_splits(data: DataSection, splits: list[str]) -> dict[str, Dataset]:
             f"data: {data.dataset} has no split {', '.join(map(repr, missing))}; it has {', '.join(loaded) or 'none'}: "
             "set data.train_split, data.test_split or data.holdout"
         )
-    return {split: loaded[stored[split if split in stored else same_split(split)]] for split in splits}
+    tables = {split: loaded[stored[split if split in stored else same_split(split)]] for split in splits}
+    return OpenedSplits(tables, notes)
 
 
-def _open_folder(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
+def _open_folder(root: Path, data: DataSection, splits: list[str]) -> OpenedSplits:
     try:
-        if (root / "dataset_dict.json").is_file():
-            return load_from_disk(str(root))
-        if all((root / split / "state.json").is_file() for split in splits):
-            return DatasetDict({split: load_from_disk(str(root / split)) for split in splits})
-        if any(root.rglob("*.parquet")):
-            return open_files(root, splits, data.config_name, described_files(root, data.config_name))
-        if any((root / f"{split}.csv").is_file() for split in splits):
-            return _open_csv(root, data, splits)
+        tables = _open_tables(root, data, splits)
+        if tables is not None:
+            return OpenedSplits(tables, {})
+        return OpenedSplits(*open_class_folders(root, splits))
     except UserError:
         raise
     except Exception as error:  # see open_hub
-        raise UserError(f"data.dataset: {root}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    return _open_class_folders(root, splits)
+        reason = explain_cache(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"data.dataset: {root}: {reason}") from error
 
 
-def _open_csv(root: Path, data: DataSection, splits: list[str]) -> DatasetDict:
-    """`root/split.csv`: a column of image paths, absolute or relative to `root`, and one of labels."""
-    assert data.image_column is not None
-    # A class may be called NA, null or nan: only an empty cell is a missing label.
-    options = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-    loaded = {}
-    for file in sorted(root.glob("*.csv")):
-        if same_split(file.stem) not in set(map(same_split, splits)):
-            loaded[file.stem] = Dataset.from_dict({})  # only listed among the available splits
-            continue
-        table = csv.read_csv(file, convert_options=options)
-        if data.image_column in table.column_names and pa.types.is_string(table[data.image_column].type):
-            # An absolute path wins over the folder it is joined to.
-            paths = [None if path is None else str(root / path) for path in table[data.image_column].to_pylist()]
-            column = table.column_names.index(data.image_column)
-            table = table.set_column(column, data.image_column, pa.array(paths))
-        loaded[file.stem] = Dataset(table)
-    return DatasetDict(loaded)
-
-
-def _open_class_folders(root: Path, splits: list[str]) -> DatasetDict:
-    """`root/split/class/**/image`, all splits sharing one list of classes.
-
-    Not `datasets`' imagefolder, which also assigns files to splits by words in their names (`train/robin/test_1.jpg`
-    would be trained and tested on) and gives each split its own list of classes.
-    """
-    present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    missing = [split for split in splits if split not in present]
-    if missing:
-        raise UserError(
-            f"data.dataset: {root} has no folder {', '.join(map(repr, missing))}, but {', '.join(present) or 'none'}; "
-            "images lie in split/class/*.jpg, and data.train_split and data.test_split name the splits"
-        )
-    files = {split: _class_folder_images(root / split) for split in splits}
-    class_names = sorted({name for rows in files.values() for _, name in rows})
-    features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
-    number = {name: label for label, name in enumerate(class_names)}
-    return DatasetDict(
-        {
-            split: Dataset.from_dict(
-                {"image": [path for path, _ in rows], "label": [number[name] for _, name in rows]}, features=features
-            )
-            for split, rows in files.items()
+def _open_tables(root: Path, data: DataSection, splits: list[str]) -> dict[str, Dataset] | None:
+    """The splits of a folder of tables; None if it has none."""
+    saved: dict[str, Dataset] = {}
+    if (root / "dataset_dict.json").is_file():
+        saved = load_from_disk(str(root))
+    elif all((root / split / "state.json").is_file() for split in splits):
+        saved = {split: load_from_disk(str(root / split)) for split in splits}
+    if saved:
+        requested = {split for split in saved if same_split(split) in set(map(same_split, splits))}
+        return {
+            split: open_saved(root / split, table, split, data) if split in requested else table
+            for split, table in saved.items()
         }
-    )
-
-
-def _class_folder_images(folder: Path) -> list[tuple[str, str]]:
-    """(path, class) of every image below `folder/class`, sorted; hidden files and folders are skipped."""
-    kinds = PillowImage.registered_extensions().items()
-    extensions = {extension for extension, kind in kinds if kind in PillowImage.OPEN}
-    images: list[tuple[str, str]] = []
-    imageless: list[str] = []
-    for name in sorted(os.listdir(folder)):
-        if name.startswith(".") or not (folder / name).is_dir():
-            continue
-        num_before, num_files = len(images), 0
-        for parent, subfolders, files in os.walk(folder / name, followlinks=True):
-            subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
-            visible = sorted(file for file in files if not file.startswith("."))
-            num_files += len(visible)
-            images += [
-                (os.path.join(parent, file), name)
-                for file in visible
-                if os.path.splitext(file)[1].lower() in extensions
-            ]
-        if num_files and len(images) == num_before:
-            imageless.append(f"none of the {num_files} files in {folder / name}")
-    for path, _ in images:
-        if not path.isascii() and path != path.encode(errors="replace").decode():
-            raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
-    if not images:
-        raise UserError(f"data.dataset: {folder} has no images; put them in {folder}/class/*.jpg")
-    if imageless:  # the class would vanish silently
-        raise UserError(
-            f"data.dataset: {imageless[0]} has the extension of an image that Pillow reads; rename or convert them, or "
-            "remove the folder"
-        )
-    return images
+    if any(name.endswith((".parquet", ".arrow")) for _, _, names in os.walk(root) for name in names):
+        return open_files(root, splits, data, described_files(root, data.config_name))
+    if any((root / f"{split}.csv").is_file() for split in splits):
+        requested = set(map(same_split, splits))
+        # The others are only listed among the available splits.
+        return {
+            file.stem: read_csv(root, [file], data) if same_split(file.stem) in requested else Dataset.from_dict({})
+            for file in sorted(root.glob("*.csv"))
+        }
+    return None
 
 
 def _digits() -> DatasetDict:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import Dataset
 
+from cskd_hf.data.columns import images_only, require_columns
+from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.hub import same_split
+from cskd_hf.data.labels import StoredLabels, join_labels, look_alikes, renumber, some, stored_labels
 from cskd_hf.data.sampling import rank_in_class
-from cskd_hf.data.sources import open_splits
+from cskd_hf.data.sources import OpenedSplits, open_splits
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import note_of_copy
 from cskd_hf.recipe.sections import DataSection
@@ -34,6 +35,7 @@ class ImageSplit:
         labels: (N,) int64, 0 … K − 1.
         class_names: K names.
         rows: (N,) each row's number in the split as stored; those of a hold-out share are not contiguous.
+        notes: remarks about the split as stored, such as the files left out.
     """
 
     name: str
@@ -41,6 +43,7 @@ class ImageSplit:
     labels: np.ndarray
     class_names: tuple[str, ...]
     rows: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +51,7 @@ class ImageSplit:
     def fetch(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """The encoded images of these rows, in one read."""
         # Decoding reports a null image.
-        return [image or {"bytes": None, "path": None} for image in self.dataset[list(indices)]["image"]]
+        return [_openable(image or {"bytes": None, "path": None}) for image in self.dataset[list(indices)]["image"]]
 
     def describe(self, index: int, image: Mapping[str, Any] | None = None) -> str:
         """Split, row as stored and file of an image, for messages."""
@@ -61,6 +64,13 @@ class ImageSplit:
         return ImageSplit(self.name, self.dataset.select(indices), labels, self.class_names, rows)
 
 
+def _openable(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The image, without bytes if its path names a pipe or a device, which would be read for ever."""
+    if image["bytes"] is None and image["path"] and not is_file_or_missing(image["path"]):
+        return {"bytes": b"", "path": image["path"]}
+    return image
+
+
 @dataclass(frozen=True)
 class Images:
     """The splits of a run and remarks for its report."""
@@ -69,6 +79,7 @@ class Images:
     holdout: ImageSplit | None
     test: ImageSplit
     notes: tuple[str, ...]
+    deep: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # see `inspect.QuickCheck`
 
     @property
     def num_classes(self) -> int:
@@ -100,15 +111,13 @@ def load_images(data: DataSection) -> Images:
     if len(set(map(same_split, names))) < len(names):
         raise UserError(f"data: {', '.join(names)} names a split twice; train, test and hold-out split must differ")
 
-    tables = open_splits(data, names)
-    labels, class_names = _labels(tables, data)
-    if len(class_names) < 2:
-        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {_some(class_names)}")
-    splits = {
-        name: ImageSplit(name, _images_only(table, name, data), labels[name], class_names, np.arange(len(table)))
-        for name, table in tables.items()
-    }
+    opened, stored = _read_labels(data, names)
+    labels, class_names = join_labels(list(stored.values()), data.label_column or "")
+    splits = {name: _image_split(opened, name, own, class_names, data) for name, own in zip(names, labels, strict=True)}
     train, test, holdout = splits[names[0]], splits[names[1]], None
+    notes = [note for split in splits.values() for note in split.notes]
+    if len(class_names) < 2:
+        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {some(class_names)}")
     if isinstance(data.holdout, str):
         holdout = splits[data.holdout]
     elif data.holdout:
@@ -116,14 +125,26 @@ def load_images(data: DataSection) -> Images:
         if not mask.any():
             raise UserError(f"data.holdout: {data.holdout} of {len(train)} images is no image; write more, or 0")
         train, holdout = train.take(np.flatnonzero(~mask)), train.take(np.flatnonzero(mask))
-
-    notes = [note for note in [note_of_copy(data.dataset)] if note is not None]
-    present = np.bincount(train.labels, minlength=len(class_names))
-    for count, problem in ((0, "have no training image"), (1, "have one training image, paired with itself")):
-        if (present == count).any():
-            classes = [class_names[label] for label in np.flatnonzero(present == count)]
-            notes.append(f"{len(classes)} of {len(class_names)} classes {problem}: {_some(classes)}")
+    notes += [note for note in [note_of_copy(data.dataset)] if note is not None]
+    notes += look_alikes(class_names) + _class_notes(train, holdout)
     return Images(train, holdout, test, tuple(notes))
+
+
+def _class_notes(train: ImageSplit, holdout: ImageSplit | None) -> list[str]:
+    """Classes without images to train on or to fit the temperature on."""
+    problems = [
+        (train, 0, "have no training image"),
+        (train, 1, "have one training image, paired with itself"),
+        (holdout, 0, "have no image held out"),
+    ]
+    notes, names = [], train.class_names
+    for split, count, problem in problems:
+        if split is not None:
+            classes = np.flatnonzero(np.bincount(split.labels, minlength=len(names)) == count)
+            if len(classes):
+                examples = some([names[label] for label in classes])
+                notes.append(f"{len(classes)} of {len(names)} classes {problem}: {examples}")
+    return notes
 
 
 def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSplit:
@@ -134,112 +155,53 @@ def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSpl
     """
     assert data.test_split is not None
     name = data.test_split
-    table = open_splits(data, [name])[name]
-    labels, own_names = _labels({name: table}, data)
-    names = own_names if class_names is None else tuple(class_names)
-    numbers, unknown = _renumber(labels[name], own_names, names)
+    opened, stored = _read_labels(data, [name])
+    names = tuple(class_names or join_labels([stored[name]], data.label_column or "")[1])
+    labels, unknown = renumber(stored[name], names)
     if unknown:
         raise UserError(
-            f"data: split {name!r} has classes that the weights were not trained on: {_some(unknown)}; choose a split"
+            f"data: split {name!r} has classes that the weights were not trained on: {some(unknown)}; choose a split"
         )
-    return ImageSplit(name, _images_only(table, name, data), numbers, names, np.arange(len(table)))
+    return _image_split(opened, name, labels, names, data)
+
+
+def _read_labels(data: DataSection, names: list[str]) -> tuple[OpenedSplits, dict[str, StoredLabels]]:
+    assert data.label_column is not None
+    opened, stored = open_splits(data, names), {}
+    for name in names:
+        require_columns(opened.tables[name], f"split {name!r}", data)
+        stored[name] = stored_labels(opened.tables[name], data.label_column, f"split {name!r}")
+    return opened, stored
+
+
+def _image_split(
+    opened: OpenedSplits, name: str, labels: np.ndarray, class_names: tuple[str, ...], data: DataSection
+) -> ImageSplit:
+    images = images_only(opened.tables[name], f"split {name!r}", data)
+    return ImageSplit(name, images, labels, class_names, np.arange(len(labels)), opened.notes.get(name, ()))
 
 
 def holdout_mask(labels: np.ndarray, share: float) -> np.ndarray:
-    """(N,) bool: a stratified share, the same for every seed; every class keeps one training image."""
+    """(N,) bool: a stratified share, the same for every seed; every class keeps one training image.
+
+    N · share images are divided among the classes in proportion to their sizes, by largest remainders: of 100 classes
+    with 5 images each, a tenth takes one image of 50 classes. Chance decides between equal remainders.
+    """
     # RandomState's stream is frozen by NumPy: the share is the same in every version.
-    rank = rank_in_class(labels, np.random.RandomState(0).permutation(len(labels)))
-    count = np.bincount(labels)[labels]
-    return rank < np.minimum(np.rint(count * share), count - 1)
-
-
-def _images_only(table: Dataset, split: str, data: DataSection) -> Dataset:
-    assert data.image_column is not None
-    _require_column(table, split, data.image_column, "image_column")
-    feature = table.features[data.image_column]
-    stored = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
-    if not isinstance(feature, Image) and not stored:
-        raise UserError(
-            f"data.image_column: {data.image_column!r} of split {split!r} holds {feature}; name a column of images"
-        )
-    images = table.select_columns([data.image_column])
-    if stored and feature.dtype.startswith("large_"):  # older versions of datasets cannot cast these to images
-        images = images.cast_column(data.image_column, Value(feature.dtype.removeprefix("large_")))
-    images = images.cast_column(data.image_column, Image(decode=False))
-    return images if data.image_column == "image" else images.rename_column(data.image_column, "image")
-
-
-def _require_column(table: Dataset, split: str, column: str, key: str) -> None:
-    if column not in table.column_names:
-        raise UserError(f"data.{key}: split {split!r} has no column {column!r}; it has {', '.join(table.column_names)}")
-
-
-def _labels(tables: Mapping[str, Dataset], data: DataSection) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Labels of all splits against one list of classes: (split → (N,) int64, names)."""
-    column = data.label_column
-    assert column is not None
-    stored = {split: _stored_labels(table, split, column) for split, table in tables.items()}
-    features = [table.features[column] for table in tables.values()]
-    name_types = {type(name) for _, own_names in stored.values() for name in own_names}
-    if len({type(feature) for feature in features}) > 1 or len(name_types) > 1:
-        raise UserError(
-            f"data.label_column: {column!r} has different types in the splits: {_some(features)}; convert one of them"
-        )
-    first = next(iter(stored))
-    if isinstance(features[0], ClassLabel):
-        names = stored[first][1]  # the data's own order, empty classes included
-    else:
-        names = sorted({name for _, own_names in stored.values() for name in own_names})
-    labels: dict[str, np.ndarray] = {}
-    for split, (numbers, own_names) in stored.items():
-        labels[split], unknown = _renumber(numbers, own_names, names)
-        if unknown:
-            raise UserError(
-                f"data: split {split!r} has classes that split {first!r} lacks: {_some(unknown)}; remove their images"
-            )
-    return labels, tuple(map(str, names))
-
-
-def _stored_labels(table: Dataset, split: str, column: str) -> tuple[np.ndarray, list[Any]]:
-    """One split's labels as stored: (N,) numbers and the names that they index."""
-    _require_column(table, split, column, "label_column")
-    feature = table.features[column]
-    if not isinstance(feature, (ClassLabel, Value)) or str(feature.dtype).startswith("float"):
-        raise UserError(
-            f"data.label_column: {column!r} of split {split!r} holds {feature}; name a column of class labels"
-        )
-    if len(table) == 0:
-        raise UserError(f"data: split {split!r} is empty; choose another split")
-    # Arrow format decodes no image, and [:] applies a select or shuffle that the raw table knows nothing about.
-    values = table.select_columns([column]).with_format("arrow")[:][column]
-    num_unlabelled = values.null_count
-    if pa.types.is_signed_integer(values.type):
-        num_unlabelled += pc.sum(pc.less(values, 0), min_count=0).as_py()
-    if num_unlabelled:
-        raise UserError(
-            f"data: {num_unlabelled} of {len(values)} rows of split {split!r} have no label; choose another split"
-        )
-    if isinstance(feature, ClassLabel):
-        numbers, highest = values.to_numpy(), pc.max(values).as_py()
-        if highest >= len(feature.names):
-            raise UserError(
-                f"data.label_column: {column!r} of split {split!r} holds the label {highest}, but its list has "
-                f"only {len(feature.names)} classes, 0 to {len(feature.names) - 1}; correct the labels"
-            )
-        return numbers, list(feature.names)
-    distinct = values.unique()  # in Arrow: NumPy would make a Python object of every name
-    return pc.index_in(values, value_set=distinct).to_numpy(), distinct.to_pylist()
-
-
-def _renumber(numbers: np.ndarray, own_names: Sequence[Any], names: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Translate label numbers from one list of names to another: (N,) int64 and the names missing there."""
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = np.array([number_of.get(name, -1) for name in own_names], dtype=np.int64)[numbers]
-    return labels, [own_names[number] for number in np.unique(numbers[labels < 0])]
-
-
-def _some(names: Sequence[Any]) -> str:
-    return ", ".join(map(str, names[:5])) + (f", … ({len(names) - 5} more)" if len(names) > 5 else "")
+    generator = np.random.RandomState(0)
+    rank = rank_in_class(labels, generator.permutation(len(labels)))
+    size = np.bincount(labels)
+    most = np.maximum(size - 1, 0)
+    quota = size * share
+    taken = np.minimum(np.floor(quota + 1e-9).astype(np.int64), most)
+    total = min(round(len(labels) * share), int(most.sum()))
+    chance = generator.permutation(len(size))
+    while taken.sum() < total:  # again only if classes ran out of images
+        open_classes = np.flatnonzero(taken < most)
+        remainder = np.round(quota - taken, 9)[open_classes]  # equal remainders differ by rounding errors
+        order = open_classes[np.lexsort((chance[open_classes], -remainder))]
+        taken[order[: total - taken.sum()]] += 1
+    return rank < taken[labels]
 
 
 def fingerprint(split: ImageSplit) -> str:

@@ -7,12 +7,16 @@ the device.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from contextlib import nullcontext
+from operator import truediv
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from timm.data import create_transform
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
@@ -22,8 +26,10 @@ from cskd_hf.data import crops
 from cskd_hf.data.decode import Picture, decode
 from cskd_hf.data.erasing import Erasing
 from cskd_hf.errors import UserError
-from cskd_hf.recipe.sections import TransformSection
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill
 from cskd_hf.seeding import seeded
+
+MAX_ASPECT = 16  # [ours]
 
 
 class Transform:
@@ -32,6 +38,7 @@ class Transform:
     Args:
         settings: the recipe's `transform`.
         is_training: random crop, flips and erasing; else resize and centre crop.
+        value_range: the recipe's `data.value_range`.
 
     Attributes:
         size: (height, width) of the result.
@@ -44,7 +51,7 @@ class Transform:
         >>> import torch
         >>> from PIL import Image
         >>> from cskd_hf.data.transforms import Transform
-        >>> from cskd_hf.recipe.sections import TransformSection
+        >>> from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill
         >>> file = io.BytesIO()
         >>> Image.effect_noise((64, 48), sigma=60).save(file, "JPEG")
         >>> image = {"bytes": file.getvalue(), "path": None}
@@ -56,14 +63,16 @@ class Transform:
         (True, False)
     """
 
-    def __init__(self, settings: TransformSection, is_training: bool) -> None:
-        self.settings, self.is_training = settings, is_training
-        self.size = settings.input_size[1:]
+    def __init__(
+        self, settings: TransformSection, is_training: bool, value_range: tuple[float, float] | None = None
+    ) -> None:
+        self.settings, self.is_training = fill(settings, TRANSFORM_DEFAULTS), is_training
+        self.value_range, self.size = value_range, settings.input_size[1:]
         self._timm: Any = None
         # In evaluation timm's, which resizes with Pillow as anyone who loads the weights with timm will: our resize
         # takes half the time, but differs by a level here and there.
         if not is_training or settings.color_jitter or settings.auto_augment:
-            self._timm = _timm_transform(settings, is_training)
+            self._timm = _timm_transform(self.settings, is_training)
         self._erase = Erasing(settings) if is_training and settings.re_prob else None
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
@@ -86,7 +95,7 @@ class Transform:
             UnreadableImageError: the image cannot be decoded; `out` is then undefined.
         """
         if self._timm is None:
-            picture = Picture(image)
+            picture = Picture(image, self.value_range, strict=True)
             draws = random.Random(seed)
             crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
@@ -95,18 +104,53 @@ class Transform:
                 with seeded(draws.getrandbits(63)):
                     self._erase(out)
             return
-        rgb = decode(image)
+        rgb = decode(image, self.value_range, strict=True)
+        if not self.is_training and is_sliver(rgb.size) and self.settings.crop_mode == "center":
+            out.copy_(torch.from_numpy(np.array(_centre_of_sliver(rgb, self.settings))))
+            return
         with seeded(seed) if self.is_training else nullcontext():
             out.copy_(torch.as_tensor(self._timm(rgb)).permute(1, 2, 0))
             if self._erase is not None:
                 self._erase(out)
 
 
+def is_sliver(size: tuple[int, int]) -> bool:
+    """Whether resizing the short side makes an image so long that evaluation computes only the centre of it."""
+    return max(size) > MAX_ASPECT * min(size)
+
+
+def _centre_of_sliver(rgb: Image.Image, settings: TransformSection) -> Image.Image:
+    """timm's resize and centre crop, within one level (rarely two), without the pixels that the crop throws away."""
+    assert settings.crop_pct is not None
+    sides, shown = rgb.size, settings.input_size[:0:-1]  # width, height
+    scaled = [math.floor(side / settings.crop_pct) for side in shown]
+    if scaled[0] == scaled[1]:  # timm's sizes of the whole image: torchvision rounds down
+        whole = [int(scaled[0] * side / min(sides)) for side in sides]
+    else:
+        whole = [round(side / min(map(truediv, sides, scaled))) for side in sides]
+    starts = [round((long - short) / 2) for long, short in zip(whole, shown, strict=True)]
+    stops = [start + short for start, short in zip(starts, shown, strict=True)]
+    (left, top), (right, bottom) = (
+        [edge * side / long for edge, side, long in zip(edges, sides, whole, strict=True)] for edges in (starts, stops)
+    )
+    resample = Image.Resampling[_fixed_interpolation(settings).upper()]
+    # One side after the other, the width first, as Pillow resizes an image that grows: at once it might do the height
+    # first, which rounds otherwise.
+    columns = rgb.resize((shown[0], sides[1]), resample, (left, 0, right, sides[1]))
+    return columns.resize(shown, resample, (0, top, shown[0], bottom))
+
+
+def _fixed_interpolation(settings: TransformSection) -> str:
+    assert settings.interpolation is not None
+    return "bilinear" if settings.interpolation == "random" else settings.interpolation
+
+
 def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:
     """timm's transform, returning uint8."""
-    names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct"}
+    names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct", "crop_mode"}
+    names |= {"mean"} if settings.crop_mode == "border" else set()  # the border's colour
     size = settings.input_size[1:]
-    fixed_interpolation = "bilinear" if settings.interpolation == "random" else settings.interpolation
+    fixed_interpolation = _fixed_interpolation(settings)
     try:
         transform = create_transform(
             size,

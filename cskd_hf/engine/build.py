@@ -57,11 +57,12 @@ def build_loader(
     recipe: Recipe, train: ImageSplit, batches: GlobalBatches, accelerator: Accelerator
 ) -> DataLoader[Any]:
     """Augmented images of `batches`, with an un-augmented view where the method asks for one."""
+    value_range = recipe.data.value_range
     images = PairedImages(
         train,
-        Transform(recipe.transform, True),
+        Transform(recipe.transform, True, value_range),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
-        plain=Transform(recipe.transform, False) if recipe.method.views == "same_class_plain" else None,
+        plain=Transform(recipe.transform, False, value_range) if recipe.method.views == "same_class_plain" else None,
     )
     return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 

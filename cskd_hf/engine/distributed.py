@@ -11,16 +11,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed import DistError, TCPStore
 
+from cskd_hf.data.loaders import count_workers
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus
+from cskd_hf.engine.launch import (
+    check_accelerator,
+    check_environment,
+    check_open_files,
+    check_temporary_folder,
+    check_trackers,
+)
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # Variables in which launchers state how many processes they started, to detect ranks that would train alone.
 _LAUNCHERS = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "WORLD_SIZE": "torchrun"}
 
@@ -29,9 +36,13 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     """Join the process group; misconfigured launches are rejected before any image is read.
 
     Raises:
-        UserError: a distributed strategy this loop does not support, a process count other than
-            `run.num_processes`, or a launcher that started several processes unaware of each other.
+        UserError: a setting of the launcher that the recipe does not record (see `engine/launch.py`), a process count
+            other than `run.num_processes`, or a launcher that started several processes unaware of each other.
     """
+    check_environment(recipe)
+    check_trackers(recipe)
+    check_temporary_folder()
+    check_open_files(count_workers(recipe.data.workers))
     join_ranks_on_cpus()
     if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -42,11 +53,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         project_dir=recipe.run.output_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.ddp_timeout))],
     )
-    if accelerator.distributed_type not in _SUPPORTED:
-        raise UserError(
-            f"accelerate: distributed_type {accelerator.distributed_type.value}: CS-KD's two forwards need whole "
-            "weights and BatchNorm statistics on every rank; use MULTI_GPU, one process per GPU"
-        )
+    check_accelerator(accelerator)
     num_processes, expected = accelerator.num_processes, recipe.run.num_processes
     if expected is not None and expected != num_processes:
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import signal
 from collections.abc import Mapping
@@ -18,9 +17,8 @@ from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
 from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import Predictions
+from cskd_hf.files import advice
 from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class RunFailedError(Exception):
@@ -108,11 +106,20 @@ def explain(error: Exception, run: Run) -> str | None:
         )
     if isinstance(error, RuntimeError) and "deterministic" in str(error):
         return f"run.deterministic: {reason.partition('.')[0]}; write run.deterministic=false; {resume}"
-    if isinstance(error, CheckpointError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
-        return f"{error}; free some disk space and rerun the same command; {resume}"
+    todo = advice(error, run.folder) if isinstance(error, OSError) else None
+    if todo is not None or isinstance(error, CheckpointError):
+        todo = todo or f"make {run.folder} writable"
+        return f"{reason}; {todo} and rerun the same command; {resume}"
     if isinstance(error, (ConnectionError, EOFError)) or (
         isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
     ):  # whichever the training process meets first
+        if "too many open files" in reason.lower() or "received 0 items of ancdata" in reason:
+            return f"too many open files; raise the limit (ulimit -n 4096) or lower data.workers; {resume}"
+        if "shared memory" in reason or "Bus error" in reason:
+            return (
+                "loader workers need more shared memory; start the container with --shm-size=8g, or write "
+                f"data.workers=0, and rerun the same command; {resume}"
+            )
         return (
             f"a loader worker was killed ({reason}); out of memory? Lower data.workers and rerun the same command; "
             f"{resume}"

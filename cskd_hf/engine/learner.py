@@ -50,6 +50,16 @@ class Learner:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
+    def checkpoint_bytes(self, model_ema: bool) -> int:
+        """About the size of a checkpoint: an optimizer has no state before its first step."""
+        num_bytes = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        if model_ema:
+            num_bytes += sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        for group in self.optimizer.param_groups:
+            moments = 2 if "betas" in group else 1
+            num_bytes += moments * sum(parameter.nbytes for parameter in group["params"])
+        return num_bytes
+
 
 def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, accelerator: Accelerator) -> Learner:
     """Optimizer and schedule for an objective; compiled if the recipe asks for it, prepared by Accelerate."""

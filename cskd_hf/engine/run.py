@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from accelerate.utils import broadcast_object_list, gather_object
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from cskd_hf.data.fingerprint import describe_images
 from cskd_hf.data.inspect import quick_check
-from cskd_hf.data.splits import fingerprint, load_images
+from cskd_hf.data.splits import load_images
 from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
+from cskd_hf.errors import UserError
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.report.console import Console
 from cskd_hf.report.report import write_report
 from cskd_hf.runs import folder as run_folder
-from cskd_hf.runs.checkpoint import load_average, load_checkpoint
+from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_checkpoint
+from cskd_hf.runs.disk import check_space
 from cskd_hf.runs.progress import Progress, Stopwatch
 
 
@@ -30,6 +35,7 @@ class Run:
         recipe: as loaded; its null keys are filled on the way.
 
     Attributes:
+        described: what the splits hold, to notice that they changed.
         watched: the split evaluated during training: the hold-out split, if there is one.
         learner: what updates change.
         ema: the running average of the weights, or None.
@@ -51,16 +57,18 @@ class Run:
         with self.accelerator.main_process_first():  # the other ranks then read its cache
             self.images = load_images(self.recipe.data)
         if self.is_main:
-            for problem in quick_check(self.images, self.recipe.data, self.recipe.transform):
-                self.console.say(f"note: {problem}")
+            checked = quick_check(self.images, self.recipe.data, self.recipe.transform)
+            self.console.checked(checked)
+            notes = (*self.images.notes, *checked.notes)
+            self.images = dataclasses.replace(self.images, notes=notes, deep=checked.deep)
         self.batches = build_batches(self.recipe, self.images.train, self.accelerator)
         self.loader = build_loader(self.recipe, self.images.train, self.batches, self.accelerator)
         self.watched = "test" if self.images.holdout is None else "holdout"
+        self.described = describe_images(self.images)
         self.ranks.check_agreement(
             {
                 "recipe": recipe_hash(self.recipe),
-                "training images": fingerprint(self.images.train),
-                "test images": fingerprint(self.images.test),
+                **{f"{name} images": " ".join(map(str, split.values())) for name, split in self.described.items()},
             }
         )
 
@@ -79,9 +87,11 @@ class Run:
     def open_folder(self) -> bool:
         """Create the run folder or resume from its newest checkpoint; False if the run in it is finished."""
         settings = self.recipe.run
-        opened = run_folder.start(self.recipe, self.accelerator.num_processes) if self.is_main else None
-        self.folder, checkpoint, finished = broadcast_object_list([opened])[0]
-        if finished:
+        opened = run_folder.open_run(self.recipe, self.described) if self.is_main else None
+        opened = broadcast_object_list([opened])[0]
+        assert opened is not None
+        self.folder, checkpoint = opened.folder, opened.checkpoint
+        if opened.finished:
             if self.is_main and not (self.folder / "report.html").is_file():
                 write_report(self.folder)  # the only file written after the summary
             self.console.say(f"{self.folder} is finished; its result:")
@@ -90,7 +100,15 @@ class Run:
         learner, self.progress = self.learner, Progress()
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, learner.module, learner.optimizer, self.accelerator.scaler)
+            check_epochs(self.progress, self.recipe.scheduler.total_epochs, checkpoint)
+            if opened.other_images:
+                self.progress.skipped = {}  # rows of the other images
             self.console.say(f"resuming at {self.progress.place}")
+        if self.is_main:
+            saved = 0 if checkpoint is None else len(list_checkpoints(checkpoint.parent))
+            at_once = settings.checkpoints_total_limit + 1 - saved
+            check_space(self.folder, learner.checkpoint_bytes(settings.model_ema), at_once)
+            run_folder.begin_run(opened, self.recipe, self.described, self.accelerator.num_processes)
         self.ema: ModelEmaV3 | None = None
         self.model: nn.Module = learner.network
         if settings.model_ema:
@@ -104,7 +122,11 @@ class Run:
         if settings.report_to:
             sections = self.recipe.to_dict().items()
             config = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
-            self.accelerator.init_trackers("cskd_hf", config=config)
+            try:
+                self.accelerator.init_trackers("cskd_hf", config=config)
+            except Exception as error:  # each tracker has its own: no login, no network, a broken installation
+                trackers, reason = ", ".join(settings.report_to), " ".join(str(error).split())
+                raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error
         self._announce()
         return True
 

@@ -19,6 +19,7 @@ from cskd_hf.engine.updates import Update, training_updates
 from cskd_hf.evaluation import metrics
 from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
+from cskd_hf.files import advice
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.finish import finish
@@ -55,6 +56,12 @@ def train(recipe: Recipe) -> Outcome:
         if str(failure):
             print(f"error: {failure}", file=sys.stderr)
         return Outcome(1)
+    except OSError as error:  # before the first update
+        todo = advice(error, Path(recipe.run.output_dir or "."))
+        if todo is None:
+            raise
+        print(f"error: {' '.join(str(error).split())}; {todo} and rerun the same command", file=sys.stderr)
+        return Outcome(1)
     finally:
         lock.release_all()
     # gloo's threads may need Python for a moment after the last collective returns, and abort the process if Python is
@@ -73,11 +80,14 @@ def fit_and_finish(run: Run) -> Outcome:
     stop = StopRequest(run.accelerator, run.recipe.run.max_hours, timeout=0.9 * run.recipe.run.ddp_timeout)
     with stop, workers_ended(run.loader):
         try:
-            if fit(run, stop):
-                splits = dict.fromkeys((run.watched, "test"))
-                predictions = {split: predict(run, split, stop, autocast=False) for split in splits}
-        except EvaluationStoppedError:
-            save(run)
+            try:
+                if fit(run, stop):
+                    splits = dict.fromkeys((run.watched, "test"))
+                    predictions = {split: predict(run, split, stop, autocast=False) for split in splits}
+                    run.console.close()
+                    outcome = write_results(run, predictions)
+            except EvaluationStoppedError:
+                save(run)
         except (EOFError, OSError, RuntimeError) as error:
             failures.ignore_worker_deaths()
             run.console.close()
@@ -88,8 +98,7 @@ def fit_and_finish(run: Run) -> Outcome:
     if stop.answer:
         run.console.stopped(stop.reason, run.progress)
         return Outcome(stop.status)
-    run.console.close()
-    return write_results(run, predictions)
+    return outcome
 
 
 def fit(run: Run, stop: StopRequest) -> bool:

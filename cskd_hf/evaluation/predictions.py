@@ -54,7 +54,7 @@ def predict_split(
         model: unwrapped, on the accelerator's device; its mode is restored.
         split: each rank predicts one contiguous share.
         accelerator: device, ranks and mixed precision.
-        data: `batch_size`, `workers` and `on_corrupt` are used.
+        data: `batch_size`, `workers`, `on_corrupt` and `value_range` are used.
         transform: resolved; the images are prepared as for testing.
         channels_last: memory format of the images.
         autocast: use the run's mixed precision (for curves), not float32 (for results).
@@ -104,11 +104,15 @@ def _loader(
     size = data.batch_size
     batches = [[Draw((row,), 0) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
     return batch_loader(
-        PairedImages(split, Transform(transform, False), on_corrupt="drop" if data.on_corrupt == "skip" else "error"),
+        PairedImages(
+            split,
+            Transform(transform, False, data.value_range),
+            on_corrupt="drop" if data.on_corrupt == "skip" else "error",
+        ),
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,
-        persistent=False,
+        persistent=True,  # there is one iteration: its batches may lie in reused memory
         worker_init=ignore_stop_signals,
     )
 
@@ -135,8 +139,8 @@ def _predict_share(
             parts[name][count : count + len(value)] = value  # a device sync
         return count + len(outputs.get("row", ()))
 
-    batches = iter(loader)
-    with workers_ended(batches):
+    with workers_ended(loader):
+        batches = iter(loader)
         for _ in range(num_batches):
             if stop():
                 raise EvaluationStoppedError

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from cskd_hf.data.decode import UnreadableImageError
+from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import load_split
 from cskd_hf.data.transforms import Transform
@@ -19,7 +20,7 @@ from cskd_hf.evaluation.predictions import predict_split
 from cskd_hf.evaluation.table import as_text, metric_rows, percent
 from cskd_hf.files import write_json
 from cskd_hf.models.load import TrainedModel, load_trained
-from cskd_hf.recipe.sections import DataSection
+from cskd_hf.recipe.sections import DataSection, fill
 
 
 def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> int:
@@ -39,6 +40,8 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     """
     trained = load_trained(source)
     split = load_split(data, trained.class_names)
+    data = fill(data, {"value_range": trained.value_range})
+    problems = check_test_values(split, data)
     accelerator = Accelerator()
     predictions = predict_split(
         trained.model.to(accelerator.device),
@@ -55,7 +58,11 @@ def evaluate(source: str, data: DataSection, json_file: Path | None = None) -> i
     if trained.temperature is not None:
         scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
         scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
+    for problem in problems:
+        print(f"note: {problem}")
     print(f"{source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    for note in split.notes:
+        print(f"note: {note}")
     print(as_text(metric_rows(metrics, scaled)))
     print(trained.calibration)
     if json_file is not None:
@@ -103,7 +110,8 @@ def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tupl
     Raises:
         UnreadableImageError: the file is not a whole image.
     """
-    image = Transform(trained.transform, is_training=False)({"bytes": None, "path": path}, seed=0)
+    transform = Transform(trained.transform, is_training=False, value_range=trained.value_range)
+    image = transform({"bytes": None, "path": path}, seed=0)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (trained.transform.mean, trained.transform.std))
     with torch.inference_mode():
         logits = trained.model(normalize(image[None], mean, std, channels_last=False))[0]

@@ -39,6 +39,7 @@ def release_card(release: Release) -> str:
         environments=source.environments,
         holdout=source.holdout,
         imports=_IMPORT if summary.model.needs_cskd_hf else "",
+        deep=_deep(summary.dataset.deep),
         num_features=source.config["num_features"],
         data=data,
         paper=paper_of(recipe.method),
@@ -58,6 +59,16 @@ def release_card(release: Release) -> str:
         hours=_duration(summary.throughput.train_seconds, source.environments),
         number=number,
     )
+
+
+def _deep(ranges: Mapping[str, tuple[float, float]]) -> dict[str, Any] | None:
+    """What the card's code needs to map grey images deeper than 8 bits, of the first kind; None without any."""
+    if not ranges:
+        return None
+    kind = next(iter(ranges))
+    low, high = (int(value) if float(value).is_integer() else value for value in ranges[kind])
+    width = (high - low + (kind != "floating-point")) / 256  # as `data.deep.to_levels` computes it
+    return {"kind": kind, "kinds": ", ".join(ranges), "low": low, "high": high, "width": width}
 
 
 def _columns(release: Release) -> dict[str, dict[str, str]]:

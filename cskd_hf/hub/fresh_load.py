@@ -1,13 +1,17 @@
-"""Load a release as its users will, in a process without this package, and compare it with what was trained.
+"""Use a release as its users will, in a process without this package, and compare it with what was trained.
 
 Run as a script: `python -I fresh_load.py RELEASE EXPECTED PACKAGE LIBRARY…`. EXPECTED holds the files written by
 `hub/verify.py`. PACKAGE is this package's parent folder if the architecture needs it, else empty, which makes importing
-it impossible. Each LIBRARY is `timm` or `transformers`. Prints a line of JSON per library.
+it impossible. Each LIBRARY is `timm`, `transformers` or `card`, whose code is run on the image files in EXPECTED.
+Prints a line of JSON per library, in this order.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +57,26 @@ def compare(model: Any, state: dict[str, Tensor], data_config: dict[str, Any], l
     print(json.dumps(result | {"top1": logits.argmax(dim=1).tolist()}), flush=True)
 
 
+def run_card() -> None:
+    """Run the first block of code of the card on each image: its lines up to `image = …` once, the others per image."""
+    code = Path(release, "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    code = code.replace(f"hf-hub:{expected['repo_id']}", f"local-dir:{release}")
+    at = code.index("\nimage = ")
+    names: dict[str, Any] = {}
+    exec(compile(code[:at], "card", "exec"), names)
+    use, errors = compile(code[at:], "card", "exec"), []
+    files = sorted(Path(folder).glob("*.image"), key=lambda path: int(path.stem))
+    for file in files:
+        shutil.copyfile(file, "image.jpg")
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(use, names)
+        errors.append((names["logits"][0] - tensors["logits"][int(file.stem)]).abs().max().item())
+    allowed = 1e-3 * max(1.0, tensors["logits"].abs().max().item())
+    wrong = sum(not error <= allowed for error in errors)
+    difference = f"the logits of {wrong} of {len(files)} images differ by up to {max(errors, default=0):.2g}"
+    print(json.dumps({"differences": [difference] if wrong else [], "images": len(files)}), flush=True)
+
+
 if "timm" in libraries:
     loaded = timm.create_model(f"local-dir:{release}", pretrained=True).eval()
     data_config, labels = timm.data.resolve_model_data_config(loaded), loaded.pretrained_cfg.get("label_names")
@@ -71,3 +95,6 @@ if "transformers" in libraries:
     labels = [wrapped.config.id2label[number] for number in range(wrapped.config.num_labels)]
     predicted = classify(picture, top_k=1)[0]["label"]
     compare(wrapped, wrapped.timm_model.state_dict(), processor.data_config, labels, predicted)
+
+if "card" in libraries:
+    run_card()

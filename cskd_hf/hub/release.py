@@ -1,6 +1,7 @@
 """A finished run → the folder that is published.
 
 config.json model.safetensors raw/      as timm and transformers load them; raw/ only if the temperature is folded
+class_map.txt                           the classes for timm's --class-map
 README.md .eval_results/*.yaml          the card, and the result in the Hub's leaderboard format
 recipe.yaml environment.json metrics.json figures/ LICENSE
 """
@@ -22,6 +23,7 @@ from cskd_hf.hub.licences import licence_text
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.hub.provenance import data_source, paper_of, terms_of
 from cskd_hf.hub.source import Release
+from cskd_hf.models.export import write_class_map
 from cskd_hf.recipe import yaml_io
 
 
@@ -35,6 +37,7 @@ def build_release(release: Release, folder: Path, model: Any) -> None:
     recipe, run = source.recipe, source.folder
     write_tensors(folder / "model.safetensors", model.state_dict(), {"format": "pt"})
     write_json(folder / "config.json", _config(release, folded=bool(release.folded)))
+    write_class_map(folder, source.config["label_names"])
     if release.folded:
         (folder / "raw").mkdir()
         shutil.copyfile(run / "model" / "model.safetensors", folder / "raw" / "model.safetensors")
@@ -70,7 +73,7 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     facts = summary.model_dump(mode="json", include={"method", "recipe_hash", "dataset", "epochs", "seed"})
     # A folded temperature must not divide a second time.
     facts |= {"temperature": 1.0 if folded else temperature, "calibration": summary.metrics.verdict}
-    facts |= {"needs_cskd_hf": summary.model.needs_cskd_hf}
+    facts |= {"needs_cskd_hf": summary.model.needs_cskd_hf, "value_range": source.recipe.data.value_range}
     facts |= {"folded_temperature": temperature, "folded_into": list(release.folded)} if folded else {}
     config["cskd"] = facts | {"cskd_hf": source.environments[-1]["cskd_hf"]}
     return config

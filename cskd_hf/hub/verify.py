@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import constants
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from torch import Tensor
 
 import cskd_hf
 from cskd_hf.data.decode import UnreadableImageError
+from cskd_hf.data.deep import EIGHT_BITS, depth_of
+from cskd_hf.data.duplicates import read_content
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import load_split
-from cskd_hf.data.transforms import Transform
+from cskd_hf.data.transforms import Transform, is_sliver
 from cskd_hf.errors import UserError
 from cskd_hf.files import write_json, write_tensors
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.sections import TransformSection
+from cskd_hf.runs.summary import read_summary
 
 NUM_IMAGES = 256
 _SCRIPT = Path(__file__).with_name("fresh_load.py")
@@ -48,11 +56,11 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
     config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
     transform = recipe.transform
     try:
-        images, saved_logits = _test_images(run, recipe, config["label_names"])
+        contents, images, saved_logits = _test_images(run, recipe, config["label_names"])
     except UserError as error:
         say(f"skipped: top-1 on the run's test images: {' '.join(str(error).split())}; logits are compared on noise")
-        noise = torch.randint(0, 256, (8, *transform.input_size), generator=torch.Generator().manual_seed(0))
-        images, saved_logits = noise.to(torch.uint8), None
+        contents, images = _noise(recipe)
+        saved_logits = None
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (transform.mean, transform.std))
     with torch.inference_mode():
         pixels = normalize(images, mean, std, channels_last=False)
@@ -62,16 +70,19 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
         libraries.append("transformers")
     else:
         say("skipped: transformers, which is not installed or older than 4.48")
-    settings = transform.model_dump(include={"input_size", "interpolation", "crop_pct", "mean", "std"})
-    settings["interpolation"] = settings["interpolation"].replace("random", "bilinear")
+    published = json.loads((release / "config.json").read_text(encoding="utf-8"))
+    needs_cskd_hf = published["cskd"]["needs_cskd_hf"]
+    deep = read_summary(run).dataset.deep
     with tempfile.TemporaryDirectory() as folder:
         write_tensors(Path(folder, "images.safetensors"), {"images": images, "logits": logits})
         write_tensors(Path(folder, "model.safetensors"), model.state_dict())
-        expected = {"labels": config["label_names"], "settings": settings, "num_threads": torch.get_num_threads()}
-        write_json(Path(folder, "expected.json"), expected)
-        needs_cskd_hf = json.loads((release / "config.json").read_text(encoding="utf-8"))["cskd"]["needs_cskd_hf"]
-        results = _load_afresh(release, Path(folder), libraries, needs_cskd_hf)
+        write_json(Path(folder, "expected.json"), _expected(transform, published, config["label_names"]))
+        for row, content in enumerate(contents):
+            if _plain_code_reads(content, deep):
+                Path(folder, f"{row}.image").write_bytes(content)
+        results = _load_afresh(release, Path(folder), [*libraries, "card"], needs_cskd_hf)
     imported = "with" if needs_cskd_hf else "without"
+    card = results.pop("card")
     for library, result in results.items():
         if result["differences"]:
             raise UserError(
@@ -83,6 +94,19 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
         if saved_logits is not None:
             _compare_top1(torch.tensor(result["top1"]), saved_logits, library)
             say(f"{library}: top-1 of {len(images)} test images equal to predictions.safetensors")
+    if card["differences"]:
+        raise UserError(f"the card's code predicts something else: {card['differences'][0]}; nothing was published")
+    say(f"the card's code, {imported} cskd_hf: logits of {card['images']} of {len(images)} image files equal")
+    if card["images"] < len(images):
+        say("not compared: slivers, broken metadata, and deep images that Pillow alone does not read whole")
+
+
+def _expected(transform: TransformSection, published: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """What `fresh_load.py` compares with, and the name that the card loads the weights by."""
+    settings = transform.model_dump(include={"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"})
+    settings["interpolation"] = settings["interpolation"].replace("random", "bilinear")
+    repo_id = published["pretrained_cfg"]["origin_url"].removeprefix("https://huggingface.co/")
+    return {"labels": labels, "settings": settings, "num_threads": torch.get_num_threads(), "repo_id": repo_id}
 
 
 def _compare_top1(top1: Tensor, saved_logits: Tensor, library: str) -> None:
@@ -97,8 +121,34 @@ def _compare_top1(top1: Tensor, saved_logits: Tensor, library: str) -> None:
         )
 
 
-def _test_images(run: Path, recipe: Recipe, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """uint8 images (N, 3, H, W) of the run's test split, and the logits (N, K) that the run saved for them.
+def _plain_code_reads(content: bytes, deep: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether the card's code can show an image file as testing did; `deep` is the summary's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as opened:
+                depth = depth_of(opened)
+                ImageOps.exif_transpose(opened)
+    except Exception:  # broken metadata, under any of Pillow's exceptions
+        return False
+    grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None)
+    return (depth == EIGHT_BITS or grey) and not is_sliver(opened.size)
+
+
+def _noise(recipe: Recipe) -> tuple[list[bytes], Tensor]:
+    """Image files of noise, and what testing shows of them."""
+    contents = []
+    for seed in range(8):
+        buffer = io.BytesIO()
+        pixels = np.random.RandomState(seed).randint(0, 256, (*recipe.transform.input_size[1:], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
+    transform = Transform(recipe.transform, is_training=False)
+    return contents, torch.stack([transform({"bytes": content, "path": None}, seed=0) for content in contents])
+
+
+def _test_images(run: Path, recipe: Recipe, class_names: Sequence[str]) -> tuple[list[bytes], Tensor, Tensor]:
+    """Image files of the run's test split, what testing shows of them, uint8 (N, 3, H, W), and the saved logits (N, K).
 
     Raises:
         UserError: the images cannot be read on this machine, or changed since the run was tested.
@@ -116,12 +166,14 @@ def _test_images(run: Path, recipe: Recipe, class_names: Sequence[str]) -> tuple
     rows, targets = row[chosen], target[chosen]
     if int(row.max()) >= len(split) or split.labels[rows.numpy()].tolist() != targets.tolist():
         raise UserError(f"split {split.name!r} has changed since the run was tested")
-    transform = Transform(recipe.transform, is_training=False)
+    transform = Transform(recipe.transform, is_training=False, value_range=recipe.data.value_range)
     try:
-        images = [transform(image, seed=0) for image in split.fetch(rows.tolist())]
+        files = split.fetch(rows.tolist())
+        images = [transform(image, seed=0) for image in files]
+        contents = [read_content(image) for image in files]
     except UnreadableImageError as error:
         raise UserError(f"an image cannot be read: {error}") from error
-    return torch.stack(images), logits
+    return contents, torch.stack(images), logits
 
 
 def _load_afresh(

@@ -20,7 +20,7 @@ from torch import nn
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
-from cskd_hf.recipe.sections import ModelSection, TransformSection
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, ModelSection, TransformSection, fill
 
 # timm can build the 224-px ResNet-10 from its ResNet-18, so loading it does not need this package.
 _TIMM_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
@@ -43,7 +43,7 @@ def model_config(
     model_args |= timm_args
     if has_cosine_head(model):
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
-    default = model.pretrained_cfg
+    default, transform = model.pretrained_cfg, fill(transform, TRANSFORM_DEFAULTS)
     pretrained_cfg = {
         "tag": "cskd",
         "custom_load": False,
@@ -51,7 +51,7 @@ def model_config(
         "fixed_input_size": bool(default.get("fixed_input_size", False)),
         "interpolation": "bilinear" if transform.interpolation == "random" else transform.interpolation,
         "crop_pct": transform.crop_pct,
-        "crop_mode": "center",
+        "crop_mode": transform.crop_mode,
         "mean": list(transform.mean or ()),
         "std": list(transform.std or ()),
         "num_classes": model.num_classes,
@@ -114,6 +114,7 @@ def export_model(
     write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
     config = model_config(model, settings, transform, class_names) | {"cskd": dict(facts)}
     write_json(partial / "config.json", config)
+    write_class_map(partial, class_names)
     write_text(partial / "README.md", readme)
 
     saved = load_file(partial / "model.safetensors")
@@ -128,6 +129,16 @@ def export_model(
 
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
+
+
+def write_class_map(folder: Path, class_names: Sequence[str]) -> None:
+    """Write class_map.txt, which timm's `--class-map` reads: the classes in label order, one a line.
+
+    Without it, timm numbers the folders of a split by themselves, wrong if one class has none. Not written if a name
+    has a line break or blanks at its ends, which timm would cut.
+    """
+    if all(name and name == name.strip() and not set(name) & set("\r\n") for name in class_names):
+        write_text(folder / "class_map.txt", "".join(f"{name}\n" for name in class_names))
 
 
 def loading_code(location: str, needs_cskd_hf: bool) -> str:

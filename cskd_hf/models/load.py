@@ -25,6 +25,7 @@ class TrainedModel:
         temperature: divides the logits; None if the weights are not calibrated.
         calibration: whether they are, on what evidence, or why not.
         transform: the preprocessing, mean and std included.
+        value_range: the values of black and white in images deeper than 8 bits; None: by their format.
         run: the run folder, if the source is one.
     """
 
@@ -33,6 +34,7 @@ class TrainedModel:
     temperature: float | None
     calibration: str
     transform: TransformSection
+    value_range: tuple[float, float] | None
     run: Path | None
 
 
@@ -62,20 +64,20 @@ def load_trained(source: str) -> TrainedModel:
         model = timm.create_model(location, pretrained=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{source}: timm cannot load these weights: {' '.join(str(error).split())}") from error
-    data_config = resolve_model_data_config(model)
-    transform = TransformSection(
-        input_size=tuple(data_config["input_size"]),
-        interpolation=data_config["interpolation"],
-        crop_pct=data_config["crop_pct"],
-        mean=tuple(data_config["mean"]),
-        std=tuple(data_config["std"]),
-    )
-    names = config.get("label_names")
-    facts = config.get("cskd", {})
-    temperature = facts.get("temperature")
+    # Not validated: evaluation takes whatever timm does.
+    transform = TransformSection().model_copy(update=resolve_model_data_config(model))
+    names, facts = config.get("label_names"), config.get("cskd", {})
+    temperature, black_white = facts.get("temperature"), facts.get("value_range")
     unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
-    calibration = facts.get("calibration", f"not known to be calibrated: {unknown}")
-    return TrainedModel(model, tuple(names) if names else None, temperature, calibration, transform, run)
+    return TrainedModel(
+        model,
+        tuple(names) if names else None,
+        temperature,
+        facts.get("calibration", f"not known to be calibrated: {unknown}"),
+        transform,
+        None if black_white is None else tuple(black_white),
+        run,
+    )
 
 
 def _config_file(location: str) -> Path:

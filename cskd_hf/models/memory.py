@@ -101,6 +101,15 @@ def gather_memories(module: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{k}": v for name, memory in memories(module).items() for k, v in memory.gather().items()}
 
 
+def memory_shapes(module: nn.Module) -> dict[str, list[int]]:
+    """The shapes of what `gather_memories` returns."""
+    shapes = {}
+    for name, memory in memories(module).items():
+        shapes[f"{name}.predictions"] = [memory.num_images, memory.predictions.shape[1]]
+        shapes[f"{name}.visits"] = [memory.num_images]
+    return shapes
+
+
 def scatter_memories(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load what `gather_memories` returned."""
     for name, memory in memories(module).items():

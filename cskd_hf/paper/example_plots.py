@@ -126,7 +126,7 @@ def load_pictures(run: FinishedRun, images: NDArray[np.int64]) -> list[Image.Ima
     pictures = []
     for row, image in zip(rows[images], split.fetch(rows[images].tolist()), strict=True):
         try:
-            picture = decode(image)
+            picture = decode(image, run.recipe.data.value_range)
         except UnreadableImageError as error:
             raise UserError(f"{split.describe(int(row), image)}: {error}") from None
         picture.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))

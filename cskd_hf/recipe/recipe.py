@@ -16,6 +16,7 @@ from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.explain import Checked, explain
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.sections import (
+    TRANSFORM_DEFAULTS,
     DataSection,
     ModelSection,
     OptimizerSection,
@@ -93,6 +94,10 @@ def recipe_hash(recipe: Recipe) -> str:
     """
     settings = recipe.model_dump(mode="json", exclude_defaults=True)
     changed = {(section, key) for section, keys in settings.items() for key in keys}
+    # `resolve` writes these defaults where a recipe says null.
+    changed -= {
+        ("transform", key) for key, value in TRANSFORM_DEFAULTS.items() if getattr(recipe.transform, key) == value
+    }
     warmup = {("run", "model_ema_warmup")}  # its first default was false: runs without a warm-up keep their hash
     changed = changed | warmup if recipe.run.model_ema_warmup else changed - warmup
     hashed = {

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from cskd_hf.recipe.catalog import IMAGENET_MEAN, IMAGENET_STD, entry_of
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.recipe.sections import DataSection, ModelSection, Section, TransformSection
-
-Kind = TypeVar("Kind", bound=Section)
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, DataSection, ModelSection, TransformSection, fill
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -32,13 +29,17 @@ def resolve_data(data: DataSection) -> DataSection:
     entry = entry_of(data.dataset)
     if entry is not None:
         defaults |= {key: value for key, value in vars(entry).items() if key in defaults and value is not None}
-    return _fill(data, defaults)
+    return fill(data, defaults)
 
 
 def resolve_transform(transform: TransformSection, data: DataSection, model: ModelSection) -> TransformSection:
-    """Fill null mean and std from the pretrained weights, else from the catalog, else with ImageNet's."""
+    """Fill null mean, std, interpolation, crop_pct and crop_mode with those of the pretrained weights, if any.
+
+    Without them, mean and std are the catalog's, else ImageNet's, and the rest `TRANSFORM_DEFAULTS`.
+    """
     entry = entry_of(data.dataset)
-    statistics = (
+    defaults: dict[str, Any] = dict(TRANSFORM_DEFAULTS)
+    defaults |= (
         {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if entry is None else {"mean": entry.mean, "std": entry.std}
     )
     if model.pretrained:
@@ -46,11 +47,5 @@ def resolve_transform(transform: TransformSection, data: DataSection, model: Mod
 
         pretrained = get_pretrained_cfg(model.model_name)
         if pretrained is not None:
-            statistics = {"mean": pretrained.mean, "std": pretrained.std}
-    return _fill(transform, statistics)
-
-
-def _fill(section: Kind, defaults: Mapping[str, Any]) -> Kind:
-    """A copy of `section` with `defaults` for its null keys."""
-    written = section.model_dump(exclude_none=True)
-    return section.model_copy(update={key: value for key, value in defaults.items() if key not in written})
+            defaults = {key: getattr(pretrained, key) or default for key, default in defaults.items()}
+    return fill(transform, defaults)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.inspect import QuickCheck
 from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
@@ -46,6 +47,12 @@ class Console:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
+    def checked(self, checked: QuickCheck) -> None:
+        """The problems of the data, and the pixel values of each split."""
+        for line in (*checked.problems, *(note for note in checked.notes if note != checked.values)):
+            self.say(f"note: {line}")
+        self.say(checked.values)
+
     def start(
         self,
         recipe: Recipe,
@@ -63,13 +70,14 @@ class Console:
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
         lr, rule = recipe.optimizer.scaled_lr(anchors)
-        views = NUM_VIEWS[recipe.method.views]
+        views, transform = NUM_VIEWS[recipe.method.views], recipe.transform
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
         schedule = describe_schedule(recipe.scheduler, rates_by_epoch(recipe.scheduler, lr, updates))
         lines = {
             "data": f"{recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
             f"{holdout}, {len(images.test):,} test",
-            "images": f"{'×'.join(map(str, recipe.transform.input_size))} pixels",
+            "images": f"{'×'.join(map(str, transform.input_size))}, {transform.interpolation}, tested at crop_pct "
+            f"{transform.crop_pct:g} ({transform.crop_mode})",
             "model": f"{recipe.model.model_name}, {num_parameters:,} parameters",
             "method": method.removeprefix("name "),
             "update": f"{recipe.data.batch_size} x {batches.num_processes} processes x {accumulation} accumulated = "

@@ -18,6 +18,7 @@ from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.console import ema_note
 from cskd_hf.report.report import model_readme, write_report
 from cskd_hf.runs import summary as run_summary
+from cskd_hf.runs.environment import notes_of_changes, read_environments
 from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.progress import Progress
 
@@ -59,13 +60,16 @@ def finish(
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
+    changes = notes_of_changes(read_environments(folder))
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
         epochs=recipe.scheduler.total_epochs,
         selection="last",
         name=folder.resolve().name,
-        dataset=run_summary.DatasetSummary(name=recipe.data.dataset, num_classes=images.num_classes, images=sizes),
+        dataset=run_summary.DatasetSummary(
+            name=recipe.data.dataset, num_classes=images.num_classes, images=sizes, deep=dict(images.deep)
+        ),
         model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
             num_parameters=count_parameters(model),
@@ -77,6 +81,7 @@ def finish(
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
         notes=(
             *images.notes,
+            *changes,
             *ema_note(recipe.run, progress.step),
             *_transfer_note(test, metrics.temperature),
             *_skip_notes(images, progress, predictions),
@@ -87,6 +92,7 @@ def finish(
         "temperature": metrics.temperature,
         "calibration": metrics.verdict,
         "recipe_hash": summary.recipe_hash,
+        "value_range": recipe.data.value_range,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)

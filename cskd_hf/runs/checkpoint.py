@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cskd_hf.errors import UserError
 from cskd_hf.files import sha256, sync, write_tensors
-from cskd_hf.models.memory import scatter_memories
+from cskd_hf.models.memory import memory_shapes, scatter_memories
 from cskd_hf.runs.progress import Progress
 
 WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.safetensors"
@@ -61,9 +63,13 @@ def save_checkpoint(
             if tensors:
                 write_tensors(partial / name, tensors, {"format": "pt"})
         scaler_state = None if scaler is None else scaler.state_dict()
-        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, partial / OPTIMIZER)
+        # Through memory: torch reports a full disk as an internal error.
+        content = io.BytesIO()
+        torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler_state}, content)
+        (partial / OPTIMIZER).write_bytes(content.getbuffer())
         state: dict[str, Any] = {
             "recipe_hash": recipe_hash,
+            "optimizer": _class_name(optimizer),
             "progress": dataclasses.asdict(progress),
             "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
         }
@@ -76,13 +82,12 @@ def save_checkpoint(
         os.rename(partial, final)
         sync(folder)
         _prune(folder, final, keep)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}") from error
+        failed = CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}")
+        failed.errno = error.errno
+        raise failed from error
     return final
 
 
@@ -132,12 +137,23 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
 
     Returns:
         The progress at the checkpoint.
+
+    Raises:
+        UserError: the checkpoint is of another network, method or optimizer, or of another number of images where
+            each has a memory.
     """
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    module.load_state_dict(load_file(path / WEIGHTS))
-    if MEMORIES in state["sha256"]:
-        scatter_memories(module, load_file(path / MEMORIES))
+    weights = load_file(path / WEIGHTS)
+    remembered = load_file(path / MEMORIES) if MEMORIES in state["sha256"] else {}
     training = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
+    misfit = _misfit(state, _shapes(weights) | _shapes(remembered), training["optimizer"], module, optimizer)
+    if misfit:
+        raise UserError(
+            f"run.output_dir: the recipe does not fit {path}: {misfit} in the recipe; name another folder, or restore "
+            "the model, the method and the optimizer"
+        )
+    module.load_state_dict(weights)
+    scatter_memories(module, remembered)
     settings = [dict(group) for group in optimizer.param_groups]
     for group, constructed in zip(training["optimizer"]["param_groups"], settings, strict=True):
         # `load_state_dict` acts on these: without them it would bring back the kernel of the run that saved.
@@ -145,7 +161,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
     optimizer.load_state_dict(training["optimizer"])
     for group, constructed in zip(optimizer.param_groups, settings, strict=True):
         # The other keys of a group may be state.
-        keys = ("lr", "momentum", "weight_decay", "betas", "eps")
+        keys = ("lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "caution")
         group.update({key: constructed[key] for key in keys if key in constructed})
     for parameter, tensors in optimizer.state.items():
         for name, value in tensors.items():
@@ -159,10 +175,49 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) 
     return progress
 
 
+def check_epochs(progress: Progress, num_epochs: int, checkpoint: Path) -> None:
+    """Reject a recipe whose training would have ended before the checkpoint.
+
+    Raises:
+        UserError: naming both numbers of epochs.
+    """
+    if progress.epoch > num_epochs:
+        raise UserError(
+            f"scheduler.num_epochs: read {num_epochs} in all, but {checkpoint} was trained for {progress.epoch}; write "
+            "more, or name another run.output_dir"
+        )
+
+
 def load_average(path: Path, ema: nn.Module) -> None:
     """Load a checkpoint's moving average; without one, as when a forced resume turns it on, do nothing."""
     if (path / AVERAGE).is_file():
         ema.load_state_dict(load_file(path / AVERAGE))
+
+
+def _misfit(
+    state: Mapping[str, Any], shapes: dict[str, Any], saved: Mapping[str, Any], module: nn.Module, optimizer: Any
+) -> str | None:
+    """The first thing in which a checkpoint differs from what is to be trained."""
+    built = _shapes(module.state_dict()) | memory_shapes(module)
+    pairs = [(name, shapes.get(name, "absent"), built.get(name, "absent")) for name in (*built, *shapes)]
+    kind = _class_name(optimizer)
+    pairs.append(("optimizer", state.get("optimizer", kind), kind))  # earlier versions did not save it
+    there, here = (
+        [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
+    )
+    pairs.append(("the number of parameters of each optimizer group", there, here))
+    return next((f"{name} is {there} there and {here}" for name, there, here in pairs if there != here), None)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _class_name(optimizer: Any) -> str:
+    """Whose state it is: the class below Accelerate's wrapper, and below Lookahead if that is it."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)
+    base = getattr(optimizer, "_base_optimizer", None)
+    return type(optimizer).__name__ + ("" if base is None else f" of {type(base).__name__}")
 
 
 def _state_sha256(state: dict[str, Any]) -> str:

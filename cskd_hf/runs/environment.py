@@ -8,7 +8,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,16 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
         return content.get("segments", [{"started_at_step": 0, **content}])
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / NAME}: cannot be read: {error}; train the run again into another folder") from None
+
+
+def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A remark for each step at which a forced resume went on with other images."""
+    recorded = [segment for segment in segments if "images" in segment]  # earlier versions did not
+    return [
+        f"the images changed at step {after['started_at_step']}: earlier updates saw others"
+        for before, after in pairwise(recorded)
+        if before["images"] != after["images"]
+    ]
 
 
 def hardware_line(environment: dict[str, Any]) -> str:

@@ -13,70 +13,109 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cskd_hf.data.fingerprint import image_differences
 from cskd_hf.errors import UserError
-from cskd_hf.files import write_text
+from cskd_hf.files import advice, sync, write_text
 from cskd_hf.recipe.recipe import Recipe, dump_recipe
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint, step_of
+from cskd_hf.runs.disk import probe
 from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
 from cskd_hf.runs.summary import NAME as SUMMARY
+from cskd_hf.runs.summary import PREVIOUS as PREVIOUS_SUMMARY
 from cskd_hf.runs.summary import read_recipe, recipe_differences
 
 
-def start(recipe: Recipe, num_processes: int) -> tuple[Path, Path | None, bool]:
-    """Create or reopen the folder of a resolved recipe, and lock it. Call it on one rank.
+class Opened(NamedTuple):
+    """A run folder whose recipe and images are those of the run in it, or that was forced.
 
-    Returns:
-        The folder, the checkpoint to resume from, and whether the run is already finished.
+    Attributes:
+        folder: the run folder, locked unless the run is finished.
+        checkpoint: the one to resume from, or None.
+        finished: whether its result is already there.
+        other_images: whether a forced run goes on with other images.
+    """
+
+    folder: Path
+    checkpoint: Path | None
+    finished: bool
+    other_images: bool
+
+
+def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
+    """Create or reopen the folder of a resolved recipe, and lock it. Call it on one rank, and `begin_run` after it.
+
+    Nothing in the folder changes: a checkpoint may still turn out not to fit.
+
+    Args:
+        recipe: resolved.
+        images: from `cskd_hf.data.fingerprint.describe_images`.
 
     Raises:
-        UserError: the folder holds something else, another recipe's run, a run in progress, or any run under
-            `run.resume: never`.
+        UserError: the folder holds something else, a run of another recipe or other images, a run in progress, or any
+            run under `run.resume: never`.
     """
     assert recipe.run.output_dir is not None
     folder, resume = Path(recipe.run.output_dir), recipe.run.resume
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.output_dir: {folder} is a file; name a folder")
+    other_images: list[str] = []
     if (folder / "recipe.yaml").is_file():
         if resume == "never":
             raise UserError(
                 f"run.resume: never, but {folder} holds a run; name another run.output_dir, or remove the folder"
             )
-        differences = _differences(folder, recipe)
-        if differences and resume != "force":
+        settings, other_images = _differences(folder, recipe, images)
+        if (settings or other_images) and resume != "force":
+            what = "another recipe" if settings else "other images"
             raise UserError(
-                f"run.output_dir: {folder} holds a run of another recipe; name another folder, or set "
-                "run.resume=force to continue that run with this recipe\n" + "\n".join(differences)
+                f"run.output_dir: {folder} holds a run of {what}; name another folder, or set run.resume=force to "
+                f"continue that run with {'this recipe' if settings else 'these images'}\n"
+                + "\n".join(settings + other_images)
             )
-        if (folder / SUMMARY).is_file() and not differences:
-            return folder, None, True
+        if (folder / SUMMARY).is_file() and not settings and not other_images:
+            return Opened(folder, None, True, False)
     elif folder.is_dir() and any(file.name != run_lock.NAME for file in folder.iterdir()):
         raise UserError(f"run.output_dir: {folder} is not empty and holds no run; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run_lock.lock(folder)
-        checkpoint = newest_checkpoint(folder / "checkpoints")
-        if checkpoint is None and list_checkpoints(folder / "checkpoints"):
-            raise UserError(f"{folder / 'checkpoints'}: every checkpoint is damaged; remove them to start over")
-        (folder / SUMMARY).unlink(missing_ok=True)
-        _warn_of_resize(folder, checkpoint, num_processes)
-        dump_recipe(recipe, folder / "recipe.yaml")
-        environment = describe_environment(num_processes, recipe.run.mixed_precision or "no")
-        record_environment(folder, environment, 0 if checkpoint is None else step_of(checkpoint))
+        probe(folder)
     except OSError as error:
-        raise UserError(f"run.output_dir: {folder} cannot be written: {error}") from None
-    return folder, checkpoint, False
+        raise _unwritable(folder, error) from None
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    if checkpoint is None and list_checkpoints(folder / "checkpoints"):
+        raise UserError(f"{folder / 'checkpoints'}: every checkpoint is damaged; remove them to start over")
+    return Opened(folder, checkpoint, False, bool(other_images))
+
+
+def begin_run(opened: Opened, recipe: Recipe, images: Mapping[str, Any], num_processes: int) -> None:
+    """Record recipe, environment and images, once the checkpoint is loaded. A forced run sets the old summary aside.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder, checkpoint = opened.folder, opened.checkpoint
+    try:
+        _warn_of_resize(folder, checkpoint, num_processes)
+        if (folder / SUMMARY).is_file():
+            os.replace(folder / SUMMARY, folder / PREVIOUS_SUMMARY)
+        environment = describe_environment(num_processes, recipe.run.mixed_precision or "no") | {"images": images}
+        record_environment(folder, environment, 0 if checkpoint is None else step_of(checkpoint))
+        dump_recipe(recipe, folder / "recipe.yaml")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
-    """Append one epoch's line to metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({key: _rounded(value) for key, value in line.items()}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one epoch's line to metrics.jsonl; the file is replaced, since some file systems cannot append."""
+    path = folder / "metrics.jsonl"
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_text(path, before + json.dumps({key: _rounded(value) for key, value in line.items()}) + "\n")
+    sync(path)
 
 
 def cut_metrics(folder: Path, epoch: int) -> None:
@@ -99,11 +138,29 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _differences(folder: Path, recipe: Recipe) -> list[str]:
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    todo = advice(error, folder) or "it needs a file system that creates, renames and syncs files and folders"
+    return UserError(f"run.output_dir: {folder} cannot be written: {error}; {todo}, or name another folder")
+
+
+def _differences(folder: Path, recipe: Recipe, images: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The settings and the images in which the run in the folder differs, one line each."""
+    recorded = read_environments(folder)[-1].get("images") if (folder / ENVIRONMENT).is_file() else None
+    if recorded is not None:
+        other_images = image_differences(recorded, images)
+    elif newest_checkpoint(folder / "checkpoints") is not None and not (folder / SUMMARY).is_file():
+        other_images = [
+            "the version that began this run recorded no images, and may have ordered the classes differently"
+        ]
+    else:
+        other_images = []
     try:
-        return [str(difference) for difference in recipe_differences(read_recipe(folder), recipe)]
+        settings = recipe_differences(read_recipe(folder), recipe)
     except UserError as error:
-        return [f"{folder / 'recipe.yaml'} cannot be read by this version: {error}"]
+        return [f"{folder / 'recipe.yaml'} cannot be read by this version: {error}"], []
+    if recorded is not None and not other_images:  # the same images have moved
+        settings = [difference for difference in settings if difference.key != "data.dataset"]
+    return list(map(str, settings)), other_images
 
 
 def _warn_of_resize(folder: Path, checkpoint: Path | None, num_processes: int) -> None:

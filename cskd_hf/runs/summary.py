@@ -14,6 +14,7 @@ from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe, identity, parse_recipe, recipe_hash
 
 NAME = "summary.json"
+PREVIOUS = "summary.previous.json"  # of a finished run that a forced resume continues, until it ends
 
 
 class _Record(BaseModel):
@@ -22,11 +23,16 @@ class _Record(BaseModel):
 
 
 class DatasetSummary(_Record):
-    """The data of a run; `images` counts them per split, `holdout` only if there is one."""
+    """The data of a run.
+
+    `images` counts them per split, `holdout` only if there is one. `deep` has black and white of images deeper than
+    8 bits, by depth: {"16-bit": [0, 65535]}.
+    """
 
     name: str
     num_classes: int
     images: dict[str, int]
+    deep: dict[str, tuple[float, float]] = {}
 
 
 class ModelSummary(_Record):
@@ -160,6 +166,7 @@ def read_summary(folder: Path, recipe: Recipe | None = None) -> Summary:
 def write_summary(folder: Path, summary: Summary) -> None:
     """Write `summary.json`, which marks the run as finished."""
     write_json(folder / NAME, summary.model_dump(mode="json"))
+    (folder / PREVIOUS).unlink(missing_ok=True)
 
 
 def read_recipe(folder: Path) -> Recipe:

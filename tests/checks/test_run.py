@@ -93,7 +93,7 @@ def test_the_digits_match_their_catalog_entry(checked):
         assert (done.status, done.problems) == (0, [])
         too_small = "data.holdout: 40 hold-out images, fewer than the 200"
         assert any(note.startswith(too_small) for note in done.notes) == (holdout == "0.2")
-    assert "hold-out set: 0.2 of each class of 'train'" in done.stdout
+    assert "hold-out set: 0.2 of 'train', shared out over its classes" in done.stdout
 
 
 def test_singletons_are_noted_and_classes_without_test_images_are_problems(folder, recipe, checked):
@@ -101,10 +101,25 @@ def test_singletons_are_noted_and_classes_without_test_images_are_problems(folde
     draw_image(2, 2).save(folder / "train" / "class 2" / "00.png")
     done = checked(recipe)
     assert done.problems == ["no image in test of 1 of 3 classes: class 2"]
-    assert "classes with one training image, paired with itself: 1" in done.notes
+    assert "1 of 3 classes have one training image, paired with itself: class 2" in done.notes
     done = checked(recipe, "data.partner=not_self", "data.singleton=error")
     assert len(done.problems) == 2
     assert "data.singleton" in done.problems[0]
+
+
+def test_left_out_files_are_noted_and_class_names_that_look_alike_are_problems(folder, recipe, checked):
+    (folder / "train" / "class 0").rename(folder / "train" / "Class 0")
+    (folder / "train" / "class 1" / "notes.txt").touch()
+    (folder / "train" / "loose.png").touch()
+    done = checked(recipe)
+    left_out = ".txt files: 1 (1 in class 1); images beside the class folders: 1"
+    assert f"split 'train': left out {left_out}" in done.notes
+    assert done.problems[0].startswith("classes 'Class 0' and 'class 0' differ only in case")
+    assert done.problems[1:] == [
+        "no image in train of 1 of 3 classes: class 0",
+        "no image in test of 1 of 3 classes: Class 0",
+    ]
+    assert not any("differ only" in note for note in done.notes)
 
 
 # duplicates

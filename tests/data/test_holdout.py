@@ -22,9 +22,36 @@ def test_the_share_is_stratified_and_leaves_every_class_a_training_image(share):
     for label in range(40):
         own = labels == label
         assert (own & ~mask).any()
-        assert abs((own & mask).sum() - share * own.sum()) <= 0.5 + (own.sum() == 1)
+        assert abs((own & mask).sum() - share * own.sum()) < 1
         if own.sum() == 1:
             assert not mask[own].any()
+    assert mask.sum() == round(share * len(labels))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "held_out", "classes"),
+    [
+        ([5] * 100, 0.1, 50, 50),
+        ([5] * 95 + [100] * 5, 0.1, 98, 53),  # 10 of each large class, and 48 of 95
+        ([1] * 50 + [2] * 10, 0.1, 7, 7),  # classes of one image keep it
+        ([1] * 50 + [3] * 2, 0.5, 4, 2),  # no more to take
+        ([29, 30] * 100, 0.1, 590, 200),
+    ],
+)
+def test_the_total_is_the_share_where_classes_are_small(sizes, share, held_out, classes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    mask = holdout_mask(labels, share)
+    count = np.bincount(labels[mask], minlength=len(sizes))
+    assert (count.sum(), (count > 0).sum()) == (held_out, classes)
+    assert (count < np.array(sizes)).all()
+
+
+def test_chance_not_the_order_of_the_names_decides_between_equal_classes():
+    held_out = np.flatnonzero(
+        np.bincount(np.repeat(np.arange(100), 5)[holdout_mask(np.repeat(np.arange(100), 5), 0.1)])
+    )
+    assert len(held_out) == 50
+    assert 20 < (held_out < 50).sum() < 30
 
 
 def test_rank_in_class_counts_the_earlier_rows_of_the_class():
@@ -68,6 +95,10 @@ def test_the_share_is_removed_from_the_training_split(tmp_path):
         assert [level_of(split, index) for index in range(len(split))] == split.rows.tolist()
         assert [labels[row] for row in split.rows] == split.labels.tolist()
         assert split.describe(1) == f"split 'train', row {split.rows[1]}"
+    assert images.notes == (
+        "1 of 3 classes have one training image, paired with itself: cat",
+        "1 of 3 classes have no image held out: cat",
+    )
     again = load(root, holdout=0.2)
     assert again.holdout.rows.tolist() == images.holdout.rows.tolist()
 

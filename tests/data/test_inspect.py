@@ -10,7 +10,8 @@ import pytest
 from command_runs import ROOT, draw_folder, quick, write_recipe
 from small_sets import as_arrow
 
-from cskd_hf.data import duplicates, inspect
+from cskd_hf.data import duplicates, inspect, statistics
+from cskd_hf.data.decode import survey
 from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return draw_folder(tmp_path / "images", {"train": (4, 3), "test": (2, 2)})
 
 
-def quick_check(recipe: Path) -> list[str]:
+def quick_check(recipe: Path) -> inspect.QuickCheck:
     resolved = resolve(load_recipe(recipe))
     return inspect.quick_check(load_images(resolved.data), resolved.data, resolved.transform)
 
@@ -34,15 +35,15 @@ def test_digests_do_not_depend_on_the_selected_rows(tmp_path, folder):
     for rows in ([6, 0, 3], [2], list(range(7))):
         part = train.take(np.array(rows))
         assert (duplicates.image_digests(part) == duplicates.image_digests(train)[rows]).all()
-        statistics = inspect.image_statistics(part, range(len(rows)), num_decoded=0)
-        assert statistics.digests == duplicates.image_digests(part).tolist()
+        found = statistics.image_statistics(part, range(len(rows)), num_decoded=0)
+        assert found.digests == duplicates.image_digests(part).tolist()
 
 
 def test_the_quick_check_decodes_only_a_sample(tmp_path, folder, monkeypatch):
     calls: list[Any] = []
-    monkeypatch.setattr(inspect, "decode", calls.append)
+    monkeypatch.setattr(statistics, "survey", lambda image: calls.append(image) or survey(image))
     monkeypatch.setattr(inspect, "NUM_DECODED", 2)
-    assert quick_check(write_recipe(tmp_path / "run.yaml", folder)) == []
+    assert quick_check(write_recipe(tmp_path / "run.yaml", folder)).problems == []
     assert len(calls) == 2 * 2
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
-from small_sets import level_of, load, png, write
+from small_sets import level_of, load, png, section, write
 
-from cskd_hf.data.splits import ImageSplit
+from cskd_hf.data import class_folders
+from cskd_hf.data.splits import ImageSplit, load_split
 from cskd_hf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -49,6 +51,7 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
         "train/.cache/a.jpg",
         "train/loose.jpg",
         "README.md",
+        "beside the splits.JPG",
         "unused/robin/c.jpg",
     ]
     write(tmp_path, *files, *others)
@@ -61,6 +64,21 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
     assert file_and_class(images.train) == sorted(expected)
     assert file_and_class(images.test) == [("b.jpg", "robin")]
     assert images.train.class_names == ("European robin #1", "linked class", "robin")
+    left_out = {
+        "hidden files: 2 (2 in robin)",
+        "macOS ._ files: 1 (1 in robin)",
+        "hidden folders: 3 (2 in robin)",
+        ".db files: 1 (1 in robin)",
+        ".txt files: 1 (1 in robin)",
+        ".csv files: 1 (1 in robin)",
+        "files without extension: 1 (1 in robin)",
+        "images beside the class folders: 1",
+    }
+    assert set(images.notes[0].removeprefix("split 'train': left out ").split("; ")) == left_out
+    nested = "images in nested folders, of the outermost folder's class: 2 (2 in robin)"
+    assert images.notes[1] == f"split 'train': {nested}"
+    assert images.notes[2] == "left out images beside the folders of the splits: 1"
+    assert load_split(section(tmp_path, test_split="train"), None).notes == images.notes[:3]
 
 
 def test_odd_file_names_are_read(tmp_path):
@@ -101,15 +119,12 @@ def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypa
     in_order = ["a/1", "a/2", "a/3", "a/y/1", "a/z/1", "b/1", "b/2", "b/3"]
     expected = [str(tmp_path / f"train/{name}.jpg") for name in in_order]
     assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
-    real, real_walk = os.listdir, os.walk
-    monkeypatch.setattr(os, "listdir", lambda path: sorted(real(path), reverse=True))
 
-    def backwards(top: Any, **options: Any) -> Any:
-        for parent, below, names in real_walk(top, **options):
-            below.sort(reverse=True)
-            yield parent, below, sorted(names, reverse=True)
+    @contextmanager
+    def backwards(path):
+        yield sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
 
-    monkeypatch.setattr(os, "walk", backwards)
+    monkeypatch.setattr(class_folders, "os", SimpleNamespace(**{**vars(os), "scandir": backwards}))
     assert [image["path"] for image in load(tmp_path).train.fetch(range(8))] == expected
 
 
@@ -122,7 +137,9 @@ def test_a_missing_split_folder_lists_the_existing_ones(tmp_path):
 
 def test_a_split_folder_without_images_shows_the_layout(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", "test/a/notes.txt")
-    with pytest.raises(UserError, match=r"data\.dataset: .*test has no images; put them in .*test/class/\*\.jpg"):
+    with pytest.raises(
+        UserError, match=r"data\.dataset: .*test has no images; put them in .*test/class/\*\.jpg; .*\.txt files: 1"
+    ):
         load(tmp_path)
 
 
@@ -153,8 +170,8 @@ def test_a_class_folder_of_other_files_is_an_error_and_an_empty_one_is_ignored(t
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg")
     (tmp_path / "train" / "c").mkdir()
     assert load(tmp_path).train.class_names == ("a", "b")
-    (tmp_path / "train" / "c" / "photo.heic").write_bytes(b"an image that Pillow does not read")
+    (tmp_path / "train" / "c" / "photo.nef").write_bytes(b"an image that Pillow does not read")
     (tmp_path / "train" / "c" / "0001").write_bytes(b"an image without an extension")
-    with pytest.raises(UserError, match=r"none of the 2 files in .*/train/c has the extension of an image") as caught:
+    with pytest.raises(UserError, match=r"/train/c has no image that can be read, but \.nef files: 1; files") as caught:
         load(tmp_path)
     assert len(str(caught.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Tables in every layout and CSV files: labels, classes and images, without decoding."""
+"""Tables in every layout: labels, classes and images, without decoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tracemalloc
 import numpy as np
 import pytest
 from datasets import ClassLabel, DatasetDict, Value
-from PIL import Image as PillowImage
 from small_sets import (
     ABC,
     GARBAGE,
@@ -23,9 +22,8 @@ from small_sets import (
     write,
 )
 
-from cskd_hf.data.decode import decode
+from cskd_hf.data.sources import OpenedSplits
 from cskd_hf.data.splits import load_images
-from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -123,7 +121,7 @@ def test_labels_follow_a_selection_or_shuffle(tmp_path, monkeypatch):
     stored = table([0, 1, 2, 0, 1, 2], ABC, images=rows)
     chosen = [5, 0, 4]
     loaded = DatasetDict(train=stored.select(chosen), test=stored.shuffle(seed=1))
-    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: loaded)
+    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: OpenedSplits(loaded, {}))
     images = load("anything")
     assert images.train.labels.tolist() == [2, 0, 1]
     assert [level_of(images.train, index) for index in range(3)] == chosen
@@ -159,54 +157,3 @@ def test_reading_labels_makes_no_python_object_per_row(tmp_path, column):
     assert (images.train.labels == numbers).all()
     assert images.train.class_names == tuple(names)
     assert peak < 20e6
-
-
-# CSV files
-
-
-def test_a_csv_lists_paths_and_labels(tmp_path):
-    for file in ("a/1.png", "a/with, comma.png", "b/ü 2.png"):
-        (tmp_path / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
-        PillowImage.new("RGB", (4, 4), (len(file), 0, 0)).save(tmp_path / "pictures" / file)
-    absolute = tmp_path / "pictures" / "b" / "ü 2.png"
-    (tmp_path / "train.csv").write_text(
-        f'file,species,note\npictures/a/1.png,10,x\n"pictures/a/with, comma.png",2,y\n{absolute},10,\n',
-        encoding="utf-8",
-    )
-    (tmp_path / "val.csv").write_text("file,species,note\npictures/a/1.png,2,\n", encoding="utf-8")
-    images = load(tmp_path, test_split="val", image_column="file", label_column="species")
-    assert images.train.class_names == ("2", "10")  # sorted as numbers
-    assert images.train.labels.tolist() == [1, 0, 1]
-    assert images.test.labels.tolist() == [0]
-    red = [np.asarray(decode(image))[0, 0, 0] for image in images.train.fetch(range(3))]
-    assert red == [len("a/1.png"), len("a/with, comma.png"), len("b/ü 2.png")]
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        ("file,label\n1.png,a\n2.png,b\n", "no column 'image'; it has file, label"),
-        ("image,species\n1.png,a\n2.png,b\n", "no column 'label'; it has image, species"),
-        ("image,label\n1.png,a\n2.png,\n", "1 of 2 rows of split 'train' have no label"),
-        ("image,label\n1.png,a\n2.png\n", "train|CSV parse error"),
-        ("", "Empty CSV"),
-    ],
-)
-def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
-    (tmp_path / "train.csv").write_text(train)
-    (tmp_path / "test.csv").write_text("image,label\n1.png,a\n")
-    with pytest.raises(UserError, match=message) as caught:
-        load(tmp_path)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_csv_class_can_be_called_na_or_null(tmp_path):
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,NA\n2.png,null\n3.png,nan\n")
-    assert load(tmp_path).train.class_names == ("NA", "nan", "null")
-
-
-def test_a_missing_csv_split_lists_the_existing_ones(tmp_path):
-    (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
-    with pytest.raises(UserError, match="no split 'test'; it has train"):
-        load(tmp_path)

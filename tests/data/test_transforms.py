@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torchvision import transforms as tv
 from transform_cases import NOISE, SEED, SMALL, WILD, encoded, transform
 
@@ -51,6 +52,44 @@ def test_the_evaluation_transform_is_the_papers_bit_for_bit(shape):
         [tv.Resize(256, tv.InterpolationMode.BILINEAR, antialias=True), tv.CenterCrop(224), tv.PILToTensor()]
     )
     assert torch.equal(transform(False)(encoded(array), SEED), paper(Image.fromarray(array)))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(3, 32, 32), (3, 24, 40)])
+@pytest.mark.parametrize("shape", [(60, 80), (16, 256), (256, 16)])
+def test_evaluation_is_timms_bit_for_bit_up_to_an_aspect_ratio_of_16(crop_mode, size, shape):
+    array, settings = NOISE[: shape[0], : shape[1]], {"crop_mode": crop_mode, "mean": (0.1, 0.5, 0.9)}
+    timms = create_transform(
+        size, is_training=False, crop_pct=0.9, interpolation="bicubic", use_prefetcher=True, **settings
+    )
+    ours = transform(False, input_size=size, crop_pct=0.9, interpolation="bicubic", std=(1.0,) * 3, **settings)
+    assert torch.equal(ours(encoded(array), SEED), torch.as_tensor(timms(Image.fromarray(array))))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "crop_pct"), [((3, 32, 32), 0.875), ((3, 24, 40), 0.95), ((3, 48, 48), 1.0)])
+@pytest.mark.parametrize("shape", [(5, 777), (777, 5), (20, 1001), (1001, 20), (1, 90), (400, 7)])
+def test_slivers_are_cropped_before_they_are_resized_with_timms_pixels(interpolation, size, crop_pct, shape):
+    array = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    timms = create_transform(
+        size, is_training=False, crop_pct=crop_pct, interpolation=interpolation, use_prefetcher=True
+    )
+    ours = transform(False, input_size=size, crop_pct=crop_pct, interpolation=interpolation)(encoded(array), SEED)
+    difference = (ours.int() - torch.as_tensor(timms(Image.fromarray(array))).int()).abs()
+    assert difference.max() <= 2
+    assert (difference > 1).float().mean() < 1e-3
+
+
+def test_a_sliver_of_20000_pixels_takes_little_memory(monkeypatch):
+    sizes, resize = [], Image.Image.resize
+
+    def watched(image, size, *arguments, **options):
+        sizes.append(size[0] * size[1])
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    transform(False)(encoded(np.zeros((20_000, 1, 3), np.uint8)), SEED)
+    assert sizes == [224 * 20_000, 224 * 224]
 
 
 def test_random_interpolation_is_bilinear_in_evaluation():

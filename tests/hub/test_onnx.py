@@ -103,6 +103,7 @@ def test_the_metadata_hold_preprocessing_and_class_names(tmp_path):
         "crop_mode": "center",
         "mean": [0.1, 0.2, 0.3],
         "std": [0.4, 0.5, 0.6],
+        "value_range": None,
         "temperature": TEMPERATURE,
     }
 
@@ -128,7 +129,13 @@ def test_the_same_weights_give_the_same_bytes_and_leave_no_other_file(tmp_path):
     export(tmp_path / "model")
     first = export_onnx(tmp_path / "model").read_bytes()
     assert export_onnx(tmp_path / "model").read_bytes() == first
-    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.onnx", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "model")) == [
+        "README.md",
+        "class_map.txt",
+        "config.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
 
 
 class BatchDependent(nn.Module):
@@ -162,7 +169,13 @@ def test_a_graph_that_differs_from_the_network_is_rejected_and_an_earlier_file_s
     with pytest.raises(RuntimeError, match=r"onnxruntime's logits differ from PyTorch's by 2\.5 on 3 images"):
         export_onnx(tmp_path / "model")
     assert (tmp_path / "model" / "model.onnx").read_bytes() == b"the earlier"
-    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.onnx", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "model")) == [
+        "README.md",
+        "class_map.txt",
+        "config.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
 
 
 def test_a_folder_without_weights_is_a_user_error(tmp_path):
@@ -190,4 +203,4 @@ def test_a_missing_extra_is_one_line_and_nothing_is_written(tmp_path, missing):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: ONNX export needs {missing}: pip install cskd_hf[onnx]")
     assert done.stderr.count("\n") == 1
-    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "class_map.txt", "config.json", "model.safetensors"]

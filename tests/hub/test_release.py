@@ -43,6 +43,7 @@ def test_a_release_is_complete_and_has_no_pickle(release):
         ".eval_results/my-images.yaml",
         "LICENSE",
         "README.md",
+        "class_map.txt",
         "config.json",
         "environment.json",
         "figures/learning_curves.png",

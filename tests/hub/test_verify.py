@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from command_runs import draw_folder
+from command_runs import draw_folder, quick, write_recipe
+from deep_images import tiff
 from huggingface_hub import constants
+from PIL import Image
 from publishable_runs import trained
 from safetensors.torch import load_file, save_file
 
@@ -58,8 +61,8 @@ def test_an_architecture_that_timm_lacks_does_not_load_if_the_release_hides_it(t
 
 
 def test_the_test_images_come_with_the_logits_that_the_run_saved():
-    images, logits = _test_images(trained(), resolve(read_source(trained()).recipe), CLASSES)
-    assert (images.shape, images.dtype) == ((20, 3, 48, 48), torch.uint8)
+    contents, images, logits = _test_images(trained(), resolve(read_source(trained()).recipe), CLASSES)
+    assert (len(contents), images.shape, images.dtype) == (20, (20, 3, 48, 48), torch.uint8)
     assert torch.equal(logits, load_file(trained() / "predictions.safetensors")["logits"])
 
 
@@ -79,3 +82,43 @@ def test_missing_or_changed_test_images_are_an_error_with_the_reason(tmp_path):
     before = constants.HF_HUB_OFFLINE
     assert "HF_HUB_OFFLINE" in error("nobody/nothing")
     assert before == constants.HF_HUB_OFFLINE
+
+
+def as_phones_store(pixels, path):
+    """Turned, with the EXIF orientation that turns it back."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pixels)).save(path, quality=95, exif=exif)
+
+
+def test_the_cards_code_shows_turned_and_deep_images_as_testing_did(tmp_path, monkeypatch):
+    random = np.random.RandomState(0)
+    for split, count in (("train", 6), ("test", 4)):
+        for name, level in (("dark", 400), ("bright", 2000)):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                values = (level + np.linspace(0, 2000, 20 * 30).reshape(20, 30) + random.rand(20, 30)).astype(np.uint16)
+                if number % 2:
+                    as_phones_store((values >> 4).astype(np.uint8), folder / f"{number}.jpg")
+                else:
+                    (folder / f"{number}.tif").write_bytes(tiff(values))
+    recipe = write_recipe(tmp_path / "run.yaml", tmp_path / "images", data={"value_range": [0, 4095]})
+    done = quick(recipe, "scheduler.num_epochs=1")
+    assert done.status == 0, done.stderr
+    assert "with an EXIF orientation: 6 of 12 train, 4 of 8 test images" in done.stdout
+    monkeypatch.setattr("cskd_hf.hub.verify.util.find_spec", lambda name: None)  # without transformers
+    release, *arguments, _ = build(tmp_path / "run", tmp_path / "release")
+    said = []
+    verify_release(release, *arguments, said.append)
+    assert "the card's code, without cskd_hf: logits of 8 of 8 image files equal" in said
+    card = (release / "README.md").read_text()
+    assert "with an EXIF orientation" in card
+    assert json.loads((release / "config.json").read_text())["cskd"]["value_range"] == [0, 4095]
+    assert load_trained(f"local-dir:{release}").value_range == (0, 4095)
+    for good, bad, wrong in (("ImageOps.exif_transpose(", "(", 4), ("if image.mode[0]", "if 0 and image.mode[0]", 4)):
+        (release / "README.md").write_text(card.replace(good, bad))
+        with pytest.raises(
+            UserError, match=f"the card's code predicts something else: the logits of {wrong} of 8 images"
+        ):
+            verify_release(release, *arguments, said.append)

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from cskd_hf.models.export import export_model, loading_code, needs_cskd_hf
+from cskd_hf.models.export import export_model, loading_code, needs_cskd_hf, write_class_map
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
@@ -48,6 +48,22 @@ def test_timm_loads_the_exported_weights_bit_for_bit(tmp_path, keywords):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))
+
+
+def test_timm_numbers_a_split_without_images_of_one_class_by_the_class_map(tmp_path):
+    export(tmp_path / "model")
+    for name in ("eel", "cat"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "1.png").touch()
+    class_map = tmp_path / "model" / "class_map.txt"
+    dataset = timm.data.create_dataset("", tmp_path, split="test", class_map=str(class_map))
+    assert [NAMES[label] for _, label in dataset.reader.samples] == ["cat", "eel"]
+
+
+@pytest.mark.parametrize("name", ["cat ", "two\nlines", "carriage\rreturn", "", "\u3000cat"])
+def test_no_class_map_is_written_that_timm_would_read_differently(tmp_path, name):
+    write_class_map(tmp_path, ("dog", name))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_config_holds_preprocessing_and_class_names(tmp_path):
@@ -129,7 +145,7 @@ def test_a_second_export_replaces_the_first_and_leaves_no_partial_folder(tmp_pat
     export(tmp_path / "model", readme="the first")
     export(tmp_path / "model", readme="the second")
     assert os.listdir(tmp_path) == ["model"]
-    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "class_map.txt", "config.json", "model.safetensors"]
     assert (tmp_path / "model" / "README.md").read_text() == "the second"
 
 

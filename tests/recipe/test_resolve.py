@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
 
 from cskd_hf.recipe.catalog import IMAGENET_MEAN, IMAGENET_STD
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve, resolve_data, resolve_transform
 from cskd_hf.recipe.sections import DataSection, ModelSection, TransformSection
 
@@ -32,7 +35,8 @@ def test_written_keys_stay():
         dataset="digits", train_split="a", test_split="b", holdout=0.0, image_column="c", label_column="d"
     )
     assert resolve_data(data) == data
-    transform = TransformSection(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    written = {"interpolation": "random", "crop_pct": 0.7, "crop_mode": "border"}
+    transform = TransformSection(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), **written)
     assert resolve_transform(transform, data, ModelSection(model_name="resnet18", pretrained=True)) == transform
 
 
@@ -57,6 +61,46 @@ def test_the_statistics_of_pretrained_weights_come_first():
     assert (pretrained.mean, pretrained.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     scratch = resolve_transform(TransformSection(), CIFAR100, ModelSection(model_name=name))
     assert scratch.mean == (0.4914, 0.4822, 0.4465)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet50.a1_in1k", ("bicubic", 0.95, "center")),
+        ("resnet50", ("bicubic", 0.95, "center")),  # the default tag
+        ("test_resnet.r160_in1k", ("bilinear", 0.95, "center")),
+        ("convnext_tiny.fb_in22k_ft_in1k_384", ("bicubic", 1.0, "squash")),
+    ],
+)
+def test_resize_and_crop_are_those_of_the_pretrained_weights(name, expected):
+    def resolved(**settings):
+        model = ModelSection(model_name=name, pretrained=settings.pop("pretrained", True))
+        transform = resolve_transform(TransformSection(**settings), CIFAR100, model)
+        return transform.interpolation, transform.crop_pct, transform.crop_mode
+
+    assert resolved() == expected
+    assert resolved(pretrained=False) == ("bilinear", 0.875, "center")
+    assert resolved(interpolation="random", crop_pct=0.5) == ("random", 0.5, expected[2])
+
+
+def test_every_pretrained_tag_of_timm_resolves_to_a_valid_recipe():
+    keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    for name in timm.list_pretrained():
+        transform = resolve_transform(TransformSection(), CIFAR100, ModelSection(model_name=name, pretrained=True))
+        theirs = resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict())
+        assert {key: getattr(transform, key) for key in keys} == {key: theirs[key] for key in keys}, name
+        if len(transform.mean) == 3:
+            TransformSection.model_validate(transform.model_dump())
+
+
+def test_a_written_default_hashes_as_null():
+    null, written = (
+        load_recipe("digits_resnet10", [f"transform.crop_pct={pct}", f"transform.interpolation={interpolation}"])
+        for pct, interpolation in (("null", "null"), (0.875, "bilinear"))
+    )
+    assert recipe_hash(resolve(null)) == recipe_hash(resolve(written))
+    assert recipe_hash(written) != recipe_hash(written.replace(transform={"crop_pct": 0.9}))
+    assert recipe_hash(null) == recipe_hash(written)
 
 
 def test_resolve_fills_only_data_and_transform_and_is_idempotent():

@@ -77,6 +77,7 @@ def test_a_run_folder_has_every_file(finished):
     assert sorted(entry.name for entry in (folder / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
     assert sorted(entry.name for entry in (folder / "model").iterdir()) == [
         "README.md",
+        "class_map.txt",
         "config.json",
         "model.safetensors",
     ]

@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from saved_checkpoints import make_network, save, step, weights_of
+from timm.optim import Lookahead
 from torch import nn
 
-from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
+from cskd_hf.errors import UserError
+from cskd_hf.models.memory import ModelWithMemory, gather_memories
+from cskd_hf.runs.checkpoint import check_epochs, load_checkpoint, save_checkpoint
 from cskd_hf.runs.progress import Progress
 
 
@@ -153,3 +156,53 @@ def test_weights_are_plain_safetensors_and_the_state_is_json(tmp_path):
     state = json.loads((path / "state.json").read_text())
     assert state["recipe_hash"] == "a hash"
     assert state["progress"]["position"] == 6
+
+
+def sgd(module: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(module.parameters(), **{"lr": 0.1, "momentum": 0.9} | settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda: (nn.Sequential(nn.Conv2d(3, 5, 3)), sgd), r"0\.weight is \[4, 3, 3, 3\] there and \[5, 3, 3, 3\]"),
+        (lambda: (make_network()[:2], sgd), r"2\.\w+ is \[2.*\] there and absent"),
+        (lambda: (make_network().append(nn.Linear(2, 2)), sgd), r"3\.weight is absent there and \[2, 2\]"),
+        (lambda: (make_network(), lambda m: torch.optim.AdamW(m.parameters())), "optimizer is SGD there and AdamW"),
+        (lambda: (make_network(), lambda m: Lookahead(sgd(m))), "optimizer is SGD there and Lookahead of SGD"),
+        (
+            lambda: (make_network(), lambda m: torch.optim.SGD([{"params": [p]} for p in m.parameters()], lr=0.1)),
+            r"of each optimizer group is \[6\] there and \[1, 1, 1, 1, 1, 1\]",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_a_user_error_and_loads_nothing(tmp_path, change, named):
+    path = save(tmp_path, 1)
+    module, make_optimizer = change()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(UserError, match=f"does not fit {path}: .*{named}"):
+        load_checkpoint(path, module, make_optimizer(module), None)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_memory_of_another_number_of_images_does_not_fit(tmp_path):
+    module = ModelWithMemory(make_network(), num_images=5, num_classes=2, num_epochs=3)
+    memories = gather_memories(module)
+    path = save_checkpoint(tmp_path, module, sgd(module), None, Progress(step=1), "", keep=1, memories=memories)
+    load_checkpoint(path, module, sgd(module), None)
+    other = ModelWithMemory(make_network(), num_images=6, num_classes=2, num_epochs=3)
+    with pytest.raises(UserError, match=r"memory\.predictions is \[5, 2\] there and \[6, 2\] in the recipe"):
+        load_checkpoint(path, other, sgd(other), None)
+
+
+def test_nesterov_momentum_follows_the_recipe(tmp_path):
+    module = make_network()
+    optimizer = sgd(module, nesterov=True)
+    load_checkpoint(save(tmp_path, 1), module, optimizer, None)
+    assert optimizer.param_groups[0]["nesterov"]
+
+
+def test_fewer_epochs_than_the_checkpoint_was_trained_for_are_rejected(tmp_path):
+    check_epochs(Progress(epoch=3), 3, tmp_path)
+    with pytest.raises(UserError, match=r"scheduler\.num_epochs: read 2 in all, but .* was trained for 3"):
+        check_epochs(Progress(epoch=3), 2, tmp_path)

@@ -6,12 +6,11 @@ import json
 
 import pytest
 from saved_checkpoints import save
-from summaries import ENVIRONMENT, make_recipe
+from summaries import ENVIRONMENT, make_recipe, start
 
 from cskd_hf.errors import UserError
 from cskd_hf.runs import environment
-from cskd_hf.runs.environment import hardware_line, read_environments, record_environment
-from cskd_hf.runs.folder import start
+from cskd_hf.runs.environment import hardware_line, notes_of_changes, read_environments, record_environment
 
 OTHER_COMMIT = ENVIRONMENT | {"git": {"commit": "fedcba9876", "dirty": True}}
 
@@ -81,3 +80,14 @@ def test_the_hardware_is_one_line():
     hardware = {"accelerators": [], "cpu": "a CPU", "torch_threads": 1}
     alone = ENVIRONMENT | {"hardware": hardware, "num_processes": 1, "mixed_precision": "no"}
     assert hardware_line(alone) == "1 × a CPU (CPU), 1 thread each, float32"
+
+
+def test_images_that_changed_between_two_segments_are_remarked():
+    def segment(step, **images):
+        return {"started_at_step": step, **ENVIRONMENT, **images}
+
+    segments = [segment(0), segment(3, images={"train": 1}), segment(5, images={"train": 1})]
+    assert notes_of_changes(segments) == []
+    assert notes_of_changes([*segments, segment(8, images={"train": 2})]) == [
+        "the images changed at step 8: earlier updates saw others"
+    ]

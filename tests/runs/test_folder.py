@@ -3,11 +3,16 @@ from __future__ import annotations
 import os
 
 import pytest
-from summaries import make_recipe
+from command_runs import tree
+from saved_checkpoints import save
+from summaries import IMAGES, SUMMARY, make_recipe, start
 
 from cskd_hf.errors import UserError
-from cskd_hf.runs.folder import append_metrics, cut_metrics, read_metrics, start
+from cskd_hf.files import write_json
+from cskd_hf.runs.environment import read_environments
+from cskd_hf.runs.folder import append_metrics, cut_metrics, open_run, read_metrics
 from cskd_hf.runs.progress import Progress, Stopwatch
+from cskd_hf.runs.summary import write_summary
 
 
 def test_a_new_or_empty_folder_gets_the_recipe_and_the_environment(tmp_path):
@@ -40,14 +45,60 @@ def test_every_difference_of_another_recipe_is_listed(tmp_path):
     ]
 
 
-def test_a_forced_resume_of_a_finished_run_is_unfinished_until_it_ends(tmp_path):
-    start(make_recipe(tmp_path), 1)
-    (tmp_path / "summary.json").write_text("{}")
-    assert start(make_recipe(tmp_path), 1) == (tmp_path, None, True)
+def test_a_forced_resume_of_a_finished_run_keeps_its_summary_until_it_ends(tmp_path):
+    start(make_recipe(tmp_path))
+    write_summary(tmp_path, SUMMARY)
+    finished = (tmp_path / "summary.json").read_bytes()
+    assert start(make_recipe(tmp_path)) == (tmp_path, None, True)
     changed = make_recipe(tmp_path).replace(optimizer={"lr": 0.2}, run={"resume": "force"})
-    assert start(changed, 1) == (tmp_path, None, False)
-    assert not (tmp_path / "summary.json").exists()
-    assert start(changed.replace(run={"resume": "auto"}), 1) == (tmp_path, None, False)  # killed immediately
+    before = tree(tmp_path)
+    open_run(changed, IMAGES)
+    assert tree(tmp_path) == before  # the checkpoint may not fit
+    for resume in ("force", "auto"):  # killed immediately, and again
+        assert start(changed.replace(run={"resume": resume})) == (tmp_path, None, False)
+        assert not (tmp_path / "summary.json").exists()
+        assert (tmp_path / "summary.previous.json").read_bytes() == finished
+    write_summary(tmp_path, SUMMARY)
+    assert not (tmp_path / "summary.previous.json").exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_other_images_are_rejected_unless_forced_and_named_with_what_differs(tmp_path, is_finished):
+    start(make_recipe(tmp_path))
+    save(tmp_path / "checkpoints", 5)
+    if is_finished:
+        (tmp_path / "summary.json").write_text("{}")
+    other = {"train": IMAGES["train"] | {"images": 151, "labels": "abcd"}, "holdout": {"images": 9}}
+    before = tree(tmp_path)
+    with pytest.raises(UserError) as caught:
+        start(make_recipe(tmp_path), images=other)
+    assert str(caught.value).splitlines() == [
+        f"run.output_dir: {tmp_path} holds a run of other images; name another folder, or set run.resume=force to "
+        "continue that run with these images",
+        "train images: 150 in the folder, 151 expected; what differs: the number of images, labels",
+        "test images: 1,297 in the folder, 0 expected; what differs: the number of images, labels",
+        "holdout images: 0 in the folder, 9 expected; what differs: the number of images",
+    ]
+    assert tree(tmp_path) == before
+    forced = open_run(make_recipe(tmp_path, resume="force"), other)
+    assert forced == (tmp_path, tmp_path / "checkpoints" / "step-00000005", False, True)
+
+
+def test_the_same_images_in_another_folder_are_the_same_run(tmp_path):
+    start(make_recipe(tmp_path))
+    moved = make_recipe(tmp_path).replace(data={"dataset": "elsewhere"})
+    assert start(moved)[0] == tmp_path
+    with pytest.raises(UserError, match=r"another recipe.*\ndata.dataset: \"elsewhere\" in the folder"):
+        start(make_recipe(tmp_path), images={})
+
+
+def test_a_folder_that_does_not_record_its_images_is_resumed(tmp_path):
+    start(make_recipe(tmp_path))
+    segments = read_environments(tmp_path)
+    del segments[0]["images"]  # an earlier version
+    write_json(tmp_path / "environment.json", {"segments": segments})
+    assert start(make_recipe(tmp_path)) == (tmp_path, None, False)
+    assert read_environments(tmp_path)[-1]["images"] == IMAGES
 
 
 def test_metrics_are_rounded_to_nine_digits(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
+from deep_images import tiff
 from originals import picture
 from PIL import Image as PillowImage
 from scipy.ndimage import gaussian_filter
@@ -113,10 +114,12 @@ def test_rotated_images_are_stored_upright_and_unreadable_ones_unchanged(script,
     exif = PillowImage.Exif()
     exif[0x0112] = 6
     rotated, grey = photograph(1, 90, 60, exif=exif), picture(2, "PNG", "L", 50)
-    images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey)]
-    source = arrow(tmp_path / "in", images, [0, 1, 0])
+    deep = tiff(np.arange(6400, dtype=np.uint16).reshape(80, 80))
+    images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey, deep)]
+    source = arrow(tmp_path / "in", images, [0, 1, 0, 1])
     assert resize(script, source, tmp_path / "out", "--short-side", 30) == 0
-    first, second, third = load(tmp_path / "out").train.fetch(range(3))
+    first, second, third, fourth = load(tmp_path / "out").train.fetch(range(4))
+    assert fourth["bytes"] == deep  # a JPEG would have 8 bits
     assert decode(first).size == (30, 45)
     assert second["bytes"] == b"not an image"
     assert decode(third).size == (30, 30)

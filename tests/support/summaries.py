@@ -7,6 +7,7 @@ from typing import Any
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.recipe.recipe import Recipe, parse_recipe
+from cskd_hf.runs.folder import begin_run, open_run
 from cskd_hf.runs.summary import (
     Calibration,
     DatasetSummary,
@@ -29,6 +30,17 @@ def make_recipe(folder: Path, method: str = "cskd", **run: Any) -> Recipe:
             "run": {"output_dir": str(folder), **run},
         }
     )
+
+
+IMAGES = {"train": {"images": 150, "labels": "1234"}, "test": {"images": 1297, "labels": "5678"}}
+
+
+def start(recipe: Recipe, num_processes: int = 1, images: Any = IMAGES) -> tuple[Path, Path | None, bool]:
+    """Open and begin a run; folder, checkpoint and whether it is finished."""
+    opened = open_run(recipe, images)
+    if not opened.finished:
+        begin_run(opened, recipe, images, num_processes)
+    return opened[:3]
 
 
 def metric_values(start: float = 10.0, **values: float | None) -> MetricValues:

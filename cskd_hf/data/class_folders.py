@@ -1,0 +1,177 @@
+"""Class folders: which files are images, and a count of every file that is left out.
+
+Not `datasets`' imagefolder, which also assigns files to splits by words in their names (`train/robin/test_1.jpg` would
+be trained and tested on) and gives each split its own list of classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from cskd_hf.data.formats import DECODERS, readable_extensions
+from cskd_hf.data.labels import some, timm_order
+from cskd_hf.errors import UserError
+
+
+@dataclass
+class ScannedFolder:
+    """The files below the class folders of one split.
+
+    Attributes:
+        images: (path, class), sorted by class, folder and name.
+        left_out: (kind, class) → files and folders that are not read; the class is "" beside the class folders.
+        nested: class → images in folders below the class folder.
+    """
+
+    images: list[tuple[str, str]] = field(default_factory=list)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    nested: Counter[str] = field(default_factory=Counter)
+
+    def notes(self, split: str) -> tuple[str, ...]:
+        """What was left out, by kind and class, and what was read from nested folders."""
+        notes = []
+        if self.left_out:
+            by_kind: dict[str, Counter[str]] = {}
+            for (kind, name), count in self.left_out.items():
+                by_kind.setdefault(kind, Counter())[name] = count
+            counts = [f"{kind}: {_count(by_kind[kind])}" for kind in sorted(by_kind)]
+            notes.append(f"split {split!r}: left out {'; '.join(counts)}")
+        if self.nested:
+            nested = _count(self.nested)
+            notes.append(f"split {split!r}: images in nested folders, of the outermost folder's class: {nested}")
+        return tuple(notes)
+
+
+def _count(by_class: Counter[str]) -> str:
+    """The total and, in brackets, each class with its number."""
+    of_class = [f"{by_class[name]:,} in {name}" for name in timm_order(by_class) if name]
+    return f"{by_class.total():,}" + (f" ({some(of_class)})" if of_class else "")
+
+
+def open_class_folders(root: Path, splits: list[str]) -> tuple[DatasetDict, dict[str, tuple[str, ...]]]:
+    """`root/split/class/**/image`, all splits sharing one list of classes, in timm's order.
+
+    Returns:
+        The splits, and remarks about each.
+
+    Raises:
+        UserError: a split has no folder or no images, a class folder holds other files only, or a file's name is not
+            UTF-8.
+    """
+    present = [entry.name for entry in _entries(root) if _why_left_out(entry) == "folder"]
+    missing = [split for split in splits if split not in present]
+    if missing:
+        raise UserError(
+            f"data.dataset: {root} has no folder {', '.join(map(repr, missing))}, but {', '.join(present) or 'none'}; "
+            "images lie in split/class/*.jpg, and data.train_split and data.test_split name the splits"
+        )
+    scanned = {split: scan(root / split) for split in splits}
+    class_names = timm_order(name for folder in scanned.values() for _, name in folder.images)
+    features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
+    number = {name: label for label, name in enumerate(class_names)}
+    notes = {split: folder.notes(split) for split, folder in scanned.items()}
+    loose = sum(_why_left_out(entry) == "" for entry in _entries(root))
+    if loose:
+        notes[splits[0]] += (f"left out images beside the folders of the splits: {loose:,}",)
+    tables = {}
+    for split, folder in scanned.items():
+        columns = {"image": [path for path, _ in folder.images], "label": [number[name] for _, name in folder.images]}
+        tables[split] = Dataset.from_dict(columns, features=features)
+    return DatasetDict(tables), notes
+
+
+def scan(folder: Path) -> ScannedFolder:
+    """Find the images below `folder/class`. Links are followed; no file is opened.
+
+    Raises:
+        UserError: see `open_class_folders`.
+    """
+    found, classes, imageless = ScannedFolder(), [], []
+    for entry in _entries(folder):
+        kind = _why_left_out(entry)
+        if kind == "folder":
+            classes.append(entry)
+        else:
+            found.left_out[kind if kind in _UNSEEN else f"{kind or 'images'} beside the class folders", ""] += 1
+    for entry in classes:
+        of_class = ScannedFolder()
+        _scan_class(Path(entry.path), entry.name, [_identity(folder)], of_class)
+        visible = [f"{kind}: {count:,}" for (kind, _), count in of_class.left_out.items() if kind not in _UNSEEN]
+        if visible and not of_class.images:
+            imageless.append(f"{entry.path} has no image that can be read, but {'; '.join(sorted(visible))}")
+        elif not of_class.images:
+            found.left_out["class folders without images", entry.name] += 1
+        found.images += of_class.images
+        found.left_out += of_class.left_out
+        found.nested += of_class.nested
+    for path, _ in found.images:
+        if not path.isascii() and path != path.encode(errors="replace").decode():
+            raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
+    if not found.images:
+        details = "".join(f"; {note}" for note in found.notes(folder.name))
+        raise UserError(f"data.dataset: {folder} has no images; put them in {folder}/class/*.jpg{details}")
+    if imageless:  # the class would vanish
+        raise UserError(f"data.dataset: {imageless[0]}; rename or convert them, or remove the folder")
+    return found
+
+
+def _scan_class(folder: Path, name: str, around: list[tuple[int, int]], found: ScannedFolder) -> None:
+    """Add the images of a folder of class `name`, then those of the folders in it; `around` are those it is in."""
+    identity = _identity(folder)
+    if identity in around:  # without end
+        found.left_out["links to a folder that they are in", name] += 1
+        return
+    folders = []
+    for entry in _entries(folder):
+        kind = _why_left_out(entry)
+        if kind == "folder":
+            folders.append(Path(entry.path))
+        elif kind:
+            found.left_out[kind, name] += 1
+        else:
+            found.images.append((entry.path, name))
+            if len(around) > 1:
+                found.nested[name] += 1
+    for below in folders:
+        _scan_class(below, name, [*around, identity], found)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+# Folders that storage boxes, archivers and operating systems put beside the images.
+_SYSTEM = ("@eaDir", "@Recycle", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN", "lost+found")
+# Kinds that nobody misses: a class folder with nothing else counts as empty.
+_UNSEEN = ("hidden files", "hidden folders", "macOS ._ files", *(f"{name} folders" for name in _SYSTEM))
+
+
+def _why_left_out(entry: os.DirEntry[str]) -> str:
+    """The kind of a file that is not read; "folder" for one to look into, "" for an image."""
+    hidden = entry.name.startswith(".")
+    if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+        if entry.name in _SYSTEM:
+            return f"{entry.name} folders"
+        return "hidden folders" if hidden else "folder"
+    if hidden:
+        return "macOS ._ files" if entry.name.startswith("._") else "hidden files"
+    if not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
+        # Reading a pipe would wait for ever.
+        return "pipes, sockets and devices" if os.path.exists(entry.path) else "broken links"
+    extension = os.path.splitext(entry.name)[1].lower()
+    if extension in readable_extensions():
+        return ""
+    if extension in DECODERS:
+        return f"{extension} files, {DECODERS[extension]}"
+    return f"{extension} files" if extension else "files without extension"

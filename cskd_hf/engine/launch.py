@@ -1,0 +1,119 @@
+"""Settings that reach Accelerate from the environment, past the recipe: each is rejected or recorded."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from importlib.util import find_spec
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, DynamoBackend
+
+from cskd_hf.errors import UserError
+from cskd_hf.recipe.recipe import Recipe
+
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+# Strategies for models that do not fit a device; Accelerate ignores them in silence where it sees no GPU.
+_STRATEGIES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
+_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
+
+
+def check_environment(recipe: Recipe) -> None:
+    """Reject what a launcher, its configuration file or the shell asks for that no recipe key records.
+
+    `accelerate launch` turns its options and its configuration file into these variables.
+
+    Raises:
+        UserError: the variable, what it holds, and the recipe's key for it.
+    """
+    for strategy in _STRATEGIES:
+        if os.environ.get(f"ACCELERATE_USE_{strategy}", "false").lower() in ("true", "1", "yes", "on", "y", "t"):
+            raise UserError(
+                f"accelerate: ACCELERATE_USE_{strategy} is set: CS-KD's two forwards need whole weights and BatchNorm "
+                "statistics on every rank; unset it, or choose MULTI_GPU in accelerate config, one process per GPU"
+            )
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps not in ("1", "auto"):
+        raise UserError(
+            f"accelerate: ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}; unset it and write "
+            f"run.gradient_accumulation_steps={steps}"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise UserError(
+            f"accelerate: ACCELERATE_DYNAMO_BACKEND is {backend}; unset it, launch without --dynamo_backend, and write "
+            "run.compile=true"
+        )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if recipe.run.mixed_precision is None and precision not in ("no", "bf16", "fp16"):
+        raise UserError(f"accelerate: ACCELERATE_MIXED_PRECISION is {precision}; no, bf16 and fp16 are supported")
+
+
+def check_temporary_folder() -> None:
+    """Loader workers and figures need one; without it a run would fail after its last epoch.
+
+    Raises:
+        UserError: none of the usual places can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise UserError(
+            f"no folder for temporary files ({error}); set TMPDIR to a folder that can be written"
+        ) from None
+
+
+def check_open_files(workers: int) -> None:
+    """Raise the soft limit of open files as far as allowed: torch's loader does not survive reaching it.
+
+    Args:
+        workers: loader processes, each with pipes and shared memory, in training and in evaluation.
+
+    Raises:
+        UserError: the hard limit is too low.
+    """
+    needed = 64 + 16 * workers  # twice what a small run opened [ours]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and max(soft, hard) < needed:
+        raise UserError(
+            f"the limit of open files is {hard}, and {workers} loader workers need {needed}; raise it (ulimit -n 4096) "
+            "or lower data.workers"
+        )
+    if soft != resource.RLIM_INFINITY and soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096 if hard == resource.RLIM_INFINITY else min(4096, hard), hard))
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Whatever the way it came: what trains must be what the recipe records.
+
+    Raises:
+        UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate.
+    """
+    if accelerator.distributed_type not in _SUPPORTED:
+        raise UserError(
+            f"accelerate: distributed_type {accelerator.distributed_type.value}: CS-KD's two forwards need whole "
+            "weights and BatchNorm statistics on every rank; use MULTI_GPU, one process per GPU"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError("accelerate: it accumulates gradients by itself; write run.gradient_accumulation_steps instead")
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise UserError("accelerate: it compiles by itself; write run.compile=true instead")
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Reject trackers that are not installed; Accelerate would leave them out in silence.
+
+    Raises:
+        UserError: with the command that installs them.
+    """
+    missing = [name for name in recipe.run.report_to if not any(map(_is_installed, _PACKAGES[name]))]
+    if missing:
+        raise UserError(
+            f"run.report_to: {', '.join(missing)} not installed; pip install {' '.join(missing)}, or leave it out"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None  # a folder of logs called wandb is a package without a file

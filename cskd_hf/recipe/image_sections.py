@@ -1,0 +1,110 @@
+"""The sections about images, `data` and `transform`: every key with its type, range, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, Share, SplitName
+
+
+class DataSection(Section):
+    """Images, batches and pairs."""
+
+    dataset: str
+    """A catalog name, a Hub id, or a folder: `split/class/*.jpg`, Parquet, or `save_to_disk` Arrow."""
+    config_name: str | None = None
+    """Configuration of the Hub dataset, if it has several."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hub dataset; null: the catalog's, else main."""
+    train_split: str | None = None
+    """null: the catalog's, else `train`."""
+    test_split: str | None = None
+    """null: the catalog's, else `test`."""
+    holdout: Share | SplitName | None = None
+    """Images to fit the temperature on, excluded from training: a fraction of the training split, stratified and the
+    same for every seed, or a split's name. null: the catalog's, else 0 (no temperature)."""
+    image_column: str | None = None
+    """null: the catalog's, else `image`."""
+    label_column: str | None = None
+    """null: the catalog's, else `label`."""
+    batch_size: Count = 128
+    """B, supervised images per step and process; CS-KD loads 2B images."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loader workers per process; 0 loads in the training process. auto: its share of the node's cores, at most 16."""
+    drop_last: bool = False
+    """Drop the short last batch of an epoch; the paper trains on it."""
+    partner: Literal["any", "not_self"] = "any"
+    """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
+    singleton: Literal["self", "error"] = "self"
+    """A class with one training image, if `partner` is not_self: pair the image with itself, or stop."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """An unreadable image: stop (error), or count it, train on another of its class and do not evaluate it (skip)."""
+    value_range: tuple[float, float] | None = None
+    """The values of black and white in images deeper than 8 bits, such as [0, 4095]. null: by their format; images that
+    would come out nearly black are then an error."""
+
+    @field_validator("value_range")
+    @classmethod
+    def _ascending(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and values[0] >= values[1]:
+            raise ValueError("[black, white], where black is less than white, such as [0, 4095]")
+        return values
+
+
+# What null means without pretrained weights.
+TRANSFORM_DEFAULTS = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
+
+
+class TransformSection(Section):
+    """Bytes to pixels: `timm.data.create_transform`."""
+
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    """(channels, height, width), pixels."""
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """RandomResizedCrop: range of the crop's width / height."""
+    crop_padding: Annotated[int, Field(ge=1)] | None = None
+    """Instead of RandomResizedCrop: resize to `input_size`, pad by this many pixels, crop at random."""
+    hflip: Probability = 0.5
+    """Chance of a horizontal flip."""
+    vflip: Probability = 0.0
+    """Chance of a vertical flip."""
+    color_jitter: NonNegative | None = None
+    """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
+    auto_augment: str | None = None
+    """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`, except 3-Augment (`3a`)."""
+    re_prob: Probability = 0.0
+    """Random erasing: the chance that an image is erased; each view of a pair draws its own rectangles."""
+    re_mode: Literal["const", "rand", "pixel"] = "const"
+    """Fill with the mean (const), or with a normal colour around it per rectangle (rand) or per pixel (pixel)."""
+    re_count: Count = 1
+    """At most this many rectangles, which share the erased area."""
+    interpolation: Literal["bilinear", "bicubic", "random"] | None = None
+    """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for the next two: as the
+    pretrained weights were tested, else bilinear, 0.875, center."""
+    crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
+    """Evaluation: resize the short side to input / crop_pct, then crop the centre."""
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """Evaluation, instead of the short side: resize both sides to input / crop_pct (squash), or the long side, and pad
+    (border)."""
+    mean: tuple[float, float, float] | None = None
+    """Of the RGB channels in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """As `mean`."""
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _exclude_color_jitter(cls, policy: str | None, read: ValidationInfo) -> str | None:
+        if policy is not None and "3a" not in policy and read.data.get("color_jitter") is not None:
+            raise ValueError("null with color_jitter, which timm silently drops under a policy; write one of the two")
+        return policy
+
+    @field_validator("input_size")
+    @classmethod
+    def _rgb(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        if size[0] != 3 or min(size) < 1:
+            raise ValueError("[3, height, width] in pixels; images are RGB")
+        return size

@@ -1,0 +1,104 @@
+"""Settings of the launcher and of the shell are rejected or recorded, and missing trackers are named."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from summaries import make_recipe
+
+from cskd_hf.engine import launch
+from cskd_hf.engine.launch import (
+    check_accelerator,
+    check_environment,
+    check_open_files,
+    check_temporary_folder,
+    check_trackers,
+)
+from cskd_hf.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "advice"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"4; .* write run\.gradient_accumulation_steps=4"),
+        ("ACCELERATE_DYNAMO_BACKEND", "EAGER", r"EAGER; .* write run\.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "fp8; no, bf16 and fp16 are supported"),
+        ("ACCELERATE_USE_FSDP", "true", "whole weights"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "whole weights"),
+        ("ACCELERATE_USE_MEGATRON_LM", "1", "whole weights"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "True", "whole weights"),
+    ],
+)
+def test_a_setting_that_the_recipe_would_not_record_is_rejected(tmp_path, monkeypatch, variable, value, advice):
+    check_environment(make_recipe(tmp_path))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable} is .*{advice}"):
+        check_environment(make_recipe(tmp_path))
+
+
+def test_what_accelerate_launch_sets_by_itself_is_allowed(tmp_path, monkeypatch):
+    for name, value in {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_DYNAMO_BACKEND": "no",
+        "ACCELERATE_DYNAMO_MODE": "default",
+        "ACCELERATE_USE_FSDP": "false",
+    }.items():
+        monkeypatch.setenv(name, value)
+    check_environment(make_recipe(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
+        ({"dynamo_backend": "eager"}, r"run\.compile"),
+    ],
+)
+def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings, key):
+    try:
+        with pytest.raises(UserError, match=key):
+            check_accelerator(Accelerator(cpu=True, **settings))
+    finally:
+        AcceleratorState._reset_state()
+        for variable in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
+            del os.environ[variable]
+
+
+def test_a_missing_tracker_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    check_trackers(make_recipe(tmp_path))
+    monkeypatch.setattr(launch, "_PACKAGES", {"tensorboard": ("pytest",), "wandb": ("no_such_package",)})
+    check_trackers(make_recipe(tmp_path, report_to=["tensorboard"]))
+    with pytest.raises(UserError, match="report_to: wandb not installed; pip install wandb"):
+        check_trackers(make_recipe(tmp_path, report_to=["tensorboard", "wandb"]))
+
+
+def test_a_folder_of_logs_is_no_installed_tracker(tmp_path, monkeypatch):
+    (tmp_path / "logs_of_a_tracker").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not launch._is_installed("logs_of_a_tracker")
+    assert launch._is_installed("pytest")
+
+
+def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):
+    limits = {"now": (32, 200)}
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr("resource.setrlimit", lambda _, pair: limits.update(now=pair))
+    check_open_files(workers=4)
+    assert limits["now"] == (200, 200)
+    with pytest.raises(UserError, match=r"open files is 200, and 16 .* need 320; raise it \(ulimit -n 4096\)"):
+        check_open_files(workers=16)
+
+
+def test_without_a_temporary_folder_tmpdir_is_named(monkeypatch):
+    check_temporary_folder()
+
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(UserError, match="set TMPDIR to"):
+        check_temporary_folder()
