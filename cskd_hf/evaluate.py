@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.engine.cpu_tuning import keep_freed_memory, limit_openmp_spinning
+from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.evaluation.inputs import check_output
 from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cskd_hf.evaluation.trained import evaluate
 
+    join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()
     return evaluate(weights, split, data, args.json)
@@ -59,7 +61,7 @@ def _data_section(weights: Weights, overrides: Sequence[str]) -> DataSection:
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* applies to evaluation; the weights determine the rest")
-        yaml_io.apply_override(settings, override, places)
+    apply_overrides(settings, overrides, places)
     if "data" not in settings:
         raise UserError(f"{weights.source}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
     return resolve_data(parse_data(settings["data"], source=weights.source, places=places))

@@ -1,32 +1,55 @@
 """Train a classifier from a recipe: images → weights that plain timm loads, and a report.
 
-    accelerate launch -m cskd_hf.train recipes/imagenet_resnet50.yaml [section.key=value ...]
+    cskd-train recipes/imagenet_resnet50.yaml [section.key=value ...]
+    accelerate launch -q -m cskd_hf.train recipes/imagenet_resnet50.yaml [section.key=value ...]    # several devices
 
 Rerun the same command to resume.
 """
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import signal
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
 from cskd_hf.errors import exit_on_signals, run_command
+
+_HELP = """\
+sections (every key: python -m cskd_hf.recipe --settings)
+{sections}
+
+methods (method.name)
+{methods}
+
+recipes
+{recipes}
+
+examples
+  # fine-tune on your own FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg
+  cskd-train cub200_resnet50_pretrained data.dataset=FOLDER data.test_split=val
+  # change settings
+  cskd-train digits_resnet10 optimizer.lr=0.05 'method={{name: cross_entropy}}'
+  # stop after an hour; the same command again resumes
+  cskd-train digits_resnet10 run.max_hours=1
+
+several devices
+  accelerate launch -q -m cskd_hf.train RECIPE [section.key=value ...]
+  torchrun --nproc_per_node 2 -m cskd_hf.train RECIPE [section.key=value ...]
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
+    from cskd_hf.recipe.arguments import RecipeParser
     from cskd_hf.recipe.recipe import load_recipe
 
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.train",
-        description="Train a classifier from a recipe; rerun the same command to resume.",
+    parser = RecipeParser(
+        "cskd-train",
+        description="Train a classifier from a recipe. Rerun the same command to resume.",
+        epilog=_epilog(),
     )
-    parser.add_argument("recipe", help="YAML file or shipped recipe, such as recipes/digits_resnet10.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as optimizer.lr=0.05"
-    )
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     recipe = load_recipe(args.recipe, args.overrides)
 
     # Slow imports come only after the recipe is known to be valid, so that a mistake in it shows at once.
@@ -47,6 +70,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         private, licence = settings.hub_private_repo, settings.hub_license
         return publish_run(outcome.trained, settings.hub_model_id, private=private, licence=licence)
     return outcome.status
+
+
+def _epilog() -> str:
+    """The names that a recipe and its overrides may use."""
+    from cskd_hf.methods import METHODS
+    from cskd_hf.recipe.recipe import Recipe
+    from cskd_hf.recipe.yaml_io import shipped_recipes
+
+    summaries = {name: (inspect.getdoc(field.annotation) or "") for name, field in Recipe.model_fields.items()}
+    summaries["method"] = "The loss, and its coefficients."
+    return _HELP.format(
+        sections="\n".join(f"  {name:10s} {summary.splitlines()[0]}" for name, summary in summaries.items()),
+        methods=_wrapped(METHODS),
+        recipes=_wrapped(shipped_recipes()),
+    )
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), 80, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def cli() -> None:

@@ -41,7 +41,7 @@ SETTINGS = (
     "data.workers=1",
     "data.batch_size=16",
 )
-LAST_LINE = "  precision  "  # before the first step
+LAST_LINE = "  device     "  # before the first step
 TIMING = ("images_per_second", "data_wait_share", "seconds")
 
 

@@ -45,8 +45,8 @@ def test_mistakes_show_without_heavy_imports():
     loaded, errors, after = json.loads(result.stdout)
     assert loaded == {name: [] for name in LIGHT}
     assert errors == [
-        "command line: optimizer.lr: read 'fast'; allowed: a valid number",
-        "command line: optimizer.lr: read 'fast'; allowed: a valid number",
-        "command line: data.batch_size: read 0; allowed: greater than or equal to 1",
+        "command line: optimizer.lr: read 'fast'; allowed: number > 0, or null",
+        "command line: optimizer.lr: read 'fast'; allowed: number > 0, or null",
+        "command line: data.batch_size: read 0; allowed: whole number ≥ 1",
     ]
     assert after == []

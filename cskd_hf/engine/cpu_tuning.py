@@ -1,4 +1,4 @@
-"""OpenMP and glibc settings for training on a CPU that loader workers share.
+"""OpenMP, glibc and Accelerate settings for training on a CPU.
 
 Environment variables that are already set take precedence.
 """
@@ -21,6 +21,15 @@ def limit_openmp_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def join_ranks_on_cpus() -> None:
+    """Let torchrun's ranks form one group where there is no accelerator; Accelerate needs to be told."""
+    import torch
+
+    started = os.environ.get("WORLD_SIZE", "1") != "1" and "LOCAL_RANK" in os.environ
+    if started and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def keep_freed_memory() -> None:

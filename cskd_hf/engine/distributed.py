@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed import DistError, TCPStore
 
 from cskd_hf.data.loaders import count_workers
+from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus
 from cskd_hf.engine.launch import (
     check_accelerator,
     check_environment,
@@ -42,6 +43,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     check_trackers(recipe)
     check_temporary_folder()
     check_open_files(count_workers(recipe.data.workers))
+    join_ranks_on_cpus()
     if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)

@@ -103,9 +103,7 @@ class Run:
             check_epochs(self.progress, self.recipe.scheduler.total_epochs, checkpoint)
             if opened.other_images:
                 self.progress.skipped = {}  # rows of the other images
-            self.console.say(
-                f"resuming at step {self.progress.step}, epoch {self.progress.epoch}, sample {self.progress.position}"
-            )
+            self.console.say(f"resuming at {self.progress.place}")
         if self.is_main:
             saved = 0 if checkpoint is None else len(list_checkpoints(checkpoint.parent))
             at_once = settings.checkpoints_total_limit + 1 - saved
@@ -135,7 +133,8 @@ class Run:
     def _announce(self) -> None:
         """Print what is about to run and, with several ranks, each one's first keys."""
         num_parameters, num_epochs = count_parameters(self.learner.network), self.recipe.scheduler.total_epochs
-        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs)
+        device = self.accelerator.device
+        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs, device)
         if self.accelerator.num_processes > 1:
             self.batches.start_epoch(self.progress.epoch, self.progress.position)
             keys = gather_object([self.batches.first_keys()])

@@ -221,9 +221,9 @@ def _stretched(schedule: SchedulerSection, epochs: int) -> list[str]:
 
 def _yaml(value: Any) -> str:
     """The value unquoted where YAML reads it back unchanged, else as JSON."""
-    text, parsed = str(value), dict[str, Any]()
+    text = str(value)
     try:
-        yaml_io.apply_override(parsed, f"x={{y: {text}}}")
+        parsed, _ = yaml_io.parse(f"{{y: {text}}}", str)
     except UserError:
         return json.dumps(value, ensure_ascii=False)
-    return text if parsed == {"x": {"y": value}} else json.dumps(value, ensure_ascii=False)
+    return text if parsed == {"y": value} else json.dumps(value, ensure_ascii=False)

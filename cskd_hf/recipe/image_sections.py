@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, Share
+from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, Share, SplitName
 
 
 class DataSection(Section):
@@ -22,7 +22,7 @@ class DataSection(Section):
     """null: the catalog's, else `train`."""
     test_split: str | None = None
     """null: the catalog's, else `test`."""
-    holdout: Share | str | None = None
+    holdout: Share | SplitName | None = None
     """Images to fit the temperature on, excluded from training: a fraction of the training split, stratified and the
     same for every seed, or a split's name. null: the catalog's, else 0 (no temperature)."""
     image_column: str | None = None
@@ -69,7 +69,9 @@ class TransformSection(Section):
     crop_padding: Annotated[int, Field(ge=1)] | None = None
     """Instead of RandomResizedCrop: resize to `input_size`, pad by this many pixels, crop at random."""
     hflip: Probability = 0.5
+    """Chance of a horizontal flip."""
     vflip: Probability = 0.0
+    """Chance of a vertical flip."""
     color_jitter: NonNegative | None = None
     """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
     auto_augment: str | None = None
@@ -91,6 +93,7 @@ class TransformSection(Section):
     mean: tuple[float, float, float] | None = None
     """Of the RGB channels in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's."""
     std: tuple[Positive, Positive, Positive] | None = None
+    """As `mean`."""
 
     @field_validator("auto_augment")
     @classmethod

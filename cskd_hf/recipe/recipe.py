@@ -14,6 +14,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.explain import Checked, explain
+from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.sections import (
     TRANSFORM_DEFAULTS,
     DataSection,
@@ -125,8 +126,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = yaml_io.find(path)
     settings, places = yaml_io.read(file)
-    for override in overrides:
-        yaml_io.apply_override(settings, override, places)
+    apply_overrides(settings, overrides, places)
     recipe = parse_recipe(settings, str(file), places)
     if recipe.run.output_dir is None:
         name = f"{file.stem}-{recipe.method.name}-seed{recipe.run.seed}"

@@ -11,6 +11,7 @@ Share = Annotated[float, Field(ge=0, le=0.5)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+SplitName = Annotated[str, Field(description="a split's name")]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -36,6 +36,7 @@ class ModelSection(Section):
     drop_path_rate: Probability | None = None
     """Stochastic depth."""
     global_pool: str | None = None
+    """Pooling before the classifier, timm's name."""
     img_size: Count | None = None
     """Pixels; for transformers with a fixed grid."""
     zero_init_last: bool | None = None
@@ -55,6 +56,7 @@ class OptimizerSection(Section):
     weight_decay: NonNegative = 0.0
     """The paper: 1e-4."""
     momentum: NonNegative = 0.9
+    """Of SGD and its relatives."""
     filter_bias_and_bn: bool = True
     """Exempt biases and norms from weight decay, timm's default. The paper decays every parameter: false."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -62,14 +64,18 @@ class OptimizerSection(Section):
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None
+    """Adam's term for numerical stability."""
     fused: bool | None = None
     """One kernel for the whole update; null: if `opt` is torch's SGD, Adam or AdamW."""
 
     @field_validator("lr")
     @classmethod
     def _one_rate(cls, lr: float | None, read: ValidationInfo) -> float | None:
-        if "lr_base" in read.data and (lr is None) == (read.data["lr_base"] is None):
-            raise ValueError("either lr or lr_base, which scales with the global batch")
+        base = read.data.get("lr_base")
+        if "lr_base" in read.data and lr is None and base is None:
+            raise ValueError("optimizer.lr=0.1, or lr_base, which scales with the global batch")
+        if lr is not None and base is not None:
+            raise ValueError("null with lr_base; write optimizer.lr=null, or optimizer.lr_base=null")
         return lr
 
     def scaled_lr(self, global_batch_size: int) -> tuple[float, str]:
@@ -86,15 +92,19 @@ class SchedulerSection(Section):
     num_epochs: Count
     """Without `cooldown_epochs`, and without a warm-up under `warmup_prefix`."""
     sched: Literal["cosine", "tanh", "step", "multistep", "poly", "none"] = "cosine"
+    """Shape of the decay; none: a constant rate."""
     decay_milestones: tuple[Count, ...] = (90, 180, 270)
-    """multistep: timm acts one epoch early, milestone m lowers the rate of the 0-based epoch m − 1."""
+    """multistep: the rate is lower from each of these epochs on, counted from 1."""
     decay_epochs: Positive | None = None
     """step: epochs between drops."""
     decay_rate: Positive = 0.1
     """step, multistep: factor of each drop."""
     min_lr: NonNegative = 0.0
+    """The rate at the end of cosine, tanh and poly."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs in which the rate rises linearly."""
     warmup_lr: NonNegative = 1e-5
+    """The rate at the start of the warm-up."""
     warmup_prefix: bool = False
     """Add the warm-up before `num_epochs` instead of spending some of them on it."""
     cooldown_epochs: Annotated[int, Field(ge=0)] = 0
@@ -114,6 +124,7 @@ class RunSection(Section):
     output_dir: str | None = None
     """null: runs/<recipe>-<method>-seed<seed>"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of weights, order, pairs and augmentation."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """null: the launcher's."""
     num_processes: Count | None = None
@@ -131,9 +142,11 @@ class RunSection(Section):
     model_ema: bool = False
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
+    """What remains of the average after an update."""
     model_ema_warmup: bool = True
     """Start with a short average that grows with the updates up to `model_ema_decay`; false: that decay throughout."""
     channels_last: bool = True
+    """Memory layout of weights and images; faster on GPUs and CPUs."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same step."""
     deterministic: bool = False
@@ -151,6 +164,7 @@ class RunSection(Section):
     logging_steps: Count = 50
     """Updates between readings of the loss for progress bar and trackers; each is a device sync."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Trackers that get the metrics; each is a package to install."""
     hub_model_id: str | None = None
     """owner/name on the Hub, where the weights are published after training; null: not published."""
     hub_private_repo: bool = True

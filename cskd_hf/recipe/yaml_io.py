@@ -17,7 +17,8 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_COMMAND_LINE = "command line"
+COMMAND_LINE = "command line"
+"""The place of overrides."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,6 +43,24 @@ for _tag, _pattern in {
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), None)
 
 
+# What the parser says → what to write instead.
+_ADVICE = {
+    "found character '\\t'": "indent with spaces, not tabs",
+    "that cannot start any token": "quote the value: '…'",
+    "mapping values are not allowed": "quote a value that contains a colon and a space: '…'",
+    "could not find expected ':'": "write a space after each colon, key: value",
+    "expected alphabetic or numeric": "quote a value that starts with * or &: '…'",
+    "undefined alias": "quote a value that starts with *: '…'",
+    "escape": "quote a path with backslashes in single quotes: '…'",
+    "found unexpected end of stream": "close the quote",
+    "while parsing a flow": "close the bracket, or quote text that starts with a bracket: '…'",
+    "could not determine a constructor": "quote a value that starts with !: '…'",
+    "expected <block end>": "indent the keys of a section equally, and quote text: '…'",
+    "expected the node content": "quote the value: '…'",
+    "expected '<document start>'": "quote the value: '…'",
+}
+
+
 class _Dumper(yaml.SafeDumper):
     """Sections as blocks, lists on one line, as people write recipes."""
 
@@ -63,14 +82,31 @@ def find(path: str | Path) -> Path:
     if os.path.isfile(path):  # unlike Path.is_file, false for an overlong name and an unreadable folder
         return path
     if os.path.isdir(path):
-        raise UserError(f"{path}: a folder, not a recipe; name a YAML file in it")
+        inside = path / "recipe.yaml"
+        raise UserError(
+            f"{path}: a folder, not a recipe; {f'write {inside}' if inside.is_file() else 'name a YAML file in it'}"
+        )
     shipped = (_shipped() / path.name).with_suffix(".yaml")
     if path.parent.as_posix() in (".", "recipes") and os.path.isfile(shipped):
         return shipped
-    names = sorted(file.stem for file in _shipped().glob("*.yaml"))
-    close = difflib.get_close_matches(path.stem, names, n=1)
-    hint = f"did you mean recipes/{close[0]}.yaml?" if close else f"shipped recipes: {', '.join(names)}"
-    raise UserError(f"{path}: no such recipe; {hint}")
+    raise UserError(f"{path}: no such recipe; {_similar_recipes(str(path))}")
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(file.stem for file in _shipped().glob("*.yaml"))
+
+
+def _similar_recipes(path: str) -> str:
+    """At most three shipped recipes that the path may mean, the most similar first."""
+    names, (word,) = shipped_recipes(), re.findall(r"([^/\\\\]*?)(?:\.ya?ml)?$", path.lower())[:1]
+    if "=" in path:
+        return "write the recipe first, then the overrides"
+    close = [name for name in names if len(word) > 3 and word in name]
+    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.45)
+    if not close:
+        return "cskd-train --help lists the shipped ones"
+    return f"did you mean {', '.join(f'recipes/{name}.yaml' for name in close[:3])}?"
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -79,7 +115,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
-    settings, places = _parse(text, lambda line: f"{path}:{line}")
+    settings, places = parse(text, lambda line: f"{path}:{line}")
     if settings is None:
         raise UserError(f"{path}: empty; a recipe has the sections data, model, method, optimizer and scheduler")
     if not isinstance(settings, dict):
@@ -88,35 +124,23 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return settings, places
 
 
-def apply_override(settings: dict[str, Any], override: str, places: dict[str, str] | None = None) -> None:
-    """Set `section.key=value` or `section={…}` in `settings`, and its place in `places`."""
-    name, equals, text = override.partition("=")
-    section, *key = name.strip().split(".")
-    if not equals or not all([section, *key]) or len(key) > 1:
-        raise UserError(f"{override}: not an override; write section.key=value, for example optimizer.lr=0.05")
-    value, _ = _parse(text, lambda _: f"command line: {name.strip()}")
-    places = {} if places is None else places
-    if key:
-        keys = settings.setdefault(section, {})
-        if not isinstance(keys, dict):
-            raise UserError(f"{override}: {section} is {'null' if keys is None else repr(keys)}, which has no keys")
-        keys[key[0]] = value
-        places.setdefault(section, _COMMAND_LINE)
-    else:
-        settings[section] = value
-        for replaced in [place for place in places if place.startswith(f"{section}.")]:
-            del places[replaced]
-    places[name.strip()] = _COMMAND_LINE
+def parse(
+    text: str, place: Callable[[int], str], advice: Callable[[str], str] | None = None
+) -> tuple[Any, dict[str, str]]:
+    """The value, and the place of each key in it.
 
-
-def _parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[str, str]]:
-    """The value, and the place of each key in it; `place` names a line."""
+    Args:
+        text: YAML.
+        place: names a line.
+        advice: what to write instead, for a problem that the parser states.
+    """
     places: dict[str, str] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, places
+        _check_quotes(node, place(1))
         _find_keys(node, (), places, place)
         return loader.construct_document(node), places
     except ReaderError as error:
@@ -125,9 +149,13 @@ def _parse(text: str, place: Callable[[int], str]) -> tuple[Any, dict[str, str]]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = " ".join(", ".join(part for part in (error.context, error.problem, error.note) if part).split())
-        raise UserError(f"{place(line)}: not YAML: {problem}") from None
+        raise UserError(f"{place(line)}: not YAML: {problem}; {(advice or _advice)(problem)}") from None
     except RecursionError:
         raise UserError(f"{place(1)}: nested too deep; a recipe has two levels, section and key") from None
+
+
+def _advice(problem: str) -> str:
+    return next((advice for words, advice in _ADVICE.items() if words in problem), "quote text: '…'")
 
 
 def _find_keys(node: yaml.Node, above: tuple[str, ...], places: dict[str, str], place: Callable[[int], str]) -> None:
@@ -139,7 +167,15 @@ def _find_keys(node: yaml.Node, above: tuple[str, ...], places: dict[str, str], 
         if name in places:  # PyYAML silently takes the last one
             raise UserError(f"{here}: {name}: duplicate key, first at {places[name]}; delete one")
         places[name] = here
+        _check_quotes(value, f"{here}: {name}")
         _find_keys(value, path, places, place)
+
+
+def _check_quotes(node: yaml.Node, place: str) -> None:
+    """Word processors curl quotes, which YAML takes for letters."""
+    if isinstance(node, yaml.ScalarNode) and node.style is None and node.value.startswith(tuple("“”„‘’‚«»")):
+        straight = node.value.strip("“”„‘’‚«»")
+        raise UserError(f"{place}: read {node.value}, in typographic quotes; write straight ones, or none: {straight}")
 
 
 def dumps(settings: dict[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from cskd_hf.batch import NUM_VIEWS
@@ -18,7 +21,8 @@ from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import RunSection
-from cskd_hf.runs.progress import Progress
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch
+from cskd_hf.runs.progress import Progress, TimeLeft
 from cskd_hf.runs.summary import read_summary
 
 MAX_FIRST_WEIGHTS = 0.01  # share of the first update's weights in an average that is worth exporting [ours]
@@ -35,6 +39,7 @@ class Console:
         self.enabled = enabled
         self.bar: tqdm[Any] | None = None
         self.samples_per_epoch = 0
+        self.estimate = TimeLeft(0, 0)
 
     def say(self, text: str) -> None:
         """Print above the bar."""
@@ -56,8 +61,9 @@ class Console:
         batches: GlobalBatches,
         progress: Progress,
         epochs: int,
+        device: torch.device,
     ) -> None:
-        """What is about to run, including how the update's batch size comes about."""
+        """What is about to run, including how the update's batch size comes about, and warnings."""
         holdout = "" if images.holdout is None else f", {len(images.holdout):,} held out"
         accumulation = recipe.run.gradient_accumulation_steps
         updates = -(-batches.num_samples // (batches.global_batch_size * accumulation))
@@ -66,22 +72,27 @@ class Console:
         lr, rule = recipe.optimizer.scaled_lr(anchors)
         views, transform = NUM_VIEWS[recipe.method.views], recipe.transform
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
+        schedule = describe_schedule(recipe.scheduler, rates_by_epoch(recipe.scheduler, lr, updates))
         lines = {
             "data": f"{recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
             f"{holdout}, {len(images.test):,} test",
+            "images": f"{'×'.join(map(str, transform.input_size))}, {transform.interpolation}, tested at crop_pct "
+            f"{transform.crop_pct:g} ({transform.crop_mode})",
             "model": f"{recipe.model.model_name}, {num_parameters:,} parameters",
             "method": method.removeprefix("name "),
             "update": f"{recipe.data.batch_size} x {batches.num_processes} processes x {accumulation} accumulated = "
-            f"{anchors:,} {unit}, lr {lr:g} {rule}",
-            "images": f"{'×'.join(map(str, transform.input_size))}, {transform.interpolation}, tested at crop_pct "
-            f"{transform.crop_pct:g} ({transform.crop_mode})",
-            "precision": recipe.run.mixed_precision,
+            f"{anchors:,} {unit}",
+            "lr": f"{lr:g} {rule}; {schedule}",
+            "epochs": f"{epochs:,} of {updates:,} updates",
+            "device": f"{_device_name(device)}, mixed precision: {recipe.run.mixed_precision}",
         }
-        self.say("\n".join([str(recipe.run.output_dir), *(f"  {name:9s}  {text}" for name, text in lines.items())]))
+        self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
+        notes += [*small_data_note(recipe, batches), *milestone_note(recipe.scheduler)]
         notes += [] if images.holdout is None else holdout_note(len(images.holdout))
         for note in notes:
             self.say(f"  note       {note}")
+        self.estimate = TimeLeft(progress.step, epochs * updates)
         self.samples_per_epoch = batches.num_samples
         if self.enabled and sys.stdout.isatty():
             self.bar = tqdm(
@@ -100,7 +111,9 @@ class Console:
             self.say(f"  {name}: first {kind} {first}")
 
     def advance(self, progress: Progress) -> None:
-        """Move the bar."""
+        """Move the bar; once, say how long training will take."""
+        if line := self.estimate.after(progress):
+            self.say(line)
         if self.bar is not None:
             self.bar.update(progress.epoch * self.samples_per_epoch + progress.position - self.bar.n)
 
@@ -125,8 +138,7 @@ class Console:
         """One line on stderr: why, where, and how to resume."""
         self.close()
         if self.enabled:
-            place = f"step {progress.step}, epoch {progress.epoch}, sample {progress.position}"
-            print(f"stopped by {reason} at {place}; rerun the same command to resume", file=sys.stderr)
+            print(f"stopped by {reason} at {progress.place}; rerun the same command to resume", file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -158,6 +170,32 @@ def _batch_note(recipe: Recipe, batches: GlobalBatches, lr: float) -> list[str]:
         f"{world} processes make the batch {world} times the recipe's, and lr {lr:g} is fixed: write "
         f"'optimizer.lr=null' optimizer.lr_base={base:g} to scale it, or run.num_processes={world} if it is meant"
     ]
+
+
+def small_data_note(recipe: Recipe, batches: GlobalBatches) -> list[str]:
+    """A warning if an update takes more images than there are."""
+    accumulation = recipe.run.gradient_accumulation_steps
+    anchors, num_images = batches.global_batch_size * accumulation, len(batches.sampler)
+    if anchors <= num_images:
+        return []
+    size = 2 ** int(math.log2(max(num_images / (4 * batches.num_processes * accumulation), 1)))
+    return [
+        f"data.batch_size: an update takes {anchors:,} images, but there are {num_images:,}: one update per epoch; "
+        f"write data.batch_size={size}"
+    ]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def _wrapped(name: str, text: str) -> str:
+    """A line of the start block, in 80 columns."""
+    start = f"  {name:9s}  "
+    lines = textwrap.wrap(text, 80 - len(start), break_long_words=False, break_on_hyphens=False)
+    return start + f"\n{' ' * len(start)}".join(lines)
 
 
 def ema_note(run: RunSection, updates: int) -> list[str]:

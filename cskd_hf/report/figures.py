@@ -51,7 +51,7 @@ def learning_curves(lines: list[dict[str, float]], path: Path) -> None:
         panels = figure.subplot_mosaic([list(row) for row in zip(*columns, strict=True)])
         for axes in panels.values():
             # Half an epoch of margin, so that a single epoch is readable too.
-            axes.set_xlim(min(line["epoch"] for line in lines) - 0.5, max(line["epoch"] for line in lines) + 0.5)
+            axes.set_xlim(min(line["epoch"] for line in lines) + 0.5, max(line["epoch"] for line in lines) + 1.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             axes.set_xlabel("epoch")
         for name in ("loss", "ece"):  # the panel below shares the axis
@@ -154,7 +154,7 @@ def _curve(
     axes: Axes, lines: list[dict[str, float]], key: str, color: str, label: str, drawstyle: str = "default"
 ) -> None:
     """Plot one key over the epochs that have it; without any there is no legend entry either."""
-    points = [(line["epoch"], line[key]) for line in lines if key in line]
+    points = [(line["epoch"] + 1, line[key]) for line in lines if key in line]
     if points:
         marker = "o" if len(points) <= MAX_MARKERS else ""
         axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, drawstyle=drawstyle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 
 @dataclass
@@ -30,6 +31,12 @@ class Progress:
     samples: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
     line: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Where training stands; epochs count from 1."""
+        within = f"epoch {self.epoch + 1}, sample {self.position}"
+        return f"step {self.step}, {f'after epoch {self.epoch}' if self.step and not self.position else within}"
 
     def advance(self, num_samples: int, ends_epoch: bool) -> None:
         """Count one update; after an epoch's last, move to the next epoch."""
@@ -59,3 +66,28 @@ class Stopwatch:
         samples = progress.samples - self.samples
         self._mark(progress)
         return {"images_per_second": samples / seconds, "data_wait_share": wait_seconds / seconds, "seconds": seconds}
+
+
+class TimeLeft:
+    """An estimate of the training time left, once: from the updates after the first ten, which also warm up.
+
+    It reads the host's clock only; every step already waits for its loss.
+
+    Args:
+        step: updates made when training begins or resumes.
+        num_updates: of the whole training.
+    """
+
+    def __init__(self, step: int, num_updates: int) -> None:
+        self.begin, self.end, self.num_updates = step + 10, step + 100, num_updates
+        self.seconds = 0.0
+
+    def after(self, progress: Progress) -> str:
+        """One line after the hundredth update; otherwise nothing."""
+        if progress.step == self.begin:
+            self.seconds = progress.seconds
+        if progress.step != self.end or self.end >= self.num_updates:
+            return ""
+        update = (progress.seconds - self.seconds) / (self.end - self.begin)
+        left = str(timedelta(seconds=round(update * (self.num_updates - self.end))))
+        return f"about {left} of training left ({update:.2g} s an update; evaluation not counted)"

@@ -49,7 +49,7 @@ SETTINGS = ["data.batch_size=2", "run.checkpoint_steps=1", "scheduler.num_epochs
 def whole(tmp_path_factory, images) -> Path:
     """An uninterrupted run on two ranks."""
     recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
-    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS)
+    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, told_to_use_cpus=False)
     assert done.status == 0, done.stderr
     assert done.stdout.count("epoch   1/2") == 1  # only rank 0 prints
     assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout
@@ -221,7 +221,7 @@ def test_two_killed_ranks_resume_to_the_weights_of_an_uninterrupted_run(killed, 
     folder = shutil.copytree(recipe.with_suffix(""), tmp_path / "two")
     done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, f"run.output_dir={folder}")
     assert done.status == 0, done.stderr
-    assert done.stdout.count(f"resuming at step {progress['step']}, epoch {progress['epoch']}") == 1
+    assert done.stdout.count(f"resuming at step {progress['step']}, epoch {progress['epoch'] + 1}, sample") == 1
     for name in ("model/model.safetensors", "predictions.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert metrics_lines(folder) == metrics_lines(whole)
@@ -233,7 +233,7 @@ def test_two_killed_ranks_resume_as_one_with_the_rest_of_the_epoch(killed, tmp_p
     done = quick(recipe, *SETTINGS, f"run.output_dir={folder}")
     assert done.status == 0, done.stderr
     step, epoch, position = (progress[key] for key in ("step", "epoch", "position"))
-    assert f"resuming at step {step}, epoch {epoch}, sample {position}" in done.stdout
+    assert f"resuming at step {step}, epoch {epoch + 1}, sample {position}" in done.stdout
     summary = summary_of(folder)
     # 10 training images, now 2 per global batch instead of 4.
     remaining = -(-(10 - position) // 2) + 5 * (1 - epoch)

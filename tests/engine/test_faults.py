@@ -186,8 +186,8 @@ def test_ranks_with_different_recipes_are_rejected(tmp_path, images):
 def test_the_learning_rate_is_printed_with_its_rule(tmp_path, images, lr):
     recipe = write_recipe(tmp_path / "run.yaml", images, optimizer=lr)
     done = quick(recipe, "run.max_hours=1e-9", "run.gradient_accumulation_steps=2")
-    rule = "lr 0.02 as written" if lr["lr"] else "lr 0.04 = lr_base 1.28 x 8 / 256"
-    assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images), {rule}\n" in done.stdout
+    rule = "0.02 as written" if lr["lr"] else "0.04 = lr_base 1.28 x 8 / 256"
+    assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images)\n  lr         {rule}; " in done.stdout
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

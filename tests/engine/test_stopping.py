@@ -26,6 +26,8 @@ from command_runs import (
     write_recipe,
 )
 
+from cskd_hf.runs.progress import Progress
+
 EVERY_STEP = ("run.checkpoint_steps=1", "scheduler.num_epochs=2")
 
 
@@ -77,7 +79,7 @@ def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, w
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status, stderr
     progress = newest_state(tmp_path / "run")["progress"]
-    where = f"step {progress['step']}, epoch {progress['epoch']}, sample {progress['position']}"
+    where = Progress(**progress).place
     assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; rerun the same command to resume"
     assert not (tmp_path / "run" / "summary.json").exists()
     done = quick(recipe, *EVERY_STEP)

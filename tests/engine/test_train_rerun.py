@@ -63,7 +63,7 @@ def test_a_run_killed_while_writing_results_finishes_from_its_last_checkpoint(fi
     shutil.rmtree(copy / "model")
     done = quick(recipe, f"run.output_dir={copy}")
     assert done.status == 0, done.stderr
-    assert "resuming at step 6, epoch 2" in done.stdout
+    assert "resuming at step 6, after epoch 2" in done.stdout
     for name in ("model/model.safetensors", "predictions.safetensors", "metrics.jsonl"):
         assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
     assert summary_of(copy)["metrics"] == summary_of(folder)["metrics"]
@@ -79,7 +79,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp
     done = quick(recipe, f"run.output_dir={copy}")
     assert done.status == 0, done.stderr
     assert "step-00000006 is damaged" in done.stderr
-    assert "resuming at step 3, epoch 1" in done.stdout
+    assert "resuming at step 3, after epoch 1" in done.stdout
     assert (copy / "model" / "model.safetensors").read_bytes() == (folder / "model" / "model.safetensors").read_bytes()
     assert metrics_lines(copy) == metrics_lines(folder)
 
@@ -117,7 +117,7 @@ def test_resume_force_continues_with_the_changed_recipe(finished, tmp_path):
     changed = ["scheduler={sched: none, num_epochs: 3}", "optimizer.lr=0.5"]
     done = quick(recipe, f"run.output_dir={copy}", "run.resume=force", *changed)
     assert done.status == 0, done.stderr
-    assert "resuming at step 6, epoch 2" in done.stdout
+    assert "resuming at step 6, after epoch 2" in done.stdout
     lines = metrics_lines(copy)
     assert lines[:2] == metrics_lines(folder)
     assert [line["epoch"] for line in lines] == [0, 1, 2]

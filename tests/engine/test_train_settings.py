@@ -134,7 +134,7 @@ def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one
 
     done = quick(cut, *settings)
     assert done.status == 0, done.stderr
-    assert f"resuming at step {progress['step']}, epoch {progress['epoch']}" in done.stdout
+    assert f"resuming at step {progress['step']}, epoch {progress['epoch'] + 1}, sample" in done.stdout
     assert quick(cut, *settings, f"run.output_dir={tmp_path / 'whole'}").status == 0
     for name in ("model/model.safetensors", "predictions.safetensors", "checkpoints/step-00000024/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

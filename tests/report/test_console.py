@@ -1,4 +1,4 @@
-"""The start block warns of a batch that grew without the learning rate, and of an average longer than the run."""
+"""The start block warns of a batch that grew without the learning rate or past the data, and of a too long average."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from summaries import make_recipe
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.recipe.sections import RunSection
-from cskd_hf.report.console import _batch_note, ema_note
+from cskd_hf.report.console import _batch_note, ema_note, small_data_note
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,13 @@ def test_an_average_longer_than_the_run_is_noted_with_a_decay_that_fits(updates,
     if notes:
         decay = float(notes[0].rpartition("=")[2])
         assert ema_note(run.model_copy(update={"model_ema_decay": decay}), updates) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "steps", "size"),
+    [(64, 1, 1, None), (65, 1, 1, 16), (32, 4, 1, 4), (32, 1, 4, 4), (500, 4, 16, 1)],
+)
+def test_an_update_of_more_images_than_there_are_is_noted_with_a_size_that_fits(batch_size, world, steps, size):
+    recipe = make_recipe(Path("run")).replace(run={"gradient_accumulation_steps": steps})
+    notes = small_data_note(recipe, GlobalBatches(ClassPairSampler(np.arange(64) % 2), batch_size, world))
+    assert [note.rpartition(" ")[2] for note in notes] == ([] if size is None else [f"data.batch_size={size}"])

@@ -88,7 +88,7 @@ def test_every_curve_has_its_numbers_and_its_own_colour(
     assert len({curve.get_color() for curve in curves.values()}) == len(names)
     for name, curve in curves.items():
         key = f"{name}/{metric}" if metric else f"train/{name}"
-        assert list(curve.get_xdata()) == [line["epoch"] for line in lines if key in line]
+        assert list(curve.get_xdata()) == [line["epoch"] + 1 for line in lines if key in line]
         assert list(curve.get_ydata()) == [line[key] for line in lines if key in line]
 
 

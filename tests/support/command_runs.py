@@ -185,24 +185,25 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
     return progress
 
 
-def launch(*args: object, processes: int = 2, **options: Any) -> subprocess.Popen[str]:
-    """Start torchrun on this machine's CPU."""
+def launch(*args: object, processes: int = 2, told_to_use_cpus: bool = True, **options: Any) -> subprocess.Popen[str]:
+    """Start torchrun on this machine's CPU; a script with its own Accelerator, or a machine with GPUs, must be told."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     return subprocess.Popen(
         [*command, *map(str, args)],
-        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        env=environment() | ({"ACCELERATE_USE_CPU": "true"} if told_to_use_cpus else {}),
         text=True,
         **options,
     )
 
 
-def torchrun(*args: object, processes: int = 2) -> Result:
+def torchrun(*args: object, processes: int = 2, told_to_use_cpus: bool = True) -> Result:
     """Run torchrun to its end; its ranks are forks."""
     program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _fork_server(), *args]
-    with launch(*program, processes=processes, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    options = {"processes": processes, "told_to_use_cpus": told_to_use_cpus}
+    with launch(*program, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         stdout, stderr = process.communicate()
     return Result(process.returncode, stdout, stderr)
 

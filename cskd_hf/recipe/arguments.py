@@ -1,0 +1,43 @@
+"""The command line `RECIPE [section.key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cskd_hf.errors import UserError
+
+
+class RecipeParser(argparse.ArgumentParser):
+    """Reads a recipe and its overrides; a mistake is one line.
+
+    Args:
+        prog: the command.
+        recipe_is_optional: whether an option may take the recipe's place.
+        settings: argparse's.
+    """
+
+    def __init__(self, prog: str, recipe_is_optional: bool = False, **settings: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        settings = {"usage": f"{prog} RECIPE [section.key=value ...]", **settings}
+        super().__init__(prog, formatter_class=formatter, **settings)
+        self.recipe_is_optional = recipe_is_optional
+        self.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
+        self.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings to change; YAML values")
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments; options may stand anywhere. An unknown one is left to the overrides' messages.
+
+        Raises:
+            UserError: no recipe, or an option without its value.
+        """
+        args, unknown = self.parse_known_intermixed_args(argv)
+        args.overrides = [*unknown, *args.overrides]
+        if args.recipe is None and (unknown or not self.recipe_is_optional):
+            read = f"read {unknown[0]}, but no recipe" if unknown else "no recipe"
+            self.error(f"{read}; write {self.prog} RECIPE")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help shows what may follow")

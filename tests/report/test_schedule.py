@@ -1,0 +1,67 @@
+"""The schedule in words: epochs count from 1, and a drop that never comes is noted."""
+
+from __future__ import annotations
+
+import pytest
+from recipe_files import SHIPPED
+
+from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.sections import SchedulerSection
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch
+
+
+def schedule(**settings: object) -> SchedulerSection:
+    return SchedulerSection.model_validate({"num_epochs": 30} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sched": "multistep", "decay_milestones": (16, 24)}, "0.01 from epoch 16, 0.001 from epoch 24"),
+        (
+            {"sched": "multistep", "decay_milestones": (16,), "step_on_epochs": False},
+            "0.01 from epoch 17",
+        ),
+        (
+            {"sched": "multistep", "decay_milestones": (16,), "warmup_epochs": 2, "warmup_lr": 0.001},
+            "2 warm-up epochs from 0.001, 0.01 from epoch 16",
+        ),
+        (
+            {"sched": "step", "decay_epochs": 5.0, "decay_rate": 0.5},
+            "0.05 from epoch 6, 0.025 from epoch 11, 0.0125 from epoch 16, …, 0.00313 from epoch 26",
+        ),
+        ({"sched": "multistep", "decay_milestones": (31,)}, "no drop"),
+        ({"sched": "none"}, "constant"),
+        ({"sched": "cosine", "cooldown_epochs": 2, "min_lr": 1e-5}, "cosine to 1e-05 in epoch 32"),
+    ],
+)
+def test_the_schedule_is_described_as_timm_runs_it(settings, words):
+    section = schedule(**settings)
+    rates = rates_by_epoch(section, 0.1, updates_per_epoch=7)
+    assert len(rates) == section.total_epochs
+    assert describe_schedule(section, rates) == words
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"sched": "multistep", "decay_milestones": (16, 30)}, None),
+        ({"sched": "multistep", "decay_milestones": (16, 31, 40)}, "scheduler.decay_milestones: no drop at 31, 40: "),
+        ({"sched": "step", "decay_epochs": 30.0}, "scheduler.decay_epochs: no drop at 30: training ends with epoch 30"),
+        ({"sched": "step", "decay_epochs": 29.0}, None),
+        ({"sched": "cosine"}, None),
+    ],
+)
+def test_a_drop_after_the_last_epoch_is_noted_with_milestones_that_fit(settings, start):
+    section = schedule(**settings)
+    notes = milestone_note(section)
+    assert [note.startswith(str(start)) for note in notes] == [True] * (start is not None)
+    if notes:
+        key, _, value = notes[0].rpartition("'scheduler.")[2].rstrip("'").partition("=")
+        fitting = tuple(map(int, value.strip("[]").split(",")))
+        assert milestone_note(schedule(**settings | {key: fitting if "[" in value else float(value)})) == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_shipped_recipe_has_a_drop_that_never_comes(path):
+    assert milestone_note(load_recipe(path).scheduler) == []
