@@ -51,7 +51,12 @@ def test_an_original_archive_trains(tmp_path, name, monkeypatch):
     train(name, out, tmp_path / "run", len(original.rows[entry.train_split]))
     summary = summary_of(tmp_path / "run")
     sizes = {"train": len(original.rows[entry.train_split]), "test": len(original.rows[entry.test_split])}
-    assert summary["dataset"] == {"name": str(out), "num_classes": len(original.class_names), "images": sizes}
+    assert summary["dataset"] == {
+        "name": str(out),
+        "num_classes": len(original.class_names),
+        "images": sizes,
+        "deep": {},
+    }
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if name != "digits" and entry.path])
