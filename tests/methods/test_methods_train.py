@@ -86,7 +86,7 @@ def run(request: Any, tmp_path_factory: pytest.TempPathFactory, images: Path) ->
 def test_every_method_trains_and_prints_its_global_batch(run: tuple[str, Path, str]) -> None:
     name, folder, stdout = run
     views = NUM_VIEWS[METHODS[name].views]
-    assert f"= 8 {'images' if views == 1 else f'anchors ({8 * views} images)'}," in stdout
+    assert f"= 8 {'images' if views == 1 else f'anchors ({8 * views} images)'}\n" in stdout
     (line,) = metrics_lines(folder)
     assert {"train/loss", "train/task_loss", "train/top1_error", "test/nll"} <= line.keys()
     assert summary_of(folder)["method"]["name"] == name
