@@ -14,6 +14,7 @@ from publishable_runs import trained
 from safetensors.torch import load_file, save_file
 
 from cskd_hf.errors import UserError
+from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.release import build_release
 from cskd_hf.hub.source import Release, read_source
 from cskd_hf.hub.verify import _test_images, verify_release
@@ -27,7 +28,7 @@ def build(run, folder):
     """A release and the arguments to verify it."""
     source, model = read_source(run), load_trained(str(run)).model
     folder.mkdir()
-    build_release(Release(source, "acme/x", "apache-2.0"), folder, model)
+    build_release(Release(source, "acme/x", Licence("apache-2.0")), folder, model)
     return folder, run, model, resolve(source.recipe), print
 
 
