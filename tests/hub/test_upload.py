@@ -95,7 +95,7 @@ def test_an_illegal_repository_name_is_rejected_without_a_network(repo_id: str) 
 
 
 def test_a_repository_name_without_an_owner_is_answered_with_one() -> None:
-    with pytest.raises(UserError, match="^name: write OWNER/name; OWNER is your user name"):
+    with pytest.raises(UserError, match=r"^name: write OWNER/name; OWNER is your user name"):
         check_target("name", token_needed=False)
 
 
