@@ -84,6 +84,9 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
             del settings[section][key]
     if not recipe.run.model_ema:
         del settings["run"]["model_ema_warmup"]  # no effect
+    for key, value in TRANSFORM_DEFAULTS.items():
+        if settings["transform"][key] is None:  # of a run from before the key
+            settings["transform"][key] = value
     return settings
 
 

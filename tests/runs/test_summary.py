@@ -8,7 +8,8 @@ from summaries import SUMMARY, make_recipe, summary_without_holdout
 
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.metrics import DEFINITIONS
-from cskd_hf.recipe.recipe import dump_recipe, recipe_hash
+from cskd_hf.recipe.recipe import dump_recipe, parse_recipe, recipe_hash
+from cskd_hf.recipe.resolve import resolve
 from cskd_hf.runs.summary import MetricValues, Summary, read_recipe, read_summary, recipe_differences, write_summary
 
 
@@ -74,3 +75,16 @@ def test_settings_of_another_method_are_absent(tmp_path: Path) -> None:
     differences = {difference.key: difference for difference in recipe_differences(old, new)}
     assert differences["method.name"][1:] == ('"cross_entropy"', '"cskd"')
     assert differences["method.temperature"][1:] == ("absent", "4.0")
+
+
+@pytest.mark.parametrize(
+    "removed", ["transform: crop_mode", "transform: re_prob", "method: smoothing", "data: value_range"]
+)
+def test_a_resolved_recipe_from_before_a_key_is_the_same_experiment(tmp_path: Path, removed: str) -> None:
+    section, key = removed.split(": ")
+    recipe = resolve(make_recipe(tmp_path))
+    earlier = recipe.to_dict()
+    del earlier[section][key]
+    old = parse_recipe(earlier, source="recipe.yaml")
+    assert recipe_differences(old, recipe) == []
+    assert recipe_hash(old) == recipe_hash(recipe)
