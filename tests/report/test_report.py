@@ -90,7 +90,7 @@ def test_the_report_states_what_ran_and_what_came_out(tmp_path: Path) -> None:
         *("2,432 images/s on 8 processes", "2.1 %", "3.00 GiB", "2 h 17 min"),
         *("8 × Fast GPU, bf16; cskd_hf 0.1.0, commit 0123456", "3.10.99", *SUMMARY.notes),
         f"Probabilities: {SUMMARY.metrics.verdict}. The hold-out set (5,000 images) was not trained on",
-        "Best epoch on the hold-out set: 1 (the first is 0), 41.25 % top-1 error.",
+        "Best epoch on the hold-out set: 2, 41.25 % top-1 error.",
         "For information only; the result above is the last epoch.",
     ):
         assert text in page.text
