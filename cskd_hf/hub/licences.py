@@ -73,6 +73,7 @@ def choose_licence(
     name: str | None = None,
     link: str | None = None,
     option: str = "--license",
+    required: bool = True,
 ) -> Licence:
     """The weights' licence.
 
@@ -84,10 +85,11 @@ def choose_licence(
         name: of a licence that is not in the list, with `other`.
         link: URL of its text.
         option: what the user writes to request a licence, for messages.
+        required: otherwise `unknown` where nothing is requested and some of `terms` are unknown.
 
     Raises:
-        UserError: nothing is requested and some of `terms` are unknown; `requested` is not in the list, lacks its name
-            and link, or allows commercial use that `terms` forbid.
+        UserError: nothing is requested, some of `terms` are unknown, and a licence is required; `requested` is not in
+            the list, lacks its name and link, or allows commercial use that `terms` forbid.
     """
     forbidding = [term for term in terms if not allows_commercial_use(term.licence)]
     unknown = [term for term in terms if term.licence == "unknown"]
@@ -95,6 +97,8 @@ def choose_licence(
         raise UserError(f"--license-name and --license-link: only with {option} {OTHER}")
     if requested is None and forbidding:
         return Licence(OTHER, RESTRICTED_NAME, "LICENSE")
+    if requested is None and unknown and not required:
+        return Licence("unknown")
     if requested is None and unknown:
         said = f" ({unknown[0].text})" if unknown[0].text else ""
         raise UserError(
@@ -133,6 +137,8 @@ def licence_text(licence: Licence, terms: Sequence[Terms], title: str) -> str:
         own = (
             "The weights may be used for non-commercial research and education only, within the terms of their sources."
         )
+    elif licence.identifier == "unknown":
+        own = "No licence was chosen for the weights."
     elif licence.name is not None:
         own = f"The weights are licensed under {licence.name}: {licence.link}"
     else:

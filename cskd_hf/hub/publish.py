@@ -38,7 +38,7 @@ def publish_run(
 
     Args:
         private, revision, replace: as `upload_release`.
-        dry_run: all but the upload; needs neither network nor token.
+        dry_run: all but the upload; needs neither network, token nor licence.
         fold_temperature: divide the classifier's weights by the temperature.
         licence, licence_name, licence_link: as `choose_licence`; by default the terms of the data decide, if known.
         seeds: runs of the same recipe with other seeds; the card reports mean ± std over all.
@@ -58,13 +58,15 @@ def publish_run(
             f"--fold-temperature: {run} is {source.summary.metrics.verdict}; train with a larger data.holdout, or "
             "publish without it"
         )
-    chosen = choose_licence(licence, terms_of(source.recipe), licence_name, licence_link)
+    chosen = choose_licence(licence, terms_of(source.recipe), licence_name, licence_link, required=not dry_run)
     seed_metrics = read_seeds(run, seeds)
     check_target(repo_id, token_needed=not dry_run)
 
     folder = _build(Release(source, repo_id, chosen, seeds=seed_metrics, onnx=onnx), fold_temperature, say)
     if dry_run:
         say(f"dry run: nothing was uploaded; the card is {folder / 'README.md'}")
+        if chosen.identifier == "unknown":
+            say("the terms of the data are unknown: to publish, write --license IDENTIFIER")
         return 0
     command = ["python", "-m", "cskd_hf.publish", str(run), repo_id, *([] if private else ["--public"])]
     url = upload_release(

@@ -157,7 +157,6 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
             "is not calibrated: no temperature was fitted, the run had no hold-out set",
         ),
         (("RUN", NAME, "--license", "What Ever"), "--license: read 'What Ever'"),
-        (("RUN", NAME), "--license: needed, because the terms of the data my images are unknown"),
         (("RUN", NAME, "--license", "mit", "--seeds", "nowhere"), "--seeds: nowhere is not a finished run"),
     ],
 )
