@@ -14,7 +14,7 @@ from cskd_hf.methods.cskd import CSKD
 
 
 class Mixup(CrossEntropy):
-    """`CrossEntropy` that mixes images unless told otherwise.
+    """`CrossEntropy` with Mixup on by default.
 
     Example:
         >>> import timm, torch
@@ -30,7 +30,7 @@ class Mixup(CrossEntropy):
 
 
 class MixupCSKD(CSKD):
-    """`CSKD` that mixes the images of its task loss unless told otherwise.
+    """`CSKD` with Mixup on by default in its task loss.
 
     Example:
         >>> import timm, torch
