@@ -40,7 +40,6 @@ from pathlib import Path
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.arguments import RecipeParser
 from cskd_hf.recipe.recipe import load_recipe
-from cskd_hf.runs.checkpoint import list_checkpoints, newest_intact
 from cskd_hf.runs.lock import NAME as LOCK
 
 
@@ -60,6 +59,8 @@ class Mirror:
 
     def restore(self) -> None:
         """Fill the run folder from the copy, if there is one."""
+        from cskd_hf.runs.checkpoint import list_checkpoints, newest_intact  # imports torch
+
         if self.copy.is_dir():
             shutil.copytree(self.copy, self.folder, dirs_exist_ok=True)
             self.copied = _files(self.folder)
@@ -118,7 +119,7 @@ def main() -> int:
     mirror = Mirror(folder, args.copies / name)
     mirror.restore()
 
-    import torch  # slow
+    import torch  # after the checks, which are fast
 
     overrides = [*args.overrides, f"run.output_dir={folder}"]
     command = [sys.executable, "-m", "cskd_hf.train", args.recipe, *overrides]
