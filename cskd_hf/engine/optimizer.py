@@ -29,7 +29,8 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         lr: for the global batch.
 
     Raises:
-        UserError: timm has no such optimizer, it rejects these settings, or a package it needs is missing.
+        UserError: timm has no such optimizer, it rejects these settings, a package it needs is missing, or it needs
+            second derivatives.
     """
     if "kron" in settings.opt and find_spec("opt_einsum") is None:  # without it, its products need terabytes
         raise UserError(f"optimizer.opt: {settings.opt} needs the package opt_einsum; pip install opt_einsum")
@@ -54,4 +55,6 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
     return optimizer
