@@ -24,7 +24,7 @@ from dataset_folder import print_result, write_manifest, write_splits
 from shards import Shard
 from stored_images import StoredImages
 
-from cskd_hf.data.sampling import rank_in_class
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.recipe import parse_data

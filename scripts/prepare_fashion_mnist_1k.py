@@ -26,7 +26,7 @@ from archives import Tree
 from preparation import ImageSet, prepare
 from shards import InMemory, Row, even_parts
 
-from cskd_hf.data.sampling import rank_in_class
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.errors import UserError, run_command
 
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from cskd_hf.data.draws import Sampling, augmentation_seeds, dense, draws_per_class, rank_in_class
 from cskd_hf.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,45 +32,6 @@ class Draw(NamedTuple):
     seed: int
 
 
-def rank_in_class(labels: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-    """(N,) int64: how many rows of the same class precede each row.
-
-    Args:
-        labels: (N,) non-negative integers.
-        order: (N,) permutation of the rows in which they are counted; None: 0 … N − 1.
-    """
-    rows = np.arange(len(labels))
-    order = rows if order is None else order
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    count = np.bincount(labels)
-    rank = np.empty_like(rows)
-    rank[by_class] = rows - np.repeat(np.cumsum(count) - count, count)
-    return rank
-
-
-def _augmentation_seeds(seed: int, epoch: int, start: int, stop: int) -> np.ndarray:
-    """63-bit seeds for the positions [start, stop): SplitMix64's finaliser over (seed, epoch, position).
-
-    Hashing positions, unlike drawing from a stream, stores no seed and reaches any of them at once.
-    """
-    position = np.arange(start, stop, dtype=np.uint64)
-    word = np.full(1, seed, dtype=np.uint64)
-    for part in (np.full(1, epoch, dtype=np.uint64), position):
-        word = (word + np.uint64(0x9E3779B97F4A7C15)) ^ (part * np.uint64(0xD1342543DE82EF95))
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word = word ^ (word >> np.uint64(31))
-    return word >> np.uint64(1)
-
-
-def _dense(labels: np.ndarray) -> np.ndarray:
-    """Labels as small non-negative integers: NumPy's stable sort of 16 bits is a radix sort, 15 times faster."""
-    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if highest - lowest < 2**16:
-        return (labels - lowest).astype(np.uint16)
-    return np.unique(labels, return_inverse=True)[1].astype(np.int32)
-
-
 class ImageSampler:
     """Every image once per epoch, shuffled: keys of one view, or of several views of the same image.
 
@@ -80,6 +42,9 @@ class ImageSampler:
         num_images: N.
         seed: the recipe's seed.
         views: how often an image appears in its sample.
+        sampling: "instance", every image once per epoch; "class_balanced" or "sqrt" draw N images in the shares of
+            `draws_per_class`, each image of a class as often as any other, give or take one.
+        labels: (N,) integer class of each image, unless `sampling` is "instance".
 
     Raises:
         UserError: no images.
@@ -92,10 +57,20 @@ class ImageSampler:
         [(0, 0), (1, 1), (2, 2), (3, 3)]
     """
 
-    def __init__(self, num_images: int, seed: int = 0, views: int = 1) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        seed: int = 0,
+        views: int = 1,
+        sampling: Sampling = "instance",
+        labels: np.ndarray | None = None,
+    ) -> None:
         if num_images < 1:
             raise UserError("no images to sample from; pass one label per training image")
-        self.num_images, self.seed, self.views = num_images, seed, views
+        self.num_images, self.seed, self.views, self.sampling = num_images, seed, views, sampling
+        if sampling != "instance":
+            assert labels is not None
+            self._class_of = dense(labels)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -115,12 +90,18 @@ class ImageSampler:
         # int32 halves the memory; a set of 2³¹ images would not fit the labels either.
         order = np.arange(self.num_images, dtype=np.int32)
         random.shuffle(order)
+        if self.sampling != "instance":
+            count = np.bincount(self._class_of)
+            rounds, rest = np.divmod(draws_per_class(count, self.sampling, random), np.maximum(count, 1))
+            repeats = rounds[self._class_of] + (rank_in_class(self._class_of, order) < rest[self._class_of])
+            order = np.repeat(order, repeats[order])
+            random.shuffle(order)
         return order
 
     def draws(self, start: int, stop: int) -> list[Draw]:
         """The keys at the positions [start, stop) of this epoch."""
         stop = min(stop, self.num_images)
-        seeds = _augmentation_seeds(self.seed, self.epoch, start, stop).tolist()
+        seeds = augmentation_seeds(self.seed, self.epoch, start, stop).tolist()
         columns = [view[start:stop].tolist() for view in self._views]
         return [Draw(indices, seed) for indices, seed in zip(zip(*columns, strict=True), seeds, strict=True)]
 
@@ -133,7 +114,7 @@ class ImageSampler:
 
 
 class LastUpdateSampler(ImageSampler):
-    """Every image once per epoch as x, each with the image that was x one update earlier, also across epochs (DLB).
+    """Images in an `ImageSampler`'s order as x, each with the image that was x one update earlier, also across epochs.
 
     An image is thus x once, and comes again `lag` positions later under another augmentation. The first update of a run
     has no predecessor and repeats its own images.
@@ -143,6 +124,7 @@ class LastUpdateSampler(ImageSampler):
         seed: the recipe's seed.
         lag: samples per update, over all ranks.
         dropped: samples at the end of each epoch that `data.drop_last` leaves out.
+        sampling, labels: as for `ImageSampler`.
 
     Example:
         >>> from cskd_hf.data.sampling import LastUpdateSampler
@@ -151,10 +133,18 @@ class LastUpdateSampler(ImageSampler):
         True
     """
 
-    def __init__(self, num_images: int, seed: int = 0, lag: int = 1, dropped: int = 0) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        seed: int = 0,
+        lag: int = 1,
+        dropped: int = 0,
+        sampling: Sampling = "instance",
+        labels: np.ndarray | None = None,
+    ) -> None:
         self.stop = num_images - dropped
         self.lag = min(lag, self.stop)
-        super().__init__(num_images, seed, views=2)
+        super().__init__(num_images, seed, views=2, sampling=sampling, labels=labels)
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
         order = self._shuffled(random)
@@ -176,6 +166,7 @@ class ClassPairSampler(ImageSampler):
         partner: "any" draws uniformly from the class with replacement, x included (the paper); "not_self" draws
             uniformly from the other images of the class.
         singleton: with "not_self", a class of one image is paired with itself ("self") or rejected ("error").
+        sampling: of the anchors, as for `ImageSampler`.
 
     Raises:
         UserError: no labels, labels that are not integers, or a class of one image under `singleton="error"`.
@@ -198,6 +189,7 @@ class ClassPairSampler(ImageSampler):
         seed: int = 0,
         partner: Literal["any", "not_self"] = "any",
         singleton: Literal["self", "error"] = "self",
+        sampling: Sampling = "instance",
     ) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -207,7 +199,7 @@ class ClassPairSampler(ImageSampler):
         if singleton not in ("self", "error"):
             raise UserError(f"singleton: read {singleton!r}; allowed: self, error")
         self.partner = partner
-        self._class_of = _dense(labels)
+        self._class_of = dense(labels)
         self._by_class = np.argsort(self._class_of, kind="stable").astype(np.int32)
         self._count = np.bincount(self._class_of).astype(np.int32)
         self._start = (np.cumsum(self._count) - self._count).astype(np.int32)
@@ -219,7 +211,7 @@ class ClassPairSampler(ImageSampler):
                     f"{'…' if len(alone) > 10 else ''}; add images, or write data.singleton=self"
                 )
             self._rank = rank_in_class(self._class_of).astype(np.int32)
-        super().__init__(len(labels), seed=seed, views=2)
+        super().__init__(len(labels), seed, views=2, sampling=sampling, labels=labels)
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
         super()._draw_epoch(random)

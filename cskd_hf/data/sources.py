@@ -15,8 +15,8 @@ from PIL import Image as PillowImage
 from cskd_hf.data.class_folders import open_class_folders
 from cskd_hf.data.class_lists import open_saved
 from cskd_hf.data.csv_files import read_csv
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.hub import described_files, explain_cache, open_files, open_hub, same_split
-from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.sections import DataSection

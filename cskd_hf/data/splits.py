@@ -15,10 +15,10 @@ import numpy as np
 from datasets import Dataset
 
 from cskd_hf.data.columns import images_only, require_columns
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.labels import StoredLabels, join_labels, look_alikes, renumber, some, stored_labels
-from cskd_hf.data.sampling import rank_in_class
 from cskd_hf.data.sources import OpenedSplits, open_splits
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import note_of_copy

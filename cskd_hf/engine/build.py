@@ -21,6 +21,7 @@ from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.engine.distributed import synchronize_batch_norm
 from cskd_hf.engine.objective import Objective
+from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.recipe.recipe import Recipe
@@ -30,16 +31,22 @@ def build_sampler(recipe: Recipe, train: ImageSplit, num_processes: int = 1) -> 
     """The epoch order the method needs: single images, class-wise pairs, or each image with one of the last update.
 
     Raises:
-        UserError: `data.singleton: error` and a class has one training image.
+        UserError: `data.singleton: error` and a class has one training image, or the method needs every image once.
     """
+    data = recipe.data
+    if data.sampling != "instance" and recipe.method.name == "pskd":
+        raise UserError(
+            f"data.sampling: read {data.sampling}, but pskd learns from each image's prediction of the epoch before; "
+            "write data.sampling=instance"
+        )
     if recipe.method.views in ("same_class", "same_class_plain"):
-        return ClassPairSampler(train.labels, recipe.run.seed, recipe.data.partner, recipe.data.singleton)
+        return ClassPairSampler(train.labels, recipe.run.seed, data.partner, data.singleton, data.sampling)
     if recipe.method.views == "last_update":
-        batch_size = recipe.data.batch_size * num_processes
-        dropped = len(train) % batch_size if recipe.data.drop_last else 0
+        batch_size = data.batch_size * num_processes
+        dropped = len(train) % batch_size if data.drop_last else 0
         lag = batch_size * recipe.run.gradient_accumulation_steps
-        return LastUpdateSampler(len(train), recipe.run.seed, lag, dropped)
-    return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views])
+        return LastUpdateSampler(len(train), recipe.run.seed, lag, dropped, data.sampling, train.labels)
+    return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views], data.sampling, train.labels)
 
 
 def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -> GlobalBatches:

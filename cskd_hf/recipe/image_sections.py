@@ -35,6 +35,9 @@ class DataSection(Section):
     """Loader workers per process; 0 loads in the training process. auto: its share of the node's cores, at most 16."""
     drop_last: bool = False
     """Drop the short last batch of an epoch; the paper trains on it."""
+    sampling: Literal["instance", "class_balanced", "sqrt"] = "instance"
+    """An epoch: every image once (instance), or as many draws, of all classes equally often (class_balanced) or in
+    proportion to the square root of their number of images (sqrt)."""
     partner: Literal["any", "not_self"] = "any"
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
     singleton: Literal["self", "error"] = "self"

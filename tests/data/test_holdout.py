@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_sets import ABC, as_parquet, level_of, load, png, table
 
-from cskd_hf.data.sampling import rank_in_class
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.splits import holdout_mask
 from cskd_hf.errors import UserError
 
