@@ -43,7 +43,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     """
     trained = load_weights(weights)
     data = fill(data, {"value_range": trained.value_range})
-    problems = check_test_values(split, data)
+    problems = check_test_values(split, data, trained.transform)
     accelerator = Accelerator()
     predictions = predict_split(
         trained.model.to(accelerator.device),

@@ -56,7 +56,8 @@ def model_config(
         "std": list(transform.std or ()),
         "num_classes": model.num_classes,
         "pool_size": None,
-        "first_conv": default.get("first_conv"),
+        # Before 1.0.31, timm cannot adapt weights of four channels and starts them at random.
+        "first_conv": None if transform.input_size[0] == 4 else default.get("first_conv"),
         "classifier": default.get("classifier"),
     }
     config: dict[str, Any] = {

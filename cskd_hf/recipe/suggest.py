@@ -116,8 +116,8 @@ def _readings(value: Any, key: str, options: Sequence[str]) -> Iterator[Any]:
             if key in ("mean", "std"):
                 yield numbers * 3
         if key == "input_size":
-            sides = numbers[1:] if len(numbers) > 1 and numbers[0] in (1, 3) else numbers
-            yield [3, sides[0], sides[-1]]
+            channels, sides = (numbers[0], numbers[1:]) if len(numbers) > 1 and numbers[0] in (1, 3, 4) else (3, numbers)
+            yield [channels, sides[0], sides[-1]]
 
 
 def _readings_of_text(text: str, options: Sequence[str]) -> Iterator[Any]:
