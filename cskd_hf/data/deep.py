@@ -96,7 +96,7 @@ def stored_values(
     with reopen() as again:
         if rawmode == "LA;16B":  # unpacked as if grey's two bytes and alpha's were red, green, blue and alpha
             _unpack_as(again, "RGBA")
-            return values[..., 0].astype(np.uint16) << 8 | np.asarray(again)[..., 1], values[..., 1]
+            return values[..., 0].astype(np.uint16) << 8 | np.asarray(again)[..., 1], values[..., -1]
         _unpack_as(again, re.sub("(?<=;16)[LBN]", lambda order: _OTHER_BYTE[order[0]], rawmode))
         both = values.astype(np.uint16) << 8 | np.asarray(again)
     if opened.mode == "CMYK":

@@ -67,9 +67,7 @@ class Transform:
         (True, False)
     """
 
-    def __init__(
-        self, settings: TransformSection, is_training: bool, value_range: Range | None = None
-    ) -> None:
+    def __init__(self, settings: TransformSection, is_training: bool, value_range: Range | None = None) -> None:
         self.settings, self.is_training = fill(settings, TRANSFORM_DEFAULTS), is_training
         self.channels, *size = settings.input_size
         self.size = (size[0], size[1])

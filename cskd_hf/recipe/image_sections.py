@@ -58,6 +58,7 @@ class DataSection(Section):
 
 
 Level = Annotated[int, Field(ge=0, le=255)]
+Colour = Annotated[str, Field(description="a colour such as black or '#102030'")]
 
 # What null means without pretrained weights.
 TRANSFORM_DEFAULTS = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
@@ -104,8 +105,8 @@ class TransformSection(Section):
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
     """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for the next two: as the
     pretrained weights were tested, else bilinear, 0.875, center."""
-    background: str | tuple[Level, Level, Level] = "white"
-    """The colour under transparent pixels: a name, '#rrggbb' or [red, green, blue]. Not for 4 channels."""
+    background: Colour | tuple[Level, Level, Level] = "white"
+    """The colour under transparent pixels: a name, '#rrggbb' or [red, green, blue]; unused with 4 channels."""
     crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
     """Evaluation: resize the short side to input / crop_pct, then crop the centre."""
     crop_mode: Literal["center", "squash", "border"] | None = None
@@ -149,7 +150,7 @@ class TransformSection(Section):
             except ValueError:
                 opaque = False
             if not opaque:
-                raise ValueError("a colour: a name such as black, '#rrggbb' or [red, green, blue]")
+                raise ValueError("a colour such as black, '#102030' or [16, 32, 48]")
         return colour
 
     @field_validator("mean", "std")

@@ -99,7 +99,9 @@ def test_palette_png_decodes_to_its_colours_without_a_warning(transparency):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = pixels(data)
-    alpha = np.array([255] * 4 if transparency is None else [255, 255, 0, 255] if transparency == 2 else [*transparency])
+    alpha = np.array(
+        [255] * 4 if transparency is None else [255, 255, 0, 255] if transparency == 2 else [*transparency]
+    )
     share = (alpha / 255)[GREY % 4][..., None]
     assert np.abs(found - (colours[GREY % 4] * share + 255 * (1 - share))).max() <= 1
 
