@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,8 +29,10 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         lr: for the global batch.
 
     Raises:
-        UserError: timm has no such optimizer, or it rejects these settings.
+        UserError: timm has no such optimizer, it rejects these settings, or a package it needs is missing.
     """
+    if "kron" in settings.opt and find_spec("opt_einsum") is None:  # without it, its products need terabytes
+        raise UserError(f"optimizer.opt: {settings.opt} needs the package opt_einsum; pip install opt_einsum")
     try:
         keywords = settings.model_dump(exclude_none=True, exclude={"lr_base", "fused"}) | {"lr": lr}
         if settings.fused:

@@ -130,6 +130,12 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
         optimizer_of("byot", settings_of(opt="adammm"), small_network())
 
 
+def test_kron_without_opt_einsum_is_rejected(monkeypatch):
+    monkeypatch.setattr("cskd_hf.engine.optimizer.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^optimizer\.opt: kron needs the package opt_einsum; pip install opt_einsum$"):
+        optimizer_of("cskd", settings_of(opt="kron"), small_network())
+
+
 # Fused kernels
 
 
