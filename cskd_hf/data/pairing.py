@@ -84,12 +84,8 @@ class PairedImages(Dataset[Sample]):
 
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
         """(views, keys, H, W, channels) of the batch of these keys."""
-        return (
-            len(draws[0].indices) + (self.plain is not None),
-            len(draws),
-            *self.transform.size,
-            self.transform.channels,
-        )
+        num_views = len(draws[0].indices) + (self.plain is not None)
+        return num_views, len(draws), *self.transform.size, self.transform.channels
 
     def load(self, draws: Sequence[Draw], memory: torch.Tensor | None = None) -> Batch:
         """The batch of these keys, which all have the same number of images.

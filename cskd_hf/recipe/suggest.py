@@ -51,7 +51,7 @@ def suggest(kind: type[BaseModel], settings: Mapping[str, Any], key: str, place:
         if (candidate is not None or isinstance(value, str)) and _is_valid(kind, settings, key, candidate):
             return f"; write {paste(place, name, candidate)}"
     default = None if field.is_required() else field.get_default()
-    example = EXAMPLES.get(key, default)
+    example: Any = EXAMPLES.get(key, default)
     if key in ("mean", "std"):
         example = of_channels(example, settings.get("input_size", [3])[0])
     if example and any(get_origin(part) is tuple for part in parts):

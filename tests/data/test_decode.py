@@ -99,10 +99,8 @@ def test_palette_png_decodes_to_its_colours_without_a_warning(transparency):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = pixels(data)
-    alpha = np.array(
-        [255] * 4 if transparency is None else [255, 255, 0, 255] if transparency == 2 else [*transparency]
-    )
-    share = (alpha / 255)[GREY % 4][..., None]
+    alpha = {None: [255] * 4, 2: [255, 255, 0, 255]}.get(transparency) or [*transparency]
+    share = np.array(alpha)[GREY % 4][..., None] / 255
     assert np.abs(found - (colours[GREY % 4] * share + 255 * (1 - share))).max() <= 1
 
 

@@ -59,7 +59,8 @@ OVERRIDES = [
     ),
     (
         "transform.input_size=[2, 32, 32]",
-        "command line: transform.input_size: read [2, 32, 32]; allowed: [channels, height, width] in pixels; channels: 3 (R…write 'transform.input_size=[3,32,32]'",
+        "command line: transform.input_size: read [2, 32, 32]; allowed: [channels, height, width] …; channels: 3 (R…; "
+        "write 'transform.input_size=[3,32,32]'",
     ),
     (
         "model.in_chans=1",

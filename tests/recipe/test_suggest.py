@@ -41,7 +41,7 @@ SUGGESTED = [
     ("transform.mean=[.1, .2, .3, .4]", "'transform.mean=[0.485,0.456,0.406]'"),
     ("transform.mean=[.1, .2]", "'transform.mean=[0.485,0.456,0.406]'"),
     ("transform.input_size=[1, 64]", "'transform.input_size=[1,64,64]'"),
-    ("model.img_size=32x48", "'model.img_size=[32,48]'"),
+    ("model.img_size=224x224", "'model.img_size=[224,224]'"),
     ("transform.scale=0.3,1", "'transform.scale=[0.3,1]'"),
     ("transform.ratio=[3/4, 5/4]", "'transform.ratio=[0.75,1.25]'"),
     ("scheduler.decay_milestones=100,150", "'scheduler.decay_milestones=[100,150]'"),
