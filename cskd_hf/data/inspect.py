@@ -114,8 +114,9 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: Transfo
     notes = []
     alpha = count({name: split.alpha for name, split in statistics.items()})
     deep = count({name: split.deep for name, split in statistics.items()})
-    shown = "alpha is the fourth channel" if transform.input_size[0] == 4 else f"shown on {transform.background}"
-    rules = [f"with alpha: {alpha} images checked, {shown} (transform.background)"] * bool(alpha)
+    shown = f"shown on {transform.background} (transform.background)"
+    shown = "the fourth channel" if transform.input_size[0] == 4 else shown
+    rules = [f"with alpha: {alpha} images checked, {shown}"] * bool(alpha)
     rules += [f"deeper than 8 bits: {deep} images checked, read by data.value_range"] * bool(deep)
     notes += ["; ".join(rules)] * bool(rules)
     if turned:

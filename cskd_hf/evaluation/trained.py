@@ -20,6 +20,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.evaluation import answers, table
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
+from cskd_hf.errors import UserError
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, fill
@@ -42,6 +43,12 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
         UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
     """
     trained = load_weights(weights)
+    num_classes = trained.model.num_classes
+    if len(split.class_names) > num_classes:
+        raise UserError(
+            f"data: split {split.name!r} has {len(split.class_names)} classes, but {weights.source} has {num_classes}; "
+            "choose a split"
+        )
     data = fill(data, {"value_range": trained.value_range})
     problems = check_test_values(split, data, trained.transform)
     accelerator = Accelerator()
