@@ -133,7 +133,7 @@ def _plain_code_reads(content: bytes, deep: Mapping[str, tuple[float, float]]) -
                 ImageOps.exif_transpose(opened)
     except Exception:  # broken metadata, under any of Pillow's exceptions
         return False
-    grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None)
+    grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None) and "transparency" not in opened.info
     return (depth == EIGHT_BITS or grey) and not is_sliver(opened.size)
 
 
