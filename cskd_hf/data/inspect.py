@@ -114,7 +114,8 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: Transfo
     notes = []
     alpha = count({name: split.alpha for name, split in statistics.items()})
     deep = count({name: split.deep for name, split in statistics.items()})
-    shown = f"shown on {transform.background} (transform.background)"
+    colour = transform.background if isinstance(transform.background, str) else list(transform.background)
+    shown = f"shown on {colour} (transform.background)"
     shown = "the fourth channel" if transform.input_size[0] == 4 else shown
     rules = [f"with alpha: {alpha} images checked, {shown}"] * bool(alpha)
     rules += [f"deeper than 8 bits: {deep} images checked, read by data.value_range"] * bool(deep)

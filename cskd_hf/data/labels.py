@@ -17,7 +17,6 @@ from timm.utils.misc import natural_key
 
 from cskd_hf.errors import UserError
 
-
 MAX_CLASSES = 1_000_000  # [ours]
 BY_NUMBER = "write data.labels=index if the integers number the classes from 0"
 

@@ -168,7 +168,8 @@ def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSpl
     names = tuple(class_names or join_labels([stored[name]], data.label_column or "")[1])
     if class_names is None and stored[name].kind == "integers" and list(names) != [*map(str, range(len(names)))]:
         raise UserError(
-            f"data: the weights name no classes, and the labels of split {name!r}, {some(names)}, have gaps; {BY_NUMBER}"
+            f"data: the weights name no classes, and the labels of split {name!r}, {some(names)}, have gaps; "
+            f"{BY_NUMBER}"
         )
     labels, unknown = renumber(stored[name], names)
     if unknown:

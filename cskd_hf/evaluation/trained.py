@@ -17,10 +17,10 @@ from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
+from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers, table
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
-from cskd_hf.errors import UserError
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, fill

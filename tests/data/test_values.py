@@ -124,6 +124,16 @@ def test_turned_images_and_broken_metadata_are_counted():
     assert "cannot be read: 1 of 6 train images" in unreadable
 
 
+@pytest.mark.parametrize(
+    ("channels", "rule"), [(3, "shown on white (transform.background)"), (4, "the fourth channel")]
+)
+def test_images_with_alpha_and_deep_ones_are_counted_in_one_line(channels, rule):
+    found = statistics(png(noise("u1", 0, 255, 4)), png(noise("u2", 0, 65535, 2)), png(noise("u1", 0, 255, 3)))
+    (note,) = metadata_notes({"train": found, "test": ImageStatistics()}, TransformSection(input_size=(channels, 8, 8)))
+    deep = "deeper than 8 bits: 1 of 3 train images checked, read by data.value_range"
+    assert note == f"with alpha: 2 of 3 train images checked, {rule}; {deep}"
+
+
 def test_huge_images_are_counted_without_a_warning(monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (note,) = metadata_notes({"train": statistics(jpeg(), jpeg(size=(4, 4)))}, TransformSection())
