@@ -68,7 +68,7 @@ def with_teacher(
             teacher = load_trained(source)
     except UserError as error:
         raise UserError(f"method.teacher: {error}") from None
-    channels = len(teacher.transform.mean)
+    channels = teacher.transform.input_size[0]
     if channels != len(mean):
         raise UserError(
             f"method.teacher: {source} takes images of {channels} channels, and transform.input_size has {len(mean)}; "
