@@ -26,7 +26,10 @@ from cskd_hf.data import deep
 from cskd_hf.data.deep import EIGHT_BITS, Depth, Range, UnreadableImageError, depth_of, stored_values
 from cskd_hf.data.jpeg import ORIENTATION, decode_region, ordinary_size, read_jpeg
 
-__all__ = ["Box", "Conversion", "Picture", "UnreadableImageError", "decode", "is_deep", "orientation_of", "survey"]
+__all__ = [
+    *("Box", "Conversion", "Picture", "UnreadableImageError"),
+    *("decode", "fits_jpeg", "has_alpha", "orientation_of", "survey"),
+]
 
 # EXIF's orientations, and how to turn the stored image upright.
 _UPRIGHT = {
@@ -111,25 +114,32 @@ def decode(image: Mapping[str, Any], conversion: Conversion = _RGB) -> Image.Ima
 
 
 def survey(image: Mapping[str, Any], conversion: Conversion = _RGB) -> tuple[Depth, np.ndarray]:
-    """How an image stores its pixels, and these: as stored if they are deeper than 8 bits, else converted.
+    """How an image stores its pixels, and its colours: as stored if they are deeper than 8 bits, else converted.
 
     Raises:
         UnreadableImageError: see `Picture`; values of any range are read.
     """
     jpeg = read_jpeg(image)
     if jpeg is not None and ordinary_size(jpeg, Image.MAX_IMAGE_PIXELS) is not None:
-        return EIGHT_BITS, np.asarray(decode(image, conversion))
+        return EIGHT_BITS, np.asarray(decode(image))
     stored = _read_with_pillow(image)
-    return stored.depth, _converted(stored.pixels, conversion) if stored.depth is EIGHT_BITS else stored.pixels
+    if stored.depth is EIGHT_BITS:
+        return EIGHT_BITS, _converted(stored.pixels, conversion)[..., :3]
+    return stored.depth, stored.pixels
 
 
-def is_deep(image: Mapping[str, Any]) -> bool:
-    """Whether an image is deeper than 8 bits, from its header; False if that is broken."""
+def has_alpha(opened: Image.Image) -> bool:
+    """Whether an image has an alpha channel or a transparent colour, from its header."""
+    return opened.mode.endswith(("A", "a")) or "transparency" in opened.info
+
+
+def fits_jpeg(image: Mapping[str, Any]) -> bool:
+    """Whether an image has 8 bits and no alpha, from its header; True if that is broken."""
     try:
         with _opened(image) as opened:
-            return depth_of(opened) != EIGHT_BITS
+            return depth_of(opened) == EIGHT_BITS and not has_alpha(opened)
     except UnreadableImageError:  # `decode` reports it
-        return False
+        return True
 
 
 def orientation_of(opened: Image.Image) -> tuple[int, bool]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cskd_hf.data.decode import Conversion, UnreadableImageError, decode, orientation_of, survey
+from cskd_hf.data.decode import Conversion, UnreadableImageError, decode, has_alpha, orientation_of, survey
 from cskd_hf.data.deep import EIGHT_BITS, depth_of
 from cskd_hf.data.duplicates import digest, read_content
 from cskd_hf.data.splits import ImageSplit
@@ -79,7 +79,7 @@ class ImageStatistics:
                     self.formats[str(opened.format)] += 1
                     self.modes[mode] += 1
                     self.sizes[size] += 1
-                    self.alpha += mode.endswith(("A", "a")) or "transparency" in opened.info
+                    self.alpha += has_alpha(opened)
                     deep = depth_of(opened) != EIGHT_BITS
                     self.deep += deep
                     decoding |= deep
