@@ -52,7 +52,7 @@ def resized(picture: Image.Image, short_side: int) -> Image.Image | None:
 
 
 def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> bytes:
-    """An upright RGB JPEG (4:2:0) of this quality; the image's own bytes if it is small enough, deeper than 8 bits or has alpha.
+    """An upright RGB JPEG (4:2:0) of this quality; the image's own bytes if it is small enough or `fits_jpeg` is false.
 
     Raises:
         UnreadableImageError: the image cannot be decoded.
