@@ -34,6 +34,7 @@ def export(folder, model=None, readme="text", transform=TRANSFORM, **keywords):
     [
         {"model_name": "test_resnet", "drop_rate": 0.5, "zero_init_last": False},
         {"model_name": "test_vit", "img_size": 64, "global_pool": "avg", "drop_path_rate": 0.1},
+        {"model_name": "test_vit"},  # takes any size, built for its default
         {"model_name": "test_vit", "img_size": (32, 64), "in_chans": 1},
         {"model_name": "test_resnet", "in_chans": 4},
         {"model_name": "resnet10"},
