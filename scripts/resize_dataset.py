@@ -3,8 +3,8 @@
     python scripts/resize_dataset.py IN OUT --short-side 256 --quality 90
 
 IN is anything that `data.dataset` accepts: a folder, a prepared set, a Hub id. OUT has the layout that the prepare_*.py
-scripts write and records which catalog set it was copied from. Images that are small enough keep their bytes, and so do
-unreadable ones, which training then reports as usual.
+scripts write and records which catalog set it was copied from. Images that are small enough, have alpha or more than
+8 bits are copied unchanged, and so are unreadable ones, which training then reports as usual.
 
 Several processes write the shards; rerun the same command to resume. The manifest records the loss, as PSNR of a sample
 of stored images against their originals resized to the same size. The report of a run states that a copy was used. A
@@ -30,7 +30,7 @@ from datasets import load_from_disk
 from PIL import Image
 from stored_images import StoredImages
 
-from cskd_hf.data.decode import UnreadableImageError, decode, is_deep
+from cskd_hf.data.decode import UnreadableImageError, decode, fits_jpeg
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
@@ -52,12 +52,12 @@ def resized(picture: Image.Image, short_side: int) -> Image.Image | None:
 
 
 def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> bytes:
-    """An upright RGB JPEG (4:2:0) of this quality; the image's own bytes if it is small enough or deeper than 8 bits.
+    """An upright RGB JPEG (4:2:0) of this quality; the image's own bytes if it is small enough or `fits_jpeg` is false.
 
     Raises:
         UnreadableImageError: the image cannot be decoded.
     """
-    small = None if is_deep(image) else resized(decode(image), short_side)  # a JPEG has 8 bits
+    small = resized(decode(image), short_side) if fits_jpeg(image) else None
     if small is None:
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     buffer = io.BytesIO()
@@ -67,7 +67,7 @@ def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> by
 
 def psnr(image: Mapping[str, Any], stored: bytes, short_side: int) -> float:
     """PSNR in dB of the stored image against the original resized alike; inf if they are equal."""
-    if is_deep(image):
+    if not fits_jpeg(image):
         return math.inf
     original = decode(image)
     expected = np.asarray(resized(original, short_side) or original, dtype=np.float32)

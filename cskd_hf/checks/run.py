@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from cskd_hf.checks.layout import row
 from cskd_hf.data import inspect
+from cskd_hf.data.decode import Conversion
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, compare, find_duplicates, named_splits, readable_size
 from cskd_hf.data.hub import cached_commit
@@ -24,6 +25,7 @@ from cskd_hf.data.labels import look_alikes
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.data.statistics import Blocks, ImageStatistics
+from cskd_hf.data.transforms import conversion_of
 from cskd_hf.data.values import describe_values
 from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
@@ -33,6 +35,7 @@ from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.resolve import resolve
 
+SAMPLED_FROM = 5_000  # images, of which reading a sample suffices [ours]
 METRICS_MEMORY = 150 * 10**6  # chunks of rows, whatever the number of images and classes
 
 
@@ -40,7 +43,7 @@ def check(recipe: Recipe, full: bool) -> int:
     """Print a report on a recipe's data, model and disk space; returns the exit status, 1 if there are problems.
 
     Args:
-        full: decode every image and compare all bytes, not a sample.
+        full: decode every image and compare all bytes, also of `SAMPLED_FROM` images or more.
 
     Raises:
         UserError: the data cannot be opened.
@@ -48,6 +51,7 @@ def check(recipe: Recipe, full: bool) -> int:
     recipe = resolve(recipe)
     images = load_images(recipe.data)
     alike = look_alikes(images.train.class_names)
+    full |= sum(map(len, named_splits(images).values())) < SAMPLED_FROM
     diagnostics = Diagnostics(problems=alike, notes=[note for note in images.notes if note not in alike])
     print_source(recipe)
     inspect.check_counts(images, recipe.data, diagnostics)
@@ -101,23 +105,24 @@ def print_counts(images: Images, recipe: Recipe) -> None:
 
 def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:
     """Decode images and compare their bytes, all or a sample; print formats and sizes."""
-    splits, value_range = named_splits(images), recipe.data.value_range
+    splits, conversion = named_splits(images), conversion_of(recipe.transform, recipe.data.value_range)
     if full:
-        stats = {name: decode_all(name, split, value_range) for name, split in splits.items()}
+        stats = {name: decode_all(name, split, conversion) for name, split in splits.items()}
         compared = compare(splits, {name: each.digests for name, each in stats.items()}, diagnostics)
     else:
-        stats, num_bytes = inspect.sample_statistics(images, value_range)
+        stats, num_bytes = inspect.sample_statistics(images, conversion)
         compared = find_duplicates(images, num_bytes, inspect.HASH_LIMIT["check"], diagnostics)
     inspect.check_images(stats, recipe.data, recipe.transform, diagnostics)
-    print_files(stats, splits, value_range)
+    print_files(stats, splits, conversion.value_range)
     print(row("duplicates", compared))
 
 
-def decode_all(name: str, split: ImageSplit, value_range: Range | None) -> ImageStatistics:
+def decode_all(name: str, split: ImageSplit, conversion: Conversion) -> ImageStatistics:
     """Decode a split with one worker for each core, a few images in memory at a time."""
-    blocks, total = Blocks(split, value_range), ImageStatistics()
+    blocks, total = Blocks(split, conversion), ImageStatistics()
+    workers = min(available_cores(), len(blocks)) if len(blocks) > 1 else 0
     with tqdm(total=len(split), desc=name, unit=" images", unit_scale=True, disable=None) as bar:
-        for stats in DataLoader(blocks, batch_size=None, num_workers=min(available_cores(), len(blocks))):
+        for stats in DataLoader(blocks, batch_size=None, num_workers=workers):
             total.add(stats)
             bar.update(stats.tried)
     return total

@@ -56,7 +56,7 @@ class Buffers:
     def borrow(self, slot: int) -> Tensor:
         """(num_bytes,) uint8 view of an acquired slot, which is released when no tensor refers to it any more."""
         array = self._array(slot)
-        # The tensor keeps the array alive, and the finalizer these buffers.
+        # The tensor refers to the array, and the finalizer to these buffers: neither is freed before the tensor.
         weakref.finalize(array, self.release, slot).atexit = False
         return torch.from_numpy(array)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from cskd_hf.data.columns import images_only, require_columns
-from cskd_hf.data.labels import StoredLabels, join_labels, label_kind, some, stored_labels
+from cskd_hf.data.labels import StoredLabels, by_index, join_labels, label_kind, some, stored_labels
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
@@ -106,6 +106,8 @@ def _by_class_list(
         images.append(images_only(part, where, data))
     if stated is not None:  # its order
         stored.append(StoredLabels("the description", "names", np.empty(0, np.int64), stated, listed=True))
+    if data.labels == "index":
+        stored = by_index(stored)
     labels, class_names = join_labels(stored, data.label_column)
     merged = concatenate_datasets(images)
     if data.image_column is not None and data.image_column != "image":

@@ -24,7 +24,7 @@ class Crop(NamedTuple):
     box: Box  # decoded and resized
     bicubic: bool
     shift: tuple[int, int] | None  # pixels (down, right) of the window after resizing, black outside the image
-    flips: tuple[int, ...]  # dimensions of (1, 3, H, W)
+    flips: tuple[int, ...]  # dimensions of (1, channels, H, W)
 
 
 def draw_crop(settings: TransformSection, draws: Random, height: int, width: int) -> Crop:
@@ -41,11 +41,11 @@ def apply_crop(pixels: Tensor, crop: Crop, size: tuple[int, int]) -> Tensor:
     """Resize, shift and flip the pixels of a crop's box.
 
     Args:
-        pixels: (1, 3, h, w) uint8 on a CPU, channels_last: else resizing takes twice as long.
+        pixels: (1, channels, h, w) uint8 on a CPU, channels_last: else resizing takes twice as long.
         size: (height, width) of the result.
 
     Returns:
-        (1, 3, height, width) uint8.
+        (1, channels, height, width) uint8.
     """
     images = resize(pixels, size, crop.bicubic)
     if crop.shift is not None:
@@ -90,11 +90,11 @@ def resize(images: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
     torch's fast path for uint8 on a CPU, in this thread alone.
 
     Args:
-        images: (1, 3, h, w) uint8 on a CPU, channels_last.
+        images: (1, channels, h, w) uint8 on a CPU, channels_last.
         size: (height, width) of the result.
 
     Returns:
-        (1, 3, height, width) uint8.
+        (1, channels, height, width) uint8.
     """
     if images.shape[2:] == size:
         return images

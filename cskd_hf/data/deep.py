@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 Range = tuple[float, float]  # the values of black and white
 
@@ -43,9 +45,10 @@ class Depth(NamedTuple):
 EIGHT_BITS = Depth("8-bit", 0, 255)
 
 
-def depth_of(opened: Image.Image) -> Depth:
+def depth_of(opened: ImageFile) -> Depth:
     """The depth of an image that has been opened, but not loaded."""
-    mode, tags = opened.mode, getattr(opened, "tag_v2", {})
+    mode = opened.mode
+    tags: Any = opened.tag_v2 if isinstance(opened, TiffImageFile) else {}
     if mode == "F":
         return Depth("floating-point", 0, 1)
     signed = _SIGNED in tags.get(_SAMPLE_FORMAT, ())
@@ -64,8 +67,10 @@ def depth_of(opened: Image.Image) -> Depth:
     return Depth(f"{bits}-bit", 0, 2**bits - 1)
 
 
-def stored_values(opened: Image.Image, depth: Depth, reopen: Callable[[], Image.Image]) -> np.ndarray:
-    """The pixels of a deep image without alpha: (H, W), or (H, W, 3) for RGB, or (H, W, 4) for CMYK.
+def stored_values(
+    opened: ImageFile, depth: Depth, reopen: Callable[[], ImageFile]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pixels of a deep image, (H, W), or (H, W, 3) for RGB, or (H, W, 4) for CMYK; and its alpha, (H, W) uint8.
 
     Args:
         opened: not loaded yet.
@@ -79,22 +84,33 @@ def stored_values(opened: Image.Image, depth: Depth, reopen: Callable[[], Image.
     opened.load()
     values = np.asarray(opened)
     if depth.kind == "signed 8-bit":
-        return values.view(np.int8)
+        return values.view(np.int8), None
     if depth.kind == "32-bit":
-        return values.view(np.uint32)
+        return values.view(np.uint32), None
     if opened.mode.startswith(("I", "F")):
         bad = values.size - int(np.isfinite(values).sum())
         if bad:
             raise UnreadableImageError(f"{bad:,} of {values.size:,} pixels are NaN or infinite")
-        return values
+        return values, _keyed_alpha(values, opened)
     # 16-bit colour, of which Pillow unpacks one byte of each value: decode it twice.
     with reopen() as again:
         if rawmode == "LA;16B":  # unpacked as if grey's two bytes and alpha's were red, green, blue and alpha
             _unpack_as(again, "RGBA")
-            return values[..., 0].astype(np.uint16) << 8 | np.asarray(again)[..., 1]
+            return values[..., 0].astype(np.uint16) << 8 | np.asarray(again)[..., 1], values[..., -1]
         _unpack_as(again, re.sub("(?<=;16)[LBN]", lambda order: _OTHER_BYTE[order[0]], rawmode))
         both = values.astype(np.uint16) << 8 | np.asarray(again)
-    return both if opened.mode == "CMYK" else both[..., :3]
+    if opened.mode == "CMYK":
+        return both, None
+    return both[..., :3], values[..., 3] if opened.mode == "RGBA" else _keyed_alpha(both, opened)
+
+
+def _keyed_alpha(values: np.ndarray, opened: ImageFile) -> np.ndarray | None:
+    """The alpha of a PNG in which one colour is transparent."""
+    key = opened.info.get("transparency")
+    if key is None:
+        return None
+    equal = values == key
+    return np.where(equal.all(axis=2) if values.ndim == 3 else equal, 0, 255).astype(np.uint8)
 
 
 def to_rgb(values: np.ndarray, depth: Depth, value_range: Range | None) -> Image.Image:
@@ -134,9 +150,9 @@ def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return ((values.astype(np.float64) - low) / width).clip(0, 255).astype(np.uint8)
 
 
-def _rawmode(opened: Any) -> str:
+def _rawmode(opened: ImageFile) -> str:
     """How the bytes of an image that is not loaded are packed; "" if the decoder decides."""
-    arguments = opened.tile[0][3] if getattr(opened, "tile", ()) else ""
+    arguments: Any = opened.tile[0][3] if opened.tile else ""
     rawmode = arguments if isinstance(arguments, str) else arguments[0]
     return rawmode if isinstance(rawmode, str) else ""
 

@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from cskd_hf.recipe.catalog import IMAGENET_MEAN, IMAGENET_STD
-from cskd_hf.recipe.sections import TransformSection
+from cskd_hf.recipe.sections import TransformSection, of_channels
 
 
 class Erasing:
@@ -27,14 +27,14 @@ class Erasing:
     def __init__(self, settings: TransformSection) -> None:
         self._erase = RandomErasing(settings.re_prob, mode=settings.re_mode, max_count=settings.re_count, device="cpu")
         self.mean, self.std = (
-            torch.tensor(channels).view(3, 1, 1)
-            for channels in (settings.mean or IMAGENET_MEAN, settings.std or IMAGENET_STD)
+            torch.tensor(values or of_channels(default, settings.input_size[0])).view(-1, 1, 1)
+            for values, default in ((settings.mean, IMAGENET_MEAN), (settings.std, IMAGENET_STD))
         )
 
     def __call__(self, image: Tensor) -> None:
-        """Erase rectangles of an image (H, W, 3), uint8, in place."""
+        """Erase rectangles of an image (H, W, channels), uint8, in place."""
         # timm writes normalised values; the pixels that it leaves stay NaN.
-        fill = self._erase(torch.full((3, *image.shape[:2]), math.nan))
+        fill = self._erase(torch.full((len(self.mean), *image.shape[:2]), math.nan))
         kept = fill.isnan()
         if not kept.all():
             pixels = fill.mul_(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cskd_hf.data.decode import Conversion
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, find_duplicates, named_splits, sample_rows
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.statistics import ImageStatistics, image_statistics
+from cskd_hf.data.transforms import conversion_of
 from cskd_hf.data.values import check_values, deep_ranges, describe_values
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import entry_of
@@ -93,12 +95,12 @@ def check_images(
     diagnostics.problems += [f"{line}: a sliver, of which the model sees next to nothing" for line in slivers[:5]]
     if len(slivers) > 5:
         diagnostics.problems.append(f"{len(slivers) - 5:,} more images are slivers")
-    diagnostics.notes += metadata_notes(statistics)
+    diagnostics.notes += metadata_notes(statistics, transform)
     check_values(statistics, data.value_range, diagnostics)
 
 
-def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
-    """What EXIF and sheer size do to the images."""
+def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: TransformSection) -> list[str]:
+    """What alpha, depth, EXIF and sheer size do to the images."""
 
     def count(counts: Mapping[str, int]) -> str:
         return ", ".join(
@@ -110,6 +112,14 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
     limit = Image.MAX_IMAGE_PIXELS or np.inf
     huge = [size for split in statistics.values() for size in split.sizes if size[0] * size[1] > limit]
     notes = []
+    alpha = count({name: split.alpha for name, split in statistics.items()})
+    deep = count({name: split.deep for name, split in statistics.items()})
+    colour = transform.background if isinstance(transform.background, str) else list(transform.background)
+    shown = f"shown on {colour} (transform.background)"
+    shown = "the fourth channel" if transform.input_size[0] == 4 else shown
+    rules = [f"with alpha: {alpha} images checked, {shown}"] * bool(alpha)
+    rules += [f"deeper than 8 bits: {deep} images checked, read by data.value_range"] * bool(deep)
+    notes += ["; ".join(rules)] * bool(rules)
     if turned:
         notes.append(
             f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them, "
@@ -126,11 +136,11 @@ def metadata_notes(statistics: Mapping[str, ImageStatistics]) -> list[str]:
     return notes
 
 
-def sample_statistics(images: Images, value_range: Range | None) -> tuple[dict[str, ImageStatistics], float]:
+def sample_statistics(images: Images, conversion: Conversion) -> tuple[dict[str, ImageStatistics], float]:
     """Statistics of a sample of each split, and an estimate of the bytes of all images."""
     splits = named_splits(images)
     statistics = {
-        name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED, value_range)
+        name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED, conversion)
         for name, split in splits.items()
     }
     sizes = (
@@ -164,27 +174,26 @@ def quick_check(images: Images, data: DataSection, transform: TransformSection) 
     """
     diagnostics = Diagnostics()
     check_counts(images, data, diagnostics)
-    statistics, num_bytes = sample_statistics(images, data.value_range)
+    statistics, num_bytes = sample_statistics(images, conversion_of(transform, data.value_range))
     check_images(statistics, data, transform, diagnostics)
     if diagnostics.fatal:
         raise UserError("\n".join(diagnostics.fatal))
     find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
     found = (f"{name} {describe_values(split.values, data.value_range)}" for name, split in statistics.items())
     values, deep = f"pixel values: {', '.join(found)}", deep_ranges(statistics, data.value_range)
-    return QuickCheck(diagnostics.problems, values, metadata_notes(statistics) + [values] * bool(deep), deep)
+    notes = metadata_notes(statistics, transform) + [values] * bool(deep)
+    return QuickCheck(diagnostics.problems, values, notes, deep)
 
 
-def check_test_values(split: ImageSplit, data: DataSection) -> list[str]:
+def check_test_values(split: ImageSplit, data: DataSection, transform: TransformSection) -> list[str]:
     """The problems that evaluation reports about the pixel values of a sample of its images.
 
     Raises:
         UserError: deep images would come out nearly black.
     """
     diagnostics = Diagnostics()
-    rows = sample_rows(split, NUM_DECODED).tolist()
-    check_values(
-        {split.name: image_statistics(split, rows, NUM_DECODED, data.value_range)}, data.value_range, diagnostics
-    )
+    rows, conversion = sample_rows(split, NUM_DECODED).tolist(), conversion_of(transform, data.value_range)
+    check_values({split.name: image_statistics(split, rows, NUM_DECODED, conversion)}, data.value_range, diagnostics)
     if diagnostics.fatal:
         raise UserError("\n".join(diagnostics.fatal))
     return diagnostics.problems

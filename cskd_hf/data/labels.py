@@ -17,6 +17,9 @@ from timm.utils.misc import natural_key
 
 from cskd_hf.errors import UserError
 
+MAX_CLASSES = 1_000_000  # [ours]
+BY_NUMBER = "write data.labels=index if the integers number the classes from 0"
+
 
 class StoredLabels(NamedTuple):
     """The label column of a split or of some of its files.
@@ -151,14 +154,59 @@ def join_labels(parts: Sequence[StoredLabels], column: str) -> tuple[list[np.nda
     first = parts[0]
     other = next((part for part in parts if part.kind != first.kind), None)
     if other is not None:
+        by_number = f", or {BY_NUMBER}" if {first.kind, other.kind} == {"names", "integers"} else ""
         raise UserError(
             f"data.label_column: {column!r} has different types: {first.kind} in {first.where}, {other.kind} in "
-            f"{other.where}, which cannot be matched; convert one of them"
+            f"{other.where}, which cannot be matched; convert one of them{by_number}"
         )
     every = {name for part in parts for name in part.names}
     complete = next((part.names for part in parts if part.listed and set(part.names) == every), None)
     names = complete or tuple(timm_order(every))
     return [renumber(part, names)[0] for part in parts], names
+
+
+def by_index(parts: Sequence[StoredLabels], names: Sequence[str] | None = None) -> list[StoredLabels]:
+    """Labels under `data.labels: index`: integers, also those spelled as text, number the classes from 0.
+
+    Args:
+        names: the classes; None: those of the parts that name theirs, or else the integers up to the greatest.
+
+    Raises:
+        UserError: a number without a class, or a part without numbers or whose names contradict them.
+    """
+    numbers = [_spelled(part) for part in parts]
+    if names is not None:
+        return [_indexed(part, own, names) for part, own in zip(parts, numbers, strict=True)]
+    named = [part for part, own in zip(parts, numbers, strict=True) if own is None]
+    greatest = max((number for own in numbers for number in own or ()), default=0)
+    if not named and greatest >= MAX_CLASSES:
+        raise UserError(f"data.labels: index, but {parts[0].where} has the label {greatest:,}; leave data.labels out")
+    names = join_labels(named, "")[1] if named else tuple(map(str, range(greatest + 1)))
+    return [part if own is None else _indexed(part, own, names) for part, own in zip(parts, numbers, strict=True)]
+
+
+def _spelled(part: StoredLabels) -> list[int] | None:
+    """The number of each class whose name is one; None if some are words."""
+    are_numbers = all(name.isascii() and name.isdecimal() for name in part.names)
+    return list(map(int, part.names)) if are_numbers else None
+
+
+def _indexed(part: StoredLabels, numbers: list[int] | None, names: Sequence[str]) -> StoredLabels:
+    if numbers is None:  # a list of classes numbers them, too
+        number_of = {name: number for number, name in enumerate(names)}
+        moved = [name for number, name in enumerate(part.names) if number_of.get(name, number) != number]
+        if not part.listed or len(part.names) != len(names) or moved:
+            reason = f"lists {moved[0]!r} at another place" if moved else f"names its classes: {some(part.names)}"
+            raise UserError(f"data.labels: index, but {part.where} {reason}; leave data.labels out")
+        numbers = list(range(len(names)))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"data.labels: index, but {part.where} spells a number in two ways: {some(part.names)}")
+    if max(numbers) >= len(names):
+        raise UserError(
+            f"data.labels: index, but {part.where} has the label {max(numbers)}, and there are only {len(names)} "
+            f"classes, 0 to {len(names) - 1}; correct the labels"
+        )
+    return StoredLabels(part.where, "names", np.array(numbers, np.int64)[part.numbers], tuple(names), listed=True)
 
 
 def renumber(part: StoredLabels, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

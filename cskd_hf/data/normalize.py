@@ -9,13 +9,13 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor, channels_last: bool) ->
     """(images / 255 - mean) / std in float32.
 
     Args:
-        images: (N, 3, H, W) uint8, in either memory format; the loader's batches are channels_last.
-        mean, std: (1, 3, 1, 1).
+        images: (N, C, H, W) uint8, in either memory format; the loader's batches are channels_last.
+        mean, std: (1, C, 1, 1).
         channels_last: memory format of the result.
     """
     if not channels_last:
         return images.contiguous().float().div_(255).sub_(mean).div_(std)
-    # As rows of 3 × width numbers: an inner loop over the 3 channels of a pixel is four times as slow on a CPU.
+    # As rows of C × width numbers: an inner loop over the few channels of a pixel is four times as slow on a CPU.
     num, channels, height, width = images.shape
     rows = images.permute(0, 2, 3, 1).contiguous().view(num, height, width * channels)
     mean, std = mean.flatten().repeat(width), std.flatten().repeat(width)

@@ -23,7 +23,7 @@ __all__ = ["ClassPairSampler", "Draw", "ImageSampler", "PairedImages", "PairingC
 class Sample(NamedTuple):
     """One loaded key."""
 
-    views: tuple[torch.Tensor, ...]  # each (3, H, W): uint8 from PairedImages
+    views: tuple[torch.Tensor, ...]  # each (C, H, W): uint8 from PairedImages
     target: int
     indices: tuple[int, ...]  # the images shown: a replaced one under its replacement's row
     skipped: tuple[tuple[int, str], ...]  # unreadable images: (row, error)
@@ -83,8 +83,9 @@ class PairedImages(Dataset[Sample]):
         return self.load(draws)
 
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
-        """(views, keys, H, W, 3) of the batch of these keys."""
-        return len(draws[0].indices) + (self.plain is not None), len(draws), *self.transform.size, 3
+        """(views, keys, H, W, channels) of the batch of these keys."""
+        num_views = len(draws[0].indices) + (self.plain is not None)
+        return num_views, len(draws), *self.transform.size, self.transform.channels
 
     def load(self, draws: Sequence[Draw], memory: torch.Tensor | None = None) -> Batch:
         """The batch of these keys, which all have the same number of images.

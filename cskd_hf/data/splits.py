@@ -15,10 +15,19 @@ import numpy as np
 from datasets import Dataset
 
 from cskd_hf.data.columns import images_only, require_columns
-from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.hub import same_split
-from cskd_hf.data.labels import StoredLabels, join_labels, look_alikes, renumber, some, stored_labels
+from cskd_hf.data.labels import (
+    BY_NUMBER,
+    StoredLabels,
+    by_index,
+    join_labels,
+    look_alikes,
+    renumber,
+    some,
+    stored_labels,
+)
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.sources import OpenedSplits, open_splits
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import note_of_copy
@@ -155,22 +164,32 @@ def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSpl
     """
     assert data.test_split is not None
     name = data.test_split
-    opened, stored = _read_labels(data, [name])
+    opened, stored = _read_labels(data, [name], class_names)
     names = tuple(class_names or join_labels([stored[name]], data.label_column or "")[1])
+    if class_names is None and stored[name].kind == "integers" and list(names) != [*map(str, range(len(names)))]:
+        raise UserError(
+            f"data: the weights name no classes, and the labels of split {name!r}, {some(names)}, have gaps; "
+            f"{BY_NUMBER}"
+        )
     labels, unknown = renumber(stored[name], names)
     if unknown:
         raise UserError(
             f"data: split {name!r} has classes that the weights were not trained on: {some(unknown)}; choose a split"
+            + (f", or {BY_NUMBER}" if all(map(str.isdecimal, unknown)) else "")
         )
     return _image_split(opened, name, labels, names, data)
 
 
-def _read_labels(data: DataSection, names: list[str]) -> tuple[OpenedSplits, dict[str, StoredLabels]]:
+def _read_labels(
+    data: DataSection, names: list[str], class_names: Sequence[str] | None = None
+) -> tuple[OpenedSplits, dict[str, StoredLabels]]:
     assert data.label_column is not None
     opened, stored = open_splits(data, names), {}
     for name in names:
         require_columns(opened.tables[name], f"split {name!r}", data)
         stored[name] = stored_labels(opened.tables[name], data.label_column, f"split {name!r}")
+    if data.labels == "index":
+        stored = dict(zip(stored, by_index(list(stored.values()), class_names), strict=True))
     return opened, stored
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from cskd_hf.data.decode import UnreadableImageError, decode, orientation_of, survey
-from cskd_hf.data.deep import EIGHT_BITS, Range, depth_of
+from cskd_hf.data.decode import Conversion, UnreadableImageError, decode, has_alpha, orientation_of, survey
+from cskd_hf.data.deep import EIGHT_BITS, depth_of
 from cskd_hf.data.duplicates import digest, read_content
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import is_sliver
@@ -32,6 +32,8 @@ class ImageStatistics:
     modes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     values: Found = field(default_factory=dict)  # of the decoded images
+    alpha: int = 0  # with an alpha channel or a transparent colour
+    deep: int = 0  # deeper than 8 bits
     turned: int = 0  # stored turned, as EXIF's orientation says
     broken_metadata: int = 0  # shown as stored
     slivers: list[str] = field(default_factory=list)  # where and how large
@@ -47,13 +49,15 @@ class ImageStatistics:
         self.modes += other.modes
         self.sizes += other.sizes
         add_values(self.values, other.values)
+        self.alpha += other.alpha
+        self.deep += other.deep
         self.turned += other.turned
         self.broken_metadata += other.broken_metadata
         self.slivers += other.slivers
         self.unreadable += other.unreadable
         self.digests += other.digests
 
-    def add_image(self, content: bytes, num_decoded: int, value_range: Range | None) -> tuple[int, int]:
+    def add_image(self, content: bytes, num_decoded: int, conversion: Conversion) -> tuple[int, int]:
         """Count an encoded image; decode it if it is deep or fewer than `num_decoded` have been opened.
 
         Returns:
@@ -75,7 +79,10 @@ class ImageStatistics:
                     self.formats[str(opened.format)] += 1
                     self.modes[mode] += 1
                     self.sizes[size] += 1
-                    decoding |= depth_of(opened) != EIGHT_BITS
+                    self.alpha += has_alpha(opened)
+                    deep = depth_of(opened) != EIGHT_BITS
+                    self.deep += deep
+                    decoding |= deep
                     if decoding or opened.format != "PNG":  # which Pillow decodes to look for EXIF at its end
                         orientation, readable = orientation_of(opened)
                         self.turned += orientation != 1
@@ -84,8 +91,8 @@ class ImageStatistics:
             decode(stored)
         if decoding:
             self.decoded += 1
-            depth, pixels = survey(stored)
-            add_values(self.values, {(mode, depth): values_of(pixels, value_range)})
+            depth, pixels = survey(stored, conversion)
+            add_values(self.values, {(mode, depth): values_of(pixels, conversion.value_range)})
         return size
 
     def widths_and_heights(self) -> np.ndarray:
@@ -94,7 +101,7 @@ class ImageStatistics:
 
 
 def image_statistics(
-    split: ImageSplit, rows: Sequence[int], num_decoded: int, value_range: Range | None = None
+    split: ImageSplit, rows: Sequence[int], num_decoded: int, conversion: Conversion
 ) -> ImageStatistics:
     """Read the headers of these rows' images; decode the first `num_decoded` of them, and all deep ones."""
     statistics = ImageStatistics()
@@ -105,7 +112,7 @@ def image_statistics(
             content = str(image["path"]).encode()  # stands in for a file that cannot be read
             try:
                 content = read_content(image)
-                size = statistics.add_image(content, num_decoded, value_range)
+                size = statistics.add_image(content, num_decoded, conversion)
                 if all(size) and is_sliver(size):
                     statistics.slivers.append(f"{split.describe(row, image)}: {size[0]:,}×{size[1]:,}")
             except UnreadableImageError as error:
@@ -117,12 +124,12 @@ def image_statistics(
 class Blocks(Dataset[ImageStatistics]):
     """A split for a DataLoader: item i is the statistics of its i-th 64 images, all decoded."""
 
-    def __init__(self, split: ImageSplit, value_range: Range | None) -> None:
-        self.split, self.value_range = split, value_range
+    def __init__(self, split: ImageSplit, conversion: Conversion) -> None:
+        self.split, self.conversion = split, conversion
 
     def __len__(self) -> int:
         return -(-len(self.split) // 64)
 
     def __getitem__(self, block: int) -> ImageStatistics:
         rows = range(64 * block, min(64 * block + 64, len(self.split)))
-        return image_statistics(self.split, rows, len(rows), self.value_range)
+        return image_statistics(self.split, rows, len(rows), self.conversion)

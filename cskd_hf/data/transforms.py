@@ -23,13 +23,16 @@ from torch import Tensor
 from torchvision import transforms as tv
 
 from cskd_hf.data import crops
-from cskd_hf.data.decode import Picture, decode
+from cskd_hf.data.decode import Conversion, Picture, decode
+from cskd_hf.data.deep import Range
 from cskd_hf.data.erasing import Erasing
 from cskd_hf.errors import UserError
-from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill
+from cskd_hf.recipe.catalog import IMAGENET_MEAN
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill, of_channels
 from cskd_hf.seeding import seeded
 
 MAX_ASPECT = 16  # [ours]
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by the number of channels
 
 
 class Transform:
@@ -41,6 +44,7 @@ class Transform:
         value_range: the recipe's `data.value_range`.
 
     Attributes:
+        channels: of the result.
         size: (height, width) of the result.
 
     Raises:
@@ -63,11 +67,11 @@ class Transform:
         (True, False)
     """
 
-    def __init__(
-        self, settings: TransformSection, is_training: bool, value_range: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, settings: TransformSection, is_training: bool, value_range: Range | None = None) -> None:
         self.settings, self.is_training = fill(settings, TRANSFORM_DEFAULTS), is_training
-        self.value_range, self.size = value_range, settings.input_size[1:]
+        self.channels, *size = settings.input_size
+        self.size = (size[0], size[1])
+        self._conversion = conversion_of(settings, value_range)._replace(strict=True)
         self._timm: Any = None
         # In evaluation timm's, which resizes with Pillow as anyone who loads the weights with timm will: our resize
         # takes half the time, but differs by a level here and there.
@@ -76,12 +80,12 @@ class Transform:
         self._erase = Erasing(settings) if is_training and settings.re_prob else None
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
-        """(3, H, W) uint8, equal for equal arguments.
+        """(channels, H, W) uint8, equal for equal arguments.
 
         Raises:
             UnreadableImageError: the image cannot be decoded.
         """
-        out = torch.empty(*self.size, 3, dtype=torch.uint8)
+        out = torch.empty(*self.size, self.channels, dtype=torch.uint8)
         self.write(image, seed, out)
         return out.permute(2, 0, 1).contiguous()
 
@@ -89,13 +93,13 @@ class Transform:
         """Write the same pixels into a batch.
 
         Args:
-            out: (H, W, 3) uint8, contiguous.
+            out: (H, W, channels) uint8, contiguous.
 
         Raises:
             UnreadableImageError: the image cannot be decoded; `out` is then undefined.
         """
         if self._timm is None:
-            picture = Picture(image, self.value_range, strict=True)
+            picture = Picture(image, self._conversion)
             draws = random.Random(seed)
             crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
@@ -104,14 +108,20 @@ class Transform:
                 with seeded(draws.getrandbits(63)):
                     self._erase(out)
             return
-        rgb = decode(image, self.value_range, strict=True)
-        if not self.is_training and is_sliver(rgb.size) and self.settings.crop_mode == "center":
-            out.copy_(torch.from_numpy(np.array(_centre_of_sliver(rgb, self.settings))))
+        whole = decode(image, self._conversion)
+        if not self.is_training and is_sliver(whole.size) and self.settings.crop_mode == "center":
+            shown = np.array(_centre_of_sliver(whole, self.settings))
+            out.copy_(torch.from_numpy(shown.reshape(out.shape)))
             return
         with seeded(seed) if self.is_training else nullcontext():
-            out.copy_(torch.as_tensor(self._timm(rgb)).permute(1, 2, 0))
+            out.copy_(torch.as_tensor(self._timm(whole)).permute(1, 2, 0))
             if self._erase is not None:
                 self._erase(out)
+
+
+def conversion_of(settings: TransformSection, value_range: Range | None) -> Conversion:
+    """What a network whose input is `settings.input_size` sees of stored pixels."""
+    return Conversion(_MODES[settings.input_size[0]], settings.background, value_range)
 
 
 def is_sliver(size: tuple[int, int]) -> bool:
@@ -119,10 +129,10 @@ def is_sliver(size: tuple[int, int]) -> bool:
     return max(size) > MAX_ASPECT * min(size)
 
 
-def _centre_of_sliver(rgb: Image.Image, settings: TransformSection) -> Image.Image:
+def _centre_of_sliver(image: Image.Image, settings: TransformSection) -> Image.Image:
     """timm's resize and centre crop, within one level (rarely two), without the pixels that the crop throws away."""
     assert settings.crop_pct is not None
-    sides, shown = rgb.size, settings.input_size[:0:-1]  # width, height
+    sides, shown = image.size, settings.input_size[:0:-1]  # width, height
     scaled = [math.floor(side / settings.crop_pct) for side in shown]
     if scaled[0] == scaled[1]:  # timm's sizes of the whole image: torchvision rounds down
         whole = [int(scaled[0] * side / min(sides)) for side in sides]
@@ -136,7 +146,7 @@ def _centre_of_sliver(rgb: Image.Image, settings: TransformSection) -> Image.Ima
     resample = Image.Resampling[_fixed_interpolation(settings).upper()]
     # One side after the other, the width first, as Pillow resizes an image that grows: at once it might do the height
     # first, which rounds otherwise.
-    columns = rgb.resize((shown[0], sides[1]), resample, (left, 0, right, sides[1]))
+    columns = image.resize((shown[0], sides[1]), resample, (left, 0, right, sides[1]))
     return columns.resize(shown, resample, (0, top, shown[0], bottom))
 
 
@@ -148,8 +158,10 @@ def _fixed_interpolation(settings: TransformSection) -> str:
 def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:
     """timm's transform, returning uint8."""
     names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct", "crop_mode"}
-    names |= {"mean"} if settings.crop_mode == "border" else set()  # the border's colour
-    size = settings.input_size[1:]
+    keywords = settings.model_dump(include=names)
+    channels, *size = settings.input_size
+    if settings.crop_mode == "border" or channels == 1:  # the colour of borders; timm's default has three channels
+        keywords["mean"] = settings.mean or of_channels(IMAGENET_MEAN, channels)
     fixed_interpolation = _fixed_interpolation(settings)
     try:
         transform = create_transform(
@@ -158,7 +170,7 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
             interpolation=settings.interpolation if is_training else fixed_interpolation,
             use_prefetcher=True,  # i.e. return uint8
             separate=is_training,
-            **settings.model_dump(include=names),
+            **keywords,
         )
     except AssertionError as error:  # how timm reports a policy string that it cannot parse
         raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None

@@ -108,8 +108,8 @@ def dry_run(
             ) from None
         reason = " ".join(str(error).split())
         raise UserError(
-            f"transform.input_size: the model does not run on images of {size}: {reason}; change it, or model.img_size "
-            "where the model takes one, or model.global_pool"
+            f"transform.input_size: the model does not run on images of {size}: {reason}; change it or "
+            f"model.global_pool, or write 'model.img_size=[{input_size[1]},{input_size[2]}]' where the model takes one"
         ) from error
     if output.ndim != 2 or output.shape[1] != num_classes:
         raise UserError(

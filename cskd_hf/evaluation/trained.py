@@ -17,6 +17,7 @@ from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
+from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers, table
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
@@ -42,8 +43,14 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
         UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
     """
     trained = load_weights(weights)
+    num_classes = trained.model.num_classes
+    if len(split.class_names) > num_classes:
+        raise UserError(
+            f"data: split {split.name!r} has {len(split.class_names)} classes, but {weights.source} has {num_classes}; "
+            "choose a split"
+        )
     data = fill(data, {"value_range": trained.value_range})
-    problems = check_test_values(split, data)
+    problems = check_test_values(split, data, trained.transform)
     accelerator = Accelerator()
     predictions = predict_split(
         trained.model.to(accelerator.device),

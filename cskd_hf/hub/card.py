@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from cskd_hf.data.transforms import conversion_of
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
@@ -27,6 +28,7 @@ def release_card(release: Release) -> str:
 
     source, summary = release.source, release.source.summary
     recipe, metrics = source.recipe, summary.metrics
+    conversion = conversion_of(recipe.transform, None)
     data, metadata = data_source(recipe), card_metadata(release)
     # The publisher's folder means nothing to others: they must say where the images are.
     dataset = recipe.data.dataset if recipe.data.dataset in (data.name, data.hub_id) else None
@@ -40,6 +42,8 @@ def release_card(release: Release) -> str:
         holdout=source.holdout,
         imports=_IMPORT if summary.model.needs_cskd_hf else "",
         deep=_deep(summary.dataset.deep),
+        mode=conversion.mode,
+        background=repr(conversion.background).replace("'", '"'),
         num_features=source.config["num_features"],
         data=data,
         paper=paper_of(recipe.method),

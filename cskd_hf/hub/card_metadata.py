@@ -17,7 +17,8 @@ def card_metadata(release: Release) -> ModelCardData:
     recipe = release.source.recipe
     data, paper, pretrained = data_source(recipe), paper_of(recipe.method), pretrained_source(recipe)
     tags = ["image-classification", "timm", "calibration", recipe.method.name.replace("_", "-")]
-    tags += [] if release.source.summary.model.needs_cskd_hf else ["transformers"]
+    plain_rgb = not release.source.summary.model.needs_cskd_hf and recipe.transform.input_size[0] == 3
+    tags += ["transformers"] * plain_rgb
     tags += [f"arxiv:{paper.arxiv}"] if paper.arxiv else []
     return ModelCardData(
         license=release.licence.identifier,

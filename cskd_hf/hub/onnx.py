@@ -47,7 +47,8 @@ def export_onnx(folder: Path) -> Path:
     The graph maps `pixel_values`, float32 (N, C, H, W) for any N, normalised as its metadata state, to `logits` and
     `probabilities`, (N, K). The logits are divided by the folder's temperature unless the weights already are
     (`cskd.folded_temperature` in config.json). The metadata are JSON: `architecture`, `labels` (K names),
-    `input_size`, `interpolation`, `crop_pct`, `crop_mode`, `mean`, `std`, `temperature`, `value_range`.
+    `input_size`, `interpolation`, `crop_pct`, `crop_mode`, `mean`, `std`, `temperature`, `value_range`,
+    `background`.
 
     Args:
         folder: config.json and model.safetensors, as timm's `local-dir:` loads them.
@@ -118,5 +119,6 @@ def _metadata(trained: TrainedModel, temperature: float | None) -> dict[str, str
     names = ("architecture", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
     values = {name: trained.model.pretrained_cfg[name] for name in names}
     values |= {"temperature": temperature, "value_range": trained.value_range}
+    values |= {"background": trained.transform.background}
     values |= {"labels": trained.class_names} if trained.class_names else {}
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}

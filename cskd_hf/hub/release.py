@@ -74,6 +74,7 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     # A folded temperature must not divide a second time.
     facts |= {"temperature": 1.0 if folded else temperature, "calibration": summary.metrics.verdict}
     facts |= {"needs_cskd_hf": summary.model.needs_cskd_hf, "value_range": source.recipe.data.value_range}
+    facts |= {"background": source.recipe.transform.background}
     facts |= {"folded_temperature": temperature, "folded_into": list(release.folded)} if folded else {}
     config["cskd"] = facts | {"cskd_hf": source.environments[-1]["cskd_hf"]}
     return config

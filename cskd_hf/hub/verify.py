@@ -66,7 +66,9 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
         pixels = normalize(images, mean, std, channels_last=False)
         logits = torch.cat([model(part) for part in pixels.split(32)])
     libraries = ["timm"]
-    if util.find_spec("transformers") and util.find_spec("transformers.models.timm_wrapper"):
+    if transform.input_size[0] != 3:
+        say("skipped: transformers, whose pipelines read RGB")
+    elif util.find_spec("transformers") and util.find_spec("transformers.models.timm_wrapper"):
         libraries.append("transformers")
     else:
         say("skipped: transformers, which is not installed or older than 4.48")
@@ -131,16 +133,16 @@ def _plain_code_reads(content: bytes, deep: Mapping[str, tuple[float, float]]) -
                 ImageOps.exif_transpose(opened)
     except Exception:  # broken metadata, under any of Pillow's exceptions
         return False
-    grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None)
+    grey = opened.mode[0] in "IF" and depth.kind == next(iter(deep), None) and "transparency" not in opened.info
     return (depth == EIGHT_BITS or grey) and not is_sliver(opened.size)
 
 
 def _noise(recipe: Recipe) -> tuple[list[bytes], Tensor]:
-    """Image files of noise, and what testing shows of them."""
+    """Image files of noise with alpha, and what testing shows of them."""
     contents = []
     for seed in range(8):
         buffer = io.BytesIO()
-        pixels = np.random.RandomState(seed).randint(0, 256, (*recipe.transform.input_size[1:], 3), dtype=np.uint8)
+        pixels = np.random.RandomState(seed).randint(0, 256, (*recipe.transform.input_size[1:], 4), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "PNG")
         contents.append(buffer.getvalue())
     transform = Transform(recipe.transform, is_training=False)

@@ -35,8 +35,8 @@ class Experiment(NamedTuple):
     num_images: int  # of the training split
     num_epochs: int
     class_names: tuple[str, ...]  # K, in label order
-    mean: tuple[float, float, float]  # with std: the normalisation of the images a method receives
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # with std: the normalisation of the images a method receives
+    std: tuple[float, ...]
 
 
 def _drop_example(schema: dict[str, Any]) -> None:

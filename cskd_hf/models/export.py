@@ -41,9 +41,12 @@ def model_config(
     model_args = {k: v for k, v in keywords.items() if k not in ("drop_rate", "drop_path_rate", "zero_init_last")}
     architecture, timm_args = _TIMM_EQUIVALENTS.get(architecture, (architecture, {}))
     model_args |= timm_args
+    default, transform = model.pretrained_cfg, fill(transform, TRANSFORM_DEFAULTS)
+    if default.get("fixed_input_size") and settings.img_size is None:
+        # timm would build the network for `input_size`, although this one was built for the default and adapts.
+        model_args["img_size"] = list(default["input_size"][1:])
     if has_cosine_head(model):
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
-    default, transform = model.pretrained_cfg, fill(transform, TRANSFORM_DEFAULTS)
     pretrained_cfg = {
         "tag": "cskd",
         "custom_load": False,
@@ -56,7 +59,8 @@ def model_config(
         "std": list(transform.std or ()),
         "num_classes": model.num_classes,
         "pool_size": None,
-        "first_conv": default.get("first_conv"),
+        # Before 1.0.31, timm cannot adapt weights of four channels and starts them at random.
+        "first_conv": None if transform.input_size[0] == 4 else default.get("first_conv"),
         "classifier": default.get("classifier"),
     }
     config: dict[str, Any] = {

@@ -64,9 +64,11 @@ def load_trained(source: str) -> TrainedModel:
         model = timm.create_model(location, pretrained=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(f"{source}: timm cannot load these weights: {' '.join(str(error).split())}") from error
-    # Not validated: evaluation takes whatever timm does.
-    transform = TransformSection().model_copy(update=resolve_model_data_config(model))
     names, facts = config.get("label_names"), config.get("cskd", {})
+    background = facts.get("background", TransformSection().background)
+    background = tuple(background) if isinstance(background, list) else background
+    # Not validated: evaluation takes whatever timm does.
+    transform = TransformSection(background=background).model_copy(update=resolve_model_data_config(model))
     temperature, black_white = facts.get("temperature"), facts.get("value_range")
     unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
     return TrainedModel(

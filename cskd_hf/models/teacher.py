@@ -68,6 +68,12 @@ def with_teacher(
             teacher = load_trained(source)
     except UserError as error:
         raise UserError(f"method.teacher: {error}") from None
+    channels = teacher.transform.input_size[0]
+    if channels != len(mean):
+        raise UserError(
+            f"method.teacher: {source} takes images of {channels} channels, and transform.input_size has {len(mean)}; "
+            "train the teacher on such images"
+        )
     if teacher.model.num_classes != len(class_names):
         raise UserError(
             f"method.teacher: {source} has {teacher.model.num_classes} classes, and the data has {len(class_names)}; "

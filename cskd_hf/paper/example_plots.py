@@ -15,7 +15,7 @@ from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 from PIL import Image
 
-from cskd_hf.data.decode import UnreadableImageError, decode
+from cskd_hf.data.decode import Conversion, UnreadableImageError, decode
 from cskd_hf.data.splits import load_split
 from cskd_hf.errors import UserError
 from cskd_hf.paper.finished_runs import FinishedRun
@@ -123,10 +123,11 @@ def load_pictures(run: FinishedRun, images: NDArray[np.int64]) -> list[Image.Ima
     if rows.max() >= len(split) or not np.array_equal(split.labels[rows], run.target.numpy()):
         dataset = run.recipe.data.dataset
         raise UserError(f"data.dataset: {dataset} has other images or labels than {run.folder} was tested on")
+    conversion = Conversion(background=run.recipe.transform.background, value_range=run.recipe.data.value_range)
     pictures = []
     for row, image in zip(rows[images], split.fetch(rows[images].tolist()), strict=True):
         try:
-            picture = decode(image, run.recipe.data.value_range)
+            picture = decode(image, conversion)
         except UnreadableImageError as error:
             raise UserError(f"{split.describe(int(row), image)}: {error}") from None
         picture.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))

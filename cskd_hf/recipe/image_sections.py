@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -42,6 +43,9 @@ class DataSection(Section):
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
     singleton: Literal["self", "error"] = "self"
     """A class with one training image, if `partner` is not_self: pair the image with itself, or stop."""
+    labels: Literal["name", "index"] = "name"
+    """What matches labels with the classes of trained weights, or of another split: the names of the classes, or
+    integers that number them from 0."""
     on_corrupt: Literal["error", "skip"] = "error"
     """An unreadable image: stop (error), or count it, train on another of its class and do not evaluate it (skip)."""
     value_range: tuple[float, float] | None = None
@@ -56,15 +60,31 @@ class DataSection(Section):
         return values
 
 
+Level = Annotated[int, Field(ge=0, le=255)]
+Colour = Annotated[str, Field(description="a colour such as black or '#102030'")]
+
 # What null means without pretrained weights.
 TRANSFORM_DEFAULTS = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
+
+
+def of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Mean or std of RGB for images of another number of channels: grey and alpha take the average [ours].
+
+    Example:
+        >>> of_channels((0.485, 0.456, 0.406), 1), of_channels((0.25, 0.5, 0.75), 4)
+        ((0.449,), (0.25, 0.5, 0.75, 0.5))
+    """
+    colours = tuple(values[:3])
+    average = round(sum(colours) / len(colours), 6)
+    rgb = colours if len(colours) == 3 else (average,) * 3
+    return tuple(values) if len(values) == channels else {1: (average,), 3: rgb, 4: (*rgb, average)}[channels]
 
 
 class TransformSection(Section):
     """Bytes to pixels: `timm.data.create_transform`."""
 
     input_size: tuple[int, int, int] = (3, 224, 224)
-    """(channels, height, width), pixels."""
+    """(channels, height, width), pixels; 3 channels: RGB, 1: its luma, 4: RGB and alpha."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -88,14 +108,17 @@ class TransformSection(Section):
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
     """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for the next two: as the
     pretrained weights were tested, else bilinear, 0.875, center."""
+    background: Colour | tuple[Level, Level, Level] = "white"
+    """The colour under transparent pixels: a name, '#rrggbb' or [red, green, blue]; unused with 4 channels."""
     crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
     """Evaluation: resize the short side to input / crop_pct, then crop the centre."""
     crop_mode: Literal["center", "squash", "border"] | None = None
     """Evaluation, instead of the short side: resize both sides to input / crop_pct (squash), or the long side, and pad
     (border)."""
-    mean: tuple[float, float, float] | None = None
-    """Of the RGB channels in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's."""
-    std: tuple[Positive, Positive, Positive] | None = None
+    mean: tuple[float, ...] | None = None
+    """Of each channel, in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's, of which grey and
+    alpha take the average."""
+    std: tuple[Positive, ...] | None = None
     """As `mean`."""
 
     @field_validator("auto_augment")
@@ -105,9 +128,38 @@ class TransformSection(Section):
             raise ValueError("null with color_jitter, which timm silently drops under a policy; write one of the two")
         return policy
 
+    @field_validator("color_jitter", "auto_augment")
+    @classmethod
+    def _without_alpha(cls, value: object, read: ValidationInfo) -> object:
+        if value is not None and read.data.get("input_size", (3,))[0] == 4:
+            raise ValueError("null with 4 channels: timm's colour operations do not take alpha")
+        return value
+
     @field_validator("input_size")
     @classmethod
-    def _rgb(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        if size[0] != 3 or min(size) < 1:
-            raise ValueError("[3, height, width] in pixels; images are RGB")
+    def _channels(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
+        if size[0] not in (1, 3, 4) or min(size) < 1:
+            raise ValueError("[channels, height, width] in pixels; channels: 3 (RGB), 1 (grey) or 4 (RGB and alpha)")
         return size
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, colour: str | tuple[int, int, int]) -> str | tuple[int, int, int]:
+        if isinstance(colour, str):
+            from PIL import ImageColor
+
+            try:
+                opaque = len(ImageColor.getrgb(colour)) == 3
+            except ValueError:
+                opaque = False
+            if not opaque:
+                raise ValueError("a colour such as black, '#102030' or [16, 32, 48]")
+        return colour
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _one_for_each_channel(cls, values: tuple[float, ...] | None, read: ValidationInfo) -> tuple[float, ...] | None:
+        channels = read.data.get("input_size", (3,))[0]
+        if values is not None and len(values) != channels:
+            raise ValueError(f"list of {channels} number{'s' * (channels > 1)}, one for each channel of input_size")
+        return values

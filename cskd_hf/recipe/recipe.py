@@ -25,6 +25,7 @@ from cskd_hf.recipe.sections import (
     Section,
     TransformSection,
 )
+from cskd_hf.recipe.suggest import flow, paste
 
 if TYPE_CHECKING:
     AnyMethod = Method
@@ -141,7 +142,27 @@ def parse_recipe(
     settings: Mapping[str, Any], source: str = "recipe", places: Mapping[str, str] | None = None
 ) -> Recipe:
     """Validate section → key → value; errors name the place of 'section.key', or else `source`."""
-    return _validate(Recipe, settings, source, places or {})
+    recipe = _validate(Recipe, settings, source, places or {})
+    _check_input(recipe, source, places or {})
+    return recipe
+
+
+def _check_input(recipe: Recipe, source: str, places: Mapping[str, str]) -> None:
+    """Compare the images that the network is built for with those that it gets."""
+    channels, height, width = recipe.transform.input_size
+    size = recipe.model.img_size
+    for key, read, expected in (
+        ("in_chans", recipe.model.in_chans, channels),
+        ("img_size", (size, size) if isinstance(size, int) else size, (height, width)),
+    ):
+        if read is not None and read != expected:
+            at = places.get(f"model.{key}", source)
+            wanted = (read, height, width) if isinstance(read, int) else (channels, *read)
+            raise UserError(
+                f"{at}: model.{key}: read {flow(getattr(recipe.model, key))}, but transform.input_size is "
+                f"{flow(recipe.transform.input_size)}; write {paste(at, 'transform.input_size', wanted)} or "
+                f"{paste(at, f'model.{key}', expected)}"
+            )
 
 
 def parse_data(settings: Any, source: str, places: Mapping[str, str] | None = None) -> DataSection:

@@ -6,11 +6,11 @@ from typing import Any
 
 from cskd_hf.recipe.catalog import IMAGENET_MEAN, IMAGENET_STD, entry_of
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, DataSection, ModelSection, TransformSection, fill
+from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, DataSection, ModelSection, TransformSection, fill, of_channels
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Fill null keys of `data` and `transform`.
+    """Fill null keys of `data` and `transform`, and `model.in_chans` unless images are RGB.
 
     Example:
         >>> from cskd_hf import load_recipe, resolve
@@ -19,7 +19,9 @@ def resolve(recipe: Recipe) -> Recipe:
         (None, (0.305, 0.305, 0.305))
     """
     transform = resolve_transform(recipe.transform, recipe.data, recipe.model)
-    return recipe.model_copy(update={"data": resolve_data(recipe.data), "transform": transform})
+    channels = transform.input_size[0]
+    model = fill(recipe.model, {"in_chans": None if channels == 3 else channels})
+    return recipe.model_copy(update={"data": resolve_data(recipe.data), "transform": transform, "model": model})
 
 
 def resolve_data(data: DataSection) -> DataSection:
@@ -35,7 +37,8 @@ def resolve_data(data: DataSection) -> DataSection:
 def resolve_transform(transform: TransformSection, data: DataSection, model: ModelSection) -> TransformSection:
     """Fill null mean, std, interpolation, crop_pct and crop_mode with those of the pretrained weights, if any.
 
-    Without them, mean and std are the catalog's, else ImageNet's, and the rest `TRANSFORM_DEFAULTS`.
+    Without them, mean and std are the catalog's, else ImageNet's, and the rest `TRANSFORM_DEFAULTS`. For other images
+    than RGB, mean and std are made of those three by `of_channels`.
     """
     entry = entry_of(data.dataset)
     defaults: dict[str, Any] = dict(TRANSFORM_DEFAULTS)
@@ -48,4 +51,5 @@ def resolve_transform(transform: TransformSection, data: DataSection, model: Mod
         pretrained = get_pretrained_cfg(model.model_name)
         if pretrained is not None:
             defaults = {key: getattr(pretrained, key) or default for key, default in defaults.items()}
+    defaults |= {key: of_channels(defaults[key], transform.input_size[0]) for key in ("mean", "std")}
     return fill(transform, defaults)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, TransformSection
+from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, TransformSection, of_channels
 from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, fill
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Section",
     "TransformSection",
     "fill",
+    "of_channels",
 ]
 
 
@@ -37,8 +38,10 @@ class ModelSection(Section):
     """Stochastic depth."""
     global_pool: str | None = None
     """Pooling before the classifier, timm's name."""
-    img_size: Count | None = None
-    """Pixels; for transformers with a fixed grid."""
+    img_size: Count | tuple[Count, Count] | None = None
+    """Pixels, or [height, width]; for transformers with a fixed grid. As in `transform.input_size`."""
+    in_chans: Literal[1, 3, 4] | None = None
+    """Channels of an image. null: those of `transform.input_size`."""
     zero_init_last: bool | None = None
     """Start each residual branch at zero, timm's default for ResNets; torchvision and the paper do not: false."""
 

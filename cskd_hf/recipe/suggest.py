@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.describe import parts_of
+from cskd_hf.recipe.image_sections import of_channels
 from cskd_hf.recipe.yaml_io import COMMAND_LINE, parse
 
 _WORDS = {
@@ -50,7 +51,10 @@ def suggest(kind: type[BaseModel], settings: Mapping[str, Any], key: str, place:
         if (candidate is not None or isinstance(value, str)) and _is_valid(kind, settings, key, candidate):
             return f"; write {paste(place, name, candidate)}"
     default = None if field.is_required() else field.get_default()
-    if any(get_origin(part) is tuple for part in parts) and (example := EXAMPLES.get(key, default)):
+    example: Any = EXAMPLES.get(key, default)
+    if key in ("mean", "std"):
+        example = of_channels(example, settings.get("input_size", [3])[0])
+    if example and any(get_origin(part) is tuple for part in parts):
         return f"; for example {paste(place, name, example)}"
     if value is None and default is not None:
         return f"; the default is {paste(place, name, default)}"
@@ -114,10 +118,11 @@ def _readings(value: Any, key: str, options: Sequence[str]) -> Iterator[Any]:
         if len(numbers) == 1:
             yield numbers[0]
             if key in ("mean", "std"):
-                yield numbers * 3
+                yield from (numbers * channels for channels in (3, 4))
         if key == "input_size":
-            sides = numbers[1:] if len(numbers) > 1 and numbers[0] in (1, 3) else numbers
-            yield [3, sides[0], sides[-1]]
+            channels = numbers[0] if len(numbers) > 1 and numbers[0] in (1, 3, 4) else 3
+            sides = numbers[1:] if len(numbers) == 3 or [channels] == numbers[:1] else numbers
+            yield [channels, sides[0], sides[-1]]
 
 
 def _readings_of_text(text: str, options: Sequence[str]) -> Iterator[Any]:

@@ -48,8 +48,8 @@ class Console:
             sys.stdout.flush()
 
     def checked(self, checked: QuickCheck) -> None:
-        """The problems of the data, and the pixel values of each split."""
-        for line in (*checked.problems, *(note for note in checked.notes if note != checked.values)):
+        """The problems of the data, and the pixel values of each split; `start` prints the notes."""
+        for line in checked.problems:
             self.say(f"note: {line}")
         self.say(checked.values)
 

@@ -93,6 +93,7 @@ def finish(
         "calibration": metrics.verdict,
         "recipe_hash": summary.recipe_hash,
         "value_range": recipe.data.value_range,
+        "background": recipe.transform.background,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)

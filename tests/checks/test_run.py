@@ -11,6 +11,7 @@ import pytest
 from command_runs import ROOT, draw_folder, draw_image, write_recipe
 from small_sets import as_arrow
 
+from cskd_hf.checks import run as check_run
 from cskd_hf.checks.run import METRICS_MEMORY, check
 from cskd_hf.data import duplicates, inspect
 from cskd_hf.data.splits import load_images
@@ -69,7 +70,7 @@ def test_every_problem_is_in_the_numbered_list(folder, recipe, checked):
     done = checked(recipe, "model.model_name=resnet8")
     assert done.status == 1
     assert len(done.problems) == 3
-    assert "3 problems in the sample" in done.stdout
+    assert "3 problems\n" in done.stdout
 
 
 # counts
@@ -154,6 +155,7 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path, folder, checked
 def test_large_data_is_compared_by_a_sample(tmp_path, folder, checked, monkeypatch, arrow):
     (folder / "test" / "class 0" / "twin.png").write_bytes((folder / "train" / "class 0" / "01.png").read_bytes())
     monkeypatch.setitem(inspect.HASH_LIMIT, "check", 1)
+    monkeypatch.setattr(check_run, "SAMPLED_FROM", 0)
     recipe = write_recipe(tmp_path / "run.yaml", as_arrow(folder, tmp_path / "arrow") if arrow else folder)
     done = checked(recipe)
     if arrow:
@@ -182,7 +184,7 @@ def test_an_unreadable_image_is_named(folder, recipe, checked, content):
     assert skipped.problems[0].endswith("; training skips it")
 
 
-def test_full_finds_a_corrupt_file_outside_the_sample(tmp_path, checked, monkeypatch):
+def test_a_corrupt_file_outside_the_sample_is_found_by_full_and_in_small_data(tmp_path, checked, monkeypatch):
     monkeypatch.setattr(duplicates.sample_rows, "__defaults__", (5,))
     folder = draw_folder(tmp_path / "images", {"train": (40, 40), "test": (2, 2)})
     recipe = write_recipe(tmp_path / "run.yaml", folder)
@@ -190,13 +192,15 @@ def test_full_finds_a_corrupt_file_outside_the_sample(tmp_path, checked, monkeyp
     unseen = int(np.setdiff1d(np.arange(80), duplicates.sample_rows(train))[-1])
     broken = Path(train.fetch([unseen])[0]["path"])
     broken.write_bytes(broken.read_bytes()[:300])
-    cheap = checked(recipe)
-    assert cheap.status == 0
-    assert "train      5 of 80 images decoded\n" in cheap.stdout
-    full = checked(recipe, full=True)
-    assert full.status == 1
-    assert f"split 'train', row {unseen}, file {broken}: unreadable image" in full.problems[0]
-    assert "train      every image decoded\n" in full.stdout
+    small = checked(recipe)
+    monkeypatch.setattr(check_run, "SAMPLED_FROM", 84)
+    sampled, full = checked(recipe), checked(recipe, full=True)
+    assert sampled.status == 0
+    assert "train      5 of 80 images decoded\n" in sampled.stdout
+    for done in (small, full):
+        assert done.status == 1
+        assert f"split 'train', row {unseen}, file {broken}: unreadable image" in done.problems[0]
+        assert "train      every image decoded\n" in done.stdout
 
 
 def test_formats_modes_and_sizes_are_printed(folder, recipe, checked):

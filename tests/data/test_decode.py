@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from cskd_hf.data.decode import UnreadableImageError, decode
+from cskd_hf.data.decode import Conversion, UnreadableImageError, decode
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
@@ -22,9 +22,9 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(data: bytes) -> np.ndarray:
-    image = decode({"bytes": data, "path": None})
-    assert image.mode == "RGB"
+def pixels(data: bytes, mode: str = "RGB", background: object = "white") -> np.ndarray:
+    image = decode({"bytes": data, "path": None}, Conversion(mode, background))
+    assert image.mode == mode
     return np.asarray(image).astype(int)
 
 
@@ -52,11 +52,33 @@ def test_greyscale_repeats_its_channel(kind):
     assert (pixels(encode(Image.fromarray(GREY), kind)) == GREY[:, :, None]).all()
 
 
-def test_alpha_is_dropped_and_the_colour_preserved():
-    grey_alpha = np.stack([GREY, RGB[:, :, 1]], axis=-1)
-    assert (pixels(encode(Image.fromarray(grey_alpha, "LA"), "PNG")) == GREY[:, :, None]).all()
-    rgba = np.concatenate([RGB, np.zeros((*GREY.shape, 1), dtype=np.uint8)], -1)
-    assert (pixels(encode(Image.fromarray(rgba), "PNG")) == RGB).all()
+@pytest.mark.parametrize(("background", "colour"), [("white", 255), ("#102030", (16, 32, 48)), ((9, 8, 7), (9, 8, 7))])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_composited_on_the_background(background, colour, channels):
+    stored = np.concatenate([RGB, RGB], -1)[..., 2 : 2 + channels]
+    data = encode(Image.fromarray(stored, {2: "LA", 4: "RGBA"}[channels]), "PNG")
+    share = stored[..., -1:] / 255
+    shown = stored[..., :-1] * share + np.array(colour) * (1 - share)
+    assert np.abs(pixels(data, background=background) - shown).max() <= 1
+    assert (pixels(data, "RGBA", background) == (stored if channels == 4 else stored[..., [0, 0, 0, 1]])).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_is_the_luma_of_the_colours_and_no_alpha_is_opaque(kind):
+    data = encode(Image.fromarray(blocks()), kind)
+    colours = pixels(data)
+    assert np.abs(pixels(data, "L") - colours @ [0.299, 0.587, 0.114]).max() <= 0.51
+    assert (pixels(data, "RGBA") == np.concatenate([colours, np.full((*colours.shape[:2], 1), 255)], -1)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_the_transparent_colour_of_a_png_shows_the_background(mode):
+    image = Image.fromarray(RGB).convert(mode)
+    key = image.getpixel((3, 2))
+    shown = np.asarray(image.convert("RGB")).copy()
+    transparent = (np.asarray(image).reshape(12, 10, -1) == np.array(key)).all(axis=2)
+    shown[transparent] = (1, 2, 3)
+    assert (pixels(encode(image, "PNG", transparency=key), background=(1, 2, 3)) == shown).all()
 
 
 def test_one_bit_is_black_and_white():
@@ -76,7 +98,10 @@ def test_palette_png_decodes_to_its_colours_without_a_warning(transparency):
         assert ("transparency" in opened.info) == (transparency is not None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (pixels(data) == colours[GREY % 4]).all()
+        found = pixels(data)
+    alpha = {None: [255] * 4, 2: [255, 255, 0, 255]}.get(transparency) or [*transparency]
+    share = np.array(alpha)[GREY % 4][..., None] / 255
+    assert np.abs(found - (colours[GREY % 4] * share + 255 * (1 - share))).max() <= 1
 
 
 def test_adobe_cmyk_jpeg_decodes_to_the_printed_colours():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from deep_images import png, tiff
 from PIL import Image
 
-from cskd_hf.data.decode import UnreadableImageError, decode, survey
+from cskd_hf.data.decode import Conversion, UnreadableImageError, decode, survey
 
 RANDOM = np.random.default_rng(0)
 
@@ -36,7 +37,7 @@ def expected(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def pixels(data: bytes, value_range: tuple[float, float] | None = None) -> np.ndarray:
-    return np.asarray(decode({"bytes": data, "path": None}, value_range)).astype(int)
+    return np.asarray(decode({"bytes": data, "path": None}, Conversion(value_range=value_range))).astype(int)
 
 
 GREY = {
@@ -90,12 +91,26 @@ def test_both_bytes_of_16_bit_colour_are_read(encode, value_range):
 
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_alpha_of_16_bits_is_dropped_and_not_part_of_the_range(channels, interlaced):
+def test_alpha_of_16_bits_is_composited_and_not_part_of_the_range(channels, interlaced):
     values = draw("u2", 0, 4095, channels)
-    values[..., -1] = 65535
+    values[..., -1] = RANDOM.integers(0, 65535, values.shape[:2], endpoint=True)
     data = png(values, interlaced)
-    assert (pixels(data, (0, 4095)) == expected(values[..., :-1], 0, 4095)).all()
+    share = (values[..., -1:] >> 8) / 255
+    shown = expected(values[..., :-1], 0, 4095) * share + 255 * (1 - share)
+    assert np.abs(pixels(data, (0, 4095)) - shown).max() <= 1
     assert survey({"bytes": data, "path": None})[1].max() <= 4095
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_the_transparent_colour_of_a_16_bit_png_is_white(channels):
+    values = draw("u2", 0, 65535, channels)
+    key = values[2, 3].reshape(-1).astype(">u2").tobytes()
+    chunk = len(key).to_bytes(4, "big") + (b"tRNS" + key) + zlib.crc32(b"tRNS" + key).to_bytes(4, "big")
+    data = png(values)
+    at = data.index(b"IDAT") - 4
+    shown = np.broadcast_to(expected(values, 0, 65535).reshape(9, 7, -1), (9, 7, 3)).copy()
+    shown[2, 3] = 255
+    assert (pixels(data[:at] + chunk + data[at:]) == shown).all()
 
 
 def test_16_bit_inks_become_the_printed_colours():
@@ -155,7 +170,7 @@ def test_pixels_that_are_not_finite_are_unreadable(bad, value_range):
 )
 def test_an_image_that_would_be_lost_is_unreadable_without_a_value_range(values, message):
     with pytest.raises(UnreadableImageError, match=message) as caught:
-        decode({"bytes": tiff(values), "path": None}, strict=True)
+        decode({"bytes": tiff(values), "path": None}, Conversion(strict=True))
     assert "data.value_range=[LOW,HIGH]" in str(caught.value)
     assert len(np.unique(pixels(tiff(values), (float(values.min()), float(values.max()))))) > 20
 

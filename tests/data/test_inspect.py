@@ -11,7 +11,7 @@ from command_runs import ROOT, draw_folder, quick, write_recipe
 from small_sets import as_arrow
 
 from cskd_hf.data import duplicates, inspect, statistics
-from cskd_hf.data.decode import survey
+from cskd_hf.data.decode import Conversion, survey
 from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG
@@ -35,13 +35,13 @@ def test_digests_do_not_depend_on_the_selected_rows(tmp_path, folder):
     for rows in ([6, 0, 3], [2], list(range(7))):
         part = train.take(np.array(rows))
         assert (duplicates.image_digests(part) == duplicates.image_digests(train)[rows]).all()
-        found = statistics.image_statistics(part, range(len(rows)), num_decoded=0)
+        found = statistics.image_statistics(part, range(len(rows)), num_decoded=0, conversion=Conversion())
         assert found.digests == duplicates.image_digests(part).tolist()
 
 
 def test_the_quick_check_decodes_only_a_sample(tmp_path, folder, monkeypatch):
     calls: list[Any] = []
-    monkeypatch.setattr(statistics, "survey", lambda image: calls.append(image) or survey(image))
+    monkeypatch.setattr(statistics, "survey", lambda *of: calls.append(of) or survey(*of))
     monkeypatch.setattr(inspect, "NUM_DECODED", 2)
     assert quick_check(write_recipe(tmp_path / "run.yaml", folder)).problems == []
     assert len(calls) == 2 * 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from torchvision import transforms as tv
 from transform_cases import NOISE, SEED, SMALL, WILD, encoded, transform
@@ -15,7 +18,12 @@ from cskd_hf.data.decode import UnreadableImageError
 
 @pytest.mark.parametrize("is_training", [True, False])
 @pytest.mark.parametrize(
-    "settings", [{}, {"input_size": (3, 24, 40)}, {"crop_padding": 2}, {"interpolation": "random"}]
+    "settings",
+    [
+        *({}, {"input_size": (3, 24, 40)}, {"crop_padding": 2}, {"interpolation": "random"}),
+        {"input_size": (1, 24, 40), "auto_augment": "rand-m6-mstd0.5-inc1"},
+        {"input_size": (4, 24, 40), "re_prob": 1.0, "re_mode": "pixel"},
+    ],
 )
 @pytest.mark.parametrize("shape", [(300, 400), (200, 30), (10, 7), (1, 1)])
 def test_output_is_uint8_channels_first_of_the_input_size(is_training, settings, shape):
@@ -43,6 +51,52 @@ def test_unreadable_bytes_raise_unreadable_image_error():
 
 
 # Evaluation
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def stored_images() -> dict[str, bytes]:
+    """Small images of many modes, with and without alpha."""
+    array = np.resize(NOISE, (40, 60, 4))
+    rgb, rgba, grey = Image.fromarray(array[..., :3].copy()), Image.fromarray(array), Image.fromarray(array[..., 0])
+    palette = Image.fromarray(array[..., 0] % 4)
+    palette.putpalette(array[0, :4, :3].tobytes())
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return {
+        "RGBA": encode(rgba, "PNG", exif=turned),
+        "LA": encode(Image.fromarray(array[..., :2].copy(), "LA"), "PNG"),
+        "transparent grey": encode(grey, "PNG", transparency=int(array[0, 0, 0])),
+        "transparent colour": encode(rgb, "PNG", transparency=tuple(map(int, array[0, 0, :3]))),
+        "transparent bit": encode(grey.convert("1"), "PNG", transparency=1),
+        "palette": encode(palette, "PNG", transparency=bytes([255, 0, 128, 7])),
+        "GIF": encode(palette, "GIF", transparency=1),
+        "CMYK": encode(Image.fromarray(array, "CMYK"), "JPEG"),
+        "JPEG": encode(rgb, "JPEG"),
+        "grey JPEG": encode(grey, "JPEG"),
+        "LAB": encode(Image.fromarray(array[..., :3].copy(), "LAB"), "TIFF"),
+    }
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("crop_mode", ["center", "border"])
+def test_evaluation_shows_what_the_cards_code_shows(channels, crop_mode):
+    settings = {"crop_mode": crop_mode, "crop_pct": 0.9, "interpolation": "bicubic", "mean": (0.5,) * channels}
+    ours = transform(False, input_size=(channels, 24, 40), background=(10, 200, 30), **settings)
+    theirs = create_transform((channels, 24, 40), **settings, std=(1,) * channels)
+    for name, content in stored_images().items():
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        if channels == 4:
+            image = image.convert("RGBA")
+        elif image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (10, 200, 30)), image.convert("RGBA"))
+        image = image if channels == 4 else image.convert("RGB")
+        expected = theirs(image.convert("L") if channels == 1 else image)
+        assert torch.allclose(ours({"bytes": content, "path": None}, SEED) / 255 - 0.5, expected, atol=1e-6), name
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (256, 256), (231, 257), (100, 60)])

@@ -9,6 +9,7 @@ import pytest
 from deep_images import png, tiff
 from PIL import Image
 
+from cskd_hf.data.decode import Conversion
 from cskd_hf.data.duplicates import Diagnostics
 from cskd_hf.data.inspect import check_test_values, metadata_notes, quick_check
 from cskd_hf.data.splits import load_images, load_split
@@ -31,7 +32,7 @@ def noise(kind: str, low: float, high: float, channels: int = 0) -> np.ndarray:
 def statistics(*contents: bytes, value_range: tuple[float, float] | None = None, num_decoded: int = 50):
     found = ImageStatistics()
     for content in contents:
-        found.add_image(content, num_decoded, value_range)
+        found.add_image(content, num_decoded, Conversion(value_range=value_range))
     return found
 
 
@@ -118,14 +119,24 @@ def test_turned_images_and_broken_metadata_are_counted():
     broken = b"Exif\0\0MM\0*\0\0\xff\xff"
     found = statistics(jpeg(), jpeg(1), jpeg(6), jpeg(8), jpeg(exif=broken), tiff(noise("u1", 0, 255), orientation=6))
     assert (found.opened, found.turned, found.broken_metadata, found.unreadable) == (6, 3, 1, [])
-    turned, unreadable = metadata_notes({"train": found})
+    turned, unreadable = metadata_notes({"train": found}, TransformSection())
     assert "with an EXIF orientation: 3 of 6 train images" in turned
     assert "cannot be read: 1 of 6 train images" in unreadable
 
 
+@pytest.mark.parametrize(
+    ("channels", "rule"), [(3, "shown on white (transform.background)"), (4, "the fourth channel")]
+)
+def test_images_with_alpha_and_deep_ones_are_counted_in_one_line(channels, rule):
+    found = statistics(png(noise("u1", 0, 255, 4)), png(noise("u2", 0, 65535, 2)), png(noise("u1", 0, 255, 3)))
+    (note,) = metadata_notes({"train": found, "test": ImageStatistics()}, TransformSection(input_size=(channels, 8, 8)))
+    deep = "deeper than 8 bits: 1 of 3 train images checked, read by data.value_range"
+    assert note == f"with alpha: 2 of 3 train images checked, {rule}; {deep}"
+
+
 def test_huge_images_are_counted_without_a_warning(monkeypatch, recwarn):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    (note,) = metadata_notes({"train": statistics(jpeg(), jpeg(size=(4, 4)))})
+    (note,) = metadata_notes({"train": statistics(jpeg(), jpeg(size=(4, 4)))}, TransformSection())
     assert note.startswith("images of more than 100 pixels (PIL.Image.MAX_IMAGE_PIXELS): 1 sizes, up to 16×8")
     assert not recwarn.list
 
@@ -148,12 +159,13 @@ def test_the_start_of_training_names_modes_and_values_and_rejects_dark_images(fo
     with pytest.raises(UserError, match=r"values are 0 to 4,095 in test; write data\.value_range=\[0,4095\]"):
         quick_check(load_images(data), data, TransformSection())
     with pytest.raises(UserError, match=r"write data\.value_range=\[0,4095\]"):
-        check_test_values(load_split(data, None), data)
+        check_test_values(load_split(data, None), data, TransformSection())
     data = data.model_copy(update={"value_range": (0, 4095)})
     found = quick_check(load_images(data), data, TransformSection())
     assert found.values == "pixel values: train L 0 to 255, test I;16 0 to 4,095 of 0 to 4,095"
-    assert (found.deep, found.notes) == ({"16-bit": (0, 4095)}, [found.values])
-    assert check_test_values(load_split(data, None), data) == []
+    counted = "deeper than 8 bits: 2 of 2 test images checked, read by data.value_range"
+    assert (found.deep, found.notes) == ({"16-bit": (0, 4095)}, [counted, found.values])
+    assert check_test_values(load_split(data, None), data, TransformSection()) == []
 
 
 def test_slivers_are_listed(folder):

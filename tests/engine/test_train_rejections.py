@@ -62,7 +62,7 @@ def test_an_output_folder_below_a_file_is_rejected(tmp_path, images):
     ("override", "message"),
     [
         ("model.model_name=resnet81", "error: model.model_name: timm has no 'resnet81'; did you mean resnet"),
-        ("model.img_size=32", "error: model.img_size: test_resnet does not take it; leave it out"),
+        ("model.img_size=48", "error: model.img_size: test_resnet does not take it; leave it out"),
         ("model.num_classes=7", "error: model.num_classes: read 7, but the data has 3; leave it out"),
         ("model.pretrained=true", "error: model.pretrained: the weights of test_resnet could not be loaded ("),
         ("model={model_name: resnet10, pretrained: true}", "error: model.pretrained: "),

@@ -105,6 +105,7 @@ def test_the_metadata_hold_preprocessing_and_class_names(tmp_path):
         "mean": [0.1, 0.2, 0.3],
         "std": [0.4, 0.5, 0.6],
         "value_range": None,
+        "background": "white",
         "temperature": TEMPERATURE,
     }
 

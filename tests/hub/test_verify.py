@@ -92,7 +92,7 @@ def as_phones_store(pixels, path):
     Image.fromarray(np.rot90(pixels)).save(path, quality=95, exif=exif)
 
 
-def test_the_cards_code_shows_turned_and_deep_images_as_testing_did(tmp_path, monkeypatch):
+def test_the_cards_code_shows_turned_deep_and_transparent_images_as_testing_did(tmp_path, monkeypatch):
     random = np.random.RandomState(0)
     for split, count in (("train", 6), ("test", 4)):
         for name, level in (("dark", 400), ("bright", 2000)):
@@ -104,22 +104,31 @@ def test_the_cards_code_shows_turned_and_deep_images_as_testing_did(tmp_path, mo
                     as_phones_store((values >> 4).astype(np.uint8), folder / f"{number}.jpg")
                 else:
                     (folder / f"{number}.tif").write_bytes(tiff(values))
-    recipe = write_recipe(tmp_path / "run.yaml", tmp_path / "images", data={"value_range": [0, 4095]})
+            Image.fromarray(random.randint(0, 256, (20, 30, 4), dtype=np.uint8)).save(folder / "alpha.png")
+    sections = {"data": {"value_range": [0, 4095]}, "transform": {"background": [10, 200, 30]}}
+    recipe = write_recipe(tmp_path / "run.yaml", tmp_path / "images", **sections)
     done = quick(recipe, "scheduler.num_epochs=1")
     assert done.status == 0, done.stderr
-    assert "with an EXIF orientation: 6 of 12 train, 4 of 8 test images" in done.stdout
+    assert "with an EXIF orientation: 6 of 14 train, 4 of 10 test images" in done.stdout
+    counted = "with alpha: 2 of 14 train, 2 of 10 test images checked, shown on [10, 200, 30] (transform.background); "
+    assert counted + "deeper than 8 bits: 6 of 14 train, 4 of 10 test" in done.stdout
     monkeypatch.setattr("cskd_hf.hub.verify.util.find_spec", lambda name: None)  # without transformers
     release, *arguments, _ = build(tmp_path / "run", tmp_path / "release")
     said = []
     verify_release(release, *arguments, said.append)
-    assert "the card's code, without cskd_hf: logits of 8 of 8 image files equal" in said
+    assert "the card's code, without cskd_hf: logits of 10 of 10 image files equal" in said
     card = (release / "README.md").read_text()
     assert "with an EXIF orientation" in card
     assert json.loads((release / "config.json").read_text())["cskd"]["value_range"] == [0, 4095]
-    assert load_trained(f"local-dir:{release}").value_range == (0, 4095)
-    for good, bad, wrong in (("ImageOps.exif_transpose(", "(", 4), ("if image.mode[0]", "if 0 and image.mode[0]", 4)):
+    trained = load_trained(f"local-dir:{release}")
+    assert (trained.value_range, trained.transform.background) == ((0, 4095), (10, 200, 30))
+    for good, bad, wrong in (
+        ("ImageOps.exif_transpose(", "(", 4),
+        ("if image.mode[0]", "if 0 and image.mode[0]", 4),
+        ("if image.has_transparency_data", "if 0", 2),
+    ):
         (release / "README.md").write_text(card.replace(good, bad))
         with pytest.raises(
-            UserError, match=f"the card's code predicts something else: the logits of {wrong} of 8 images"
+            UserError, match=f"the card's code predicts something else: the logits of {wrong} of 10 images"
         ):
             verify_release(release, *arguments, said.append)

@@ -34,18 +34,24 @@ def export(folder, model=None, readme="text", transform=TRANSFORM, **keywords):
     [
         {"model_name": "test_resnet", "drop_rate": 0.5, "zero_init_last": False},
         {"model_name": "test_vit", "img_size": 64, "global_pool": "avg", "drop_path_rate": 0.1},
+        {"model_name": "test_vit"},  # takes any size, built for its default
+        {"model_name": "test_vit", "img_size": (32, 64), "in_chans": 1},
+        {"model_name": "test_resnet", "in_chans": 4},
         {"model_name": "resnet10"},
         {"model_name": "preactresnet10_32px"},
     ],
     ids=lambda keywords: keywords["model_name"],
 )
 def test_timm_loads_the_exported_weights_bit_for_bit(tmp_path, keywords):
-    model = export(tmp_path / "model", **keywords).eval()
+    height = 32 if keywords.get("img_size") == (32, 64) else 64
+    size = (keywords.get("in_chans", 3), height, 64)
+    transform = TRANSFORM.model_copy(update={"input_size": size})
+    model = export(tmp_path / "model", transform=transform, **keywords).eval()
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
     weights = model.state_dict()
     assert weights.keys() == loaded.state_dict().keys() == load_file(tmp_path / "model" / "model.safetensors").keys()
     assert [name for name, value in loaded.state_dict().items() if not torch.equal(value, weights[name])] == []
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, *size)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))
 

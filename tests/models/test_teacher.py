@@ -137,6 +137,11 @@ def test_other_classes_are_rejected_at_the_first_difference(names: tuple[str, ..
     assert message.format(TEACHER) in rejection(TEACHER, names)
 
 
+def test_a_teacher_of_images_with_other_channels_is_rejected() -> None:
+    with pytest.raises(UserError, match=r"takes images of 3 channels, and transform\.input_size has 1; train"):
+        with_teacher(small_network(), TEACHER, CLASSES, MEAN[:1], STD[:1])
+
+
 @pytest.mark.parametrize("files", [(), ("recipe.yaml", "metrics.jsonl")])
 def test_an_unfinished_run_is_rejected(tmp_path: Path, files: tuple[str, ...]) -> None:
     for file in files:

@@ -58,9 +58,21 @@ OVERRIDES = [
         "command line: data.holdout: read 0.7; allowed: number from 0 to 0.5, a split's name, or null",
     ),
     (
-        "transform.input_size=[1, 32, 32]",
-        "command line: transform.input_size: read [1, 32, 32]; allowed: [3, height…32]'",
+        "transform.input_size=[2, 32, 32]",
+        "command line: transform.input_size: read [2, 32, 32]; allowed: [channels, height, width] …; channels: 3 (R…; "
+        "write 'transform.input_size=[3,32,32]'",
     ),
+    (
+        "model.in_chans=1",
+        "command line: model.in_chans: read 1, but transform.input_size is [3, 224, 224]; write "
+        "'transform.input_size=[1,224,224]' or model.in_chans=3",
+    ),
+    (
+        "model.img_size=[32, 48]",
+        "command line: model.img_size: read [32, 48], but transform.input_size is [3, 224, 224]; write "
+        "'transform.input_size=[3,32,48]' or 'model.img_size=[224,224]'",
+    ),
+    ("transform.background=clear", "command line: transform.background: read 'clear'; allowed: a colour such as …"),
     # the learning rate
     (
         "optimizer.lr=",

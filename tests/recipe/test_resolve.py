@@ -55,6 +55,14 @@ def test_statistics_come_from_the_catalog_else_imagenet(dataset, mean, std):
     assert (half.mean, half.std) == ((0.1, 0.2, 0.3), std)
 
 
+@pytest.mark.parametrize(("channels", "mean"), [(1, (0.449,)), (3, IMAGENET_MEAN), (4, (*IMAGENET_MEAN, 0.449))])
+def test_grey_and_alpha_have_the_average_statistics_and_the_network_their_channels(channels, mean):
+    overrides = [f"transform.input_size=[{channels},32,48]", "data.dataset=some/folder"]
+    resolved = resolve(load_recipe("recipes/digits_resnet10.yaml", overrides))
+    assert (resolved.transform.mean, len(resolved.transform.std)) == (mean, channels)
+    assert resolved.model.in_chans == {1: 1, 3: None, 4: 4}[channels]
+
+
 def test_the_statistics_of_pretrained_weights_come_first():
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     pretrained = resolve_transform(TransformSection(), CIFAR100, ModelSection(model_name=name, pretrained=True))

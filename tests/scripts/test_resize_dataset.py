@@ -115,11 +115,12 @@ def test_rotated_images_are_stored_upright_and_unreadable_ones_unchanged(script,
     exif[0x0112] = 6
     rotated, grey = photograph(1, 90, 60, exif=exif), picture(2, "PNG", "L", 50)
     deep = tiff(np.arange(6400, dtype=np.uint16).reshape(80, 80))
-    images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey, deep)]
-    source = arrow(tmp_path / "in", images, [0, 1, 0, 1])
+    transparent = picture(3, "PNG", "RGBA", 50)
+    images = [{"bytes": data, "path": None} for data in (rotated, b"not an image", grey, deep, transparent)]
+    source = arrow(tmp_path / "in", images, [0, 1, 0, 1, 0])
     assert resize(script, source, tmp_path / "out", "--short-side", 30) == 0
-    first, second, third, fourth = load(tmp_path / "out").train.fetch(range(4))
-    assert fourth["bytes"] == deep  # a JPEG would have 8 bits
+    first, second, third, *unfit = load(tmp_path / "out").train.fetch(range(5))
+    assert [image["bytes"] for image in unfit] == [deep, transparent]  # a JPEG would have 8 bits and no alpha
     assert decode(first).size == (30, 45)
     assert second["bytes"] == b"not an image"
     assert decode(third).size == (30, 30)
