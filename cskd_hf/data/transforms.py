@@ -66,6 +66,7 @@ class Transform:
     def __init__(
         self, settings: TransformSection, is_training: bool, value_range: tuple[float, float] | None = None
     ) -> None:
+        settings = settings if is_training else settings.for_evaluation()
         self.settings, self.is_training = fill(settings, TRANSFORM_DEFAULTS), is_training
         self.value_range, self.size = value_range, settings.input_size[1:]
         self._timm: Any = None

@@ -57,12 +57,13 @@ def build_loader(
     recipe: Recipe, train: ImageSplit, batches: GlobalBatches, accelerator: Accelerator
 ) -> DataLoader[Any]:
     """Augmented images of `batches`, with an un-augmented view where the method asks for one."""
-    value_range = recipe.data.value_range
+    value_range, transform = recipe.data.value_range, recipe.transform
+    plain = transform.model_copy(update={"test_input_size": None})  # as large as the view it joins
     images = PairedImages(
         train,
-        Transform(recipe.transform, True, value_range),
+        Transform(transform, True, value_range),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
-        plain=Transform(recipe.transform, False, value_range) if recipe.method.views == "same_class_plain" else None,
+        plain=Transform(plain, False, value_range) if recipe.method.views == "same_class_plain" else None,
     )
     return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 

@@ -62,6 +62,8 @@ class TransformSection(Section):
 
     input_size: tuple[int, int, int] = (3, 224, 224)
     """(channels, height, width), pixels."""
+    test_input_size: tuple[int, int, int] | None = None
+    """Size for evaluation. null: the pretrained weights' test size if they are trained at theirs, else `input_size`."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -102,9 +104,15 @@ class TransformSection(Section):
             raise ValueError("null with color_jitter, which timm silently drops under a policy; write one of the two")
         return policy
 
-    @field_validator("input_size")
+    @field_validator("input_size", "test_input_size")
     @classmethod
-    def _rgb(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
-        if size[0] != 3 or min(size) < 1:
+    def _rgb(cls, size: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if size is not None and (size[0] != 3 or min(size) < 1):
             raise ValueError("[3, height, width] in pixels; images are RGB")
         return size
+
+    def for_evaluation(self) -> TransformSection:
+        """With `test_input_size`, if there is one, as `input_size`."""
+        if self.test_input_size is None:
+            return self
+        return self.model_copy(update={"input_size": self.test_input_size, "test_input_size": None})

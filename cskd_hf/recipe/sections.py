@@ -1,8 +1,8 @@
 """The sections of a recipe: every key with its type, range, default and meaning."""
 
 from __future__ import annotations
-
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -26,9 +26,12 @@ class ModelSection(Section):
     """The network: `timm.create_model`."""
 
     model_name: str
-    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …"""
+    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …; or the
+    network of a config.json: `hf-hub:OWNER/NAME` or `local-dir:FOLDER`."""
     pretrained: bool = False
-    """Start from timm's pretrained weights; the paper trains from scratch."""
+    """Start from the pretrained weights that `model_name` names; the paper trains from scratch."""
+    checkpoint: str | None = None
+    """Start from the weights in this file (safetensors or .pth) of the same architecture instead."""
     num_classes: Count | None = None
     """null: the dataset's."""
     drop_rate: Probability | None = None
@@ -41,6 +44,25 @@ class ModelSection(Section):
     """Pixels; for transformers with a fixed grid."""
     zero_init_last: bool | None = None
     """Start each residual branch at zero, timm's default for ResNets; torchvision and the paper do not: false."""
+
+    @field_validator("model_name")
+    @classmethod
+    def _one_spelling(cls, name: str) -> str:
+        return re.sub("^hf_hub:", "hf-hub:", name.removeprefix("timm/"))
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keys that go to the network's constructor."""
+        return self.model_dump(exclude={"model_name", "pretrained", "checkpoint", "num_classes"}, exclude_none=True)
+
+    @property
+    def from_weights(self) -> bool:
+        """Whether training starts from weights, not at random."""
+        return self.pretrained or self.checkpoint is not None
+
+    def without_weights(self) -> ModelSection:
+        """The same network with random weights."""
+        return self.model_copy(update={"pretrained": False, "checkpoint": None})
 
 
 class OptimizerSection(Section):
