@@ -28,6 +28,7 @@ from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.models.factory import count_parameters, create_backbone
+from cskd_hf.models.freezing import freeze
 from cskd_hf.models.starting_weights import read_shapes
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.pretrained import find_pretrained
@@ -156,6 +157,7 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
         with torch.device("meta"):  # shapes without memory
             backbone = create_backbone(recipe.model.without_weights(), images.num_classes)
             module = recipe.method.build(backbone, describe_experiment(recipe, images))
+            freeze(recipe.method.export(module), recipe.model.freeze)
     except UserError as error:
         diagnostics.fatal.append(str(error))
         return

@@ -23,6 +23,7 @@ from cskd_hf.engine.distributed import synchronize_batch_norm
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
+from cskd_hf.models.freezing import freeze
 from cskd_hf.recipe.recipe import Recipe
 
 
@@ -105,4 +106,5 @@ def build_training_objective(recipe: Recipe, images: Images, accelerator: Accele
     objective = build_objective(recipe, describe_experiment(recipe, images))
     if recipe.run.sync_bn:
         objective.module = synchronize_batch_norm(objective.module, accelerator)
+    freeze(recipe.method.export(objective.module), recipe.model.freeze)
     return objective

@@ -103,7 +103,9 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
 
 def _expected(transform: TransformSection, published: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """What `fresh_load.py` compares with, and the name that the card loads the weights by."""
-    settings = transform.for_evaluation().model_dump(include={"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"})
+    settings = transform.for_evaluation().model_dump(
+        include={"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
+    )
     settings["interpolation"] = settings["interpolation"].replace("random", "bilinear")
     repo_id = published["pretrained_cfg"]["origin_url"].removeprefix("https://huggingface.co/")
     return {"labels": labels, "settings": settings, "num_threads": torch.get_num_threads(), "repo_id": repo_id}

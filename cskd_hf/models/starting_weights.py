@@ -98,7 +98,12 @@ def recorded_loading() -> Iterator[list[Any]]:
 
 
 def describe_loading(
-    model: Any, pretrained: Pretrained, checkpoint: str | None, shapes: Shapes, keywords: Mapping[str, Any], results: Any
+    model: Any,
+    pretrained: Pretrained,
+    checkpoint: str | None,
+    shapes: Shapes,
+    keywords: Mapping[str, Any],
+    results: Any,
 ) -> StartingWeights:
     """What `recorded_loading` collected for a model.
 

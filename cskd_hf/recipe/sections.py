@@ -1,6 +1,7 @@
 """The sections of a recipe: every key with its type, range, default and meaning."""
 
 from __future__ import annotations
+
 import re
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,11 @@ class ModelSection(Section):
     """Start from the pretrained weights that `model_name` names; the paper trains from scratch."""
     checkpoint: str | None = None
     """Start from the weights in this file (safetensors or .pth) of the same architecture instead."""
+    freeze: tuple[str, ...] | str = ()
+    """Parts of the network that do not train, by the start of their names: `[stem, stages.0]`; their BatchNorm normalises
+    by its running statistics. backbone: all but the classifier, a linear probe."""
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """Train the classifier (and a method's own heads) alone in the first epochs, then everything but `freeze`."""
     num_classes: Count | None = None
     """null: the dataset's."""
     drop_rate: Probability | None = None
@@ -53,7 +59,8 @@ class ModelSection(Section):
     @property
     def keywords(self) -> dict[str, Any]:
         """The keys that go to the network's constructor."""
-        return self.model_dump(exclude={"model_name", "pretrained", "checkpoint", "num_classes"}, exclude_none=True)
+        own = {"model_name", "pretrained", "checkpoint", "freeze", "freeze_epochs", "num_classes"}
+        return self.model_dump(exclude=own, exclude_none=True)
 
     @property
     def from_weights(self) -> bool:
@@ -83,6 +90,8 @@ class OptimizerSection(Section):
     """Exempt biases and norms from weight decay, timm's default. The paper decays every parameter: false."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor of the learning rate from each layer to the one below; null: none."""
+    layer_decay_min_scale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The least factor that `layer_decay` comes to."""
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None

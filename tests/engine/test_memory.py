@@ -63,4 +63,4 @@ def test_a_dry_run_out_of_memory_does_not_blame_the_input_size(monkeypatch):
 
     monkeypatch.setattr(type(objective.module), "forward", fail)
     with pytest.raises(UserError, match=r"^model\.model_name: the model does not fit into the device's memory"):
-        dry_run(objective, (3, 32, 32), 2, 3, torch.device("cpu"))
+        dry_run(objective, TransformSection(input_size=(3, 32, 32)), 2, 3, torch.device("cpu"))
