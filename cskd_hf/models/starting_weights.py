@@ -103,13 +103,16 @@ def describe_loading(
     checkpoint: str | None,
     shapes: Shapes,
     keywords: Mapping[str, Any],
-    results: Any,
+    results: Sequence[Any],
 ) -> StartingWeights:
-    """What `recorded_loading` collected for a model.
+    """What timm loaded into a model.
 
     Args:
-        shapes: of the tensors in `checkpoint`; empty without one.
-        keywords: the network was built with.
+        pretrained: of the recipe's `model_name`.
+        checkpoint: the file of weights, if the recipe names one.
+        shapes: of its tensors; empty without one.
+        keywords: of the network's constructor.
+        results: what `recorded_loading` collected.
 
     Raises:
         UserError: the weights have too few of the network's tensors to be its own.

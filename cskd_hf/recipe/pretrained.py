@@ -49,7 +49,7 @@ def find_pretrained(model: ModelSection) -> Pretrained:
     name = model.model_name
     source, _, place = name.partition(":")
     if source not in ("hf-hub", "local-dir"):
-        architecture, _, tag = name.partition(".")
+        architecture = name.partition(".")[0]
         try:
             cfg = get_pretrained_cfg(name)
         except RuntimeError as error:  # no such tag

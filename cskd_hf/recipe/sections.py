@@ -34,8 +34,8 @@ class ModelSection(Section):
     checkpoint: str | None = None
     """Start from the weights in this file (safetensors or .pth) of the same architecture instead."""
     freeze: tuple[str, ...] | str = ()
-    """Parts of the network that do not train, by the start of their names: `[stem, stages.0]`; their BatchNorm normalises
-    by its running statistics. backbone: all but the classifier, a linear probe."""
+    """Parts of the network that do not train, by the start of their names: `[stem, stages.0]`. Their BatchNorm uses its
+    running statistics. backbone: all but the classifier, a linear probe."""
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
     """Train the classifier (and a method's own heads) alone in the first epochs, then everything but `freeze`."""
     num_classes: Count | None = None

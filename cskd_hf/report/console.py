@@ -73,7 +73,7 @@ class Console:
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
         lr, rule = recipe.optimizer.scaled_lr(anchors)
-        views, transform = NUM_VIEWS[recipe.method.views], recipe.transform
+        views = NUM_VIEWS[recipe.method.views]
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
         start = starting_weights(network)
         schedule = describe_schedule(recipe.scheduler, rates_by_epoch(recipe.scheduler, lr, updates))

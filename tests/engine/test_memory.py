@@ -13,6 +13,7 @@ from method_cases import method_of, objective_of
 
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import TransformSection
 
 SCRIPT = """
 import sys
