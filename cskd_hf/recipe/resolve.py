@@ -48,9 +48,9 @@ def resolve_transform(transform: TransformSection, data: DataSection, model: Mod
     pretrained = find_pretrained(model).cfg if model.from_weights else None
     if pretrained is not None:
         defaults = {key: getattr(pretrained, key) or default for key, default in defaults.items()}
-        test_size = pretrained.test_input_size and tuple(pretrained.test_input_size)
-        if not pretrained.fixed_input_size and transform.input_size == tuple(pretrained.input_size):
-            defaults["test_input_size"] = test_size
-        if test_size and test_size in (transform.test_input_size, defaults.get("test_input_size")):
+        own_size, test_size = tuple(pretrained.input_size), tuple(pretrained.test_input_size or pretrained.input_size)
+        if transform.input_size == own_size != test_size and not pretrained.fixed_input_size:
+            transform = fill(transform, {"test_input_size": test_size})
+        if transform.for_evaluation().input_size == test_size:
             defaults["crop_pct"] = pretrained.test_crop_pct or defaults["crop_pct"]
     return fill(transform, defaults)

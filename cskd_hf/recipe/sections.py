@@ -90,8 +90,8 @@ class OptimizerSection(Section):
     """Exempt biases and norms from weight decay, timm's default. The paper decays every parameter: false."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor of the learning rate from each layer to the one below; null: none."""
-    layer_decay_min_scale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The least factor that `layer_decay` comes to."""
+    layer_decay_min_scale: Probability | None = None
+    """The least factor that `layer_decay` comes to; null: 0."""
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None

@@ -15,7 +15,7 @@ from cskd_hf.hub.card import release_card
 from cskd_hf.hub.card_metadata import slug, write_eval_results
 from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
-from cskd_hf.hub.provenance import data_source, paper_of, pretrained_source, published_results
+from cskd_hf.hub.provenance import PretrainedSource, data_source, paper_of, pretrained_source, published_results
 from cskd_hf.hub.source import Release, read_source
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
@@ -144,7 +144,8 @@ def test_published_results_know_the_papers_names_of_networks_and_methods(source)
 
 def test_pretrained_weights_are_named_with_their_licence(source):
     recipe = source.recipe.replace(model={"model_name": "resnet50.a1_in1k", "pretrained": True})
-    assert pretrained_source(recipe) == ("timm/resnet50.a1_in1k", "apache-2.0")
+    name = "timm/resnet50.a1_in1k"
+    assert pretrained_source(recipe) == PretrainedSource(name, "apache-2.0", hub_id=name)
     text = card(source, recipe)
     assert metadata(text)["base_model"] == "timm/resnet50.a1_in1k"
     assert "Terms of the pretrained weights timm/resnet50.a1_in1k: apache-2.0." in text
