@@ -94,7 +94,8 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
     network = recipe.method.export(module)
     accumulation = recipe.run.gradient_accumulation_steps
     lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * accumulation)
-    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
+    begins_later = backbone_parameters(network) if recipe.model.freeze_epochs else []
+    optimizer = create_optimizer(recipe.optimizer, network, module, lr, begins_later)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         **recipe.scheduler.model_dump(exclude_none=True),

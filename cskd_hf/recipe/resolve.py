@@ -48,6 +48,7 @@ def resolve_transform(transform: TransformSection, data: DataSection, model: Mod
     pretrained = find_pretrained(model).cfg if model.from_weights else None
     if pretrained is not None:
         defaults = {key: getattr(pretrained, key) or default for key, default in defaults.items()}
+        defaults |= {key: tuple(defaults[key]) for key in ("mean", "std")}  # lists in a config.json
         own_size, test_size = tuple(pretrained.input_size), tuple(pretrained.test_input_size or pretrained.input_size)
         if transform.input_size == own_size != test_size and not pretrained.fixed_input_size:
             transform = fill(transform, {"test_input_size": test_size})

@@ -23,7 +23,7 @@ def describe_network(model: ModelSection, network: nn.Module) -> str:
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
         text += f", {trained:,} of them trained"
     if model.freeze_epochs:
-        text += f", the classifier alone for {model.freeze_epochs} epochs"
+        text += f", the classifier alone up to epoch {model.freeze_epochs}"
     return text
 
 
