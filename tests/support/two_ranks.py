@@ -29,6 +29,8 @@ GLOBAL_BATCH = 4
 UPDATES, STOP = 9, 4  # six per epoch
 # The last batch of an epoch has one image per rank, or (odd) none for rank 1.
 NUM_IMAGES = {"even": 22, "odd": 21}
+# One method of each kind: a single network, one with branches, a scale, a memory, a teacher.
+HEADED = ("cskd", "byot", "adacos", "pskd", "distillation")
 FROZEN: dict[str, Any] = {"freeze": ("stem",), "freeze_epochs": 1}
 
 
@@ -125,7 +127,7 @@ def main(out: Path, checkpoint: Path, folder: Path) -> None:
     for kind, num_images in NUM_IMAGES.items():
         for name in METHODS:
             save(f"{kind}-{name}", train_method(name, num_images))
-    for name in METHODS:
+    for name in HEADED:
         save(f"frozen-{name}", train_method(name, **FROZEN))
     save("shard", train_and_take_shard())
     save("mean", mean_and_gradient())
