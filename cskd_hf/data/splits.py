@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,8 @@ def load_images(data: DataSection) -> Images:
         >>> sorted(images.train.fetch([0])[0])
         ['bytes', 'path']
     """
+    if data.dataset == "FOLDER" and not Path(data.dataset).exists():
+        raise UserError("data.dataset: the recipe is for your images; write data.dataset= and their folder or Hub id")
     assert data.train_split is not None
     assert data.test_split is not None
     names = [data.train_split, data.test_split]

@@ -153,7 +153,7 @@ class RunSection(Section):
     """The run folder, numerics, checkpoints and logging."""
 
     output_dir: str | None = None
-    """null: runs/<recipe>-<method>-seed<seed>"""
+    """null: runs/<dataset>_<recipe>-<method>-seed<seed>"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of weights, order, pairs and augmentation."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
