@@ -151,6 +151,26 @@ def test_pretrained_weights_are_named_with_their_licence(source):
     assert "Terms of the pretrained weights timm/resnet50.a1_in1k: apache-2.0." in text
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "hub_id"),
+    [
+        ({"model_name": "hf-hub:org/net@v1", "pretrained": True}, "org/net@v1", "org/net"),
+        ({"model_name": "local-dir:net", "pretrained": True}, "local-dir:net", None),
+        ({"checkpoint": "net.safetensors"}, "net.safetensors", None),
+    ],
+)
+def test_weights_of_the_hub_are_the_base_model_and_local_ones_are_not(source, model, name, hub_id):
+    recorded = {"finetuned_from": name, "finetuned_license": "mit", "loaded": "all but fc, which starts at random"}
+    trained = source.summary.model.model_copy(update=recorded)
+    source = dataclasses.replace(source, summary=source.summary.model_copy(update={"model": trained}))
+    recipe = source.recipe.replace(model=model)
+    assert pretrained_source(recipe, trained) == PretrainedSource(name, "mit", hub_id)
+    text = card(source, recipe)
+    assert metadata(text).get("base_model") == hub_id
+    assert f"Fine-tuned from `{name}` (licence: mit); loaded: all but fc, which starts at random.\n\n```" in text
+    assert f"Terms of the pretrained weights {name}: mit." in text
+
+
 def test_an_onnx_file_is_described_if_there_is_one(source):
     assert "Input: `pixel_values`" in card(source, onnx=True)
     assert "Outputs: `logits` and `probabilities`, calibrated." in card(source, onnx=True)
