@@ -105,7 +105,7 @@ def _open_tables(root: Path, data: DataSection, splits: list[str]) -> dict[str, 
 
 
 def _digits() -> DatasetDict:
-    """scikit-learn's scans: 20 of each class to train, 30 held out, the rest to test, in a fixed random order."""
+    """scikit-learn's scans in a fixed random order: of each class 20 for train, 30 for holdout, the rest for test."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
