@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from timm.models import get_pretrained_cfg
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -31,7 +30,10 @@ from cskd_hf.engine.build import build_sampler, describe_experiment
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.models.factory import count_parameters, create_backbone
+from cskd_hf.models.freezing import freeze
+from cskd_hf.models.starting_weights import read_shapes
 from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.pretrained import find_pretrained
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.resolve import resolve
 
@@ -158,16 +160,21 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
         diagnostics.fatal.append(str(error))
     try:
         with torch.device("meta"):  # shapes without memory
-            settings = recipe.model.model_copy(update={"pretrained": False})
-            backbone = create_backbone(settings, images.num_classes)
+            backbone = create_backbone(recipe.model.without_weights(), images.num_classes)
             module = recipe.method.build(backbone, describe_experiment(recipe, images))
+            freeze(recipe.method.export(module), recipe.model.freeze)
     except UserError as error:
         diagnostics.fatal.append(str(error))
         return
     name, num_parameters = recipe.model.model_name, count_parameters(backbone)
     print(row("model", f"{name}, {num_parameters:,} parameters, {recipe.method.name}"))
-    pretrained = get_pretrained_cfg(name) if recipe.model.pretrained else None
-    if pretrained is not None and pretrained.hf_hub_id and constants.HF_HUB_OFFLINE:
+    pretrained = find_pretrained(recipe.model).cfg if recipe.model.pretrained else None
+    if recipe.model.checkpoint is not None:
+        try:
+            read_shapes(recipe.model.checkpoint)
+        except UserError as error:
+            diagnostics.fatal.append(str(error))
+    elif pretrained is not None and pretrained.hf_hub_id and constants.HF_HUB_OFFLINE:
         source, files = pretrained.hf_hub_id, ("model.safetensors", "pytorch_model.bin")
         if not any(isinstance(try_to_load_from_cache(source, file), str) for file in files):
             problem = f"HF_HUB_OFFLINE is set, and {source} is not in {constants.HF_HUB_CACHE}"

@@ -71,7 +71,7 @@ def _measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: 
     batches = build_batches(recipe, images.train, accelerator)
     loader = build_loader(recipe, images.train, batches, accelerator)
     objective = build_training_objective(recipe, images, accelerator)
-    dry_run(objective, recipe.transform.input_size, batches.smallest, images.num_classes, accelerator.device)
+    dry_run(objective, recipe.transform, batches.smallest, images.num_classes, accelerator.device)
     learner = dataclasses.replace(build_learner(recipe, objective, batches, accelerator), scheduler=None)
     for group in learner.optimizer.param_groups:
         group["lr"] = 0.0  # thousands of steps on one batch must not make the weights diverge

@@ -9,12 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from cskd_hf.data.columns import images_only, require_columns
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.hub import same_split
 from cskd_hf.data.labels import (
@@ -27,7 +29,6 @@ from cskd_hf.data.labels import (
     some,
     stored_labels,
 )
-from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.sources import OpenedSplits, open_splits
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import note_of_copy
@@ -112,6 +113,8 @@ def load_images(data: DataSection) -> Images:
         >>> sorted(images.train.fetch([0])[0])
         ['bytes', 'path']
     """
+    if data.dataset == "FOLDER" and not Path(data.dataset).exists():
+        raise UserError("data.dataset: the recipe is for your images; write data.dataset= and their folder or Hub id")
     assert data.train_split is not None
     assert data.test_split is not None
     names = [data.train_split, data.test_split]

@@ -68,6 +68,7 @@ class Transform:
     """
 
     def __init__(self, settings: TransformSection, is_training: bool, value_range: Range | None = None) -> None:
+        settings = settings if is_training else settings.for_evaluation()
         self.settings, self.is_training = fill(settings, TRANSFORM_DEFAULTS), is_training
         self.channels, *size = settings.input_size
         self.size = (size[0], size[1])

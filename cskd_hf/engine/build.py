@@ -24,6 +24,7 @@ from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment
 from cskd_hf.models.factory import create_backbone
+from cskd_hf.models.freezing import freeze
 from cskd_hf.recipe.recipe import Recipe
 
 
@@ -64,12 +65,13 @@ def build_loader(
     recipe: Recipe, train: ImageSplit, batches: GlobalBatches, accelerator: Accelerator
 ) -> DataLoader[Any]:
     """Augmented images of `batches`, with an un-augmented view where the method asks for one."""
-    value_range = recipe.data.value_range
+    value_range, transform = recipe.data.value_range, recipe.transform
+    plain = transform.model_copy(update={"test_input_size": None})  # as large as the view it joins
     images = PairedImages(
         train,
-        Transform(recipe.transform, True, value_range),
+        Transform(transform, True, value_range),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
-        plain=Transform(recipe.transform, False, value_range) if recipe.method.views == "same_class_plain" else None,
+        plain=Transform(plain, False, value_range) if recipe.method.views == "same_class_plain" else None,
     )
     return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 
@@ -111,4 +113,5 @@ def build_training_objective(recipe: Recipe, images: Images, accelerator: Accele
     objective = build_objective(recipe, describe_experiment(recipe, images))
     if recipe.run.sync_bn:
         objective.module = synchronize_batch_norm(objective.module, accelerator)
+    freeze(recipe.method.export(objective.module), recipe.model.freeze)
     return objective

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
+from cskd_hf.models.freezing import backbone_parameters, batch_norms
 from cskd_hf.recipe.recipe import Recipe
 
 # Modes of torch.compile that record CUDA graphs.
@@ -30,6 +33,7 @@ class Learner:
         optimizer: prepared.
         scheduler: timm's, not prepared: Accelerate would step it once per rank.
         set_to_none: whether `zero_grad` frees gradients, or zeroes them in place.
+        freeze_epochs: epochs in which the heads train alone.
     """
 
     objective: nn.Module
@@ -38,6 +42,29 @@ class Learner:
     optimizer: Any
     scheduler: Any
     set_to_none: bool = True
+    freeze_epochs: int = 0
+
+    def train(self, epoch: int) -> None:
+        """Train mode. While the heads train alone, the network's BatchNorm uses its running statistics."""
+        self.objective.train()
+        if epoch < self.freeze_epochs:
+            for norm in batch_norms(self.network):
+                norm.eval()
+
+    @contextmanager
+    def heads_alone(self, epoch: int) -> Iterator[None]:
+        """Inside, while the heads train alone, the backbone has no gradient, so optimizer and clipping pass it over.
+
+        It is computed all the same: DDP expects the gradients that it was built with, and the optimizer's groups and
+        the compiled graph stay as they are when the backbone begins to train.
+        """
+        backbone = backbone_parameters(self.network) if epoch < self.freeze_epochs else []
+        gradients = [parameter.grad for parameter in backbone]
+        for parameter in backbone:
+            parameter.grad = None
+        yield
+        for parameter, gradient in zip(backbone, gradients, strict=True):
+            parameter.grad = gradient
 
     def keep_gradients(self) -> None:
         """Allocate gradients now and zero them in place from here on.
@@ -67,7 +94,8 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
     network = recipe.method.export(module)
     accumulation = recipe.run.gradient_accumulation_steps
     lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * accumulation)
-    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
+    begins_later = backbone_parameters(network) if recipe.model.freeze_epochs else []
+    optimizer = create_optimizer(recipe.optimizer, network, module, lr, begins_later)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         **recipe.scheduler.model_dump(exclude_none=True),
@@ -75,7 +103,7 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
     )
     compile_objective(recipe, objective)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
-    learner = Learner(prepared, module, network, optimizer, scheduler)
+    learner = Learner(prepared, module, network, optimizer, scheduler, freeze_epochs=recipe.model.freeze_epochs)
     if recipe.run.compile in CUDA_GRAPH_MODES and accumulation > 1:
         learner.keep_gradients()
     return learner

@@ -12,7 +12,9 @@ from cskd_hf.batch import NUM_VIEWS, Batch
 from cskd_hf.data.normalize import normalize
 from cskd_hf.errors import UserError, is_out_of_host_memory
 from cskd_hf.methods.base import Method
+from cskd_hf.models.freezing import frozen_norms
 from cskd_hf.models.memory import memories
+from cskd_hf.recipe.sections import TransformSection
 
 
 class Objective(nn.Module):
@@ -59,6 +61,13 @@ class Objective(nn.Module):
             for key, _ in memory.named_buffers()
         ]
 
+    def train(self, mode: bool = True) -> Objective:
+        """Train or eval mode; frozen BatchNorm layers stay in eval mode, where they use their running statistics."""
+        super().train(mode)
+        for norm in frozen_norms(self.module):
+            norm.eval()
+        return self
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What `Method.forward_loss` returns, with 'output' detached so that nothing keeps the graph alive."""
         if batch.images.dtype == torch.uint8:
@@ -70,23 +79,23 @@ class Objective(nn.Module):
 
 
 def dry_run(
-    objective: Objective, input_size: Sequence[int], num_samples: int, num_classes: int, device: torch.device
+    objective: Objective, transform: TransformSection, num_samples: int, num_classes: int, device: torch.device
 ) -> None:
     """One training forward of a copy on blank images, so that a bad configuration fails before anything is written.
 
     Runs on the process group's device, since the method may use collectives.
 
     Args:
-        input_size: the recipe's (C, H, W).
+        transform: the recipe's; images of its test size pass through the model in eval mode, too.
         num_samples: of the smallest batch a rank will see.
 
     Raises:
         UserError: the model does not take such images, returns no (N, K) logits, or cannot normalise so few images.
     """
     num_images = num_samples * NUM_VIEWS[objective.method.views]
-    blank = torch.zeros(num_images, *input_size, dtype=torch.uint8, device=device)
+    size = "×".join(map(str, transform.input_size[1:]))
+    blank = torch.zeros(num_images, *transform.input_size, dtype=torch.uint8, device=device)
     zeros = torch.zeros(num_images, dtype=torch.int64, device=device)
-    size = f"{input_size[1]}×{input_size[2]}"
     try:
         with torch.no_grad():
             output = copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
@@ -116,3 +125,20 @@ def dry_run(
             f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) logits; "
             "leave it out, or choose another model"
         )
+    if transform.test_input_size is not None:
+        _dry_test(objective, transform, device)
+
+
+def _dry_test(objective: Objective, transform: TransformSection, device: torch.device) -> None:
+    """One forward of a copy of the model, in eval mode, on a blank image of the test size."""
+    model = copy.deepcopy(objective.method.export(objective.module)).to(device).eval()
+    test_size = transform.for_evaluation().input_size
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *test_size, device=device))
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        size, training_size = ("×".join(map(str, each[1:])) for each in (test_size, transform.input_size))
+        raise UserError(
+            f"transform.test_input_size: the model trains on images of {training_size} and does not run on {size}: "
+            f"{' '.join(str(error).split())}; leave it out"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +18,9 @@ from cskd_hf.recipe.sections import OptimizerSection
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
-def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float) -> Any:
+def create_optimizer(
+    settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float, apart: Sequence[nn.Parameter] = ()
+) -> Any:
     """`timm.optim.create_optimizer_v2` for everything a method trains.
 
     timm decides weight decay and layer decay by the network's own parameter names, so it gets the network alone. A
@@ -27,6 +30,7 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         model: the plain timm model.
         module: what the method built around it.
         lr: for the global batch.
+        apart: parameters that share no group with others.
 
     Raises:
         UserError: timm has no such optimizer, it rejects these settings, a package it needs is missing, or it needs
@@ -57,4 +61,16 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         ) from error
     if getattr(optimizer, "is_second_order", False):
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
+    _set_apart(optimizer, apart)
     return optimizer
+
+
+def _set_apart(optimizer: Any, apart: Sequence[nn.Parameter]) -> None:
+    """Split groups: fused SGD needs every parameter of a group to have made its first step, or none."""
+    chosen = set(map(id, apart))
+    for group in list(optimizer.param_groups):
+        inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        outside = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+        if inside and outside:
+            group["params"] = outside
+            optimizer.add_param_group({**group, "params": inside})

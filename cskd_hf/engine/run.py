@@ -17,7 +17,6 @@ from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.errors import UserError
-from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.report.console import Console
@@ -77,7 +76,7 @@ class Run:
         recipe, accelerator = self.recipe, self.accelerator
         objective = build_training_objective(recipe, self.images, accelerator)
         num_classes = self.images.num_classes
-        dry_run(objective, recipe.transform.input_size, self.batches.smallest, num_classes, accelerator.device)
+        dry_run(objective, recipe.transform, self.batches.smallest, num_classes, accelerator.device)
         self.learner = build_learner(recipe, objective, self.batches, accelerator)
         # From here on the recipe says everything the run computes with.
         self.recipe = recipe.replace(
@@ -132,9 +131,8 @@ class Run:
 
     def _announce(self) -> None:
         """Print what is about to run and, with several ranks, each one's first keys."""
-        num_parameters, num_epochs = count_parameters(self.learner.network), self.recipe.scheduler.total_epochs
-        device = self.accelerator.device
-        self.console.start(self.recipe, self.images, num_parameters, self.batches, self.progress, num_epochs, device)
+        network, num_epochs, device = self.learner.network, self.recipe.scheduler.total_epochs, self.accelerator.device
+        self.console.start(self.recipe, self.images, network, self.batches, self.progress, num_epochs, device)
         if self.accelerator.num_processes > 1:
             self.batches.start_epoch(self.progress.epoch, self.progress.position)
             keys = gather_object([self.batches.first_keys()])

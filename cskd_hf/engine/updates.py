@@ -107,14 +107,14 @@ def training_updates(
         ends_epoch = False
         while not ends_epoch:
             started = time.perf_counter()
-            learner.objective.train()
+            learner.train(progress.epoch)
             if learner.scheduler is not None:
                 learner.scheduler.step_update(progress.step)
             _seed_step(settings.seed, progress.step, accelerator.process_index)
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)
             terms = accumulate_gradients(learner, batch_iterator, group, accelerator, progress, totals, settings)
-            lr = apply_update(learner, accelerator, settings.clip_grad)
+            lr = apply_update(learner, accelerator, settings.clip_grad, progress.epoch)
 
             group_samples = sum(micro.total for micro in group)
             ends_epoch = progress.position + group_samples >= batches.num_samples
@@ -213,11 +213,12 @@ def forward_backward(
     return terms
 
 
-def apply_update(learner: Learner, accelerator: Accelerator, clip_grad: float | None) -> float:
+def apply_update(learner: Learner, accelerator: Accelerator, clip_grad: float | None, epoch: int) -> float:
     """Clip, step and zero the gradients; returns the step's largest learning rate."""
-    if clip_grad is not None:
-        accelerator.clip_grad_norm_(learner.objective.parameters(), clip_grad)
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
-    learner.optimizer.step()
+    with learner.heads_alone(epoch):
+        if clip_grad is not None:
+            accelerator.clip_grad_norm_(learner.objective.parameters(), clip_grad)
+        learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=learner.set_to_none)
     return lr

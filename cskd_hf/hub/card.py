@@ -47,7 +47,7 @@ def release_card(release: Release) -> str:
         num_features=source.config["num_features"],
         data=data,
         paper=paper_of(recipe.method),
-        terms=terms_of(recipe),
+        terms=terms_of(recipe, summary.model),
         licence=str(release.licence),
         method_settings=", ".join(f"{key} {value}" for key, value in summary.method.items() if key != "name"),
         test_split=recipe.data.test_split,

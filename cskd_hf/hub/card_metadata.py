@@ -14,10 +14,10 @@ from cskd_hf.hub.source import Release
 
 
 def card_metadata(release: Release) -> ModelCardData:
-    recipe = release.source.recipe
-    data, paper, pretrained = data_source(recipe), paper_of(recipe.method), pretrained_source(recipe)
+    recipe, trained = release.source.recipe, release.source.summary.model
+    data, paper, pretrained = data_source(recipe), paper_of(recipe.method), pretrained_source(recipe, trained)
     tags = ["image-classification", "timm", "calibration", recipe.method.name.replace("_", "-")]
-    plain_rgb = not release.source.summary.model.needs_cskd_hf and recipe.transform.input_size[0] == 3
+    plain_rgb = not trained.needs_cskd_hf and recipe.transform.input_size[0] == 3
     tags += ["transformers"] * plain_rgb
     tags += [f"arxiv:{paper.arxiv}"] if paper.arxiv else []
     return ModelCardData(
@@ -27,7 +27,7 @@ def card_metadata(release: Release) -> ModelCardData:
         library_name="timm",
         pipeline_tag="image-classification",
         datasets=[data.hub_id] if data.hub_id else None,
-        base_model=pretrained[0] if pretrained else None,
+        base_model=pretrained.hub_id if pretrained else None,
         metrics=["accuracy"],
         tags=tags,
         model_name=release.repo_id.partition("/")[2],

@@ -26,7 +26,9 @@ class PathScrubber:
     def __init__(self, recipe: Recipe) -> None:
         data = data_source(recipe)
         known = () if data.entry is None else (data.name, *data.entry.alternatives)
-        folders = [recipe.run.output_dir]
+        folders = [recipe.run.output_dir, recipe.model.checkpoint]
+        source, _, folder = recipe.model.model_name.partition(":")
+        folders += [folder] if source == "local-dir" else []
         folders += [value for value in recipe.to_dict()["method"].values() if isinstance(value, str) and "/" in value]
         if recipe.data.dataset not in (*known, data.hub_id):
             folders.append(recipe.data.dataset)

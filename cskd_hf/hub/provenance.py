@@ -12,7 +12,9 @@ from cskd_hf.methods import Method
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
+from cskd_hf.recipe.pretrained import find_pretrained
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.runs.summary import ModelSummary
 
 # The paper uses the names of the large networks for its 32-pixel ones.
 _PAPER_NETWORKS = {
@@ -78,27 +80,46 @@ def paper_of(method: Method) -> Paper:
     return Paper(" ".join(summary.split()), citation, title[1], arxiv[1] if arxiv else None)
 
 
-def pretrained_source(recipe: Recipe) -> tuple[str, str] | None:
-    """Hub id (or timm's name) and licence of the weights that training started from; None for random weights."""
-    if not recipe.model.pretrained:
+@dataclass(frozen=True)
+class PretrainedSource:
+    """The weights that training started from.
+
+    Attributes:
+        name: repository on the Hub, `local-dir:FOLDER` or file.
+        licence: "unknown" unless timm or config.json says.
+        hub_id: None unless they are the Hub's.
+    """
+
+    name: str
+    licence: str
+    hub_id: str | None
+
+
+def pretrained_source(recipe: Recipe, trained: ModelSummary | None = None) -> PretrainedSource | None:
+    """The weights that training started from, as the summary recorded them; None for random weights."""
+    model = recipe.model
+    if not model.from_weights:
         return None
-    from timm.models import get_pretrained_cfg
+    if trained is not None and trained.finetuned_from is not None:
+        name, licence = trained.finetuned_from, trained.finetuned_license or "unknown"
+    elif model.checkpoint is not None:
+        name, licence = model.checkpoint, "unknown"
+    else:
+        found = find_pretrained(model)
+        name, licence = found.name, found.license
+    local = model.checkpoint is not None or model.model_name.startswith("local-dir:")
+    return PretrainedSource(name, licence, None if local else name.partition("@")[0])
 
-    pretrained = get_pretrained_cfg(recipe.model.model_name)
-    if pretrained is None:
-        return recipe.model.model_name, "unknown"
-    name = recipe.model.model_name.partition(".")[0]
-    return pretrained.hf_hub_id or f"timm/{name}.{pretrained.tag}", pretrained.license or "unknown"
 
-
-def terms_of(recipe: Recipe) -> list[Terms]:
+def terms_of(recipe: Recipe, trained: ModelSummary | None = None) -> list[Terms]:
     """Terms of everything the weights were made from."""
-    data, pretrained = data_source(recipe), pretrained_source(recipe)
+    data, pretrained = data_source(recipe), pretrained_source(recipe, trained)
     licence, text = (data.entry.licence, data.entry.terms) if data.entry else ("unknown", None)
     terms = [Terms(f"the data {data.name}", licence, text)]
     if pretrained is not None:
-        name, licence = pretrained
-        terms.append(Terms(f"the pretrained weights {name}", licence, None if licence == "unknown" else licence))
+        licence = pretrained.licence
+        text = None if licence == "unknown" else licence
+        terms.append(Terms(f"the pretrained weights {pretrained.name}", licence, text))
     return terms
 
 

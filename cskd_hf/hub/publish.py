@@ -58,7 +58,8 @@ def publish_run(
             f"--fold-temperature: {run} is {source.summary.metrics.verdict}; train with a larger data.holdout, or "
             "publish without it"
         )
-    chosen = choose_licence(licence, terms_of(source.recipe), licence_name, licence_link, required=not dry_run)
+    terms = terms_of(source.recipe, source.summary.model)
+    chosen = choose_licence(licence, terms, licence_name, licence_link, required=not dry_run)
     seed_metrics = read_seeds(run, seeds)
     check_target(repo_id, token_needed=not dry_run)
 

@@ -49,7 +49,7 @@ def build_release(release: Release, folder: Path, model: Any) -> None:
     (folder / "figures").mkdir()
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / "figures" / figure.name)
-    licence = licence_text(release.licence, terms_of(recipe), release.repo_id)
+    licence = licence_text(release.licence, terms_of(recipe, source.summary.model), release.repo_id)
     (folder / "LICENSE").write_text(licence, encoding="utf-8")
     (folder / "README.md").write_text(release_card(release), encoding="utf-8")
     write_eval_results(release, folder)
@@ -69,6 +69,8 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     # timm refuses to load unknown keys.
     known = {field.name for field in fields(PretrainedCfg)}
     config["pretrained_cfg"] = {key: value for key, value in pretrained_cfg.items() if key in known}
+    if "finetuned_from" in config:
+        config["finetuned_from"] = PathScrubber(source.recipe).text(config["finetuned_from"])
     temperature = summary.metrics.temperature
     facts = summary.model_dump(mode="json", include={"method", "recipe_hash", "dataset", "epochs", "seed"})
     # A folded temperature must not divide a second time.

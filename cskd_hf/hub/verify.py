@@ -105,7 +105,9 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
 
 def _expected(transform: TransformSection, published: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """What `fresh_load.py` compares with, and the name that the card loads the weights by."""
-    settings = transform.model_dump(include={"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"})
+    settings = transform.for_evaluation().model_dump(
+        include={"input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"}
+    )
     settings["interpolation"] = settings["interpolation"].replace("random", "bilinear")
     repo_id = published["pretrained_cfg"]["origin_url"].removeprefix("https://huggingface.co/")
     return {"labels": labels, "settings": settings, "num_threads": torch.get_num_threads(), "repo_id": repo_id}
@@ -142,7 +144,8 @@ def _noise(recipe: Recipe) -> tuple[list[bytes], Tensor]:
     contents = []
     for seed in range(8):
         buffer = io.BytesIO()
-        pixels = np.random.RandomState(seed).randint(0, 256, (*recipe.transform.input_size[1:], 4), dtype=np.uint8)
+        size = recipe.transform.for_evaluation().input_size[1:]
+        pixels = np.random.RandomState(seed).randint(0, 256, (*size, 4), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "PNG")
         contents.append(buffer.getvalue())
     transform = Transform(recipe.transform, is_training=False)

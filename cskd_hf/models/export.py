@@ -20,32 +20,40 @@ from torch import nn
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models import small
 from cskd_hf.models.cosine import has_cosine_head
+from cskd_hf.models.factory import starting_weights
 from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, ModelSection, TransformSection, fill
 
 # timm can build the 224-px ResNet-10 from its ResNet-18, so loading it does not need this package.
 _TIMM_EQUIVALENTS = {"resnet10": ("resnet18", {"layers": [1, 1, 1, 1]})}
+_TRAINING_ONLY = ("drop_rate", "drop_path_rate", "zero_init_last")
 
 
-def needs_cskd_hf(model_name: str, model: Any) -> bool:
+def architecture_of(settings: ModelSection, model: Any) -> str:
+    """timm's name of the network; `hf-hub:` and `local-dir:` name it in their config.json."""
+    name = settings.model_name
+    return model.pretrained_cfg["architecture"] if ":" in name else name.partition(".")[0]
+
+
+def needs_cskd_hf(architecture: str, model: Any) -> bool:
     """Whether loading needs `import cskd_hf.models` first because timm lacks the architecture."""
-    return (model_name in small.default_cfgs and model_name not in _TIMM_EQUIVALENTS) or has_cosine_head(model)
+    return (architecture in small.default_cfgs and architecture not in _TIMM_EQUIVALENTS) or has_cosine_head(model)
 
 
 def model_config(
     model: Any, settings: ModelSection, transform: TransformSection, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """timm's config.json: how to rebuild the network and how to preprocess an image for it."""
-    architecture = settings.model_name.partition(".")[0]
-    keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
-    # These affect training only; fine-tuning chooses its own.
-    model_args = {k: v for k, v in keywords.items() if k not in ("drop_rate", "drop_path_rate", "zero_init_last")}
+    architecture = architecture_of(settings, model)
+    model_args = {**getattr(model, "pretrained_model_args", {}), **settings.keywords}
+    # The first three affect training only; fine-tuning chooses its own. The last is the first entry of the input size.
+    model_args = {k: v for k, v in model_args.items() if k not in (*_TRAINING_ONLY, "in_chans")}
     architecture, timm_args = _TIMM_EQUIVALENTS.get(architecture, (architecture, {}))
     model_args |= timm_args
-    default, transform = model.pretrained_cfg, fill(transform, TRANSFORM_DEFAULTS)
+    default, transform = model.pretrained_cfg, fill(transform.for_evaluation(), TRANSFORM_DEFAULTS)
     if default.get("fixed_input_size") and settings.img_size is None:
         # timm would build the network for `input_size`, although this one was built for the default and adapts.
         model_args["img_size"] = list(default["input_size"][1:])
-    if has_cosine_head(model):
+    if has_cosine_head(model) and architecture != "cosine_classifier":
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
     pretrained_cfg = {
         "tag": "cskd",
@@ -72,8 +80,9 @@ def model_config(
     }
     if model_args:
         config["model_args"] = model_args
-    if settings.pretrained:
-        config["finetuned_from"] = settings.model_name
+    start = starting_weights(model)
+    if start is not None:
+        config["finetuned_from"] = start.name
     return config
 
 

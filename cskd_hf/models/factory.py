@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from typing import Any
 
 import timm
 from torch import nn
 
 from cskd_hf.errors import UserError
+from cskd_hf.models.starting_weights import (
+    StartingWeights,
+    describe_loading,
+    overlay_for,
+    read_shapes,
+    recorded_loading,
+)
+from cskd_hf.recipe.pretrained import find_pretrained
 from cskd_hf.recipe.sections import ModelSection
 
 
@@ -33,17 +42,26 @@ def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing
     return model
 
 
+def starting_weights(model: Any) -> StartingWeights | None:
+    """What `create_backbone` loaded into a model; None if it started at random."""
+    return getattr(model, "starting_weights", None)
+
+
 def _create(settings: ModelSection, num_classes: int) -> Any:
-    name = settings.model_name
+    name, file = settings.model_name, settings.checkpoint
     if settings.num_classes is not None and settings.num_classes != num_classes:
         raise UserError(f"model.num_classes: read {settings.num_classes}, but the data has {num_classes}; leave it out")
-    if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all models"
-        raise UserError(f"model.model_name: timm has no {name!r}; {hint}")
-    keywords = settings.model_dump(exclude={"model_name", "pretrained", "num_classes"}, exclude_none=True)
+    pretrained = find_pretrained(settings)
+    _check_name(pretrained.architecture, name)
+    shapes = {} if file is None else read_shapes(file)
+    overlay = None if file is None else overlay_for(file, shapes, pretrained.cfg)
+    # Without `in_chans` timm would build the network for the channels of its weights.
+    keywords = {"in_chans": 3, **settings.keywords}
     try:
-        return timm.create_model(name, pretrained=settings.pretrained, num_classes=num_classes, **keywords)
+        with recorded_loading() as results:
+            model = timm.create_model(
+                name, settings.from_weights, pretrained_cfg_overlay=overlay, num_classes=num_classes, **keywords
+            )
     except TypeError as error:
         # The constructor's message: "… got an unexpected keyword argument 'img_size'".
         unexpected = [keyword for keyword in keywords if f"'{keyword}'" in str(error)]
@@ -53,14 +71,38 @@ def _create(settings: ModelSection, num_classes: int) -> Any:
     except UserError as error:
         raise UserError(f"model.model_name: {error}") from None
     except (AssertionError, OSError, RuntimeError, ValueError) as error:  # timm raises any of them
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if settings.pretrained:
-            raise UserError(
-                f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill "
-                "the Hub's cache beforehand or write model.pretrained=false"
-            ) from error
-        arguments = "".join(f", {key}={value!r}" for key, value in keywords.items())
-        raise UserError(f"model: timm cannot create {name}{arguments}: {reason}") from error
+        raise _explain(error, settings) from error
+    model.pretrained_model_args = pretrained.model_args  # for the export; timm before 1.0.31 does not set it
+    if settings.from_weights:
+        model.starting_weights = describe_loading(model, pretrained, file, shapes, keywords, results)
+    return model
+
+
+def _check_name(architecture: str, name: str) -> None:
+    if timm.is_model(architecture):
+        return
+    if architecture != name.split(".")[0]:
+        raise UserError(f"model.model_name: timm has no {architecture!r}, the architecture of {name}")
+    close = difflib.get_close_matches(name, timm.list_models(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all models"
+    if "/" in name:
+        hint = f"write hf-hub:{name} for a repository of the Hub, or local-dir:{name} for a folder"
+    raise UserError(f"model.model_name: timm has no {name!r}; {hint}")
+
+
+def _explain(error: Exception, settings: ModelSection) -> UserError:
+    """What timm says of a network or weights, in one line: of weights of another shape it lists every tensor."""
+    name = settings.model_name
+    reason = textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
+    if settings.checkpoint is not None:
+        return UserError(f"model.checkpoint: {settings.checkpoint} does not fit {name}: {reason}")
+    if settings.pretrained:
+        return UserError(
+            f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill "
+            "the Hub's cache beforehand or write model.pretrained=false"
+        )
+    arguments = "".join(f", {key}={value!r}" for key, value in settings.keywords.items())
+    return UserError(f"model: timm cannot create {name}{arguments}: {reason}")
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -161,7 +161,7 @@ def _random_objective(recipe: Recipe, size: Size, teacher: Recipe | None) -> Obj
     experiment = Experiment(size.train, num_epochs, names, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # blank images: any
     with tempfile.TemporaryDirectory() as folder:
         if teacher is not None:
-            model = create_backbone(teacher.model.model_copy(update={"pretrained": False}), size.classes)
+            model = create_backbone(teacher.model.without_weights(), size.classes)
             export_model(model, Path(folder) / "model", teacher.model, teacher.transform, names, "", {})
             recipe = recipe.replace(method={"teacher": folder})
-        return build_objective(recipe.replace(model={"pretrained": False}), experiment)
+        return build_objective(recipe.replace(model={"pretrained": False, "checkpoint": None}), experiment)

@@ -85,6 +85,8 @@ class TransformSection(Section):
 
     input_size: tuple[int, int, int] = (3, 224, 224)
     """(channels, height, width), pixels; 3 channels: RGB, 1: its luma, 4: RGB and alpha."""
+    test_input_size: tuple[int, int, int] | None = None
+    """Size for evaluation. null: the pretrained weights' test size if they are trained at theirs, else `input_size`."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -135,11 +137,15 @@ class TransformSection(Section):
             raise ValueError("null with 4 channels: timm's colour operations do not take alpha")
         return value
 
-    @field_validator("input_size")
+    @field_validator("input_size", "test_input_size")
     @classmethod
-    def _channels(cls, size: tuple[int, int, int]) -> tuple[int, int, int]:
+    def _channels(cls, size: tuple[int, int, int] | None, read: ValidationInfo) -> tuple[int, int, int] | None:
+        if size is None:
+            return None
         if size[0] not in (1, 3, 4) or min(size) < 1:
             raise ValueError("[channels, height, width] in pixels; channels: 3 (RGB), 1 (grey) or 4 (RGB and alpha)")
+        if size[0] != read.data.get("input_size", size)[0]:
+            raise ValueError(f"{read.data['input_size'][0]} channels, as in transform.input_size")
         return size
 
     @field_validator("background")
@@ -163,3 +169,9 @@ class TransformSection(Section):
         if values is not None and len(values) != channels:
             raise ValueError(f"list of {channels} number{'s' * (channels > 1)}, one for each channel of input_size")
         return values
+
+    def for_evaluation(self) -> TransformSection:
+        """With `test_input_size`, if there is one, as `input_size`."""
+        if self.test_input_size is None:
+            return self
+        return self.model_copy(update={"input_size": self.test_input_size, "test_input_size": None})

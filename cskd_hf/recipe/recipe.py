@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.explain import Checked, explain
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.sections import (
@@ -133,9 +135,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     apply_overrides(settings, overrides, places)
     recipe = parse_recipe(settings, str(file), places)
     if recipe.run.output_dir is None:
-        name = f"{file.stem}-{recipe.method.name}-seed{recipe.run.seed}"
+        name = f"{_experiment_name(file.stem, recipe.data.dataset)}-{recipe.method.name}-seed{recipe.run.seed}"
         recipe = recipe.replace(run={"output_dir": f"runs/{name}"})
     return recipe
+
+
+def _experiment_name(stem: str, dataset: str) -> str:
+    """DATASET_RECIPE, as shipped recipes are called: `finetune` on ./birds and `birds_finetune` are both the latter."""
+    entry = entry_of(dataset)
+    known = {name: CATALOG[name] is entry for name in CATALOG}
+    name = next((name for name, same in known.items() if same), None)
+    if name is None:
+        name = re.sub(r"[^\w.-]+", "_", Path(dataset).absolute().name)
+    if stem == name or stem.startswith(f"{name}_"):
+        return stem
+    others = [other for other in known if stem.startswith(f"{other}_")]  # the recipe was written for another set
+    return f"{name}_{stem.removeprefix(max(others, key=len) + '_') if others else stem}"
 
 
 def parse_recipe(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -27,9 +28,17 @@ class ModelSection(Section):
     """The network: `timm.create_model`."""
 
     model_name: str
-    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …"""
+    """A timm name, or a network of `cskd_hf.models.small`: preactresnet18_32px, densenet121_32px, resnet10, …; or the
+    network of a config.json: `hf-hub:OWNER/NAME` or `local-dir:FOLDER`."""
     pretrained: bool = False
-    """Start from timm's pretrained weights; the paper trains from scratch."""
+    """Start from the pretrained weights that `model_name` names; the paper trains from scratch."""
+    checkpoint: str | None = None
+    """Start from the weights in this file (safetensors or .pth) of the same architecture instead."""
+    freeze: tuple[str, ...] | str = ()
+    """Parts of the network that do not train, by the start of their names: `[stem, stages.0]`. Their BatchNorm uses its
+    running statistics. backbone: all but the classifier, a linear probe."""
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """Train the classifier (and a method's own heads) alone in the first epochs, then everything but `freeze`."""
     num_classes: Count | None = None
     """null: the dataset's."""
     drop_rate: Probability | None = None
@@ -44,6 +53,26 @@ class ModelSection(Section):
     """Channels of an image. null: those of `transform.input_size`."""
     zero_init_last: bool | None = None
     """Start each residual branch at zero, timm's default for ResNets; torchvision and the paper do not: false."""
+
+    @field_validator("model_name")
+    @classmethod
+    def _one_spelling(cls, name: str) -> str:
+        return re.sub("^hf_hub:", "hf-hub:", name.removeprefix("timm/"))
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keys that go to the network's constructor."""
+        own = {"model_name", "pretrained", "checkpoint", "freeze", "freeze_epochs", "num_classes"}
+        return self.model_dump(exclude=own, exclude_none=True)
+
+    @property
+    def from_weights(self) -> bool:
+        """Whether training starts from weights, not at random."""
+        return self.pretrained or self.checkpoint is not None
+
+    def without_weights(self) -> ModelSection:
+        """The same network with random weights."""
+        return self.model_copy(update={"pretrained": False, "checkpoint": None})
 
 
 class OptimizerSection(Section):
@@ -64,6 +93,8 @@ class OptimizerSection(Section):
     """Exempt biases and norms from weight decay, timm's default. The paper decays every parameter: false."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor of the learning rate from each layer to the one below; null: none."""
+    layer_decay_min_scale: Probability | None = None
+    """The least factor that `layer_decay` comes to; null: 0."""
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None
@@ -125,7 +156,7 @@ class RunSection(Section):
     """The run folder, numerics, checkpoints and logging."""
 
     output_dir: str | None = None
-    """null: runs/<recipe>-<method>-seed<seed>"""
+    """null: runs/<dataset>_<recipe>-<method>-seed<seed>"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of weights, order, pairs and augmentation."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None

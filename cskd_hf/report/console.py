@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from cskd_hf.batch import NUM_VIEWS
@@ -19,8 +20,10 @@ from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
+from cskd_hf.models.factory import starting_weights
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import RunSection
+from cskd_hf.report.describe import describe_images, describe_network, random_weights_note
 from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch
 from cskd_hf.runs.progress import Progress, TimeLeft
 from cskd_hf.runs.summary import read_summary
@@ -57,7 +60,7 @@ class Console:
         self,
         recipe: Recipe,
         images: Images,
-        num_parameters: int,
+        network: nn.Module,
         batches: GlobalBatches,
         progress: Progress,
         epochs: int,
@@ -70,15 +73,16 @@ class Console:
         anchors = batches.global_batch_size * accumulation
         method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
         lr, rule = recipe.optimizer.scaled_lr(anchors)
-        views, transform = NUM_VIEWS[recipe.method.views], recipe.transform
+        views = NUM_VIEWS[recipe.method.views]
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
+        start = starting_weights(network)
         schedule = describe_schedule(recipe.scheduler, rates_by_epoch(recipe.scheduler, lr, updates))
         lines = {
             "data": f"{recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
             f"{holdout}, {len(images.test):,} test",
-            "images": f"{'×'.join(map(str, transform.input_size))}, {transform.interpolation}, tested at crop_pct "
-            f"{transform.crop_pct:g} ({transform.crop_mode})",
-            "model": f"{recipe.model.model_name}, {num_parameters:,} parameters",
+            "images": describe_images(recipe.transform),
+            "model": describe_network(recipe.model, network),
+            "weights": "random" if start is None else f"{start.name}: {start.loaded}",
             "method": method.removeprefix("name "),
             "update": f"{recipe.data.batch_size} x {batches.num_processes} processes x {accumulation} accumulated = "
             f"{anchors:,} {unit}",
@@ -89,6 +93,7 @@ class Console:
         self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
         notes += [*small_data_note(recipe, batches), *milestone_note(recipe.scheduler)]
+        notes += random_weights_note(recipe.model)
         notes += [] if images.holdout is None else holdout_note(len(images.holdout))
         for note in notes:
             self.say(f"  note       {note}")

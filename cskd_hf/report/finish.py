@@ -12,8 +12,8 @@ from cskd_hf.evaluation.calibration import calibrate
 from cskd_hf.evaluation.metrics import evaluate_predictions, image_nll
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.files import write_tensors
-from cskd_hf.models.export import export_model, needs_cskd_hf
-from cskd_hf.models.factory import count_parameters
+from cskd_hf.models.export import architecture_of, export_model, needs_cskd_hf
+from cskd_hf.models.factory import count_parameters, starting_weights
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.console import ema_note
 from cskd_hf.report.report import model_readme, write_report
@@ -60,7 +60,7 @@ def finish(
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
-    changes = notes_of_changes(read_environments(folder))
+    changes, start = notes_of_changes(read_environments(folder)), starting_weights(model)
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
@@ -73,7 +73,10 @@ def finish(
         model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
             num_parameters=count_parameters(model),
-            needs_cskd_hf=needs_cskd_hf(recipe.model.model_name, model),
+            needs_cskd_hf=needs_cskd_hf(architecture_of(recipe.model, model), model),
+            finetuned_from=None if start is None else start.name,
+            finetuned_license=None if start is None else start.license,
+            loaded=None if start is None else start.loaded,
         ),
         method=recipe.to_dict()["method"],
         metrics=metrics,

@@ -36,11 +36,18 @@ class DatasetSummary(_Record):
 
 
 class ModelSummary(_Record):
-    """The exported network; `needs_cskd_hf` if timm alone does not know its architecture."""
+    """The exported network; `needs_cskd_hf` if timm alone does not know its architecture.
+
+    `finetuned_from`, `finetuned_license` and `loaded` name the weights that training started from and say what of them
+    was loaded; None for random weights, and in folders of earlier versions.
+    """
 
     model_name: str
     num_parameters: int
     needs_cskd_hf: bool
+    finetuned_from: str | None = None
+    finetuned_license: str | None = None
+    loaded: str | None = None
 
 
 class MetricValues(_Record):

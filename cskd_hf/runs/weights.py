@@ -163,7 +163,7 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
     assert std is not None, "a run folder's recipe is resolved"
     # The number of images sizes a memory that evaluation does not use.
     experiment = Experiment(1, recipe.scheduler.total_epochs, names, mean, std)
-    backbone = create_backbone(recipe.model.model_copy(update={"pretrained": False}), len(names))
+    backbone = create_backbone(recipe.model.without_weights(), len(names))
     module: Any = recipe.method.build(backbone, experiment)
     network: Any = recipe.method.export(module)
     averaged = (checkpoint / AVERAGE).is_file()
@@ -182,7 +182,7 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
         class_names=names,
         temperature=None,
         calibration=verdict,
-        transform=recipe.transform,
+        transform=recipe.transform.for_evaluation(),
         value_range=recipe.data.value_range,
         run=None,
     )

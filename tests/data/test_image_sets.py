@@ -144,8 +144,11 @@ def test_a_null_image_is_unreadable(tmp_path, on_corrupt):
         assert summary_of(tmp_path / "run")["skipped_images"] == {"train": 1, "test": 1}
 
 
-@pytest.mark.parametrize("layout", ["folder", "parquet", "saved", "csv"])
-def test_your_own_images_train_in_every_layout_of_the_readme(tmp_path, layout):
+@pytest.mark.parametrize(
+    ("layout", "recipe"),
+    [("folder", "finetune"), ("parquet", "from_scratch"), ("saved", "finetune"), ("csv", "from_scratch")],
+)
+def test_your_own_images_train_in_every_layout_of_the_readme(tmp_path, layout, recipe):
     root = tmp_path / "mine"
     features = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee"])})
     for split, count in (("train", 8), ("val", 4)):
@@ -168,7 +171,7 @@ def test_your_own_images_train_in_every_layout_of_the_readme(tmp_path, layout):
             lines = ["image,label", *(f"{path},{path.parent.name}" for path in paths)]
             (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
     done = quick(
-        ROOT / "recipes" / "cub200_resnet18.yaml",
+        ROOT / "recipes" / f"{recipe}.yaml",
         f"data.dataset={root}",
         "data.test_split=val",
         "data.batch_size=4",

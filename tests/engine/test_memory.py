@@ -13,6 +13,7 @@ from method_cases import method_of, objective_of
 
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import TransformSection
 
 SCRIPT = """
 import sys
@@ -75,4 +76,4 @@ def test_a_dry_run_out_of_memory_does_not_blame_the_input_size(monkeypatch, host
     monkeypatch.setattr(type(objective.module), "forward", fail)
     line = "data.batch_size: 2 samples of 32×32" if host else "model.model_name: the model"
     with pytest.raises(UserError, match=rf"^{line} (does|do) not fit into"):
-        dry_run(objective, (3, 32, 32), 2, 3, torch.device("cpu"))
+        dry_run(objective, TransformSection(input_size=(3, 32, 32)), 2, 3, torch.device("cpu"))

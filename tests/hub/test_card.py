@@ -15,7 +15,7 @@ from cskd_hf.hub.card import release_card
 from cskd_hf.hub.card_metadata import slug, write_eval_results
 from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
-from cskd_hf.hub.provenance import data_source, paper_of, pretrained_source, published_results
+from cskd_hf.hub.provenance import PretrainedSource, data_source, paper_of, pretrained_source, published_results
 from cskd_hf.hub.source import Release, read_source
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
@@ -144,10 +144,31 @@ def test_published_results_know_the_papers_names_of_networks_and_methods(source)
 
 def test_pretrained_weights_are_named_with_their_licence(source):
     recipe = source.recipe.replace(model={"model_name": "resnet50.a1_in1k", "pretrained": True})
-    assert pretrained_source(recipe) == ("timm/resnet50.a1_in1k", "apache-2.0")
+    name = "timm/resnet50.a1_in1k"
+    assert pretrained_source(recipe) == PretrainedSource(name, "apache-2.0", hub_id=name)
     text = card(source, recipe)
     assert metadata(text)["base_model"] == "timm/resnet50.a1_in1k"
     assert "Terms of the pretrained weights timm/resnet50.a1_in1k: apache-2.0." in text
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "hub_id"),
+    [
+        ({"model_name": "hf-hub:org/net@v1", "pretrained": True}, "org/net@v1", "org/net"),
+        ({"model_name": "local-dir:net", "pretrained": True}, "local-dir:net", None),
+        ({"checkpoint": "net.safetensors"}, "net.safetensors", None),
+    ],
+)
+def test_weights_of_the_hub_are_the_base_model_and_local_ones_are_not(source, model, name, hub_id):
+    recorded = {"finetuned_from": name, "finetuned_license": "mit", "loaded": "all but fc, which starts at random"}
+    trained = source.summary.model.model_copy(update=recorded)
+    source = dataclasses.replace(source, summary=source.summary.model_copy(update={"model": trained}))
+    recipe = source.recipe.replace(model=model)
+    assert pretrained_source(recipe, trained) == PretrainedSource(name, "mit", hub_id)
+    text = card(source, recipe)
+    assert metadata(text).get("base_model") == hub_id
+    assert f"Fine-tuned from `{name}` (licence: mit); loaded: all but fc, which starts at random.\n\n```" in text
+    assert f"Terms of the pretrained weights {name}: mit." in text
 
 
 def test_an_onnx_file_is_described_if_there_is_one(source):

@@ -250,6 +250,11 @@ def test_a_deleted_folder_and_a_teacher_are_scrubbed_and_a_hub_dataset_is_not():
     published = PathScrubber(recipe).recipe(recipe)
     assert (published["data"]["dataset"], published["method"]["teacher"]) == ("birds", "t-seed0")
     assert (published["run"]["output_dir"], published["run"]["hub_model_id"]) == (None, None)
+    weights = "model={model_name: 'local-dir:../runs of jo/a', checkpoint: ../jo/w.pth}"
+    published = PathScrubber(local := load_recipe("digits_resnet10", [weights])).recipe(local)["model"]
+    assert (published["model_name"], published["checkpoint"]) == ("local-dir:a", "w.pth")
+    hub = load_recipe("digits_resnet10", ["model.model_name=hf-hub:org/net"])
+    assert PathScrubber(hub).recipe(hub)["model"]["model_name"] == "hf-hub:org/net"
     recipe = load_recipe("recipes/digits_resnet10.yaml", ["data.dataset=Donghyun99/CUB-200-2011"])
     assert PathScrubber(recipe).recipe(recipe)["data"]["dataset"] == "Donghyun99/CUB-200-2011"
 

@@ -77,6 +77,16 @@ def test_two_ranks_train_as_one_process_does(out: Path, name: str, kind: str) ->
     assert_close(tensors_of(out, f"{kind}-{name}"), expected)
 
 
+@pytest.mark.parametrize("name", two_ranks.HEADED)
+def test_both_ranks_freeze_the_same_parts_and_epochs_as_one_process(out: Path, name: str) -> None:
+    initial, first = two_ranks.make_run(name).state(), tensors_of(out, f"frozen-{name}")
+    second = tensors_of(out, f"frozen-{name}", rank=1)
+    assert [key for key, value in second.items() if not torch.equal(first[key], value)] == []
+    stems = [key for key in initial if "stem." in key]
+    assert all(torch.equal(first[key], initial[key]) for key in stems)
+    assert_close(first, two_ranks.train_method(name, **two_ranks.FROZEN))
+
+
 @pytest.mark.parametrize("name", sorted(MIXED))
 def test_mixup_depends_on_the_number_of_ranks(out: Path, name: str) -> None:
     one, two = two_ranks.train_method(name), tensors_of(out, f"even-{name}")

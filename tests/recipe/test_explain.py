@@ -17,7 +17,10 @@ from cskd_hf.recipe.recipe import load_recipe, parse_data
 
 NAMES = ", ".join(METHODS)
 SECTIONS = "data, transform, model, method, optimizer, scheduler, run"
-OPTIMIZER_KEYS = "opt, lr_base, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, betas, eps, fused"
+OPTIMIZER_KEYS = (
+    "opt, lr_base, lr, weight_decay, momentum, filter_bias_and_bn, layer_decay, layer_decay_min_scale, betas, eps, "
+    "fused"
+)
 LR = "lr: 0.1"
 
 # (override, line printed); … stands for any text

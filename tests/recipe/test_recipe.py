@@ -45,11 +45,33 @@ def test_a_recipe_is_frozen():
         recipe.method = METHODS["cross_entropy"]()
 
 
-def test_the_run_folder_defaults_to_recipe_method_and_seed(folder):
+def test_the_run_folder_defaults_to_dataset_recipe_method_and_seed(folder):
     write(folder)
     overrides = ["method={name: cross_entropy}", "run.seed=2"]
-    assert load_recipe("r.yaml", overrides).run.output_dir == "runs/r-cross_entropy-seed2"
+    assert load_recipe("r.yaml", overrides).run.output_dir == "runs/digits_r-cross_entropy-seed2"
     assert load_recipe("r.yaml", [*overrides, "run.output_dir=elsewhere"]).run.output_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "name"),
+    [
+        ("finetune", "/data/my birds/", "my_birds_finetune"),
+        ("from_scratch", "owner/birds", "birds_from_scratch"),
+        ("cub200_resnet50_pretrained", "../birds", "birds_resnet50_pretrained"),
+        ("finetune", "cub200", "cub200_finetune"),
+        ("cub200_resnet18", "Donghyun99/CUB-200-2011", "cub200_resnet18"),
+        ("cifar100_resnet18", "digits", "digits_resnet18"),
+    ],
+)
+def test_a_run_is_named_after_its_images(recipe, dataset, name):
+    assert load_recipe(recipe, [f"data.dataset='{dataset}'"]).run.output_dir == f"runs/{name}-cskd-seed0"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_for_a_named_set_names_its_run(path):
+    recipe = load_recipe(path)
+    folder = "FOLDER_" * (recipe.data.dataset == "FOLDER") + path.stem
+    assert recipe.run.output_dir == f"runs/{folder}-{recipe.method.name}-seed0"
 
 
 NOT_HASHED = {

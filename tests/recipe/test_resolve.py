@@ -35,7 +35,7 @@ def test_written_keys_stay():
         dataset="digits", train_split="a", test_split="b", holdout=0.0, image_column="c", label_column="d"
     )
     assert resolve_data(data) == data
-    written = {"interpolation": "random", "crop_pct": 0.7, "crop_mode": "border"}
+    written = {"interpolation": "random", "crop_pct": 0.7, "crop_mode": "border", "test_input_size": (3, 256, 256)}
     transform = TransformSection(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), **written)
     assert resolve_transform(transform, data, ModelSection(model_name="resnet18", pretrained=True)) == transform
 
@@ -74,8 +74,8 @@ def test_the_statistics_of_pretrained_weights_come_first():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("resnet50.a1_in1k", ("bicubic", 0.95, "center")),
-        ("resnet50", ("bicubic", 0.95, "center")),  # the default tag
+        ("resnet50.a1_in1k", ("bicubic", 1.0, "center")),  # at the test size, 288
+        ("resnet50", ("bicubic", 1.0, "center")),  # the default tag
         ("test_resnet.r160_in1k", ("bilinear", 0.95, "center")),
         ("convnext_tiny.fb_in22k_ft_in1k_384", ("bicubic", 1.0, "squash")),
     ],
@@ -94,11 +94,30 @@ def test_resize_and_crop_are_those_of_the_pretrained_weights(name, expected):
 def test_every_pretrained_tag_of_timm_resolves_to_a_valid_recipe():
     keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
     for name in timm.list_pretrained():
-        transform = resolve_transform(TransformSection(), CIFAR100, ModelSection(model_name=name, pretrained=True))
-        theirs = resolve_data_config(pretrained_cfg=get_pretrained_cfg(name).to_dict())
+        cfg = get_pretrained_cfg(name)
+        own_size = TransformSection(input_size=tuple(cfg.input_size)) if cfg.input_size[0] == 3 else TransformSection()
+        transform = resolve_transform(own_size, CIFAR100, ModelSection(model_name=name, pretrained=True))
+        theirs = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=not cfg.fixed_input_size)
+        if cfg.input_size[0] == 3 and not cfg.fixed_input_size:
+            assert transform.for_evaluation().input_size == tuple(theirs["input_size"]), name
         assert {key: getattr(transform, key) for key in keys} == {key: theirs[key] for key in keys}, name
         if len(transform.mean) == 3:
             TransformSection.model_validate(transform.model_dump())
+
+
+def test_the_test_size_of_weights_needs_their_training_size_and_a_network_of_any_size():
+    def tested(name="resnet50.a1_in1k", **settings):
+        model = ModelSection(model_name=name, pretrained=settings.pop("pretrained", True))
+        transform = resolve_transform(TransformSection(**settings), CIFAR100, model)
+        return transform.for_evaluation().input_size[1], transform.crop_pct
+
+    assert tested() == (288, 1.0)
+    assert tested(crop_pct=0.9) == (288, 0.9)
+    assert tested(test_input_size=(3, 256, 256)) == (256, 0.95)
+    assert tested(input_size=(3, 128, 128)) == (128, 0.95)
+    assert tested(input_size=(3, 128, 128), test_input_size=(3, 288, 288)) == (288, 1.0)
+    assert tested(pretrained=False) == (224, 0.875)
+    assert tested("vit_base_patch16_224.augreg_in21k_ft_in1k") == (224, 0.9)
 
 
 def test_a_written_default_hashes_as_null():

@@ -50,7 +50,7 @@ def test_a_dotted_override_changes_one_key_and_the_last_one_wins(folder):
     write(folder)
     expected = load_recipe("r.yaml").to_dict()
     expected["optimizer"]["lr"], expected["data"]["holdout"], expected["run"]["seed"] = 0.25, 0.2, 7
-    expected["run"]["output_dir"] = "runs/r-cskd-seed7"
+    expected["run"]["output_dir"] = "runs/digits_r-cskd-seed7"
     recipe = load_recipe("r.yaml", ["optimizer.lr=0.5", "data.holdout=0.2", "optimizer.lr=0.25", "run.seed=7"])
     assert recipe.to_dict() == expected
 

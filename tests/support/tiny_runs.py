@@ -29,6 +29,7 @@ from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import Update, training_updates
 from cskd_hf.methods import CSKD, Experiment, Method
+from cskd_hf.models.freezing import backbone_parameters, freeze
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.sections import OptimizerSection, RunSection, TransformSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -106,6 +107,7 @@ class Run:
     norm: bool = True
     dropout: float = 0.5
     lr: float = 0.1
+    opt: str = "momentum"
     momentum: float = 0.9
     num_epochs: int = 3
     clip_grad: float | None = None
@@ -117,6 +119,8 @@ class Run:
     collate: Callable[[Any], Any] | None = None
     network: Callable[[], nn.Module] | None = None
     double: bool = False
+    freeze: tuple[str, ...] | str = ()
+    freeze_epochs: int = 0
 
     def __post_init__(self) -> None:
         self.split = draw_split(self.num_images)
@@ -129,8 +133,11 @@ class Run:
         if self.double:
             use_float64(self.module)
         objective = Objective(self.method, self.module, MEAN, STD)
-        settings = OptimizerSection(lr=1.0, momentum=self.momentum, filter_bias_and_bn=False)
-        optimizer = create_optimizer(settings, self.method.export(self.module), self.module, self.lr)
+        settings = OptimizerSection(opt=self.opt, lr=1.0, momentum=self.momentum, filter_bias_and_bn=False)
+        model = self.method.export(self.module)
+        freeze(model, self.freeze)
+        later = backbone_parameters(model) if self.freeze_epochs else ()
+        optimizer = create_optimizer(settings, model, self.module, self.lr, later)
         self.schedule = self.scheduler(optimizer)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         views, world, rank = self.method.views, self.accelerator.num_processes, self.accelerator.process_index
@@ -150,7 +157,14 @@ class Run:
 
     def updates(self) -> Iterator[Update]:
         return training_updates(
-            Learner(self.objective, self.module, self.method.export(self.module), self.optimizer, self.schedule),
+            Learner(
+                self.objective,
+                self.module,
+                self.method.export(self.module),
+                self.optimizer,
+                self.schedule,
+                freeze_epochs=self.freeze_epochs,
+            ),
             self.loader,
             self.batches,
             self.accelerator,

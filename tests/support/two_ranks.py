@@ -29,6 +29,9 @@ GLOBAL_BATCH = 4
 UPDATES, STOP = 9, 4  # six per epoch
 # The last batch of an epoch has one image per rank, or (odd) none for rank 1.
 NUM_IMAGES = {"even": 22, "odd": 21}
+# One method of each kind: a single network, one with branches, a scale, a memory, a teacher.
+HEADED = ("cskd", "byot", "adacos", "pskd", "distillation")
+FROZEN: dict[str, Any] = {"freeze": ("stem",), "freeze_epochs": 1}
 
 
 def network() -> nn.Module:
@@ -36,7 +39,7 @@ def network() -> nn.Module:
     return small_network(len(CLASSES), norm=lambda channels: nn.GroupNorm(1, channels))
 
 
-def make_run(name: str, num_images: int = NUM_IMAGES["even"]) -> Run:
+def make_run(name: str, num_images: int = NUM_IMAGES["even"], **settings: Any) -> Run:
     world = Accelerator(cpu=True).num_processes
     return Run(
         method=method_of(name, CLASSES),
@@ -46,11 +49,12 @@ def make_run(name: str, num_images: int = NUM_IMAGES["even"]) -> Run:
         lr=0.05,
         num_epochs=2,
         double=True,
+        **settings,
     )
 
 
-def train_method(name: str, num_images: int = NUM_IMAGES["even"]) -> dict[str, Tensor]:
-    run = make_run(name, num_images)
+def train_method(name: str, num_images: int = NUM_IMAGES["even"], **settings: Any) -> dict[str, Tensor]:
+    run = make_run(name, num_images, **settings)
     run.train(UPDATES)
     return run.state()
 
@@ -123,6 +127,8 @@ def main(out: Path, checkpoint: Path, folder: Path) -> None:
     for kind, num_images in NUM_IMAGES.items():
         for name in METHODS:
             save(f"{kind}-{name}", train_method(name, num_images))
+    for name in HEADED:
+        save(f"frozen-{name}", train_method(name, **FROZEN))
     save("shard", train_and_take_shard())
     save("mean", mean_and_gradient())
     for num in (1, 2, 7):
