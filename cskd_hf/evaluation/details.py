@@ -56,13 +56,11 @@ def confusions(logits: Tensor, target: Tensor) -> list[Confusion]:
         >>> [tuple(row) for row in confusions(logits, torch.tensor([0, 1, 1]))]
         [(1, 0, 1)]
     """
-    predicted = logits.argmax(dim=1)
-    wrong = predicted != target
-    kinds, counts = torch.stack([target[wrong], predicted[wrong]], dim=1).unique(dim=0, return_counts=True)
-    order = counts.argsort(descending=True, stable=True)
-    return [
-        Confusion(*kind, count) for kind, count in zip(kinds[order].tolist(), counts[order].tolist(), strict=True)
-    ]
+    answers = logits.argmax(dim=1)
+    wrong = answers != target
+    kinds, counts = torch.stack([target[wrong], answers[wrong]], dim=1).unique(dim=0, return_counts=True)
+    rows = torch.cat([kinds, counts[:, None]], dim=1)[counts.argsort(descending=True, stable=True)].tolist()
+    return [Confusion(label, predicted, images) for label, predicted, images in rows]
 
 
 def most_confident_mistakes(logits: Tensor, target: Tensor, count: int) -> Tensor:

@@ -171,5 +171,3 @@ def _legend(names: Sequence[str]) -> list[list[str]]:
         else:
             rows.append([name])
     return rows
-
-

@@ -111,7 +111,7 @@ def finish(
 def report_again(folder: Path, recipe: Recipe, images: Images) -> None:
     """Write the report of a finished run from the predictions in its folder."""
     tensors = load_file(folder / "predictions.safetensors")
-    test = Predictions(*(tensors[name] for name in ("logits", "target", "row", "features")), skipped={})
+    test = Predictions(tensors["logits"], tensors["target"], tensors["row"], tensors["features"], skipped={})
     write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
 
 
