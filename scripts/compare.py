@@ -1,6 +1,6 @@
 """Print finished runs side by side.
 
-python scripts/compare.py RUN RUN …
+python scripts/compare.py RUN RUN … [--html compared.html]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from cskd_hf.errors import run_command
 from cskd_hf.evaluation.table import metric_rows, number
 from cskd_hf.models.export import loading_code
+from cskd_hf.report.side_by_side import write_comparison
 from cskd_hf.runs.summary import Summary, read_summary
 
 METRICS = ("top1_error", "nll", "ece")
@@ -20,7 +21,9 @@ METRICS = ("top1_error", "nll", "ece")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print finished runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    folders = parser.parse_args(argv).runs
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves, diagrams and classes, too")
+    arguments = parser.parse_args(argv)
+    folders = arguments.runs
     summaries = [read_summary(folder) for folder in folders]
     header = ["method", *METRICS, *(f"{name}, calibrated" for name in METRICS[1:]), "T", "images/s"]
     rows = [header, *map(_cells, summaries)]
@@ -36,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Calibrated: logits divided by T, fitted on the hold-out set. images/s: supervised; CS-KD loads two each.\n"
     )
     for folder in folders:
-        print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.png")
+        print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.svg")
     print("\nLoad the weights:\n")
     print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summaries[0].model.needs_cskd_hf))
+    if arguments.html is not None:
+        write_comparison(folders, arguments.html)
+        print(f"\nwrote {arguments.html}")
     return 0
 
 

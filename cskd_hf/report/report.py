@@ -19,7 +19,7 @@ from cskd_hf.evaluation.table import as_markdown, metric_rows, number
 from cskd_hf.files import write_text
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.report.curves import draw_run
+from cskd_hf.report.curves import Drawing, draw_run
 from cskd_hf.report.details import Evaluated, describe_details
 from cskd_hf.report.pairs import NAME as PAIRS
 from cskd_hf.report.templates import render_template
@@ -145,14 +145,19 @@ def _figures(folder: Path, lines: list[dict[str, Any]], finished: bool) -> list[
     if not finished:
         paths = [path for path in paths if path.name == PAIRS]
     paths.sort(key=lambda path: path.name != PAIRS)
-    figures = [_figure(path) for path in paths]
+    figures = [png_figure(path) for path in paths]
     if curves is None:
         return figures
+    return [curves_figure(curves), *figures]
+
+
+def curves_figure(curves: Drawing) -> Figure:
+    """Learning curves for the page."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(curves.svg.encode()).decode()}"
-    return [Figure("curves", "learning curves", curves.description, curves.width, curves.height, source), *figures]
+    return Figure("curves", "learning curves", curves.description, curves.width, curves.height, source)
 
 
-def _figure(path: Path) -> Figure:
+def png_figure(path: Path) -> Figure:
     """An image with the alternative text that was written into the file."""
     name = path.stem.replace("_", " ")
     with Image.open(path) as image:
