@@ -15,7 +15,7 @@ from cskd_hf.models.export import loading_code
 from cskd_hf.report.side_by_side import write_comparison
 from cskd_hf.runs.summary import Summary, read_summary
 
-METRICS = ("top1_error", "nll", "ece")
+CALIBRATED = ("nll", "ece")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,14 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folders = arguments.runs
     summaries = [read_summary(folder) for folder in folders]
-    header = ["method", *METRICS, *(f"{name}, calibrated" for name in METRICS[1:]), "T", "images/s"]
+    columns = [f"{name}, {state}" for name in CALIBRATED for state in ("as trained", "calibrated")]
+    header = ["method", "top1_error", *columns, "T", "images/s"]
     rows = [header, *map(_cells, summaries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *values in rows:
         print("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
     print()
     for row in metric_rows(summaries[0].metrics.last):
-        if row.name in METRICS:
+        if row.name in ("top1_error", *CALIBRATED):
             print(f"{row.name}: {row.definition}")
     print(
         "Test split, last epoch, one seed each; recipes/README.md has means over seeds.\n"
@@ -53,8 +54,8 @@ def _cells(summary: Summary) -> list[str]:
     rows = {row.name: row for row in metric_rows(metrics.last, metrics.metrics_scaled)}
     return [
         summary.method["name"],
-        *(number(rows[name].value) for name in METRICS),
-        *(number(rows[name].calibrated) for name in METRICS[1:]),
+        number(metrics.last.top1_error),
+        *(number(value) for name in CALIBRATED for value in (rows[name].value, rows[name].calibrated)),
         number(metrics.temperature),
         f"{summary.throughput.images_per_second:,.0f}",
     ]
