@@ -26,7 +26,7 @@ from command_runs import (
     wait_for_a_checkpoint,
     write_recipe,
 )
-from report_pages import LINES, evaluated, write_unfinished
+from report_pages import evaluated, write_unfinished
 from summaries import make_recipe
 
 from cskd_hf.engine.run import Run
@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
 
 
 def test_a_report_that_cannot_be_written_does_not_stop_training(tmp_path, capsys):
-    (write_unfinished(tmp_path / "run", LINES) / "report.html").mkdir()
+    (write_unfinished(tmp_path / "run", []) / "report.html").mkdir()
     shown = evaluated([0, 0, 1], [0, 1, 1])
     run = SimpleNamespace(
         is_main=True,
