@@ -16,7 +16,7 @@ from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
-from cskd_hf.errors import UserError
+from cskd_hf.errors import ImageError, UserError
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
@@ -148,7 +148,7 @@ class Run:
         split = "test" if self.watched == "test" else "hold-out"
         try:
             write_report(self.folder, Evaluated(split, predictions, images))
-        except OSError as error:
+        except (OSError, ImageError) as error:  # a full disk, or a picture that has since disappeared
             self.console.say(f"note: report.html was not written: {' '.join(str(error).split())}")
 
     def _announce(self) -> None:

@@ -170,22 +170,18 @@ def end_epoch(run: Run, stop: StopRequest) -> None:
 
 
 def evaluate(run: Run, stop: StopRequest) -> tuple[dict[str, float], Predictions | None]:
-    """Error and calibration on the watched split, and its predictions, in the run's precision.
-
-    Empty and None if a logit is not finite.
-    """
+    """Error and calibration on the watched split, and its predictions; nothing if a logit is not finite."""
     split = run.watched
     predictions = predict(run, split, stop, autocast=True)
     logits, target = predictions.logits, predictions.target
     if not finite_rows(logits).all():  # half precision may overflow where training, with batch statistics, does not
         run.console.say(f"note: epoch {run.progress.epoch}: logits of the {split} split are not finite")
         return {}, None
-    values = {
+    return {
         f"{split}/top1_error": metrics.top_k_error(logits, target, 1),
         f"{split}/nll": metrics.nll(logits, target),
         f"{split}/ece": metrics.ece(logits, target),
-    }
-    return values, predictions
+    }, predictions
 
 
 def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predictions:

@@ -49,9 +49,6 @@ def finish(
         num_processes: ranks.
         peak_memory_bytes: of the accelerator; None without one.
     """
-    from cskd_hf.report.feature_map import feature_map  # matplotlib would delay the start
-    from cskd_hf.report.figures import reliability_diagram
-
     test, holdout = predictions["test"], predictions.get("holdout")
     assert test.features is not None
     tensors = {"logits": test.logits, "target": test.target, "features": test.features, "row": test.row}
@@ -59,12 +56,7 @@ def finish(
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     write_tensors(folder / "predictions.safetensors", tensors)
     metrics = _metrics(test, holdout)
-    figures = folder / "figures"
-    reliability_diagram(test.logits, test.target, metrics.temperature, figures / "reliability.png")
-    feature_map(test, images.train.class_names, figures / "features.png")
-    curves = draw_run(read_metrics(folder))
-    if curves is not None:
-        write_text(figures / CURVES, curves.svg)
+    _draw_figures(folder, test, images.train.class_names, metrics.temperature)
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
@@ -106,6 +98,18 @@ def finish(
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     run_summary.write_summary(folder, summary)  # from here on the run counts as finished
     write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
+
+
+def _draw_figures(folder: Path, test: Predictions, class_names: tuple[str, ...], temperature: float | None) -> None:
+    from cskd_hf.report.feature_map import feature_map  # matplotlib would delay the start
+    from cskd_hf.report.figures import reliability_diagram
+
+    figures = folder / "figures"
+    reliability_diagram(test.logits, test.target, temperature, figures / "reliability.png")
+    feature_map(test, class_names, figures / "features.png")
+    curves = draw_run(read_metrics(folder))
+    if curves is not None:
+        write_text(figures / CURVES, curves.svg)
 
 
 def report_again(folder: Path, recipe: Recipe, images: Images) -> None:
