@@ -10,9 +10,9 @@ LAUNCH = $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --m
 .PHONY: demo test bench clean
 
 demo: $(VENV)/.installed
-	$(LAUNCH) recipes/digits_resnet10.yaml
-	$(LAUNCH) recipes/digits_resnet10.yaml 'method={name: cross_entropy}'
-	@$(BIN)/python scripts/compare.py runs/digits_resnet10-cskd-seed0 runs/digits_resnet10-cross_entropy-seed0
+	$(LAUNCH) recipes/digits_test_resnet.yaml
+	$(LAUNCH) recipes/digits_test_resnet.yaml 'method={name: cross_entropy}'
+	@$(BIN)/python scripts/compare.py runs/digits_test_resnet-cskd-seed0 runs/digits_test_resnet-cross_entropy-seed0
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

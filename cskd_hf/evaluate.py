@@ -1,6 +1,6 @@
 """Evaluate trained weights on a split: the metrics of summary.json, on any images of the same classes.
 
-python -m cskd_hf.evaluate runs/digits_resnet10-cskd-seed0
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate hf-hub:OWNER/NAME data.dataset=FOLDER data.test_split=val
 """
 

@@ -65,8 +65,13 @@ def sync(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` atomically. The mode follows the umask."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # half a file on a full disk
+        raise
 
 
 def write_text(path: Path, content: str) -> None:

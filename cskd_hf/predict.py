@@ -1,6 +1,6 @@
 """Classify image files with calibrated probabilities.
 
-python -m cskd_hf.predict runs/digits_resnet10-cskd-seed0 scan.png
+python -m cskd_hf.predict runs/digits_test_resnet-cskd-seed0 scan.png
 python -m cskd_hf.predict runs/NAME FOLDER 'more/**/*.png' --output answers.csv --features features.safetensors
 """
 

@@ -1,6 +1,6 @@
 """Print finished runs side by side.
 
-python scripts/compare.py RUN RUN …
+python scripts/compare.py RUN RUN … [--html compared.html]
 """
 
 from __future__ import annotations
@@ -12,33 +12,40 @@ from pathlib import Path
 from cskd_hf.errors import run_command
 from cskd_hf.evaluation.table import metric_rows, number
 from cskd_hf.models.export import loading_code
+from cskd_hf.report.side_by_side import write_comparison
 from cskd_hf.runs.summary import Summary, read_summary
 
-METRICS = ("top1_error", "nll", "ece")
+CALIBRATED = ("nll", "ece")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Print finished runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    folders = parser.parse_args(argv).runs
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with curves, diagrams and classes, too")
+    arguments = parser.parse_args(argv)
+    folders = arguments.runs
     summaries = [read_summary(folder) for folder in folders]
-    header = ["method", *METRICS, *(f"{name}, calibrated" for name in METRICS[1:]), "T", "images/s"]
+    columns = [f"{name}, {state}" for name in CALIBRATED for state in ("as trained", "calibrated")]
+    header = ["method", "top1_error", *columns, "T", "images/s"]
     rows = [header, *map(_cells, summaries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *values in rows:
         print("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
     print()
     for row in metric_rows(summaries[0].metrics.last):
-        if row.name in METRICS:
+        if row.name in ("top1_error", *CALIBRATED):
             print(f"{row.name}: {row.definition}")
     print(
         "Test split, last epoch, one seed each; recipes/README.md has means over seeds.\n"
         "Calibrated: logits divided by T, fitted on the hold-out set. images/s: supervised; CS-KD loads two each.\n"
     )
     for folder in folders:
-        print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.png")
+        print(f"{folder}\n    report.html  figures/reliability.png  figures/learning_curves.svg")
     print("\nLoad the weights:\n")
     print(loading_code(f"local-dir:{(folders[0] / 'model').as_posix()}", summaries[0].model.needs_cskd_hf))
+    if arguments.html is not None:
+        write_comparison(folders, arguments.html)
+        print(f"\nwrote {arguments.html}")
     return 0
 
 
@@ -47,8 +54,8 @@ def _cells(summary: Summary) -> list[str]:
     rows = {row.name: row for row in metric_rows(metrics.last, metrics.metrics_scaled)}
     return [
         summary.method["name"],
-        *(number(rows[name].value) for name in METRICS),
-        *(number(rows[name].calibrated) for name in METRICS[1:]),
+        number(metrics.last.top1_error),
+        *(number(value) for name in CALIBRATED for value in (rows[name].value, rows[name].calibrated)),
         number(metrics.temperature),
         f"{summary.throughput.images_per_second:,.0f}",
     ]

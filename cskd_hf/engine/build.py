@@ -64,16 +64,21 @@ def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -
 def build_loader(
     recipe: Recipe, train: ImageSplit, batches: GlobalBatches, accelerator: Accelerator
 ) -> DataLoader[Any]:
-    """Augmented images of `batches`, with an un-augmented view where the method asks for one."""
+    """Augmented images of `batches`."""
+    images = training_images(recipe, train)
+    return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
+
+
+def training_images(recipe: Recipe, train: ImageSplit) -> PairedImages:
+    """Augmented images by key, with an un-augmented view where the method asks for one."""
     value_range, transform = recipe.data.value_range, recipe.transform
     plain = transform.model_copy(update={"test_input_size": None})  # as large as the view it joins
-    images = PairedImages(
+    return PairedImages(
         train,
         Transform(transform, True, value_range),
         on_corrupt="replace" if recipe.data.on_corrupt == "skip" else "error",
         plain=Transform(plain, False, value_range) if recipe.method.views == "same_class_plain" else None,
     )
-    return make_loader(images, batches, recipe.data.workers, pin_memory=accelerator.device.type == "cuda")
 
 
 def make_loader(

@@ -118,7 +118,7 @@ def dry_run(
         reason = " ".join(str(error).split())
         raise UserError(
             f"transform.input_size: the model does not run on images of {size}: {reason}; change it or "
-            f"model.global_pool, or write 'model.img_size=[{input_size[1]},{input_size[2]}]' where the model takes one"
+            f"model.global_pool, or write 'model.img_size=[{size.replace('×', ',')}]' where the model takes one"
         ) from error
     if output.ndim != 2 or output.shape[1] != num_classes:
         raise UserError(

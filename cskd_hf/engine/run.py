@@ -11,15 +11,20 @@ from torch import nn
 from cskd_hf.data.fingerprint import describe_images
 from cskd_hf.data.inspect import quick_check
 from cskd_hf.data.splits import load_images
-from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
+from cskd_hf.engine.build import build_batches, build_loader, build_training_objective, training_images
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
-from cskd_hf.errors import UserError
+from cskd_hf.errors import ImageError, UserError
+from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.report.console import Console
+from cskd_hf.report.details import Evaluated
+from cskd_hf.report.finish import report_again
+from cskd_hf.report.pairs import NAME as PAIRS
+from cskd_hf.report.pairs import write_pairs
 from cskd_hf.report.report import write_report
 from cskd_hf.runs import folder as run_folder
 from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_checkpoint
@@ -91,8 +96,8 @@ class Run:
         assert opened is not None
         self.folder, checkpoint = opened.folder, opened.checkpoint
         if opened.finished:
-            if self.is_main and not (self.folder / "report.html").is_file():
-                write_report(self.folder)  # the only file written after the summary
+            if self.is_main and not (self.folder / "report.html").is_file():  # the only file written after the summary
+                report_again(self.folder, self.recipe, self.images)
             self.console.say(f"{self.folder} is finished; its result:")
             self.console.result(self.folder)
             return False
@@ -127,7 +132,23 @@ class Run:
                 trackers, reason = ", ".join(settings.report_to), " ".join(str(error).split())
                 raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error
         self._announce()
+        if self.is_main:
+            images = training_images(self.recipe, self.images.train)
+            write_pairs(images, self.batches.sampler, self.folder / "figures" / PAIRS)
+            if not (self.folder / "report.html").is_file():
+                write_report(self.folder)
         return True
+
+    def report(self, predictions: Predictions) -> None:
+        """Rewrite the page after an evaluation of the watched split; training goes on without it on a full disk."""
+        if not self.is_main:
+            return
+        images = evaluation_images(getattr(self.images, self.watched), self.recipe.data, self.recipe.transform)
+        split = "test" if self.watched == "test" else "hold-out"
+        try:
+            write_report(self.folder, Evaluated(split, predictions, images))
+        except (OSError, ImageError) as error:  # a full disk, or a picture that has since disappeared
+            self.console.say(f"note: report.html was not written: {' '.join(str(error).split())}")
 
     def _announce(self) -> None:
         """Print what is about to run and, with several ranks, each one's first keys."""

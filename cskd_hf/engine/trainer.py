@@ -153,9 +153,10 @@ def begin_line(run: Run, update: Update) -> None:
 
 def end_epoch(run: Run, stop: StopRequest) -> None:
     """Evaluate if due, write the epoch's line, save a checkpoint."""
-    line, num_epochs = run.progress.line, run.recipe.scheduler.total_epochs
+    line, num_epochs, predictions = run.progress.line, run.recipe.scheduler.total_epochs, None
     if run.progress.epoch % run.recipe.run.val_interval == 0 or run.progress.epoch == num_epochs:
-        line |= evaluate(run, stop)
+        values, predictions = evaluate(run, stop)
+        line |= values
     if run.is_main:
         run_folder.append_metrics(run.folder, line)
     if run.recipe.run.report_to:
@@ -164,21 +165,23 @@ def end_epoch(run: Run, stop: StopRequest) -> None:
     run.console.epoch(line, num_epochs)
     run.progress.line = {}
     save(run)
+    if predictions is not None:
+        run.report(predictions)
 
 
-def evaluate(run: Run, stop: StopRequest) -> dict[str, float]:
-    """Error and calibration on the watched split, in the run's precision; empty if a logit is not finite."""
+def evaluate(run: Run, stop: StopRequest) -> tuple[dict[str, float], Predictions | None]:
+    """Error and calibration on the watched split, and its predictions; nothing if a logit is not finite."""
     split = run.watched
     predictions = predict(run, split, stop, autocast=True)
     logits, target = predictions.logits, predictions.target
     if not finite_rows(logits).all():  # half precision may overflow where training, with batch statistics, does not
         run.console.say(f"note: epoch {run.progress.epoch}: logits of the {split} split are not finite")
-        return {}
+        return {}, None
     return {
         f"{split}/top1_error": metrics.top_k_error(logits, target, 1),
         f"{split}/nll": metrics.nll(logits, target),
         f"{split}/ece": metrics.ece(logits, target),
-    }
+    }, predictions
 
 
 def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predictions:

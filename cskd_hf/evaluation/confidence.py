@@ -35,6 +35,24 @@ def reliability_bins(logits: Tensor, target: Tensor, num_bins: int, temperature:
     return ReliabilityBins(count, accuracy, torch.bincount(index, confidence, minlength=num_bins) / count)
 
 
+def wilson_interval(share: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends of the 95 % interval of shares in 0..1, each observed on `count` images.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf.evaluation.confidence import wilson_interval
+        >>> low, high = wilson_interval(torch.tensor([0.5, 1.0]), torch.tensor([10, 10]))
+        >>> [round(end, 3) for end in (*low.tolist(), *high.tolist())]
+        [0.237, 0.722, 0.763, 1.0]
+    """
+    share, z2 = share.double(), 1.959964**2
+    centre, half = share + z2 / (2 * count), (z2 * (share * (1 - share) / count + z2 / (4 * count**2))).sqrt()
+    low, high = (centre - half) / (1 + z2 / count), (centre + half) / (1 + z2 / count)
+    return torch.minimum(low, share), torch.maximum(high, share)  # up to rounding, 0 and 1 are ends themselves
+
+
 def ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
     """Expected calibration error, in percent: Σ |B|/N · |accuracy(B) − confidence(B)| over equal-width bins B = (a, b].
 

@@ -120,17 +120,22 @@ def predict_split(
     return Predictions(parts["logits"], parts["target"], parts["row"], parts.get("features"), skipped)
 
 
+def evaluation_images(split: ImageSplit, data: DataSection, transform: TransformSection) -> PairedImages:
+    """A split's images as the network receives them in evaluation."""
+    return PairedImages(
+        split,
+        Transform(transform, False, data.value_range),
+        on_corrupt="drop" if data.on_corrupt == "skip" else "error",
+    )
+
+
 def _loader(
     split: ImageSplit, rows: range, data: DataSection, transform: TransformSection, pin_memory: bool
 ) -> DataLoader[Any]:
     size = data.batch_size
     batches = [[Draw((row,), 0) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
     return batch_loader(
-        PairedImages(
-            split,
-            Transform(transform, False, data.value_range),
-            on_corrupt="drop" if data.on_corrupt == "skip" else "error",
-        ),
+        evaluation_images(split, data, transform),
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,

@@ -25,6 +25,7 @@ from cskd_hf.hub.provenance import data_source, paper_of, terms_of
 from cskd_hf.hub.source import Release
 from cskd_hf.models.export import write_class_map
 from cskd_hf.recipe import yaml_io
+from cskd_hf.report.pairs import NAME as PAIRS
 
 
 def build_release(release: Release, folder: Path, model: Any) -> None:
@@ -47,8 +48,9 @@ def build_release(release: Release, folder: Path, model: Any) -> None:
     results = {"holdout": source.holdout, "folded": list(release.folded), "seeds": release.seeds}
     write_json(folder / "metrics.json", source.summary.model_dump(mode="json") | results)
     (folder / "figures").mkdir()
-    for figure in sorted((run / "figures").glob("*.png")):
-        shutil.copyfile(figure, folder / "figures" / figure.name)
+    for figure in sorted((run / "figures").glob("*")):
+        if figure.name != PAIRS:  # training images, which may not be ours to publish
+            shutil.copyfile(figure, folder / "figures" / figure.name)
     licence = licence_text(release.licence, terms_of(recipe, source.summary.model), release.repo_id)
     (folder / "LICENSE").write_text(licence, encoding="utf-8")
     (folder / "README.md").write_text(release_card(release), encoding="utf-8")

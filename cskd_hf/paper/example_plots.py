@@ -7,11 +7,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,14 +31,11 @@ from cskd_hf.paper.page_style import (
     shortened,
     text_width,
 )
-from cskd_hf.report.figures import BLACK, BLUE, PALETTE, VERMILLION
+from cskd_hf.report.feature_map import PERPLEXITY, POINT_STYLES, choose_images, tsne
+from cskd_hf.report.figures import BLACK, BLUE, VERMILLION
 
-MAX_CLASSES = 10
 IMAGES_PER_CLASS = 100
-PERPLEXITY = 30.0
 MIN_IMAGES = 4  # t-SNE needs a few neighbours
-# Past the palette's end, colours repeat with the next marker.
-POINT_STYLES = tuple(cycler(marker=("o", "^", "s")) * cycler(color=PALETTE))
 POINT_SIZE: dict[str, Any] = {"markersize": 2.2, "markeredgewidth": 0, "linestyle": "none"}
 
 MAX_MISTAKES = 4
@@ -51,7 +46,7 @@ PICTURE_PIXELS = 480  # of the longer side: more than 300 dpi
 
 def feature_maps(runs: Sequence[FinishedRun]) -> Drawing | None:
     """t-SNE of penultimate features, one panel per run, of the images of `choose_images`; None for too few of them."""
-    images = choose_images(runs[0].target)
+    images = choose_images(runs[0].target, IMAGES_PER_CLASS)
     if len(images) < MIN_IMAGES:
         return None
     target = runs[0].target[images].numpy()
@@ -79,37 +74,6 @@ def feature_maps(runs: Sequence[FinishedRun]) -> Drawing | None:
         legend(figure, handles, names, f"t-SNE of {subject}", markerscale=2)
     labels = "; ".join(run.label for run in runs)
     return Drawing(figure, f"t-SNE of penultimate features, {subject}: {labels}.")
-
-
-def choose_images(target: torch.Tensor) -> NDArray[np.int64]:
-    """Ascending indices (M,) of the first `IMAGES_PER_CLASS` images of up to `MAX_CLASSES` evenly spaced classes."""
-    present = np.unique(target.numpy())
-    classes = present[np.linspace(0, len(present) - 1, min(MAX_CLASSES, len(present))).round().astype(int)]
-    return np.sort(np.concatenate([np.flatnonzero(target.numpy() == label)[:IMAGES_PER_CLASS] for label in classes]))
-
-
-def tsne(features: NDArray[np.float64], perplexity: float) -> NDArray[np.float64]:
-    """(N, D) → (N, 2), deterministic; the features must not all be equal.
-
-    Source: L. van der Maaten, G. Hinton, "Visualizing Data using t-SNE", JMLR 2008.
-    """
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    if features.shape[1] < 2:  # the initialisation takes two principal components
-        features = np.pad(features, ((0, 0), (0, 2 - features.shape[1])))
-    with threadpool_limits(1):  # the order of summation depends on the number of threads
-        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features).astype(np.float64)
-
-
-def most_confident_mistakes(run: FinishedRun, num_mistakes: int) -> NDArray[np.int64]:
-    """Indices of at most `num_mistakes` misclassified images, most confident first; ties in image order."""
-    wrong = (run.logits.argmax(dim=1) != run.target).nonzero()[:, 0]
-    # By log-odds, which separate probabilities that round to 1.
-    logits = run.logits[wrong].double()
-    top, predicted = logits.max(dim=1)
-    log_odds = top - logits.scatter(1, predicted[:, None], -torch.inf).logsumexp(dim=1)
-    return wrong[log_odds.sort(descending=True, stable=True).indices[:num_mistakes]].numpy()
 
 
 def load_pictures(run: FinishedRun, images: NDArray[np.int64]) -> list[Image.Image]:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.details import most_confident_mistakes
 from cskd_hf.paper.example_plots import (
     confident_mistakes,
     feature_maps,
     load_pictures,
     mistakes_on_a_page,
-    most_confident_mistakes,
 )
 from cskd_hf.paper.finished_runs import FinishedRun, read_runs
 from cskd_hf.paper.page_style import Drawing
@@ -64,7 +64,7 @@ def draw_figures(folders: Sequence[Path], output: Path) -> list[Path]:
 
 def _mistakes(runs: Sequence[FinishedRun]) -> Drawing | str:
     """The drawing, or why there is none."""
-    images = most_confident_mistakes(runs[0], mistakes_on_a_page(len(runs)))
+    images = most_confident_mistakes(runs[0].logits, runs[0].target, mistakes_on_a_page(len(runs))).numpy()
     if not len(images):
         return f"{runs[0].folder} misclassifies no test image"
     try:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import nn
 
 from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import calibrate
 from cskd_hf.evaluation.metrics import evaluate_predictions, image_nll
-from cskd_hf.evaluation.predictions import Predictions
-from cskd_hf.files import write_tensors
+from cskd_hf.evaluation.predictions import Predictions, evaluation_images
+from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.export import architecture_of, export_model, needs_cskd_hf
 from cskd_hf.models.factory import count_parameters, starting_weights
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.report.console import ema_note
-from cskd_hf.report.report import model_readme, write_report
+from cskd_hf.report.curves import draw_run
+from cskd_hf.report.details import Evaluated
+from cskd_hf.report.report import CURVES, model_readme, write_report
 from cskd_hf.runs import summary as run_summary
 from cskd_hf.runs.environment import notes_of_changes, read_environments
 from cskd_hf.runs.folder import read_metrics
@@ -46,8 +49,6 @@ def finish(
         num_processes: ranks.
         peak_memory_bytes: of the accelerator; None without one.
     """
-    from cskd_hf.report.figures import learning_curves, reliability_diagram  # matplotlib would delay the start
-
     test, holdout = predictions["test"], predictions.get("holdout")
     assert test.features is not None
     tensors = {"logits": test.logits, "target": test.target, "features": test.features, "row": test.row}
@@ -55,8 +56,7 @@ def finish(
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     write_tensors(folder / "predictions.safetensors", tensors)
     metrics = _metrics(test, holdout)
-    learning_curves(read_metrics(folder), folder / "figures" / "learning_curves.png")
-    reliability_diagram(test.logits, test.target, metrics.temperature, folder / "figures" / "reliability.png")
+    _draw_figures(folder, test, images.train.class_names, metrics.temperature)
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
@@ -101,7 +101,26 @@ def finish(
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     run_summary.write_summary(folder, summary)  # from here on the run counts as finished
-    write_report(folder)
+    write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
+
+
+def _draw_figures(folder: Path, test: Predictions, class_names: tuple[str, ...], temperature: float | None) -> None:
+    from cskd_hf.report.feature_map import feature_map  # matplotlib would delay the start
+    from cskd_hf.report.figures import reliability_diagram
+
+    figures = folder / "figures"
+    reliability_diagram(test.logits, test.target, temperature, figures / "reliability.png")
+    feature_map(test, class_names, figures / "features.png")
+    curves = draw_run(read_metrics(folder))
+    if curves is not None:
+        write_text(figures / CURVES, curves.svg)
+
+
+def report_again(folder: Path, recipe: Recipe, images: Images) -> None:
+    """Write the report of a finished run from the predictions in its folder."""
+    tensors = load_file(folder / "predictions.safetensors")
+    test = Predictions(tensors["logits"], tensors["target"], tensors["row"], tensors["features"], skipped={})
+    write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
 
 
 def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.MetricsSummary:

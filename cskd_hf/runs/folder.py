@@ -134,8 +134,9 @@ def cut_metrics(folder: Path, epoch: int) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """One dict per epoch."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """One dict per epoch; none before the first."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

@@ -1,6 +1,6 @@
 """A page to try trained weights: calibrated probabilities of a picture, next to those of a baseline.
 
-    python scripts/space/app.py runs/digits_resnet10-cskd-seed0 runs/digits_resnet10-cross_entropy-seed0
+    python scripts/space/app.py runs/digits_test_resnet-cskd-seed0 runs/digits_test_resnet-cross_entropy-seed0
 
 On a Space, the variables MODEL and BASELINE name the weights: hf-hub:OWNER/NAME.
 """

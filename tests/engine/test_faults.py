@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_runs import (
@@ -25,6 +26,11 @@ from command_runs import (
     wait_for_a_checkpoint,
     write_recipe,
 )
+from report_pages import evaluated, write_unfinished
+from summaries import make_recipe
+
+from cskd_hf.engine.run import Run
+from cskd_hf.report.console import Console
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,23 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
     assert line.endswith(f"rerun the same command; the last complete checkpoint is {before}")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [before.name]
     assert quick(recipe).status == 0
+
+
+def test_a_report_that_cannot_be_written_does_not_stop_training(tmp_path, capsys):
+    (write_unfinished(tmp_path / "run", []) / "report.html").mkdir()
+    shown = evaluated([0, 0, 1], [0, 1, 1])
+    run = SimpleNamespace(
+        is_main=True,
+        watched="test",
+        images=SimpleNamespace(test=shown.images.split),
+        recipe=make_recipe(tmp_path / "run"),
+        folder=tmp_path / "run",
+        console=Console(True),
+    )
+    Run.report(run, shown.predictions)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: report.html was not written: ")
+    assert not list((tmp_path / "run").glob("*.tmp"))
 
 
 def test_an_unwritable_folder_is_rejected_before_training(tmp_path, images):

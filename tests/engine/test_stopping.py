@@ -49,7 +49,7 @@ def newest_state(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    for name in ("model/model.safetensors", "predictions.safetensors"):
+    for name in ("model/model.safetensors", "predictions.safetensors", "figures/pairs.png"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert metrics_lines(folder) == metrics_lines(other)
     ignored = ("name", "throughput")
@@ -82,6 +82,7 @@ def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, w
     where = Progress(**progress).place
     assert stderr.splitlines()[-1] == f"stopped by {number.name} at {where}; rerun the same command to resume"
     assert not (tmp_path / "run" / "summary.json").exists()
+    assert "This run is not finished" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     done = quick(recipe, *EVERY_STEP)
     assert f"resuming at {where}" in done.stdout
     assert_same_run(tmp_path / "run", whole)

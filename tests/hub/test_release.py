@@ -49,7 +49,7 @@ def test_a_release_is_complete_and_has_no_pickle(release):
         "class_map.txt",
         "config.json",
         "environment.json",
-        "figures/learning_curves.png",
+        "figures/learning_curves.svg",
         "figures/reliability.png",
         "metrics.json",
         "model.safetensors",

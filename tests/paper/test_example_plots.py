@@ -14,23 +14,22 @@ from PIL import Image
 
 from cskd_hf.data.splits import load_split
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.details import most_confident_mistakes
 from cskd_hf.paper.example_plots import (
     MAX_MISTAKES,
-    choose_images,
     confident_mistakes,
     feature_maps,
     load_pictures,
     mistakes_on_a_page,
-    most_confident_mistakes,
-    tsne,
 )
 from cskd_hf.paper.finished_runs import read_runs
 from cskd_hf.paper.plots import draw_figures
+from cskd_hf.report.feature_map import choose_images, tsne
 
 
 def test_t_sne_shows_the_first_images_of_evenly_spaced_classes() -> None:
     target = torch.arange(4000) % 40 * 2  # labels 0, 2, …, 78: a hundred images each
-    chosen = choose_images(torch.cat([target, target]))
+    chosen = choose_images(torch.cat([target, target]), 100)
     assert len(chosen) == 1000
     assert (np.diff(chosen) > 0).all()
     assert chosen.max() < 4000
@@ -95,8 +94,8 @@ def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
     probability = softmax(run.logits)
     wrong = np.flatnonzero(probability.argmax(axis=1) != run.target.numpy())
     expected = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")]
-    assert most_confident_mistakes(run, 5).tolist() == expected[:5].tolist()
-    assert most_confident_mistakes(run, 1000).tolist() == expected.tolist()
+    assert most_confident_mistakes(run.logits, run.target, 5).tolist() == expected[:5].tolist()
+    assert most_confident_mistakes(run.logits, run.target, 1000).tolist() == expected.tolist()
 
 
 def test_mistakes_of_probability_one_are_ranked(tmp_path: Path) -> None:
@@ -105,12 +104,12 @@ def test_mistakes_of_probability_one_are_ranked(tmp_path: Path) -> None:
     logits[3, 0], logits[50, 1], logits[80, 0] = 300, 500, 400  # the targets are 1, 0 and 0
     logits[80] = logits[80].roll(1)
     (run,) = runs_in(tmp_path, 1, logits=logits)
-    assert most_confident_mistakes(run, 3).tolist() == [50, 80, 3]
+    assert most_confident_mistakes(run.logits, run.target, 3).tolist() == [50, 80, 3]
 
 
 def test_bars_are_the_runs_probabilities_and_the_true_label_stands_out(tmp_path: Path) -> None:
     runs = read_runs([digits_run(tmp_path / str(seed), seed) for seed in range(2)])
-    images = most_confident_mistakes(runs[0], 3)
+    images = most_confident_mistakes(runs[0].logits, runs[0].target, 3).numpy()
     drawing = confident_mistakes(runs, images, load_pictures(runs[0], images))
     panels = [panel for panel in drawing.figure.axes if panel.patches]
     assert len(panels) == 6

@@ -17,7 +17,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from cskd_hf.errors import UserError
-from cskd_hf.paper.example_plots import confident_mistakes, feature_maps, mistakes_on_a_page, most_confident_mistakes
+from cskd_hf.evaluation.details import most_confident_mistakes
+from cskd_hf.paper.example_plots import confident_mistakes, feature_maps, mistakes_on_a_page
 from cskd_hf.paper.finished_runs import read_runs
 from cskd_hf.paper.page_style import PAGE_HEIGHT, TWO_COLUMNS_WIDTH, shortened, text_width
 from cskd_hf.paper.plots import draw_figures
@@ -107,7 +108,7 @@ def test_odd_names_are_drawn_literally_without_a_warning(tmp_path: Path, num_run
     names = [f"{'$x_1^^ _' if label % 2 else '_a'}: {name}" for label, name in enumerate(ODD_NAMES)]
     folders = [digits_run(tmp_path / f"$r_{seed}^^", seed, class_names=names) for seed in range(num_runs)]
     runs = read_runs(folders)
-    images = most_confident_mistakes(runs[0], 2)
+    images = most_confident_mistakes(runs[0].logits, runs[0].target, 2).numpy()
     pictures = [Image.new("RGB", size) for size in ((30, 3), (3, 30))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,7 +132,7 @@ def test_no_text_is_clipped_or_overlaps(tmp_path: Path, num_runs: int) -> None:
     settings: dict[str, Any] = {"class_names": names, "method": method, "features": torch.zeros(120, 8)}
     folders = [digits_run(tmp_path / f"a-long-name-{number}", **settings) for number in range(num_runs)]
     runs = read_runs(folders)
-    images = most_confident_mistakes(runs[0], mistakes_on_a_page(num_runs))
+    images = most_confident_mistakes(runs[0].logits, runs[0].target, mistakes_on_a_page(num_runs)).numpy()
     pictures = [Image.new("RGB", (30, 20))] * len(images)
     for drawing in (
         reliability_diagrams(runs),

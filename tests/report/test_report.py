@@ -1,73 +1,21 @@
 from __future__ import annotations
 
-import json
-from html.parser import HTMLParser
+import base64
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from report_pages import LINES, Page, evaluated, write_run
 from summaries import ENVIRONMENT, SUMMARY, summary_without_holdout
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
-from cskd_hf.report.figures import learning_curves, reliability_diagram
+from cskd_hf.report.figures import reliability_diagram
 from cskd_hf.report.report import model_readme, write_report
 from cskd_hf.runs.environment import record_environment
-from cskd_hf.runs.summary import Summary, write_summary
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-LINES: list[dict[str, float]] = [
-    {"epoch": 0, "step": 390, "lr": 0.1, "train/loss": 4.0, "train/top1_error": 90.0},
-    {"epoch": 1, "step": 780, "lr": 0.1, "train/loss": 3.0, "train/top1_error": 80.0, "holdout/top1_error": 41.25},
-    {"epoch": 2, "step": 1170, "lr": 0.01, "train/loss": 2.0, "train/top1_error": 70.0, "holdout/top1_error": 43.5},
-]
-
-
-class Page(HTMLParser):
-    """Tags, attributes and visible text of a page; asserts that tags nest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.texts.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-
-def write_run(folder: Path, summary: Summary = SUMMARY, lines: list[dict[str, float]] = LINES) -> Path:
-    folder.mkdir(parents=True)
-    write_summary(folder, summary)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": {"dataset": "cifar100", "batch_size": 123}}))
-    record_environment(folder, ENVIRONMENT, 0)
-    return folder
+from cskd_hf.runs.summary import Summary
 
 
 def page_of(*run: Any) -> Page:
@@ -91,7 +39,7 @@ def test_the_report_states_what_ran_and_what_came_out(tmp_path: Path) -> None:
         *("8 × Fast GPU, bf16; cskd_hf 0.1.0, commit 0123456", "3.10.99", *SUMMARY.notes),
         f"Probabilities: {SUMMARY.metrics.verdict}. The hold-out set (5,000 images) was not trained on",
         "Best epoch on the hold-out set: 2, 41.25 % top-1 error.",
-        "For information only; the result above is the last epoch.",
+        "For information only; the result above is the last epoch's.",
     ):
         assert text in page.text
 
@@ -152,20 +100,25 @@ def test_every_epoch_has_a_row_and_a_missing_key_an_empty_cell(tmp_path: Path) -
     assert [row[header.index("step")] for row in rows] == ["390", "780", "1170"]
 
 
-def test_the_page_loads_nothing_from_outside(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_outside_and_runs_only_its_own_script(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    learning_curves(LINES, folder / "figures" / "learning_curves.png")
     logits = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     reliability_diagram(logits, torch.arange(50) % 5, 2.0, folder / "figures" / "reliability.png")
-    page = Page(write_report(folder))
+    page = Page(write_report(folder, evaluated([0, 1, 1], [0, 0, 1])))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in images)
-    assert [str(image["alt"]).split()[0] for image in images] == ["Learning", "Reliability"]
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    assert all(str(image["src"]).startswith("data:image/") for image in images)
+    assert [str(image["alt"]).split()[0] for image in images] == ["Learning", "Reliability", "An"]
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object"})
     for tag, attributes in page.tags:
         assert tag == "img" or {"src", "href", "srcset"}.isdisjoint(attributes)
-    assert "url(" not in (folder / "report.html").read_text()
-    assert "@import" not in (folder / "report.html").read_text()
+        assert not any(name.startswith("on") for name in attributes)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in text
+    assert "@import" not in text
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (attributes["content"] for _, attributes in page.tags if "http-equiv" in attributes)
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +130,7 @@ def test_names_from_outside_are_shown_and_never_run(tmp_path: Path, record: str 
     summary = SUMMARY.model_copy(update={key: hostile}) if record is None else with_changes(**{record: {key: hostile}})
     summary = summary.model_copy(update={"notes": (f"skipped: {hostile}",)})
     page = page_of(tmp_path / "run", summary, [*LINES, {"epoch": 3, hostile: 1.0}])
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1  # the page's own
     assert page.text.count(hostile) >= 3  # in its place, in the note and in the head of the epoch table
 
 

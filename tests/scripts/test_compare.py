@@ -22,8 +22,8 @@ def test_runs_are_listed_side_by_side_with_definitions_and_loading_code(tmp_path
     assert done.returncode == 0, done.stderr
     header, first, second, *rest = done.stdout.splitlines()
     assert header.split("  ")[0] == "method"
-    assert first.split()[1:] == ["33", "1", "10", "1", "4.5", "1.5", "1,234"]
-    assert second.split()[1:] == ["46", "1", "10", "–", "–", "–", "100"]
+    assert first.split()[1:] == ["33", "1", "1", "10", "4.5", "1.5", "1,234"]
+    assert second.split()[1:] == ["46", "1", "–", "10", "–", "–", "100"]
     assert "top1_error: target is not the top class; percent" in rest
     assert f'timm.create_model("local-dir:{runs[0].folder}/model", pretrained=True)' in done.stdout
 

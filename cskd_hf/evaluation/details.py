@@ -1,0 +1,81 @@
+"""Which classes and images a model gets wrong: results per class, confusions, the most confident mistakes.
+
+Pure functions of CPU tensors: logits (N, K), target (N,) int64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Confusion(NamedTuple):
+    """How many images of one class are taken for another."""
+
+    target: int
+    predicted: int
+    images: int
+
+
+class ClassResult(NamedTuple):
+    """One class: its images, those recognised, and how often it is predicted, rightly or wrongly."""
+
+    label: int
+    images: int
+    correct: int
+    predictions: int
+
+
+def class_results(logits: Tensor, target: Tensor) -> list[ClassResult]:
+    """One row per class, in the order of labels.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf.evaluation.details import class_results
+        >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> [tuple(row) for row in class_results(logits, torch.tensor([0, 1, 1]))]
+        [(0, 1, 1, 2), (1, 2, 1, 1)]
+    """
+    num_classes, predicted = logits.shape[1], logits.argmax(dim=1)
+    counts = [
+        torch.bincount(labels, minlength=num_classes).tolist()
+        for labels in (target, target[predicted == target], predicted)
+    ]
+    return [ClassResult(label, *row) for label, row in enumerate(zip(*counts, strict=True))]
+
+
+def confusions(logits: Tensor, target: Tensor) -> list[Confusion]:
+    """Every kind of mistake that occurs, the most frequent first, then by label.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf.evaluation.details import confusions
+        >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> [tuple(row) for row in confusions(logits, torch.tensor([0, 1, 1]))]
+        [(1, 0, 1)]
+    """
+    answers = logits.argmax(dim=1)
+    wrong = answers != target
+    kinds, counts = torch.stack([target[wrong], answers[wrong]], dim=1).unique(dim=0, return_counts=True)
+    rows = torch.cat([kinds, counts[:, None]], dim=1)[counts.argsort(descending=True, stable=True)].tolist()
+    return [Confusion(label, predicted, images) for label, predicted, images in rows]
+
+
+def most_confident_mistakes(logits: Tensor, target: Tensor, count: int) -> Tensor:
+    """Indices of at most `count` misclassified images, most confident first; ties in image order.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf.evaluation.details import most_confident_mistakes
+        >>> logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+        >>> most_confident_mistakes(logits, torch.tensor([1, 1, 1]), 5).tolist()
+        [1, 0]
+    """
+    wrong = (logits.argmax(dim=1) != target).nonzero()[:, 0]
+    # By log-odds, which separate probabilities that round to 1.
+    rows = logits[wrong].double()
+    top, predicted = rows.max(dim=1)
+    log_odds = top - rows.scatter(1, predicted[:, None], -torch.inf).logsumexp(dim=1)
+    return wrong[log_odds.sort(descending=True, stable=True).indices[:count]]
