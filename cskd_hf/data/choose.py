@@ -51,7 +51,7 @@ def choose_splits(data: DataSection, available: Sequence[str], train: bool = Tru
     """
     share = isinstance(data.test_split, float)
     roles = [*["train"] * (train or share), *["test"] * (not share), *["holdout"] * train]
-    named = {role: name for role, name in _named(data).items() if role in roles}
+    named = {role: name for role, name in written_names(data).items() if role in roles}
     stored = {same_split(name): name for name in available} | {name: name for name in available}
     missing = {role: name for role, name in named.items() if name not in stored and same_split(name) not in stored}
     if missing:
@@ -73,7 +73,7 @@ def choose_splits(data: DataSection, available: Sequence[str], train: bool = Tru
     return {role: chosen[role] for role in ("train", "test", "holdout") if role in chosen}
 
 
-def _named(data: DataSection) -> dict[str, str]:
+def written_names(data: DataSection) -> dict[str, str]:
     """Role → split, as the recipe names them."""
     named = {"train": data.train_split, "test": data.test_split, "holdout": data.holdout}
     return {role: name for role, name in named.items() if isinstance(name, str)}
@@ -85,7 +85,7 @@ def require_distinct(data: DataSection) -> None:
     Raises:
         UserError: one has.
     """
-    names = list(_named(data).values())
+    names = list(written_names(data).values())
     if len(set(map(same_split, names))) < len(names):
         raise UserError(f"data: {', '.join(names)} names a split twice; train, test and hold-out split must differ")
 
@@ -99,11 +99,9 @@ def _fitting(role: str, free: Sequence[str]) -> list[str]:
     return list(free) if role == "train" and len(free) == 1 else []
 
 
-def _proposals(
-    data: DataSection, available: Sequence[str], roles: Iterable[str], fitting: Sequence[str] = ()
-) -> str:
+def _proposals(data: DataSection, available: Sequence[str], roles: Iterable[str], fitting: Sequence[str] = ()) -> str:
     """Settings to paste for roles whose split is missing: another one, or a share where there is none."""
-    taken = {same_split(name) for role, name in _named(data).items() if role not in roles}
+    taken = {same_split(name) for role, name in written_names(data).items() if role not in roles}
     free = [name for name in available if same_split(name) not in taken]
     settings = []
     for role in roles:

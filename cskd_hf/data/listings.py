@@ -9,11 +9,12 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 from pyarrow import csv
@@ -48,7 +49,9 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def open_listings(root: Path, choose: Choose, data: DataSection) -> tuple[dict[str, Dataset], Mapping[str, Sequence[str]]] | None:
+def open_listings(
+    root: Path, choose: Choose, data: DataSection
+) -> tuple[dict[str, Dataset], dict[str, tuple[str, ...]]] | None:
     """The splits of a folder with `split/metadata.*`, `metadata.*`, `split.csv`, `split.tsv` or a single CSV.
 
     Returns:
@@ -58,29 +61,27 @@ def open_listings(root: Path, choose: Choose, data: DataSection) -> tuple[dict[s
         UserError: a file cannot be read as a table.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {folder.name: (folder, file) for folder in folders if (file := _metadata(folder, data))}
-    if not found and (file := _metadata(root, data)):
+    files = {folder.name: (folder, file) for folder in folders if (file := _metadata(folder, data))}
+    if not files and (file := _metadata(root, data)):
         parts = _divide(_read(file, data))
-        chosen = choose(parts)
-        return {name: as_dataset([parts[name]], root, data) for name in chosen}, {name: parts[name].notes for name in chosen}
-    found = found or {file.stem: (root, file) for file in _tables(root, folders, data)}
-    if not found:
+        listings = {name: (root, parts[name]) for name in choose(parts)}
+    elif files := files or {file.stem: (root, file) for file in _tables(root, folders, data)}:
+        listings = {name: (files[name][0], _read(files[name][1], data)) for name in choose(files)}
+    else:
         return None
-    chosen = {name: found[name] for name in choose(found)}
-    listings = {name: _read(file, data) for name, (_, file) in chosen.items()}
-    tables = {name: as_dataset([listings[name]], folder, data) for name, (folder, _) in chosen.items()}
-    return tables, {name: listing.notes for name, listing in listings.items()}
+    tables = {name: _as_dataset([listing], folder, data) for name, (folder, listing) in listings.items()}
+    return tables, {name: listing.notes for name, (_, listing) in listings.items()}
 
 
 def read_csv(root: Path, files: Sequence[str], data: DataSection) -> Dataset:
     """The rows of several CSV files of one split, with image paths relative to `root`."""
-    return as_dataset([_read(Path(file), data) for file in files], root, data)
+    return _as_dataset([_read(Path(file), data) for file in files], root, data)
 
 
 def _metadata(folder: Path, data: DataSection) -> Path | None:
-    """The metadata file of a folder of images; None also if it has no labels where folders may name the classes."""
+    """The metadata file of a folder of images; None also if it has no labels where folders may be the classes."""
     file = next((folder / name for name in METADATA if (folder / name).is_file()), None)
-    if file is None or not any(path.is_dir() for path in folder.iterdir()):
+    if file is None or sum(path.is_dir() for path in folder.iterdir()) < 2:
         return file
     return file if data.label_column in _read(file, data).table.column_names else None
 
@@ -110,11 +111,11 @@ def _divide(listing: Listing) -> dict[str, Listing]:
         first = [path.replace("\\", "/").removeprefix("./").partition("/")[0] for path in paths]
         if any(map(is_split_word, first)):
             names = pa.array(first)
-            return {name: Listing(table.filter(pa.compute.equal(names, name)), listing.notes) for name in dict.fromkeys(first)}
+            return {name: Listing(table.filter(pc.equal(names, name)), listing.notes) for name in dict.fromkeys(first)}
     return {"train": listing}
 
 
-def as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) -> Dataset:
+def _as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) -> Dataset:
     """The two columns that are needed, with absolute paths; every column if one is missing, for the error."""
     image, label = str(data.image_column), str(data.label_column)
     tables = []
@@ -122,9 +123,11 @@ def as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) -> 
         names = table.column_names
         if image not in names and FILE_NAME in names:
             table = table.rename_columns([image if name == FILE_NAME else name for name in names])
-        if image in table.column_names and pa.types.is_string(table.schema.field(image).type):
+        if image in table.column_names and "string" in str(table.schema.field(image).type):
             # An absolute path wins over the folder it is joined to.
-            joined = [path if path is None or is_address(path) else str(folder / path) for path in table[image].to_pylist()]
+            joined = [
+                path if path is None or is_address(path) else str(folder / path) for path in table[image].to_pylist()
+            ]
             table = table.set_column(table.column_names.index(image), image, pa.array(joined, pa.string()))
         tables.append(table.select([image, label]) if {image, label} <= set(table.column_names) else table)
     return Dataset(pa.concat_tables(tables, promote_options="default"))
@@ -139,8 +142,7 @@ def _read(file: Path, data: DataSection) -> Listing:
     # Else 001 would become 1, and a class called NA, null or nan a missing label; an empty cell is one.
     columns = dict.fromkeys((str(data.image_column), FILE_NAME, str(data.label_column)), pa.string())
     options = csv.ConvertOptions(column_types=columns, null_values=[""], strings_can_be_null=True)
-    header = [line for line in text[: 1 << 16].splitlines() if line][:1]
-    parsing = csv.ParseOptions(delimiter=_delimiter(*header, wanted=set(columns)) if header else ",")
+    parsing = csv.ParseOptions(delimiter=_delimiter(text.lstrip().partition("\n")[0], set(columns)))
     return Listing(csv.read_csv(io.BytesIO(text.encode()), parse_options=parsing, convert_options=options), notes)
 
 
@@ -148,7 +150,7 @@ def _delimiter(header: str, wanted: set[str]) -> str:
     """The one that finds the most of the columns wanted, else the most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
-        names = [name.strip('"') for name in header.split(delimiter)]
+        names = [name.strip('"\r') for name in header.split(delimiter)]
         return len(wanted & set(names)), len(names)
 
     return max(_DELIMITERS, key=found)
@@ -170,7 +172,7 @@ def _json_lines(file: Path, text: str) -> pa.Table:
     flat = {name: values for name, values in columns.items() if not any(isinstance(v, list | dict) for v in values)}
     try:
         return pa.table(flat)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(f"data.dataset: {file}: a column has values of several types: {error}") from None
 
 
@@ -190,7 +192,9 @@ def _text(file: Path) -> tuple[str, tuple[str, ...]]:
             raise UserError(f"data.dataset: {file}, line {line}, is not {encoding.upper()} text; {advice}") from None
         word = re.search(r"[^,;\t|\r\n\"]*[^\x00-\x7f][^,;\t|\r\n\"]*", text)
         example = word[0].strip() if word else ""
-        notes = (f"{file.name}, line {line}, is not UTF-8; read as Windows-1252: {example!r}; if it is wrong, {advice}",)
+        notes = (
+            f"{file.name}, line {line}, is not UTF-8; read as Windows-1252: {example!r}; if it is wrong, {advice}",
+        )
     if "\0" in text:
         raise UserError(f"data.dataset: {file} is not UTF-8 text: it has zero bytes; {advice}")
     return text, notes

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from PIL import Image as PillowImage
 
-from cskd_hf.data.choose import Choose, choose_splits
+from cskd_hf.data.choose import Choose, choose_splits, written_names
 from cskd_hf.data.class_folders import open_class_folders
 from cskd_hf.data.class_lists import open_saved
 from cskd_hf.data.formats import readable_extensions
@@ -30,7 +30,7 @@ class OpenedSplits(NamedTuple):
 
     Attributes:
         tables: role ("train", "test", "holdout") → rows.
-        names: role → the split's name in the data.
+        names: role → the split's name, as the recipe writes it, else as in the data.
         notes: role → remarks, such as the files left out.
     """
 
@@ -48,16 +48,17 @@ def open_splits(data: DataSection, train: bool = True) -> OpenedSplits:
     Raises:
         UserError: no such data or split, or the Hub does not serve it; the message says what to write instead.
     """
-    names: dict[str, str] = {}
 
     def choose(available: Iterable[str]) -> list[str]:
-        names.update(choose_splits(data, list(available), train))
-        return list(names.values())
+        return list(choose_splits(data, list(available), train).values())
 
     loaded, notes = _open(data, choose)
-    choose(loaded)
-    tables = {role: loaded[name] for role, name in names.items()}
-    return OpenedSplits(tables, names, {role: tuple(notes.get(name, ())) for role, name in names.items()})
+    chosen = choose_splits(data, list(loaded), train)
+    return OpenedSplits(
+        {role: loaded[name] for role, name in chosen.items()},
+        {role: written_names(data).get(role, name) for role, name in chosen.items()},
+        {role: tuple(notes.get(name, ())) for role, name in chosen.items()},
+    )
 
 
 def _open(data: DataSection, choose: Choose) -> tuple[Mapping[str, Dataset], Mapping[str, Sequence[str]]]:
@@ -110,7 +111,11 @@ def _open_saved(root: Path, data: DataSection, choose: Choose) -> dict[str, Data
     """The chosen splits that `save_to_disk` wrote, whole or one folder per split; none if it wrote nothing here."""
     whole = load_from_disk(str(root)) if (root / "dataset_dict.json").is_file() else None
     found = [path.parent.name for path in sorted(root.glob("*/state.json"))] if whole is None else list(whole)
-    saved = {name: load_from_disk(str(root / name)) if whole is None else whole[name] for name in choose(found)} if found else {}
+    saved = (
+        {name: load_from_disk(str(root / name)) if whole is None else whole[name] for name in choose(found)}
+        if found
+        else {}
+    )
     return {name: open_saved(root / name, table, name, data) for name, table in saved.items()}
 
 

@@ -107,7 +107,9 @@ def load_images(data: DataSection) -> Images:
     opened = open_splits(data)
     stored = _read_labels(data, opened)
     labels, class_names = join_labels(list(stored.values()), data.label_column or "")
-    splits = {role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)}
+    splits = {
+        role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)
+    }
     notes = [note for split in splits.values() for note in split.notes]
     if len(class_names) < 2:
         raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {some(class_names)}")

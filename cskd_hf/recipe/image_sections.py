@@ -50,7 +50,9 @@ class DataSection(Section):
     @property
     def test_name(self) -> str:
         """The test images in words: the split's name, or `0.2 of train`."""
-        return f"{self.test_split:g} of {self.train_split}" if isinstance(self.test_split, float) else str(self.test_split)
+        return (
+            f"{self.test_split:g} of {self.train_split}" if isinstance(self.test_split, float) else str(self.test_split)
+        )
 
     @field_validator("dataset")
     @classmethod

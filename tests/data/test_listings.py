@@ -140,7 +140,9 @@ def test_labels_of_a_metadata_file_are_text(tmp_path, suffix, label):
     for split in ("train", "test"):
         write(tmp_path, f"{split}/1.png", content=png(1))
         rows = {"csv": f"file_name,label\n1.png,{label}\n1.png,other\n"}
-        rows["jsonl"] = f'{{"file_name": "1.png", "label": "{label}", "box": [1]}}\n{{"file_name": "1.png", "label": "other"}}\n'
+        rows["jsonl"] = (
+            f'{{"file_name": "1.png", "label": "{label}", "box": [1]}}\n{{"file_name": "1.png", "label": "other"}}\n'
+        )
         (tmp_path / split / f"metadata.{suffix}").write_text(rows[suffix])
     train = load(tmp_path).train
     assert [train.class_names[number] for number in train.labels] == [label, "other"]
@@ -153,7 +155,10 @@ def test_labels_of_a_metadata_file_are_text(tmp_path, suffix, label):
         ("{", "metadata.jsonl, line 2, is not a JSON object"),
         ("[1]", "metadata.jsonl, line 2, is not a JSON object"),
         ('{"file_name": "2.png", "label": 7}', "metadata.jsonl: a column has values of several types"),
-        ('{"file_name": "https://example.org/2.png", "label": "b"}', "holds 1 addresses, such as https://example.org/2"),
+        (
+            '{"file_name": "https://example.org/2.png", "label": "b"}',
+            "holds 1 addresses, such as https://example.org/2",
+        ),
         ('{"file_name": "2.png"}', "1 of 2 rows of split 'train' have no label"),
     ],
 )
