@@ -27,7 +27,7 @@ recipes
 
 examples
   # fine-tune on your own FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg
-  cskd-train cub200_resnet50_pretrained data.dataset=FOLDER data.test_split=val
+  cskd-train cub200_resnet50_pretrained data.dataset=FOLDER data.test_split=0.2
   # change settings
   cskd-train digits_resnet10 optimizer.lr=0.05 'method={{name: cross_entropy}}'
   # stop after an hour; the same command again resumes

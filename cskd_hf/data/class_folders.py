@@ -64,7 +64,7 @@ def open_class_folders(root: Path, choose: Choose) -> tuple[DatasetDict, dict[st
         UserError: a split has no folder or no images, a class folder holds other files only, or a file's name is not
             UTF-8.
     """
-    folders = _split_folders(root)
+    folders = split_folders(root)
     if not folders:
         raise UserError(
             f"data.dataset: {root} has no images that can be read; they lie in split/class/*.jpg or class/*.jpg"
@@ -85,15 +85,21 @@ def open_class_folders(root: Path, choose: Choose) -> tuple[DatasetDict, dict[st
     return DatasetDict(tables), notes
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Split → its folder; if the folders are classes, which hold images, the root is the only split."""
+def split_folders(root: Path) -> dict[str, Path]:
+    """Split → its folder; if the folders are classes, which hold images, the root is the only split.
+
+    The splits may also lie in the only folder of the root, as `data`.
+    """
     folders = {entry.name: Path(entry.path) for entry in _entries(root) if _why_left_out(entry) == "folder"}
     # `train` may also be a class, beside `car`.
     if any(is_split_word(name) and _holds(folder, "folder") for name, folder in folders.items()):
         return folders
     if any(not is_split_word(name) and _holds(folder, "") for name, folder in folders.items()):
         return {"train": root}
-    return folders
+    inside = split_folders(*folders.values()) if len(folders) == 1 else {}
+    return (
+        inside if any(_holds(folder, "folder") and is_split_word(name) for name, folder in inside.items()) else folders
+    )
 
 
 def _holds(folder: Path, kind: str) -> bool:

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_fro
 from PIL import Image as PillowImage
 
 from cskd_hf.data.choose import Choose, choose_splits, written_names
-from cskd_hf.data.class_folders import open_class_folders
+from cskd_hf.data.class_folders import open_class_folders, split_folders
 from cskd_hf.data.class_lists import open_saved
 from cskd_hf.data.formats import readable_extensions
 from cskd_hf.data.hub import download, explain_cache
@@ -97,13 +97,15 @@ def _open_folder(
         listed = open_listings(root, choose, data)
         if listed is not None:
             return listed
-        if suffixes & {".tar", ".zip"} and not suffixes & readable_extensions():  # not beside extracted images
+        archives = suffixes & {".tar", ".zip"} and not suffixes & readable_extensions()  # not beside extracted images
+        if archives or not patterns.keys() <= split_folders(root).keys():
             return open_files(root, choose, data, patterns), {}
         return open_class_folders(root, choose)
     except UserError:
         raise
     except Exception as error:  # `datasets` raises a dozen unrelated types
-        reason = explain_cache(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        cause = error.__cause__ or error  # behind "An error occurred while generating the dataset"
+        reason = explain_cache(error) or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise UserError(f"data.dataset: {root}: {reason}") from error
 
 

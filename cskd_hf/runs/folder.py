@@ -123,8 +123,8 @@ def check_share(run: Path, split: ImageSplit, data: DataSection) -> None:
         other_images = image_differences({"test": recorded["test"]}, {"test": describe_split(split)})
         if other_images:
             raise UserError(
-                f"data.test_split: {data.test_name} of {data.dataset} is not the share that {run} did not train on; "
-                f"write data.test_split={split.name} to test on every image\n{other_images[0]}"
+                f"data.test_split: {data.dataset} has other images than {run}, which may have been trained on some of this "
+                f"{data.test_name}; write data.test_split={split.name} to test on every image\n{other_images[0]}"
             )
 
 

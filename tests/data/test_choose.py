@@ -45,10 +45,22 @@ def test_a_split_is_found_by_its_name(available, keys, expected):
         (["train", "a b"], {}, "test_split: not set, .* none is clearly meant; write data.test_split=0.2"),
         (["train", "val"], {"holdout": "val"}, "test_split: not set, .* write data.test_split=0.2"),
         (["a b", "c"], {}, "train_split: not set, .* none is clearly meant; write 'data.train_split=a b'"),
-        (["train", "val"], {"test_split": "test"}, " my birds has no split 'test'; it has train, val; write data.test_split=val"),
+        (
+            ["train", "val"],
+            {"test_split": "test"},
+            " my birds has no split 'test'; it has train, val; write data.test_split=val",
+        ),
         (["train"], {"test_split": "test"}, " my birds has no split 'test'; it has train; write data.test_split=0.2"),
-        (["x", "val"], {"train_split": "train"}, " my birds has no split 'train'; it has x, val; write data.train_split=x"),
-        (["train", "test"], {"holdout": "dev"}, " my birds has no split 'dev'; it has train, test; write data.holdout=0.1"),
+        (
+            ["x", "val"],
+            {"train_split": "train"},
+            " my birds has no split 'train'; it has x, val; write data.train_split=x",
+        ),
+        (
+            ["train", "test"],
+            {"holdout": "dev"},
+            " my birds has no split 'dev'; it has train, test; write data.holdout=0.1",
+        ),
         ([], {"train_split": "a"}, " my birds has no split 'a'; it has none; write data.train_split=NAME"),
     ],
 )
