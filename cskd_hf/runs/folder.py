@@ -123,7 +123,7 @@ def check_share(run: Path, split: ImageSplit, data: DataSection) -> None:
         other_images = image_differences({"test": recorded["test"]}, {"test": describe_split(split)})
         if other_images:
             raise UserError(
-                f"data.test_split: {data.dataset} has other images than {run}, which may have been trained on some of this "
+                f"data.test_split: {data.dataset} has other images than {run}, which may be trained on some of "
                 f"{data.test_name}; write data.test_split={split.name} to test on every image\n{other_images[0]}"
             )
 
