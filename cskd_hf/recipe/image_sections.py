@@ -14,7 +14,7 @@ class DataSection(Section):
     """Images, batches and pairs."""
 
     dataset: str
-    """A catalog name, a Hub id, or a folder: `split/class/*.jpg`, Parquet, or `save_to_disk` Arrow."""
+    """A catalog name, a Hub id, or a folder of `class/*.jpg`, `split/class/*.jpg`, tables or tars; `~` is allowed."""
     config_name: str | None = None
     """Configuration of the Hub dataset, if it has several."""
     revision: str | None = None

@@ -159,7 +159,7 @@ def test_two_ranks_report_unreadable_images_of_both(tmp_path):
     assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
 
 
-def test_one_folder_of_images_of_every_format_and_mode_trains_and_keeps_its_share(tmp_path):
+def test_one_folder_of_images_of_every_format_and_mode_trains_and_records_its_share(tmp_path):
     folder = draw_folder(tmp_path, {"[odd] images *?": (8, 8, 1)}) / "[odd] images *?"
     train = folder / "class 0"
     draw_image(0, 1).convert("CMYK").save(train / "cmyk of mine.jpg")
