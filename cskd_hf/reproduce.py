@@ -5,6 +5,7 @@ python -m cskd_hf.reproduce table1 --datasets cub200 --run         # train them,
 python -m cskd_hf.reproduce table1 --commands                      # one command per missing run, for a job array
 python -m cskd_hf.reproduce all --output tables                    # Markdown, LaTeX and JSON of the finished runs
 python -m cskd_hf.reproduce evidence strong --run --jobs 2         # ours: at equal training compute, on small sets
+python -m cskd_hf.reproduce sweep RECIPE optimizer.lr=0.05,0.1 method.distill_loss_weight=1,3 --run  # ours
 python -m cskd_hf.reproduce figures runs/A runs/B --output figures
 """
 
@@ -36,10 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["figures"]:
         return _figures(argv[1:])
+    if argv[:1] == ["sweep"]:
+        return _sweep(argv[1:])
     args = _parser().parse_intermixed_args(argv)
     tables, overrides = _split_words(args)
     if not tables:
-        raise UserError("table: none given; allowed: table1 to table6, all, evidence, strong, or figures RUN …")
+        raise UserError(
+            "table: none given; allowed: table1 to table6, all, evidence, strong, sweep RECIPE …, or figures RUN …"
+        )
     jobs = _jobs(args.jobs)
     _check_figure(args.figure, tables)
     setup = Setup(args.runs, _folders(args.data), tuple(overrides))
@@ -68,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR].",
+        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR]. A "
+        "grid of settings: sweep RECIPE section.key=A,B ….",
     )
     parser.add_argument(
         "words",
@@ -81,14 +87,19 @@ def _parser() -> argparse.ArgumentParser:
         "--models", nargs="+", default=[], metavar="NAME", help="networks, such as resnet18 densenet121"
     )
     parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows, such as cskd kd mixup+cskd")
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help="seeds (default: 0 1 2; for ImageNet 0)")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="image folder of a dataset")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="parent of the run folders (default: runs)"
-    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
     parser.add_argument(
         "--figure", type=Path, metavar="FILE", help="with evidence: also draw error against compute, as PNG or PDF"
+    )
+    _add_run_options(parser, seeds="0 1 2; for ImageNet 0")
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser, seeds: str) -> None:
+    parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help=f"seeds (default: {seeds})")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="parent of the run folders (default: runs)"
     )
     parser.add_argument(
         "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
@@ -100,7 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
     action.add_argument("--run", action="store_true", help="train the missing runs, then print the table")
     action.add_argument("--commands", action="store_true", help="print one command per missing run, for a job array")
-    return parser
 
 
 def _split_words(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -150,6 +160,37 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
     blocks = [block for table in all_tables().values() for block in table]
     check_names("--data", folders, sorted(dataset for block in blocks for dataset, _ in block.columns))
     return folders
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cskd_hf.reproduce sweep",
+        description="Compare a grid of settings on hold-out images: section.key=A,B spans a dimension of it.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=A,B", help="settings; one value is for all runs")
+    parser.add_argument("--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="orders the rows")
+    _add_run_options(parser, seeds="0")
+    args = parser.parse_intermixed_args(argv)
+    from cskd_hf.paper import sweep
+
+    args.overrides += [word for word in args.seeds if "=" in word]
+    seeds = _seeds([word for word in args.seeds if "=" not in word]) or [0]
+    for override in args.overrides:
+        if (key := override.partition("=")[0].strip()) in ("run.seed", "run.output_dir", "run.resume"):
+            raise UserError(f"{override}: cannot be set for all runs of a sweep; use {_PER_RUN[key]}")
+    prefix = launcher_prefix(args.launcher)
+    runs = sweep.sweep_runs(args.recipe, args.overrides, seeds, args.runs)
+    if args.commands:
+        return print_commands(runs, prefix)
+    if args.plan:
+        return print_plan(runs, args.runs)
+    failures = run_missing(runs, require_program(prefix), jobs=_jobs(args.jobs)) if args.run else {}
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    print(sweep.markdown(args.recipe, sweep.table(runs, states, args.metric), args.metric), end="")
+    for key, reason in failures.items():
+        print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
+    return 1 if failures else report_bad_folders(runs, states)
 
 
 def _figures(argv: Sequence[str]) -> int:

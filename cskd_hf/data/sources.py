@@ -122,7 +122,7 @@ def _open_saved(root: Path, data: DataSection, choose: Choose) -> dict[str, Data
 
 
 def _digits() -> DatasetDict:
-    """scikit-learn's scans: 20 of each class to train, 30 held out, the rest to test, in a fixed random order."""
+    """scikit-learn's scans in a fixed random order: of each class 20 for train, 30 for holdout, the rest for test."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

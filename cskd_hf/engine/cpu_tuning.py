@@ -24,7 +24,7 @@ def limit_openmp_spinning() -> None:
 
 
 def join_ranks_on_cpus() -> None:
-    """Let torchrun's ranks form one group where there is no accelerator; Accelerate needs to be told."""
+    """Let torchrun's ranks form one group where there is no accelerator; Accelerate needs `ACCELERATE_USE_CPU`."""
     import torch
 
     started = os.environ.get("WORLD_SIZE", "1") != "1" and "LOCAL_RANK" in os.environ

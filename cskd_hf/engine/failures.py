@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from cskd_hf.engine.distributed import is_broken_collective
-from cskd_hf.engine.memory import explain_out_of_memory
+from cskd_hf.engine.memory import explain_out_of_host_memory, explain_out_of_memory
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
+from cskd_hf.errors import is_out_of_host_memory
 from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.files import advice
@@ -83,6 +84,8 @@ def explain(error: Exception, run: Run) -> str | None:
     reason = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
+    if is_out_of_host_memory(error):
+        return f"{explain_out_of_host_memory(error, run.recipe)}; {resume}"
     if isinstance(error, NonFiniteLossError):
         return (
             f"the loss is not finite at {error}; the optimizer did not step. "

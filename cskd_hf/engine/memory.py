@@ -1,8 +1,9 @@
-"""Out of device memory: report it, and measure which batch size fits."""
+"""Out of memory: report it, and measure which batch size fits on the device."""
 
 from __future__ import annotations
 
 import math
+import re
 import traceback
 
 import torch
@@ -36,6 +37,16 @@ def explain_out_of_memory(
     return (
         f"data.batch_size: {batch_size} does not fit into the device's memory{_memory(accelerator.device)}; {advice}, "
         "or run.grad_checkpointing=true"
+    )
+
+
+def explain_out_of_host_memory(error: BaseException, recipe: Recipe) -> str:
+    """One line for the user: what was asked for, and the settings that need less."""
+    asked = re.search(r"allocate (\d+) bytes", str(error))
+    size = f" ({int(asked[1]) / 2**30:.1f} GiB asked for)" if asked else ""
+    return (
+        f"out of memory{size}: lower data.batch_size={recipe.data.batch_size} or data.workers, or choose an optimizer "
+        f"with less state than {recipe.optimizer.opt}"
     )
 
 

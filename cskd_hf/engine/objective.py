@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS, Batch
 from cskd_hf.data.normalize import normalize
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, is_out_of_host_memory
 from cskd_hf.methods.base import Method
 from cskd_hf.models.memory import memories
 
@@ -95,7 +95,12 @@ def dry_run(
             f"model.model_name: the model does not fit into the device's memory with {num_samples} samples of {size}; "
             "choose a smaller model or transform.input_size"
         ) from None
-    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+    except (AssertionError, MemoryError, RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_host_memory(error):
+            raise UserError(
+                f"data.batch_size: {num_samples} samples of {size} do not fit into memory; lower it, or choose a "
+                "smaller model or transform.input_size"
+            ) from None
         if "more than 1 value per channel" in str(error):
             raise UserError(
                 f"data.batch_size: an epoch's last batch leaves {num_samples} to a process, too few for this model's "

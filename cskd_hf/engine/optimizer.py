@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,8 +29,11 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         lr: for the global batch.
 
     Raises:
-        UserError: timm has no such optimizer, or it rejects these settings.
+        UserError: timm has no such optimizer, it rejects these settings, a package it needs is missing, or it needs
+            second derivatives.
     """
+    if "kron" in settings.opt and find_spec("opt_einsum") is None:  # without it, its products need terabytes
+        raise UserError(f"optimizer.opt: {settings.opt} needs the package opt_einsum; pip install opt_einsum")
     try:
         keywords = settings.model_dump(exclude_none=True, exclude={"lr_base", "fused"}) | {"lr": lr}
         if settings.fused:
@@ -51,4 +55,6 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
     return optimizer

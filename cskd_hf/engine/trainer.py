@@ -88,7 +88,7 @@ def fit_and_finish(run: Run) -> Outcome:
                     outcome = write_results(run, predictions)
             except EvaluationStoppedError:
                 save(run)
-        except (EOFError, OSError, RuntimeError) as error:
+        except (EOFError, MemoryError, OSError, RuntimeError) as error:
             failures.ignore_worker_deaths()
             run.console.close()
             line = failures.explain(error, run)

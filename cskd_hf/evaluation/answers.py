@@ -29,7 +29,7 @@ def rank_classes(trained: TrainedModel, logits: Tensor, paths: Sequence[str], k:
     """The likeliest classes of each image; of equal ones, the first in label order.
 
     Args:
-        trained: its class names and temperature; without names, a class is called by its number.
+        trained: its class names and temperature; without names, the class index stands in.
         logits: (N, K).
         paths: N.
         k: at most K classes are returned.

@@ -121,7 +121,7 @@ def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
     """`aurc` with the largest normalised logit as the confidence: max_k (z_k − z̄) / ‖z − z̄‖₂, z̄ the mean over classes.
 
     Regularisers that suppress the largest logit, such as label smoothing, spoil the ranking by probability; the norm
-    undoes it. The ranking does not depend on a temperature. The authors choose the norm's p on held-out images; here it
+    undoes it. The ranking does not depend on a temperature. The authors choose the norm's p on hold-out images; here it
     is 2 [ours]. With K = 2 all images tie. A row of equal logits, or with one of -inf, ranks last.
 
     Source: L. F. P. Cattelan, D. Silva, "How to fix a broken confidence estimator", UAI 2024,

@@ -154,7 +154,7 @@ def _predict_share(
     count, ready = 0, dict[str, Tensor]()
     skipped: dict[int, str] = {}
 
-    def keep(outputs: dict[str, Tensor]) -> int:
+    def store(outputs: dict[str, Tensor]) -> int:
         for name, value in outputs.items():
             if name not in parts:
                 parts[name] = torch.empty(num_images, *value.shape[1:], dtype=value.dtype)
@@ -172,8 +172,8 @@ def _predict_share(
             skipped.update(batch.skipped)
             if len(batch.target):
                 previous, ready = ready, forward(batch.images) | {"target": batch.target, "row": batch.index}
-                count = keep(previous)  # while the device computes
-    count = keep(ready)
+                count = store(previous)  # while the device computes
+    count = store(ready)
     return {name: part[:count] for name, part in parts.items()}, skipped
 
 

@@ -41,7 +41,7 @@ class Source:
 
     @functools.cached_property
     def holdout(self) -> dict[str, Any] | None:
-        """Number of held-out images, their NLL and ECE before and after scaling; None without a temperature."""
+        """Number of hold-out images, their NLL and ECE before and after scaling; None without a temperature."""
         from cskd_hf.evaluation.confidence import ece
         from cskd_hf.evaluation.metrics import nll
 

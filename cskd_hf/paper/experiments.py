@@ -5,6 +5,7 @@ A cell's run is the shipped recipe of its dataset and network with the row's met
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +27,21 @@ _DISTILLED = ("kd", "kd+cskd")
 _TEACHER = "densenet121"  # the paper's, trained with CS-KD on the same dataset with the same seed
 
 
+class Size(NamedTuple):
+    """Classes and images of a run's data; without a hold-out set the test images are evaluated in its place."""
+
+    classes: int
+    train: int
+    evaluated: int
+    test: int
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One training run.
 
     Attributes:
-        recipe: name of the shipped recipe.
+        recipe: path of the shipped recipe.
         overrides: command-line overrides for `cskd_hf.train`.
         folder: run folder; it may not exist yet.
         expected: the resolved recipe; null where only training knows the value.
@@ -47,20 +57,26 @@ class Run:
     shipped_batch: int
     teacher: RunKey | None
 
-    @property
-    def num_images(self) -> tuple[int, int, int]:
-        """Training, hold-out and test images, by the catalog; without a hold-out set the test images are evaluated."""
-        entry, holdout = CATALOG[self.key.dataset], self.expected.data.holdout
+    @functools.cached_property
+    def size(self) -> Size:
+        """By the catalog; of a dataset that is not in it, by reading its labels."""
+        entry, data = CATALOG.get(self.key.dataset), self.expected.data
+        if entry is None:
+            from cskd_hf.data.splits import load_images
+
+            images = load_images(data)
+            holdout = None if images.holdout is None else len(images.holdout)
+            return Size(images.num_classes, len(images.train), holdout or len(images.test), len(images.test))
         train, test = entry.num_images[entry.train_split], entry.num_images[entry.test_split]
-        if isinstance(holdout, str):
-            return train, entry.num_images[holdout], test
-        validation = round(train * holdout) if holdout else 0
-        return train - validation, validation or test, test
+        if isinstance(data.holdout, str):
+            return Size(entry.num_classes, train, entry.num_images[data.holdout], test)
+        validation = round(train * data.holdout) if data.holdout else 0
+        return Size(entry.num_classes, train - validation, validation or test, test)
 
     @property
     def compute(self) -> float:
         """Of the whole training, in forward and backward passes of one image; a forward alone counts 1/3."""
-        return self.num_images[0] * self.expected.scheduler.total_epochs * self.expected.method.cost
+        return self.size.train * self.expected.scheduler.total_epochs * self.expected.method.cost
 
 
 class Setup(NamedTuple):
@@ -175,7 +191,7 @@ def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) 
         batch = shipped.data.batch_size * shipped.run.gradient_accumulation_steps
         runs[key] = Run(
             key,
-            recipe_name(key),
+            f"recipes/{recipe_name(key)}.yaml",
             recipes.overrides(key),
             run_folder(setup.root, key),
             recipes.resolved(key),

@@ -48,7 +48,7 @@ def require_program(prefix: Sequence[str]) -> list[str]:
 
 
 def command_of(run: Run, prefix: Sequence[str]) -> list[str]:
-    return [*prefix, "-m", "cskd_hf.train", f"recipes/{run.recipe}.yaml", *run.overrides]
+    return [*prefix, "-m", "cskd_hf.train", run.recipe, *run.overrides]
 
 
 def run_missing(

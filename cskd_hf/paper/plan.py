@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cskd_hf.errors import UserError
 from cskd_hf.paper.blocks import RunKey
-from cskd_hf.paper.experiments import Run
+from cskd_hf.paper.experiments import Run, Size
 from cskd_hf.paper.find import RunState
-from cskd_hf.recipe.catalog import CATALOG, IMAGENET_MEAN, IMAGENET_STD, CatalogEntry
+from cskd_hf.recipe.catalog import IMAGENET_MEAN, IMAGENET_STD
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.summary import read_recipe, read_summary
 
@@ -63,7 +63,7 @@ def workload(recipe: Recipe) -> str:
 
 def device_hours(run: Run, state: RunState, rate: Rate) -> float:
     """Remaining time of a run on one device."""
-    recipe, (train, validation, test) = run.expected, run.num_images
+    recipe, (_, train, validation, test) = run.expected, run.size
     epochs = recipe.scheduler.total_epochs - state.epochs
     evaluated = validation * math.ceil(epochs / recipe.run.val_interval) + test
     return (train * epochs + evaluated / 3) / rate.images_per_second / 3600
@@ -115,11 +115,11 @@ def probe(run: Run, teacher: Run | None) -> Rate:
     from cskd_hf.batch import NUM_VIEWS, Batch
     from cskd_hf.engine.optimizer import create_optimizer
 
-    recipe, entry = run.expected, CATALOG[run.key.dataset]
+    recipe, size = run.expected, run.size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_cpu, precision, full_batch = device.type == "cpu", recipe.run.mixed_precision, recipe.data.batch_size
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None, None: None}[precision]
-    objective = _random_objective(recipe, entry, None if teacher is None else teacher.expected).to(device).train()
+    objective = _random_objective(recipe, size, None if teacher is None else teacher.expected).to(device).train()
     optimizer = create_optimizer(recipe.optimizer, recipe.method.export(objective.module), objective.module, lr=0.0)
 
     @find_executable_batch_size(starting_batch_size=min(full_batch, _MAX_CPU_BATCH) if on_cpu else full_batch)
@@ -127,7 +127,7 @@ def probe(run: Run, teacher: Run | None) -> Rate:
         total = batch_size * NUM_VIEWS[recipe.method.views]
         images = torch.zeros(total, *recipe.transform.input_size, dtype=torch.uint8, device=device)
         index = torch.arange(total, device=device)
-        batch = Batch(images, index % entry.num_classes, index % entry.num_images[entry.train_split])
+        batch = Batch(images, index % size.classes, index % size.train)
 
         def seconds_of(num_steps: int) -> float:
             start = time.perf_counter()
@@ -150,18 +150,18 @@ def probe(run: Run, teacher: Run | None) -> Rate:
     return measure()
 
 
-def _random_objective(recipe: Recipe, entry: CatalogEntry, teacher: Recipe | None) -> Objective:
+def _random_objective(recipe: Recipe, size: Size, teacher: Recipe | None) -> Objective:
     from cskd_hf.engine.build import build_objective
     from cskd_hf.methods.base import Experiment
     from cskd_hf.models.export import export_model
     from cskd_hf.models.factory import create_backbone
 
-    names = tuple(f"class {number}" for number in range(entry.num_classes))
-    num_images, num_epochs = entry.num_images[entry.train_split], recipe.scheduler.total_epochs
-    experiment = Experiment(num_images, num_epochs, names, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # blank images: any
+    names = tuple(f"class {number}" for number in range(size.classes))
+    num_epochs = recipe.scheduler.total_epochs
+    experiment = Experiment(size.train, num_epochs, names, mean=IMAGENET_MEAN, std=IMAGENET_STD)  # blank images: any
     with tempfile.TemporaryDirectory() as folder:
         if teacher is not None:
-            model = create_backbone(teacher.model.model_copy(update={"pretrained": False}), entry.num_classes)
+            model = create_backbone(teacher.model.model_copy(update={"pretrained": False}), size.classes)
             export_model(model, Path(folder) / "model", teacher.model, teacher.transform, names, "", {})
             recipe = recipe.replace(method={"teacher": folder})
         return build_objective(recipe.replace(model={"pretrained": False}), experiment)

@@ -64,7 +64,7 @@ class Console:
         device: torch.device,
     ) -> None:
         """What is about to run, including how the update's batch size comes about, and warnings."""
-        holdout = "" if images.holdout is None else f", {len(images.holdout):,} held out"
+        holdout = "" if images.holdout is None else f", {len(images.holdout):,} hold-out"
         accumulation = recipe.run.gradient_accumulation_steps
         updates = -(-batches.num_samples // (batches.global_batch_size * accumulation))
         anchors = batches.global_batch_size * accumulation

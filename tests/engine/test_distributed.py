@@ -49,7 +49,7 @@ SETTINGS = ["data.batch_size=2", "run.checkpoint_steps=1", "scheduler.num_epochs
 def whole(tmp_path_factory, images) -> Path:
     """An uninterrupted run on two ranks."""
     recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
-    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, told_to_use_cpus=False)
+    done = torchrun("-m", "cskd_hf.train", recipe, *SETTINGS, use_cpus=False)
     assert done.status == 0, done.stderr
     assert done.stdout.count("epoch   1/2") == 1  # only rank 0 prints
     assert "2 x 2 processes x 1 accumulated = 4 anchors (8 images)" in done.stdout

@@ -1,4 +1,4 @@
-"""Parameter groups: the network's are timm's, whatever modules a method adds."""
+"""timm's optimizers: parameter groups, resume, fused kernels, and what is rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from method_cases import EXPERIMENT, METHODS, backbone, method_of, small_network
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -16,6 +16,8 @@ from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.errors import UserError
 from cskd_hf.methods import Method
 from cskd_hf.recipe.sections import OptimizerSection
+from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
+from cskd_hf.runs.progress import Progress
 
 LR = 0.3
 # They have a no_weight_decay list, LayerNorm and layer scale.
@@ -128,6 +130,56 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
         UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
     ):
         optimizer_of("byot", settings_of(opt="adammm"), small_network())
+
+
+def test_kron_without_opt_einsum_is_rejected(monkeypatch):
+    monkeypatch.setattr("cskd_hf.engine.optimizer.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^optimizer\.opt: kron needs the package opt_einsum; pip install opt_einsum$"):
+        optimizer_of("cskd", settings_of(opt="kron"), small_network())
+
+
+def test_an_optimizer_of_second_order_is_rejected():
+    with pytest.raises(UserError, match=r"^optimizer\.opt: adahessian needs second derivatives"):
+        optimizer_of("cskd", settings_of(opt="adahessian"), small_network())
+
+
+# Resuming
+
+ON_CUDA = ("bnb", "fused")  # of bitsandbytes and APEX
+OPTIMIZERS = [name for name in list_optimizers() if not name.startswith((*ON_CUDA, "adahessian"))]
+COMPILED = [pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS if "kron" in name]
+
+
+@pytest.mark.parametrize(
+    "opt", [*(name for name in OPTIMIZERS if "kron" not in name), "lookahead_adamw", "lookahead_muon", *COMPILED]
+)
+def test_every_optimizer_of_timm_resumes_bit_equal(tmp_path, opt):
+    def build(seed: int) -> tuple[nn.Module, Any]:
+        torch.manual_seed(seed)
+        optimizer, module, _ = optimizer_of("cskd", settings_of(opt=opt), small_network())
+        return module, optimizer
+
+    def train(module: nn.Module, optimizer: Any, steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)  # as training restores it
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 / (1 + step)
+            module(torch.randn(4, 3, 16, 16)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole = build(0)
+    before = copy.deepcopy(whole[0].state_dict())
+    train(*whole, range(8))
+    first = build(0)
+    train(*first, range(5))
+    path = save_checkpoint(tmp_path, *first, None, Progress(step=5), "", keep=1)
+    resumed = build(1)
+    load_checkpoint(path, *resumed, None)
+    train(*resumed, range(5, 8))
+    expected, found = whole[0].state_dict(), resumed[0].state_dict()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert any(not torch.equal(before[name], expected[name]) for name in expected)
 
 
 # Fused kernels

@@ -25,6 +25,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 NAMES = ("cat", "dog", "Ærø")
 TEMPERATURE = 0.4
+FILES = ["README.md", "class_map.txt", "config.json", "model.onnx", "model.safetensors"]
 TRANSFORM = TransformSection(
     input_size=(3, 64, 64), crop_pct=0.9, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
 )
@@ -129,13 +130,7 @@ def test_the_same_weights_give_the_same_bytes_and_leave_no_other_file(tmp_path):
     export(tmp_path / "model")
     first = export_onnx(tmp_path / "model").read_bytes()
     assert export_onnx(tmp_path / "model").read_bytes() == first
-    assert sorted(os.listdir(tmp_path / "model")) == [
-        "README.md",
-        "class_map.txt",
-        "config.json",
-        "model.onnx",
-        "model.safetensors",
-    ]
+    assert sorted(os.listdir(tmp_path / "model")) == FILES
 
 
 class BatchDependent(nn.Module):
@@ -169,13 +164,7 @@ def test_a_graph_that_differs_from_the_network_is_rejected_and_an_earlier_file_s
     with pytest.raises(RuntimeError, match=r"onnxruntime's logits differ from PyTorch's by 2\.5 on 3 images"):
         export_onnx(tmp_path / "model")
     assert (tmp_path / "model" / "model.onnx").read_bytes() == b"the earlier"
-    assert sorted(os.listdir(tmp_path / "model")) == [
-        "README.md",
-        "class_map.txt",
-        "config.json",
-        "model.onnx",
-        "model.safetensors",
-    ]
+    assert sorted(os.listdir(tmp_path / "model")) == FILES
 
 
 def test_a_folder_without_weights_is_a_user_error(tmp_path):

@@ -96,7 +96,7 @@ def test_the_overrides_give_the_expected_recipe():
     setup = Setup(Path("null"), {"cub200": "1e-4", "mit67": "a: b"}, ("optimizer.lr=0.05", "data.workers=2"))
     runs = runs_of(select(["table4"], ["cub200", "mit67", "cifar100"]), [0, 7], setup)
     for key, run in runs.items():
-        recipe = resolve(load_recipe(f"recipes/{run.recipe}.yaml", run.overrides))
+        recipe = resolve(load_recipe(run.recipe, run.overrides))
         assert recipe == run.expected
         assert (recipe.run.seed, recipe.optimizer.lr) == (key.seed, 0.05)
         assert recipe.run.output_dir == run.folder.as_posix()

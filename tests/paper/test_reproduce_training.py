@@ -94,7 +94,7 @@ def test_a_printed_command_trains_exactly_the_missing_run(tmp_path, capsys):
     assert len(runs) == 3
     for line, run in zip(stdout.splitlines(), runs.values(), strict=True):
         *start, _, recipe = shlex.split(line)[:7]
-        assert [*start, recipe] == [*launcher.split(), "-m", f"recipes/{run.recipe}.yaml"]
+        assert [*start, recipe] == [*launcher.split(), "-m", run.recipe]
         assert recipe_hash(resolve(load_recipe(recipe, shlex.split(line)[7:]))) == recipe_hash(run.expected)
     note, error = stderr.splitlines()
     assert note == "note: lines 1 train teachers; they must finish before the others"

@@ -21,22 +21,8 @@ from command_runs import (
 from safetensors.torch import load_file
 from whole_runs import whole_run
 
-from cskd_hf.evaluation.metrics import evaluate_predictions
+from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_predictions
 from cskd_hf.runs.environment import read_environments
-
-RATES = [
-    "top1_error",
-    "top5_error",
-    "nll",
-    "brier",
-    "ece",
-    "adaptive_ece",
-    "classwise_ece",
-    "aurc",
-    "aurc_logit_norm",
-    "recall_at_1",
-]
-
 
 images = pytest.fixture(fifteen_images, scope="module")
 
@@ -102,7 +88,7 @@ def test_the_summary_has_the_documented_keys(finished):
     assert len(bytes.fromhex(summary["recipe_hash"])) == 8
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 3, "test": 9}
     assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled", "calibration"}
-    assert list(summary["metrics"]["last"]) == RATES
+    assert list(summary["metrics"]["last"]) == list(DEFINITIONS)
     throughput = summary["throughput"]
     assert {"images_per_second", "data_wait_share", "peak_memory_bytes"} <= set(throughput)
     assert throughput["images_per_second"] == pytest.approx(24 / throughput["train_seconds"])
@@ -155,7 +141,7 @@ def test_output_to_a_file_has_no_progress_bar(finished):
     assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
     assert "4 x 1 processes x 1 accumulated = 4 anchors (8 images)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
-    for name in RATES:
+    for name in DEFINITIONS:
         assert f"\n{name} " in stdout
 
 

@@ -185,24 +185,24 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
     return progress
 
 
-def launch(*args: object, processes: int = 2, told_to_use_cpus: bool = True, **options: Any) -> subprocess.Popen[str]:
-    """Start torchrun on this machine's CPU; a script with its own Accelerator, or a machine with GPUs, must be told."""
+def launch(*args: object, processes: int = 2, use_cpus: bool = True, **options: Any) -> subprocess.Popen[str]:
+    """Start torchrun on this machine's CPU; `use_cpus` for own Accelerators and machines with GPUs."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
     return subprocess.Popen(
         [*command, *map(str, args)],
-        env=environment() | ({"ACCELERATE_USE_CPU": "true"} if told_to_use_cpus else {}),
+        env=environment() | ({"ACCELERATE_USE_CPU": "true"} if use_cpus else {}),
         text=True,
         **options,
     )
 
 
-def torchrun(*args: object, processes: int = 2, told_to_use_cpus: bool = True) -> Result:
+def torchrun(*args: object, processes: int = 2, use_cpus: bool = True) -> Result:
     """Run torchrun to its end; its ranks are forks."""
     program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _fork_server(), *args]
-    options = {"processes": processes, "told_to_use_cpus": told_to_use_cpus}
+    options = {"processes": processes, "use_cpus": use_cpus}
     with launch(*program, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         stdout, stderr = process.communicate()
     return Result(process.returncode, stdout, stderr)

@@ -1,0 +1,135 @@
+"""A grid of settings, compared on hold-out images: plan, train, resume, tabulate.
+
+A value with several comma-separated parts spans a dimension of the grid; commas within brackets or quotes do not count.
+The test split plays no part in the table, so that it can still judge the setting that is chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cskd_hf.errors import UserError
+from cskd_hf.paper.blocks import MeanStd, RunKey
+from cskd_hf.paper.cells import joint_spread
+from cskd_hf.paper.experiments import Run
+from cskd_hf.paper.find import RunState
+from cskd_hf.paper.text import aligned, number
+from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.resolve import resolve
+from cskd_hf.runs.folder import read_metrics
+
+METRICS = {"top1_error": "Top-1 error, %", "nll": "NLL, nats", "ece": "ECE, %"}
+_MAX_NAME = 150  # characters of a folder's name; file systems allow 255
+
+
+def grid_of(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The overrides with one value, and key → values of the others.
+
+        >>> grid_of(["optimizer.lr=0.1,0.2", "transform.input_size=[3,32,32]"])
+        (['transform.input_size=[3,32,32]'], {'optimizer.lr': ['0.1', '0.2']})
+
+    Raises:
+        UserError: a value is empty or occurs twice.
+    """
+    fixed, grid = [], {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        values = [value.strip() for value in _split(text)]
+        if len(values) == 1:
+            fixed.append(override)
+            continue
+        if "" in values or len(set(values)) < len(values):
+            raise UserError(f"{override}: a value is empty or occurs twice; write {key}=A,B,…")
+        grid[key.strip()] = values
+    return fixed, grid
+
+
+def _split(text: str) -> list[str]:
+    """The parts between the commas outside of brackets and quotes."""
+    parts = re.findall(r"""(?:^|,)((?:[^,'"\[\]{}]|'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\})*)""", text)
+    return parts if ",".join(parts) == text else [text]  # an open bracket is reported with the recipe
+
+
+def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root: Path) -> dict[RunKey, Run]:
+    """A run for every point of the grid and seed: the first seed of every point, then the second.
+
+    Args:
+        recipe: path, or the name of a shipped recipe.
+        overrides: `section.key=value`, or `section.key=A,B,…`.
+        root: parent of the run folders.
+
+    Raises:
+        UserError: an override is wrong at some point of the grid, nothing varies, or the recipe has no hold-out set.
+    """
+    fixed, grid = grid_of(overrides)
+    if not grid:
+        raise UserError("sweep: nothing varies; write several values, such as optimizer.lr=0.05,0.1")
+    shipped, runs = load_recipe(recipe), {}
+    for seed, values in itertools.product(seeds, itertools.product(*grid.values())):
+        point = [f"{key}={value}" for key, value in zip(grid, values, strict=True)]
+        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(setting.partition(".")[2] for setting in point))
+        folder = root / f"{Path(recipe).stem}-{name}-seed{seed}"
+        settings = (*fixed, *point, f"run.seed={seed}", f"run.output_dir={json.dumps(folder.as_posix())}")
+        expected = resolve(load_recipe(recipe, settings))
+        if not expected.data.holdout:
+            raise UserError("data.holdout: none, and a sweep compares on hold-out images; write data.holdout=0.1")
+        key = RunKey(expected.data.dataset, expected.model.model_name, " ".join(point), seed)
+        batch = shipped.data.batch_size * shipped.run.gradient_accumulation_steps
+        runs[key] = Run(key, recipe, settings, folder, expected, batch, teacher=None)
+    folders = {run.folder for run in runs.values()}
+    if len(folders) < len(runs) or any(len(folder.name) > _MAX_NAME for folder in folders):
+        raise UserError("sweep: the values make no distinct, short names of folders; sweep fewer or shorter ones")
+    return runs
+
+
+def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric: str) -> list[dict[str, Any]]:
+    """A row per point of the grid, best mean first; points without a finished run last.
+
+    Args:
+        metric: of `METRICS`, by which rows are ordered.
+    """
+    points: dict[str, list[dict[str, float]]] = {}
+    for key, run in runs.items():
+        values = points.setdefault(key.method, [])
+        if states[key].status == "finished":
+            last = read_metrics(run.folder)[-1]
+            values.append({name: last[f"holdout/{name}"] for name in METRICS})
+    rows = [
+        {
+            "point": point,
+            "n": len(values),
+            **{name: MeanStd.of([each[name] for each in values]) if values else None for name in METRICS},
+        }
+        for point, values in points.items()
+    ]
+    return sorted(rows, key=lambda row: (row[metric] is None, row[metric].mean if row[metric] else 0.0))
+
+
+def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The table and, if two points or more have finished, which of them the spread cannot tell from the best."""
+    lines = [f"## Sweep of {recipe}", ""]
+    lines += ["On hold-out images, last epoch; mean ± sample standard deviation over n seeds.", ""]
+    cells = [["setting", *METRICS.values(), "n"]]
+    for row in rows:
+        values = [number(row[name], decimals=3 if name == "nll" else 2) for name in METRICS]
+        cells.append([f"`{row['point']}`", *values, str(row["n"])])
+    lines += aligned(cells)
+    finished = [row for row in rows if row["n"]]
+    if len(finished) > 1:
+        best, *others = finished
+        ties = [row["point"] for row in others if not _behind(row[metric], best[metric])]
+        lines += ["", f"Best by {METRICS[metric].partition(',')[0]}: `{best['point']}`."]
+        if ties:
+            lines += [f"Not behind it by more than the joint spread: {', '.join(f'`{point}`' for point in ties)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _behind(value: MeanStd, best: MeanStd) -> bool:
+    """Whether two means differ by more than their joint spread; with n = 1, nothing is known."""
+    spread = joint_spread(value, best)
+    return spread is not None and value.mean - best.mean > spread
