@@ -18,7 +18,7 @@ from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
-from cskd_hf.recipe.sections import DataSection
+from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights, read_class_names
 
 
@@ -43,10 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cskd_hf.data.splits import load_split
 
     split = load_split(data, read_class_names(weights))  # a wrong split shows before torch is imported
+    data = fill(data, {"test_split": split.name})
     import torch
 
     from cskd_hf.evaluation.trained import evaluate
+    from cskd_hf.runs.folder import check_share
 
+    if weights.run is not None:
+        check_share(weights.run, split, data)
     join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()

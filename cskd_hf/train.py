@@ -26,8 +26,8 @@ recipes
 {recipes}
 
 examples
-  # fine-tune on your own FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg
-  cskd-train finetune data.dataset=FOLDER data.test_split=val
+  # fine-tune on your own FOLDER/CLASS/*.jpg, a fifth of it for testing
+  cskd-train finetune data.dataset=FOLDER data.test_split=0.2
   # change settings
   cskd-train digits_resnet10 optimizer.lr=0.05 'method={{name: cross_entropy}}'
   # stop after an hour; the same command again resumes

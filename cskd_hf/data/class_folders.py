@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from cskd_hf.data.choose import Choose, is_split_word
 from cskd_hf.data.formats import DECODERS, readable_extensions
 from cskd_hf.data.labels import some, timm_order
 from cskd_hf.errors import UserError
@@ -53,36 +54,58 @@ def _count(by_class: Counter[str]) -> str:
     return f"{by_class.total():,}" + (f" ({some(of_class)})" if of_class else "")
 
 
-def open_class_folders(root: Path, splits: list[str]) -> tuple[DatasetDict, dict[str, tuple[str, ...]]]:
-    """`root/split/class/**/image`, all splits sharing one list of classes, in timm's order.
+def open_class_folders(root: Path, choose: Choose) -> tuple[DatasetDict, dict[str, tuple[str, ...]]]:
+    """`root/split/class/**/image`, all splits sharing one list of classes, in timm's order; or `root/class/**/image`.
 
     Returns:
-        The splits, and remarks about each.
+        The chosen splits, and remarks about each. A folder without splits is one, `train`.
 
     Raises:
         UserError: a split has no folder or no images, a class folder holds other files only, or a file's name is not
             UTF-8.
     """
-    present = [entry.name for entry in _entries(root) if _why_left_out(entry) == "folder"]
-    missing = [split for split in splits if split not in present]
-    if missing:
+    folders = split_folders(root)
+    if not folders:
         raise UserError(
-            f"data.dataset: {root} has no folder {', '.join(map(repr, missing))}, but {', '.join(present) or 'none'}; "
-            "images lie in split/class/*.jpg, and data.train_split and data.test_split name the splits"
+            f"data.dataset: {root} has no images that can be read; they lie in split/class/*.jpg or class/*.jpg"
         )
-    scanned = {split: scan(root / split) for split in splits}
+    splits = choose(folders)
+    scanned = {split: scan(folders[split]) for split in splits}
     class_names = timm_order(name for folder in scanned.values() for _, name in folder.images)
     features = Features({"image": Value("string"), "label": ClassLabel(names=class_names)})
     number = {name: label for label, name in enumerate(class_names)}
     notes = {split: folder.notes(split) for split, folder in scanned.items()}
     loose = sum(_why_left_out(entry) == "" for entry in _entries(root))
-    if loose:
+    if loose and root not in folders.values():
         notes[splits[0]] += (f"left out images beside the folders of the splits: {loose:,}",)
     tables = {}
     for split, folder in scanned.items():
         columns = {"image": [path for path, _ in folder.images], "label": [number[name] for _, name in folder.images]}
         tables[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(tables), notes
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Split → its folder; if the folders are classes, which hold images, the root is the only split.
+
+    The splits may also lie in the only folder of the root, as `data`.
+    """
+    folders = {entry.name: Path(entry.path) for entry in _entries(root) if _why_left_out(entry) == "folder"}
+    # `train` may also be a class, beside `car`.
+    if any(is_split_word(name) and _holds(folder, "folder") for name, folder in folders.items()):
+        return folders
+    if any(not is_split_word(name) and _holds(folder, "") for name, folder in folders.items()):
+        return {"train": root}
+    inside = split_folders(*folders.values()) if len(folders) == 1 else {}
+    return (
+        inside if any(_holds(folder, "folder") and is_split_word(name) for name, folder in inside.items()) else folders
+    )
+
+
+def _holds(folder: Path, kind: str) -> bool:
+    """Whether anything in the folder is of this kind, see `_why_left_out`."""
+    with os.scandir(folder) as entries:
+        return any(_why_left_out(entry) == kind for entry in entries)
 
 
 def scan(folder: Path) -> ScannedFolder:

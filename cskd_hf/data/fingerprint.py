@@ -48,7 +48,7 @@ def describe_images(images: Images) -> dict[str, dict[str, Any]]:
         {'train': 200, 'test': 1297}
     """
     splits = {"train": images.train, "test": images.test, "holdout": images.holdout}
-    return {name: _describe(split) for name, split in splits.items() if split is not None}
+    return {name: describe_split(split) for name, split in splits.items() if split is not None}
 
 
 def image_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -63,7 +63,8 @@ def image_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Ma
     return lines
 
 
-def _describe(split: ImageSplit) -> dict[str, Any]:
+def describe_split(split: ImageSplit) -> dict[str, Any]:
+    """The number of images of a split, and a hash of each of its properties."""
     rows, contents, paths = stored_images(split)
     names = ["" if path is None else path for path in paths.take(pa.array(rows)).to_pylist()]
     # Below the folder that all share: the same names wherever the data lies.

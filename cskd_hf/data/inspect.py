@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cskd_hf.data.choose import same_split
 from cskd_hf.data.decode import Conversion
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, find_duplicates, named_splits, sample_rows
-from cskd_hf.data.hub import same_split
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.statistics import ImageStatistics, image_statistics
 from cskd_hf.data.transforms import conversion_of

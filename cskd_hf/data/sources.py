@@ -1,10 +1,10 @@
-"""Where images come from: a Hub dataset, a folder in one of four layouts, or scikit-learn's digits."""
+"""Where images come from: a Hub dataset, a folder in one of several layouts, or scikit-learn's digits."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,96 +12,113 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from PIL import Image as PillowImage
 
-from cskd_hf.data.class_folders import open_class_folders
+from cskd_hf.data.choose import Choose, choose_splits, written_names
+from cskd_hf.data.class_folders import open_class_folders, split_folders
 from cskd_hf.data.class_lists import open_saved
-from cskd_hf.data.csv_files import read_csv
 from cskd_hf.data.draws import rank_in_class
-from cskd_hf.data.hub import described_files, explain_cache, open_files, open_hub, same_split
+from cskd_hf.data.formats import readable_extensions
+from cskd_hf.data.hub import download, explain_cache
+from cskd_hf.data.listings import METADATA, open_listings
+from cskd_hf.data.table_files import described_files, open_files
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.sections import DataSection
 
 
 class OpenedSplits(NamedTuple):
-    """Splits as stored, and remarks about some of them, such as the files left out."""
+    """Splits as stored.
+
+    Attributes:
+        tables: role ("train", "test", "holdout") → rows.
+        names: role → the split's name, as the recipe writes it, else as in the data.
+        notes: role → remarks, such as the files left out.
+    """
 
     tables: dict[str, Dataset]
+    names: dict[str, str]
     notes: dict[str, tuple[str, ...]]
 
 
-def open_splits(data: DataSection, splits: list[str]) -> OpenedSplits:
-    """The named splits, as stored.
+def open_splits(data: DataSection, train: bool = True) -> OpenedSplits:
+    """The splits that `data` names, or else those that fit, see `choose_splits`.
+
+    Args:
+        train: False: for testing alone.
 
     Raises:
-        UserError: no such data or split, or the Hub does not serve it; the message lists what is available.
+        UserError: no such data or split, or the Hub does not serve it; the message says what to write instead.
     """
+
+    def choose(available: Iterable[str]) -> list[str]:
+        return list(choose_splits(data, list(available), train).values())
+
+    loaded, notes = _open(data, choose)
+    chosen = choose_splits(data, list(loaded), train)
+    return OpenedSplits(
+        {role: loaded[name] for role, name in chosen.items()},
+        {role: written_names(data).get(role, name) for role, name in chosen.items()},
+        {role: tuple(notes.get(name, ())) for role, name in chosen.items()},
+    )
+
+
+def _open(data: DataSection, choose: Choose) -> tuple[Mapping[str, Dataset], Mapping[str, Sequence[str]]]:
+    """The chosen splits, perhaps among others, and remarks about them."""
     entry = CATALOG.get(data.dataset)
-    loaded: Mapping[str, Dataset]
-    notes: dict[str, tuple[str, ...]] = {}
     if entry is not None:  # a folder of the same name is written ./name
         if data.dataset == "digits":
-            loaded = _digits()
-        elif entry.path is None:
+            return _digits(), {}
+        if entry.path is None:
             raise UserError(
                 f"data.dataset: the Hub has no {data.dataset} with the official split: convert the original archive: "
                 f"from a checkout, python {entry.prepare} ARCHIVE OUT; then write data.dataset=./OUT"
             )
-        else:
-            loaded = open_hub(entry.path, data, splits, entry.data_files)
-    elif os.path.isdir(data.dataset):
-        loaded, notes = _open_folder(Path(data.dataset), data, splits)
-    elif os.path.exists(data.dataset):
+        return _open_folder(*download(entry.path, data, choose, entry.data_files), data, choose)
+    if os.path.isdir(data.dataset):
+        root = Path(data.dataset)
+        return _open_folder(root, described_files(root, data.config_name), data, choose)
+    if os.path.exists(data.dataset):
         raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
-    else:
-        known = entry_of(data.dataset)
-        loaded = open_hub(data.dataset, data, splits, {} if known is None else known.data_files)
-    stored = {same_split(name): name for name in loaded} | {name: name for name in loaded}
-    missing = [split for split in splits if split not in stored and same_split(split) not in stored]
-    if missing:
-        raise UserError(
-            f"data: {data.dataset} has no split {', '.join(map(repr, missing))}; it has {', '.join(loaded) or 'none'}: "
-            "set data.train_split, data.test_split or data.holdout"
-        )
-    tables = {split: loaded[stored[split if split in stored else same_split(split)]] for split in splits}
-    return OpenedSplits(tables, notes)
+    known = entry_of(data.dataset)
+    files = {} if known is None else known.data_files
+    return _open_folder(*download(data.dataset, data, choose, files), data, choose)
 
 
-def _open_folder(root: Path, data: DataSection, splits: list[str]) -> OpenedSplits:
+def _open_folder(
+    root: Path, patterns: Mapping[str, list[str]], data: DataSection, choose: Choose
+) -> tuple[Mapping[str, Dataset], Mapping[str, Sequence[str]]]:
     try:
-        tables = _open_tables(root, data, splits)
-        if tables is not None:
-            return OpenedSplits(tables, {})
-        return OpenedSplits(*open_class_folders(root, splits))
+        saved = _open_saved(root, data, choose)
+        if saved:
+            return saved, {}
+        names = [name for _, _, files in os.walk(root) for name in files if name not in METADATA]
+        suffixes = {os.path.splitext(name)[1].lower() for name in names}
+        if suffixes & {".parquet", ".arrow"} or (patterns and ".csv" in suffixes):
+            return open_files(root, choose, data, patterns), {}
+        listed = open_listings(root, choose, data)
+        if listed is not None:
+            return listed
+        archives = suffixes & {".tar", ".zip"} and not suffixes & readable_extensions()  # not beside extracted images
+        if archives or not patterns.keys() <= split_folders(root).keys():
+            return open_files(root, choose, data, patterns), {}
+        return open_class_folders(root, choose)
     except UserError:
         raise
-    except Exception as error:  # see open_hub
-        reason = explain_cache(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except Exception as error:  # `datasets` raises a dozen unrelated types
+        cause = error.__cause__ or error  # behind "An error occurred while generating the dataset"
+        reason = explain_cache(error) or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise UserError(f"data.dataset: {root}: {reason}") from error
 
 
-def _open_tables(root: Path, data: DataSection, splits: list[str]) -> dict[str, Dataset] | None:
-    """The splits of a folder of tables; None if it has none."""
-    saved: dict[str, Dataset] = {}
-    if (root / "dataset_dict.json").is_file():
-        saved = load_from_disk(str(root))
-    elif all((root / split / "state.json").is_file() for split in splits):
-        saved = {split: load_from_disk(str(root / split)) for split in splits}
-    if saved:
-        requested = {split for split in saved if same_split(split) in set(map(same_split, splits))}
-        return {
-            split: open_saved(root / split, table, split, data) if split in requested else table
-            for split, table in saved.items()
-        }
-    if any(name.endswith((".parquet", ".arrow")) for _, _, names in os.walk(root) for name in names):
-        return open_files(root, splits, data, described_files(root, data.config_name))
-    if any((root / f"{split}.csv").is_file() for split in splits):
-        requested = set(map(same_split, splits))
-        # The others are only listed among the available splits.
-        return {
-            file.stem: read_csv(root, [file], data) if same_split(file.stem) in requested else Dataset.from_dict({})
-            for file in sorted(root.glob("*.csv"))
-        }
-    return None
+def _open_saved(root: Path, data: DataSection, choose: Choose) -> dict[str, Dataset]:
+    """The chosen splits that `save_to_disk` wrote, whole or one folder per split; none if it wrote nothing here."""
+    whole = load_from_disk(str(root)) if (root / "dataset_dict.json").is_file() else None
+    found = [path.parent.name for path in sorted(root.glob("*/state.json"))] if whole is None else list(whole)
+    saved = (
+        {name: load_from_disk(str(root / name)) if whole is None else whole[name] for name in choose(found)}
+        if found
+        else {}
+    )
+    return {name: open_saved(root / name, table, name, data) for name, table in saved.items()}
 
 
 def _digits() -> DatasetDict:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
+from cskd_hf.data.choose import require_distinct
 from cskd_hf.data.columns import images_only, require_columns
 from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import is_file_or_missing
-from cskd_hf.data.hub import same_split
 from cskd_hf.data.labels import (
     BY_NUMBER,
     StoredLabels,
@@ -115,31 +115,33 @@ def load_images(data: DataSection) -> Images:
     """
     if data.dataset == "FOLDER" and not Path(data.dataset).exists():
         raise UserError("data.dataset: the recipe is for your images; write data.dataset= and their folder or Hub id")
-    assert data.train_split is not None
-    assert data.test_split is not None
-    names = [data.train_split, data.test_split]
-    if isinstance(data.holdout, str):
-        names.append(data.holdout)
-    if len(set(map(same_split, names))) < len(names):
-        raise UserError(f"data: {', '.join(names)} names a split twice; train, test and hold-out split must differ")
-
-    opened, stored = _read_labels(data, names)
+    require_distinct(data)
+    opened = open_splits(data)
+    stored = _read_labels(data, opened)
     labels, class_names = join_labels(list(stored.values()), data.label_column or "")
-    splits = {name: _image_split(opened, name, own, class_names, data) for name, own in zip(names, labels, strict=True)}
-    train, test, holdout = splits[names[0]], splits[names[1]], None
+    splits = {
+        role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)
+    }
     notes = [note for split in splits.values() for note in split.notes]
     if len(class_names) < 2:
         raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {some(class_names)}")
-    if isinstance(data.holdout, str):
-        holdout = splits[data.holdout]
-    elif data.holdout:
-        mask = holdout_mask(train.labels, data.holdout)
-        if not mask.any():
-            raise UserError(f"data.holdout: {data.holdout} of {len(train)} images is no image; write more, or 0")
-        train, holdout = train.take(np.flatnonzero(~mask)), train.take(np.flatnonzero(mask))
+    train, holdout, test = splits["train"], splits.get("holdout"), splits.get("test")
+    if test is None:
+        train, test = _take_share(train, data.test_split, "test_split")
+    if isinstance(data.holdout, float) and data.holdout:
+        train, holdout = _take_share(train, data.holdout, "holdout")
     notes += [note for note in [note_of_copy(data.dataset)] if note is not None]
     notes += look_alikes(class_names) + _class_notes(train, holdout)
     return Images(train, holdout, test, tuple(notes))
+
+
+def _take_share(split: ImageSplit, share: float | str | None, key: str) -> tuple[ImageSplit, ImageSplit]:
+    """What remains, and a stratified share."""
+    assert isinstance(share, float)
+    mask = holdout_mask(split.labels, share)
+    if not mask.any():
+        raise UserError(f"data.{key}: {share:g} of {len(split)} images is no image; write more")
+    return split.take(np.flatnonzero(~mask)), split.take(np.flatnonzero(mask))
 
 
 def _class_notes(train: ImageSplit, holdout: ImageSplit | None) -> list[str]:
@@ -160,47 +162,51 @@ def _class_notes(train: ImageSplit, holdout: ImageSplit | None) -> list[str]:
 
 
 def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSplit:
-    """`data.test_split` alone, even if it was trained on, with labels in the order of `class_names`.
+    """The test images alone, even if they were trained on, with labels in the order of `class_names`.
 
     Raises:
         UserError: as `load_images`, or the split has a class that is not in `class_names`.
     """
-    assert data.test_split is not None
-    name = data.test_split
-    opened, stored = _read_labels(data, [name], class_names)
-    names = tuple(class_names or join_labels([stored[name]], data.label_column or "")[1])
-    if class_names is None and stored[name].kind == "integers" and list(names) != [*map(str, range(len(names)))]:
+    opened = open_splits(data, train=False)
+    ((role, stored),) = _read_labels(data, opened, class_names).items()
+    name, names = opened.names[role], tuple(class_names or join_labels([stored], data.label_column or "")[1])
+    if class_names is None and stored.kind == "integers" and list(names) != [*map(str, range(len(names)))]:
         raise UserError(
             f"data: the weights name no classes, and the labels of split {name!r}, {some(names)}, have gaps; "
             f"{BY_NUMBER}"
         )
-    labels, unknown = renumber(stored[name], names)
+    labels, unknown = renumber(stored, names)
     if unknown:
         raise UserError(
             f"data: split {name!r} has classes that the weights were not trained on: {some(unknown)}; choose a split"
             + (f", or {BY_NUMBER}" if all(map(str.isdecimal, unknown)) else "")
         )
-    return _image_split(opened, name, labels, names, data)
+    split = _image_split(opened, role, labels, names, data)
+    if role == "test":
+        return split
+    return replace(_take_share(split, data.test_split, "test_split")[1], notes=split.notes)
 
 
 def _read_labels(
-    data: DataSection, names: list[str], class_names: Sequence[str] | None = None
-) -> tuple[OpenedSplits, dict[str, StoredLabels]]:
+    data: DataSection, opened: OpenedSplits, class_names: Sequence[str] | None = None
+) -> dict[str, StoredLabels]:
     assert data.label_column is not None
-    opened, stored = open_splits(data, names), {}
-    for name in names:
-        require_columns(opened.tables[name], f"split {name!r}", data)
-        stored[name] = stored_labels(opened.tables[name], data.label_column, f"split {name!r}")
+    stored = {}
+    for role, table in opened.tables.items():
+        where = f"split {opened.names[role]!r}"
+        require_columns(table, where, data)
+        stored[role] = stored_labels(table, data.label_column, where)
     if data.labels == "index":
         stored = dict(zip(stored, by_index(list(stored.values()), class_names), strict=True))
-    return opened, stored
+    return stored
 
 
 def _image_split(
-    opened: OpenedSplits, name: str, labels: np.ndarray, class_names: tuple[str, ...], data: DataSection
+    opened: OpenedSplits, role: str, labels: np.ndarray, class_names: tuple[str, ...], data: DataSection
 ) -> ImageSplit:
-    images = images_only(opened.tables[name], f"split {name!r}", data)
-    return ImageSplit(name, images, labels, class_names, np.arange(len(labels)), opened.notes.get(name, ()))
+    name = opened.names[role]
+    images = images_only(opened.tables[role], f"split {name!r}", data)
+    return ImageSplit(name, images, labels, class_names, np.arange(len(labels)), opened.notes.get(role, ()))
 
 
 def holdout_mask(labels: np.ndarray, share: float) -> np.ndarray:

@@ -20,6 +20,7 @@ from cskd_hf.errors import ImageError, UserError
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.sections import fill
 from cskd_hf.report.console import Console
 from cskd_hf.report.details import Evaluated
 from cskd_hf.report.finish import report_again
@@ -60,6 +61,8 @@ class Run:
         """Open the splits, and this rank's share of the training batches."""
         with self.accelerator.main_process_first():  # the other ranks then read its cache
             self.images = load_images(self.recipe.data)
+        found = {"train_split": self.images.train.name, "test_split": self.images.test.name}
+        self.recipe = self.recipe.model_copy(update={"data": fill(self.recipe.data, found)})
         if self.is_main:
             checked = quick_check(self.images, self.recipe.data, self.recipe.transform)
             self.console.checked(checked)

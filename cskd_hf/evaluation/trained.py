@@ -70,7 +70,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
         scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
     for problem in problems:
         print(f"note: {problem}")
-    print(f"{weights.source} on split {split.name!r} of {data.dataset}: {len(predictions.target):,} images")
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
     for note in split.notes:
         print(f"note: {note}")
     print(table.as_text(table.metric_rows(metrics, scaled)))

@@ -51,6 +51,7 @@ def release_card(release: Release) -> str:
         licence=str(release.licence),
         method_settings=", ".join(f"{key} {value}" for key, value in summary.method.items() if key != "name"),
         test_split=recipe.data.test_split,
+        test_name=recipe.data.test_name,
         raw=metrics.last,
         scaled=metrics.metrics_scaled,
         temperature=None if metrics.temperature is None else f"{metrics.temperature:.6g}",

@@ -56,7 +56,7 @@ def _eval_results(release: Release) -> list[EvalResult]:
                 dataset_type=data.hub_id or data.name,
                 dataset_name=data.name,
                 dataset_config=recipe.data.config_name,
-                dataset_split=recipe.data.test_split,
+                dataset_split=recipe.data.test_name,
                 dataset_revision=recipe.data.revision,
                 metric_type=name,
                 metric_value=value,
@@ -82,7 +82,7 @@ def write_eval_results(release: Release, folder: Path) -> None:
     if data.hub_id and recipe.data.revision:
         dataset["revision"] = recipe.data.revision
     notes = (
-        f"top-1 accuracy in percent on split {recipe.data.test_split}, last epoch, seed {summary.seed}; "
+        f"top-1 accuracy in percent on split {recipe.data.test_name}, last epoch, seed {summary.seed}; "
         f"ECE {values.ece:.4g} %, NLL {values.nll:.4g}"
     )
     if data.hub_id is None:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, Share, SplitName
+from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, Share, SplitName, TestShare
 
 
 class DataSection(Section):
     """Images, batches and pairs."""
 
     dataset: str
-    """A catalog name, a Hub id, or a folder: `split/class/*.jpg`, Parquet, or `save_to_disk` Arrow."""
+    """A catalog name, a Hub id, or a folder of `class/*.jpg`, `split/class/*.jpg`, tables or tars; `~` is allowed."""
     config_name: str | None = None
     """Configuration of the Hub dataset, if it has several."""
     revision: str | None = None
     """Branch, tag or commit of the Hub dataset; null: the catalog's, else main."""
-    train_split: str | None = None
-    """null: the catalog's, else `train`."""
-    test_split: str | None = None
-    """null: the catalog's, else `test`."""
+    train_split: SplitName | None = None
+    """null: the catalog's, else `train`, or the only split."""
+    test_split: TestShare | SplitName | None = None
+    """A split's name, or the fraction of the training split to test on instead, stratified and the same for every seed.
+    null: the catalog's, else `test`, or the only one of `val`, `valid`, `validation` and the like."""
     holdout: Share | SplitName | None = None
-    """Images to fit the temperature on, excluded from training: a fraction of the training split, stratified and the
-    same for every seed, or a split's name. null: the catalog's, else 0 (no temperature)."""
+    """Images to fit the temperature on, excluded from training: a fraction of the training split (without the test
+    images), stratified and the same for every seed, or a split's name. null: the catalog's, else 0 (no temperature)."""
     image_column: str | None = None
     """null: the catalog's, else `image`."""
     label_column: str | None = None
@@ -51,6 +53,18 @@ class DataSection(Section):
     value_range: tuple[float, float] | None = None
     """The values of black and white in images deeper than 8 bits, such as [0, 4095]. null: by their format; images that
     would come out nearly black are then an error."""
+
+    @property
+    def test_name(self) -> str:
+        """The test images in words: the split's name, or `0.2 of train`."""
+        return (
+            f"{self.test_split:g} of {self.train_split}" if isinstance(self.test_split, float) else str(self.test_split)
+        )
+
+    @field_validator("dataset")
+    @classmethod
+    def _home(cls, dataset: str) -> str:
+        return os.path.expanduser(dataset)  # the shell leaves the ~ in data.dataset=~/birds
 
     @field_validator("value_range")
     @classmethod

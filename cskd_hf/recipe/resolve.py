@@ -26,8 +26,11 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def resolve_data(data: DataSection) -> DataSection:
-    """Fill null splits, columns, hold-out and revision from the catalog, else with the usual names."""
-    defaults: dict[str, Any] = {"train_split": "train", "test_split": "test", "holdout": 0.0}
+    """Fill null splits, columns, hold-out and revision from the catalog, else columns with the usual names.
+
+    Splits that are still null are found in the data, see `cskd_hf.data.choose`.
+    """
+    defaults: dict[str, Any] = {"train_split": None, "test_split": None, "holdout": 0.0}
     defaults |= {"image_column": "image", "label_column": "label", "revision": None}
     entry = entry_of(data.dataset)
     if entry is not None:

@@ -8,10 +8,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
+TestShare = Annotated[float, Field(gt=0, le=0.5)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-SplitName = Annotated[str, Field(description="a split's name")]
+# `10%` and `0,1` are shares written wrong.
+SplitName = Annotated[str, Field(description="a split's name", pattern=r"[^\s\d.,%/]|^\d+$")]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cskd_hf.data.fingerprint import image_differences
+from cskd_hf.data.fingerprint import describe_split, image_differences
+from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 from cskd_hf.files import advice, sync, write_text
 from cskd_hf.recipe.recipe import Recipe, dump_recipe
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
@@ -108,6 +110,22 @@ def begin_run(opened: Opened, recipe: Recipe, images: Mapping[str, Any], num_pro
         dump_recipe(recipe, folder / "recipe.yaml")
     except OSError as error:
         raise _unwritable(folder, error) from None
+
+
+def check_share(run: Path, split: ImageSplit, data: DataSection) -> None:
+    """Check that a share of images to test on is the one that the run did not train on.
+
+    Raises:
+        UserError: the images are others, so that the share has training images in it.
+    """
+    recorded = read_environments(run)[-1].get("images") if (run / ENVIRONMENT).is_file() else None
+    if isinstance(data.test_split, float) and recorded is not None:
+        other_images = image_differences({"test": recorded["test"]}, {"test": describe_split(split)})
+        if other_images:
+            raise UserError(
+                f"data.test_split: {data.dataset} has other images than {run}, which may be trained on some of "
+                f"{data.test_name}; write data.test_split={split.name} to test on every image\n{other_images[0]}"
+            )
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

@@ -130,7 +130,9 @@ def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypa
 
 def test_a_missing_split_folder_lists_the_existing_ones(tmp_path):
     write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", ".git/x")
-    with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'test', but train, val; .*data\.test_split"):
+    with pytest.raises(
+        UserError, match=r"data: .* has no split 'test'; it has train, val; write data\.test_split=val$"
+    ):
         load(tmp_path)
     assert len(load(tmp_path, test_split="val").test) == 1
 
@@ -144,7 +146,10 @@ def test_a_split_folder_without_images_shows_the_layout(tmp_path):
 
 
 def test_an_empty_folder_and_a_file_are_rejected(tmp_path):
-    with pytest.raises(UserError, match=r"data\.dataset: .* no folder 'train', 'test', but none"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.dataset: .* has no images that can be read; they lie in split/class/\*\.jpg or class/\*\.jpg",
+    ):
         load(tmp_path)
     write(tmp_path, "archive.zip")
     with pytest.raises(UserError, match=r"data\.dataset: .*archive\.zip is a file; name its folder"):

@@ -102,7 +102,9 @@ def test_an_empty_table_is_a_one_line_error(tmp_path, save):
 
 def test_an_empty_selection_is_an_error(monkeypatch):
     loaded = DatasetDict(train=table([0, 1], ABC), test=table([0, 1], ABC).select([]))
-    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: OpenedSplits(loaded, {}))
+    monkeypatch.setattr(
+        "cskd_hf.data.splits.open_splits", lambda data: OpenedSplits(loaded, {name: name for name in loaded}, {})
+    )
     with pytest.raises(UserError, match="split 'test' is empty"):
         load("anything")
 

@@ -63,7 +63,9 @@ def test_an_unknown_name_lists_the_catalog_in_one_line(dataset, tmp_path, monkey
     with pytest.raises(UserError) as caught:
         load(dataset)
     message = str(caught.value)
-    assert message.startswith(f"data.dataset: read {dataset!r}; write a folder, a Hub id (owner/name), or one of the")
+    assert message.startswith(
+        f"data.dataset: read {os.path.expanduser(dataset)!r}; write a folder, a Hub id (owner/name), or one of the"
+    )
     assert all(name in message for name in CATALOG)
     assert len(message.splitlines()) == 1
 

@@ -121,7 +121,9 @@ def test_labels_follow_a_selection_or_shuffle(tmp_path, monkeypatch):
     stored = table([0, 1, 2, 0, 1, 2], ABC, images=rows)
     chosen = [5, 0, 4]
     loaded = DatasetDict(train=stored.select(chosen), test=stored.shuffle(seed=1))
-    monkeypatch.setattr("cskd_hf.data.splits.open_splits", lambda data, splits: OpenedSplits(loaded, {}))
+    monkeypatch.setattr(
+        "cskd_hf.data.splits.open_splits", lambda data: OpenedSplits(loaded, {name: name for name in loaded}, {})
+    )
     images = load("anything")
     assert images.train.labels.tolist() == [2, 0, 1]
     assert [level_of(images.train, index) for index in range(3)] == chosen

@@ -19,6 +19,11 @@ from command_runs import (
 from datasets import ClassLabel, Dataset, Features, Image
 from safetensors.torch import load_file
 
+from cskd_hf.data.splits import load_split
+from cskd_hf.errors import UserError
+from cskd_hf.runs.folder import check_share
+from cskd_hf.runs.summary import read_recipe
+
 # Parquet, with the paper's recipes
 
 
@@ -154,9 +159,9 @@ def test_two_ranks_report_unreadable_images_of_both(tmp_path):
     assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2]
 
 
-def test_images_of_every_format_and_mode_train(tmp_path):
-    folder = draw_folder(tmp_path / "odd images", {"train": (4, 4, 1), "test": (2, 2, 1)})
-    train = folder / "train" / "class 0"
+def test_one_folder_of_images_of_every_format_and_mode_trains_and_records_its_share(tmp_path):
+    folder = draw_folder(tmp_path, {"[odd] images *?": (8, 8, 1)}) / "[odd] images *?"
+    train = folder / "class 0"
     draw_image(0, 1).convert("CMYK").save(train / "cmyk of mine.jpg")
     draw_image(0, 2).convert("L").save(train / "grey.png")
     draw_image(0, 3).convert("RGBA").save(train / "alpha.png")
@@ -165,16 +170,24 @@ def test_images_of_every_format_and_mode_train(tmp_path):
     draw_image(0, 6, size=3).save(train / "tiny.bmp")
     draw_image(0, 7).resize((90, 7)).save(train / "wide.webp")
     (train / "read me.txt").write_text("not an image")
-    done = quick(write_recipe(tmp_path / "a run.yaml", folder))
+    done = quick(write_recipe(tmp_path / "a run.yaml", folder, data={"test_split": 0.2}))
     assert done.status == 0, done.stderr
     summary = summary_of(tmp_path / "a run")
-    assert summary["dataset"]["images"] == {"train": 16, "test": 5}
+    assert summary["dataset"]["images"] == {"train": 19, "test": 5}
     assert summary["skipped_images"] == {"train": 0, "test": 0}
     assert " of 3 classes have one training image, paired with itself: class 2" in done.stdout
+    data = read_recipe(tmp_path / "a run").data
+    check_share(tmp_path / "a run", load_split(data, None), data)
+    draw_image(0, 8).save(train / "another.png")
+    with pytest.raises(
+        UserError, match=r"test_split: .* has other images than .*; write data\.test_split=train to test"
+    ):
+        check_share(tmp_path / "a run", load_split(data, None), data)
 
 
-def test_a_test_split_of_one_image_ends_in_a_result_without_recall(tmp_path):
-    data = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (1, 0)})
+def test_a_test_split_of_one_image_is_found_and_ends_in_a_result_without_recall(tmp_path):
+    data = draw_folder(tmp_path / "images", {"train": (4, 4), "val": (1, 0)})
     done = quick(write_recipe(tmp_path / "run.yaml", data))
     assert done.status == 0, done.stderr
     assert summary_of(tmp_path / "run")["metrics"]["last"]["recall_at_1"] is None
+    assert read_recipe(tmp_path / "run").data.test_split == "val"

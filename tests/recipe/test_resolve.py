@@ -22,7 +22,7 @@ SCRATCH = ModelSection(model_name="resnet18")
         ("cifar100", ("train", "test", "img", "fine_label", 0.0)),
         ("tiny_imagenet", ("train", "valid", "image", "label", 0.0)),
         ("digits", ("train", "test", "image", "label", "holdout")),
-        ("some/folder", ("train", "test", "image", "label", 0.0)),
+        ("some/folder", (None, None, "image", "label", 0.0)),
     ],
 )
 def test_data_comes_from_the_catalog_else_the_usual_names(dataset, expected):

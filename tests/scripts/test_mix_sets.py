@@ -137,7 +137,7 @@ def test_a_draw_is_uniform_over_the_images_of_a_class(script):
         (["pets=A", "=A"], "write NAME=PLACE"),
         (["pets=A", "dogs="], "write NAME=PLACE"),
         (["pets=A", "dogs=./nowhere"], r"dogs=\./nowhere: data\.dataset"),
-        (["pets=A", "dogs=EMPTY"], "dogs=.*has no folder 'train', 'test'"),
+        (["pets=A", "dogs=EMPTY"], "dogs=.*has no images that can be read"),
     ],
 )
 def test_mistakes_are_rejected_before_anything_is_written(script, tmp_path, sets, message):

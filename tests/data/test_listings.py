@@ -1,4 +1,4 @@
-"""CSV files: every cell is text, in any encoding that is certain."""
+"""Files that list images and labels: every cell is text, with any delimiter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import os
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
-from small_sets import load, png, section, write
+from small_sets import load, png, write
 
 from cskd_hf.data.decode import UnreadableImageError, decode
 from cskd_hf.data.duplicates import image_digests
-from cskd_hf.data.hub import open_files
 from cskd_hf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -101,41 +100,78 @@ def test_a_csv_with_a_byte_order_mark_is_decoded(tmp_path, encoding):
     assert load(tmp_path).train.class_names == ("é", "知")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "message"),
-    [("cp1252", "line 2, is not UTF-8 text"), ("latin-1", "line 2, is not"), ("utf-16-le", "zero bytes|not UTF-8")],
-)
-def test_a_csv_in_another_encoding_is_an_error(tmp_path, encoding, message):
+@pytest.mark.parametrize(("encoding", "name"), [("utf-16-le", "café"), ("shift-jis", "ソー"), ("utf-8-sig", "\udce9")])
+def test_a_csv_in_an_unknown_encoding_is_an_error(tmp_path, encoding, name):
     for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,café\n2.png,b\n", encoding=encoding)
-    with pytest.raises(UserError, match=rf"/\w+\.csv.*({message}).*; save it as UTF-8"):
+        text = f"image,label\n1.png,{name}\n2.png,b\n"
+        (tmp_path / f"{split}.csv").write_bytes(text.encode(encoding, "surrogateescape"))
+    with pytest.raises(UserError, match=r"/\w+\.csv.* is not UTF-8.*; save it as UTF-8"):
         load(tmp_path)
+
+
+def test_windows_1252_is_read_with_a_note_that_shows_a_word(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image;label\n1.png;b\n2.png;café\n", encoding="cp1252")
+    images = load(tmp_path)
+    assert images.train.class_names == ("b", "café")
+    assert images.notes[0].startswith("train.csv, line 3, is not UTF-8; read as Windows-1252: 'café'; if it is wrong,")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("others", ["", "a,b;c"])
+def test_the_delimiter_is_the_one_that_finds_the_columns(tmp_path, delimiter, others):
+    header = delimiter.join(['"image"', "label", *[f'"{others}"'] * bool(others)])
+    row = delimiter.join(["1.png", '"x,y;z|"', *["1"] * bool(others)])
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.tsv").write_text(f"{header}\r\n{row}\r\n{row.replace('x', 'w')}\r\n")
+    assert load(tmp_path).train.class_names == ("w,y;z|", "x,y;z|")
 
 
 def test_a_missing_csv_split_lists_the_existing_ones(tmp_path):
     (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
-    with pytest.raises(UserError, match="no split 'test'; it has train"):
+    with pytest.raises(UserError, match=r"no split 'test'; it has train; write data\.test_split=0\.2"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("label", "right"), [("7", True), ("x", True), ("007", False), ("true", False)])
-def test_labels_that_datasets_would_change_are_an_error(tmp_path, label, right):
-    """The layout of a Hub repository: images and a metadata.csv in each split's folder."""
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("label", ["7", "x", "007", "true", "NA"])
+def test_labels_of_a_metadata_file_are_text(tmp_path, suffix, label):
+    """`datasets`' imagefolder would take 007 for a number."""
     for split in ("train", "test"):
         write(tmp_path, f"{split}/1.png", content=png(1))
-        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\n1.png,{label}\n")
-    if right:
-        loaded = open_files(tmp_path, ["train", "test"], section(tmp_path), {})
-        assert [str(name) for name in loaded["train"]["label"]] == [label]
-        return
-    with pytest.raises(
-        UserError, match=rf"metadata\.csv has the label '{label}', which was read as a number.* Parquet"
-    ):
-        open_files(tmp_path, ["train", "test"], section(tmp_path), {})
+        rows = {"csv": f"file_name,label\n1.png,{label}\n1.png,other\n"}
+        rows["jsonl"] = (
+            f'{{"file_name": "1.png", "label": "{label}", "box": [1]}}\n{{"file_name": "1.png", "label": "other"}}\n'
+        )
+        (tmp_path / split / f"metadata.{suffix}").write_text(rows[suffix])
+    train = load(tmp_path).train
+    assert [train.class_names[number] for number in train.labels] == [label, "other"]
+    assert train.fetch([0]) == [{"bytes": None, "path": str(tmp_path / "train/1.png")}]
 
 
-def test_the_csv_files_of_a_repository_are_read_as_text(tmp_path):
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("image,label\n1.png,007\n")
-    loaded = open_files(tmp_path, ["train", "test"], section(tmp_path), {})
-    assert loaded["test"][:] == {"image": [str(tmp_path / "1.png")], "label": ["007"]}
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "metadata.jsonl, line 2, is not a JSON object"),
+        ("[1]", "metadata.jsonl, line 2, is not a JSON object"),
+        ('{"file_name": "2.png", "label": 7}', "metadata.jsonl: a column has values of several types"),
+        (
+            '{"file_name": "https://example.org/2.png", "label": "b"}',
+            "holds 1 addresses, such as https://example.org/2",
+        ),
+        ('{"file_name": "2.png"}', "1 of 2 rows of split 'train' have no label"),
+    ],
+)
+def test_a_wrong_line_of_a_metadata_file_is_named(tmp_path, line, message):
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "1.png", "label": "a"}}\n{line}\n')
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path, test_split=0.5)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_metadata_without_labels_beside_class_folders_is_left_out(tmp_path):
+    write(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in "ab"))
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,photographer\na/1.png,x\n")
+    images = load(tmp_path)
+    assert images.train.class_names == ("a", "b")
+    assert images.notes[0] == "split 'train': left out .csv files beside the class folders: 1"

@@ -1,0 +1,87 @@
+"""Parquet by other programs, and WebDataset tars, in folders of any name."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_sets import level_of, load, png, write
+
+from cskd_hf.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+ODD = "odd [1] *? (x) #%"
+NAMES = ["ant", "bee", "ant"]
+
+
+def tar(path: Path, suffix: str, texts: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for level, text in enumerate(texts):
+            for extension, content in (("png", png(level)), (suffix, text.encode())):
+                member = tarfile.TarInfo(f"{level:03d}.{extension}")
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("shard", ["{}-000.tar", "{}/000.tar"])
+@pytest.mark.parametrize(
+    ("suffix", "texts", "column"),
+    [
+        ("cls", ["0", "1", "0"], "label"),
+        ("json", [json.dumps({"species": name, "box": [1, 2]}) for name in NAMES], "species"),
+        ("txt", NAMES, "txt"),
+    ],
+)
+def test_tars_of_webdataset_are_read(tmp_path, shard, suffix, texts, column):
+    for split in ("train", "val"):
+        tar(tmp_path / ODD / shard.format(split), suffix, texts)
+    images = load(tmp_path / ODD, test_split=None, label_column=column)
+    assert images.train.class_names == (("0", "1") if suffix == "cls" else ("ant", "bee"))
+    assert images.train.labels.tolist() == images.test.labels.tolist() == [0, 1, 0]
+    assert [level_of(images.train, index) for index in range(3)] == [0, 1, 2]
+
+
+def test_a_tar_beside_the_images_that_were_extracted_from_it_is_left_out(tmp_path):
+    write(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"))
+    tar(tmp_path / "images.tar", "cls", ["0", "1"])
+    assert load(tmp_path).train.class_names == ("a", "b")
+
+
+STRUCT = pa.struct([("bytes", pa.large_binary()), ("path", pa.string_view())])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary(), pa.large_binary(), pa.binary_view(), STRUCT, pa.struct([("bytes", pa.binary())])],
+    ids=str,
+)
+@pytest.mark.parametrize("label", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_parquet_of_other_programs_is_read(tmp_path, kind, label):
+    root = tmp_path / ODD
+    root.mkdir()
+    images = [{"bytes": png(level)} if pa.types.is_struct(kind) else png(level) for level in range(3)]
+    labels = pa.array(NAMES, label) if "dictionary" in str(label) else pa.array(NAMES).cast(label)
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"image": pa.array(images, kind), "label": labels}), root / f"{split}.parquet")
+    train = load(root).train
+    assert [train.class_names[number] for number in train.labels] == NAMES
+    assert [level_of(train, index) for index in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("address", ["https://example.org/2.png", "s3://birds/2.png"])
+def test_an_image_address_is_an_error_unless_its_bytes_are_there(tmp_path, address):
+    for content in (None, png(1)):
+        images = pa.array([{"bytes": png(0), "path": "a.png"}, {"bytes": content, "path": address}])
+        for split in ("train", "test"):
+            pq.write_table(pa.table({"image": images, "label": ["a", "b"]}), tmp_path / f"{split}.parquet")
+        if content is None:
+            with pytest.raises(UserError, match=f"'image' of split 'train' holds 1 addresses, such as {address}; down"):
+                load(tmp_path)
+    assert level_of(load(tmp_path).train, 1) == 1
