@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.calibration import calibrate as calibrate
     from cskd_hf.evaluation.calibration import fit_temperature as fit_temperature
     from cskd_hf.evaluation.confidence import adaptive_ece as adaptive_ece
+    from cskd_hf.evaluation.confidence import augrc as augrc
     from cskd_hf.evaluation.confidence import aurc as aurc
     from cskd_hf.evaluation.confidence import aurc_logit_norm as aurc_logit_norm
     from cskd_hf.evaluation.confidence import classwise_ece as classwise_ece
+    from cskd_hf.evaluation.confidence import debiased_ece as debiased_ece
     from cskd_hf.evaluation.confidence import ece as ece
+    from cskd_hf.evaluation.confidence import smooth_ece as smooth_ece
     from cskd_hf.evaluation.metrics import brier as brier
     from cskd_hf.evaluation.metrics import evaluate_predictions as evaluate_predictions
     from cskd_hf.evaluation.metrics import nll as nll
-    from cskd_hf.evaluation.metrics import recall_at_1 as recall_at_1
+    from cskd_hf.evaluation.metrics import recall_at_k as recall_at_k
     from cskd_hf.evaluation.metrics import top_k_error as top_k_error
     from cskd_hf.methods import BYOT as BYOT
     from cskd_hf.methods import CSKD as CSKD
@@ -70,8 +73,9 @@ _MODULES = {
     "cskd_hf.data.splits": "load_images",
     "cskd_hf.engine.objective": "Objective",
     "cskd_hf.evaluation.calibration": "apply_temperature calibrate fit_temperature",
-    "cskd_hf.evaluation.confidence": "adaptive_ece aurc aurc_logit_norm classwise_ece ece",
-    "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_1 top_k_error",
+    "cskd_hf.evaluation.confidence": "adaptive_ece augrc aurc aurc_logit_norm classwise_ece debiased_ece ece "
+    "smooth_ece",
+    "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_k top_k_error",
     "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD DLB Distillation DistillationCSKD Experiment "
     "IPS MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",
     "cskd_hf.models.export": "export_model",

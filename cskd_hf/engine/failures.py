@@ -16,8 +16,8 @@ from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
 from cskd_hf.errors import is_out_of_host_memory
-from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import Predictions
+from cskd_hf.evaluation.rows import finite_rows
 from cskd_hf.files import advice
 from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
 

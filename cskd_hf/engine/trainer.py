@@ -16,9 +16,9 @@ from cskd_hf.engine import failures
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.engine.updates import Update, training_updates
-from cskd_hf.evaluation import metrics
-from cskd_hf.evaluation.confidence import finite_rows
+from cskd_hf.evaluation import confidence, metrics
 from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
+from cskd_hf.evaluation.rows import finite_rows
 from cskd_hf.files import advice
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
@@ -180,7 +180,7 @@ def evaluate(run: Run, stop: StopRequest) -> tuple[dict[str, float], Predictions
     return {
         f"{split}/top1_error": metrics.top_k_error(logits, target, 1),
         f"{split}/nll": metrics.nll(logits, target),
-        f"{split}/ece": metrics.ece(logits, target),
+        f"{split}/ece": confidence.ece(logits, target),
     }, predictions
 
 

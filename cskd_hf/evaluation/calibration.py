@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import check_predictions, finite_rows, row_chunks
-from cskd_hf.evaluation.metrics import image_nll
+from cskd_hf.evaluation.rows import check_predictions, finite_rows, row_chunks
+from cskd_hf.evaluation.scores import proper_scores
 from cskd_hf.runs.summary import Calibration
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
@@ -129,8 +129,8 @@ def calibrate(logits: Tensor, target: Tensor) -> Calibration:
         high=high,
         images=images,
         different_images=different,
-        nll=image_nll(logits, target).mean().item(),
-        nll_scaled=image_nll(logits, target, temperature).mean().item(),
+        nll=proper_scores(logits, target).nll.mean().item(),
+        nll_scaled=proper_scores(logits, target, temperature).nll.mean().item(),
     )
 
 

@@ -6,15 +6,15 @@ float64. All results are in percent. Besides its inputs a metric needs about 100
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cskd_hf.evaluation import weighted
+from cskd_hf.evaluation.rows import row_chunks
+
 NUM_BINS = 20  # the paper's ECE; its reliability diagrams have 10
-CHUNK_SIZE = 2**20  # logits in a chunk of rows: 8 MB per temporary in float64
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ReliabilityBins:
 
 def reliability_bins(logits: Tensor, target: Tensor, num_bins: int, temperature: float = 1.0) -> ReliabilityBins:
     """Count, accuracy and mean confidence of the images in equal-width bins (a, b] of confidence."""
-    confidence, correct = _confidence_and_correct(logits, target, temperature)
-    index = _bin_index(confidence, num_bins)
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    index = weighted.bin_index(confidence, num_bins)
     count = torch.bincount(index, minlength=num_bins)
     accuracy = torch.bincount(index, correct, minlength=num_bins) / count
     return ReliabilityBins(count, accuracy, torch.bincount(index, confidence, minlength=num_bins) / count)
@@ -66,9 +66,51 @@ def ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: f
         >>> round(ece(logits, torch.tensor([0, 1])), 2)  # 90 % confident, 50 % accurate
         40.0
     """
-    bins = reliability_bins(logits, target, num_bins, temperature)
-    gap = (bins.accuracy - bins.confidence).abs()
-    return 100.0 * (bins.count * gap).nansum().item() / len(target)  # empty bins are NaN and weigh nothing
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    index = weighted.bin_index(confidence, num_bins)
+    return 100.0 * weighted.binned_error(confidence, correct, ones(target), index).item()
+
+
+def debiased_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
+    """The calibration error in L2, without the bias that chance within a bin adds, in percent; bins as for `ece`.
+
+    `√ Σ |B|/N · ((accuracy − confidence)² − accuracy · (1 − accuracy) / (|B| − 1))`: each bin's squared gap less an
+    unbiased estimate of its accuracy's variance; a negative sum gives 0. L2 exceeds L1 if the gaps differ.
+
+    Source: A. Kumar, P. Liang, T. Ma, "Verified uncertainty calibration", NeurIPS 2019,
+    https://arxiv.org/abs/1909.10155; R. Roelofs et al., AISTATS 2022, https://arxiv.org/abs/2012.08668. Both take
+    equal-mass bins; here they are of equal width, to compare with `ece` [ours].
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import debiased_ece
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> debiased_ece(logits, torch.tensor([0, 1]))  # two images show little: 0.4² − ½ · ½ / 1 < 0
+        0.0
+    """
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    index = weighted.bin_index(confidence, num_bins)
+    return 100.0 * weighted.debiased_error(confidence, correct, ones(target), index).item()
+
+
+def smooth_ece(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
+    """Calibration error of the top class without bins, in percent: gaps smoothed over confidence by a Gaussian.
+
+    The Gaussian is reflected at 0 and 1; its bandwidth is the one that equals the result. Within 0.05 of the authors'
+    package relplot, which halves the bandwidth ten times where this function solves for it.
+
+    Source: J. Błasiok, P. Nakkiran, "Smooth ECE: principled reliability diagrams via kernel smoothing", ICLR 2024,
+    https://arxiv.org/abs/2309.12236.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import smooth_ece
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> round(smooth_ece(logits, torch.tensor([0, 1])), 2)
+        40.0
+    """
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    return 100.0 * weighted.smooth_error(confidence, correct, ones(target)).item()
 
 
 def adaptive_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
@@ -86,9 +128,8 @@ def adaptive_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, tempe
         >>> round(adaptive_ece(logits, torch.tensor([0, 1]), num_bins=1), 2)
         40.0
     """
-    confidence, accuracy = _by_confidence(*_confidence_and_correct(logits, target, temperature))
-    gaps = (accuracy - confidence).tensor_split(num_bins)
-    return 100.0 * sum(gap.sum().abs().item() for gap in gaps) / len(target)
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    return 100.0 * weighted.equal_mass_error(confidence, correct, ones(target), num_bins).item()
 
 
 def classwise_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
@@ -106,15 +147,7 @@ def classwise_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temp
         40.0
     """
     chunks = row_chunks(logits, target, temperature)
-    num_images, num_classes = logits.shape
-    gap = torch.zeros(num_classes * num_bins, dtype=torch.float64)  # one row of bins per class
-    first_bin = num_bins * torch.arange(num_classes)
-    for scaled, labels in chunks:
-        p = scaled.softmax(dim=1)
-        index = _bin_index(p, num_bins) + first_bin
-        p[torch.arange(len(labels)), labels] -= 1
-        gap.scatter_add_(0, index.flatten(), p.flatten())
-    return 100.0 * gap.abs().sum().item() / (num_images * num_classes)
+    return 100.0 * weighted.classwise_error(chunks, logits.shape[1], ones(target), num_bins).item()
 
 
 def aurc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
@@ -132,7 +165,29 @@ def aurc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> aurc(logits, torch.tensor([0, 1]))  # risks 0 and ½: the error is the less confident prediction
         25.0
     """
-    return _area_under_risk(*_confidence_and_correct(logits, target, temperature))
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    return 100.0 * weighted.area_under_risk(confidence, correct, ones(target)).item()
+
+
+def augrc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
+    """Area under the generalized risk-coverage curve, in percent: errors accepted, as a share of all images.
+
+    Unlike `aurc` it does not weigh the most confident errors above all others. With A the area under the ROC curve of
+    the confidence as a detector of correct answers, it is `(1 − A) · accuracy · error + error² / 2`. Ties count as for
+    `aurc`.
+
+    Source: J. Traub et al., "Overcoming common flaws in the evaluation of selective classification systems", NeurIPS
+    2024, https://arxiv.org/abs/2407.01032.
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf import augrc
+        >>> logits = torch.tensor([[0.9, 0.1], [0.6, 0.4]]).log()
+        >>> augrc(logits, torch.tensor([0, 1]))  # A = 1, error ½
+        12.5
+    """
+    confidence, correct = confidence_and_correct(logits, target, temperature)
+    return 100.0 * weighted.area_under_generalized_risk(confidence, correct, ones(target)).item()
 
 
 def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
@@ -152,78 +207,23 @@ def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
         >>> aurc_logit_norm(logits, torch.tensor([0, 1]))
         25.0
     """
-    confidence = []
-    for rows, _ in row_chunks(logits, target):
-        centred = rows - rows.mean(dim=1, keepdim=True)
-        confidence.append((centred.amax(dim=1) / centred.norm(dim=1)).nan_to_num(0.0))
+    confidence = torch.cat([normalized_top(rows) for rows, _ in row_chunks(logits, target)])
     correct = (logits.argmax(dim=1) == target).double()
-    return _area_under_risk(torch.cat(confidence).round(decimals=12), correct)  # equal up to rounding is a tie
+    return 100.0 * weighted.area_under_risk(confidence, correct, ones(target)).item()
 
 
-def check_predictions(logits: Tensor, target: Tensor) -> None:
-    """Raises ValueError unless the metrics are defined on logits (N, K) and target (N,)."""
-    if logits.ndim != 2 or 0 in logits.shape or target.shape != logits.shape[:1] or target.dtype != torch.int64:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} of {target.dtype}: "
-            "needs shapes (N, K) and (N,) with N and K at least 1, and a target of torch.int64"
-        )
-    num_classes = logits.shape[1]
-    outside = (target < 0) | (target >= num_classes)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        raise ValueError(f"target[{row}] is {int(target[row])}; allowed for {num_classes} logits: 0..{num_classes - 1}")
-    # amax propagates NaN, so a finite maximum excludes NaN, +inf and a row of -inf. A single -inf is probability 0.
-    check_rows("logits", logits.amax(dim=1).isfinite())
+def normalized_top(rows: Tensor) -> Tensor:
+    """Confidence of `aurc_logit_norm`, (n,), of logits (n, K); rounded, since equal up to rounding is a tie."""
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    return (centred.amax(dim=1) / centred.norm(dim=1)).nan_to_num(0.0).round(decimals=12)
 
 
-def check_rows(name: str, valid: Tensor) -> None:
-    """Raises ValueError naming the first row of tensor `name` that is not valid, (N,) bool."""
-    if not valid.all():
-        row = int((~valid).nonzero()[0])
-        raise ValueError(f"{name}[{row}] is not finite, the first of {int((~valid).sum())} such rows of {len(valid)}")
+def ones(target: Tensor) -> Tensor:
+    """The weight of each image in the metric of all: (1, N)."""
+    return torch.ones(1, len(target), dtype=torch.float64)
 
 
-def finite_rows(logits: Tensor) -> Tensor:
-    """(N,) bool: the rows without NaN and infinity."""
-    low, high = logits.aminmax(dim=1)  # both propagate NaN
-    return low.isfinite() & high.isfinite()
-
-
-def row_chunks(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Checked predictions in chunks of rows: logits / temperature (n, K) in float64, a copy, and target (n,).
-
-    Raises:
-        ValueError: as for `check_predictions`, or the temperature is not a finite number above 0.
-    """
-    check_predictions(logits, target)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; needs a finite number above 0")
-    num_rows = max(1, CHUNK_SIZE // logits.shape[1])
-    chunks = zip(logits.split(num_rows), target.split(num_rows), strict=True)
-    return ((rows.double() / temperature, labels) for rows, labels in chunks)
-
-
-def _bin_index(probability: Tensor, num_bins: int) -> Tensor:
-    # j/num_bins correctly rounded, unlike linspace: a confidence of exactly 1/5 is in the bin that ends there.
-    inner_edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
-    return torch.bucketize(probability, inner_edges)  # (a, b]; the outer bins are open, so they take 0 and 1
-
-
-def _confidence_and_correct(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def confidence_and_correct(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Probability of the predicted class, and 1 if it is the target, (N,) each."""
     confidence = [scaled.softmax(dim=1).amax(dim=1) for scaled, _ in row_chunks(logits, target, temperature)]
     return torch.cat(confidence), (logits.argmax(dim=1) == target).double()
-
-
-def _area_under_risk(confidence: Tensor, correct: Tensor) -> float:
-    """Mean over k = 1..N of the error rate of the k most confident, in percent."""
-    _, accuracy = _by_confidence(confidence, correct)
-    risk = (1 - accuracy).cumsum(dim=0) / torch.arange(1, len(correct) + 1)
-    return 100.0 * risk.mean().item()
-
-
-def _by_confidence(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence and accuracy, (N,) each, most confident first; equal confidences share their mean accuracy."""
-    level, index, count = confidence.unique(return_inverse=True, return_counts=True)
-    accuracy = torch.bincount(index, correct) / count
-    return level.repeat_interleave(count).flip(0), accuracy.repeat_interleave(count).flip(0)

@@ -6,40 +6,115 @@ float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` li
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import (
-    CHUNK_SIZE,
-    NUM_BINS,
-    adaptive_ece,
-    aurc,
-    aurc_logit_norm,
-    check_rows,
-    classwise_ece,
-    ece,
-    finite_rows,
-    row_chunks,
-)
+from cskd_hf.evaluation import weighted
+from cskd_hf.evaluation.calibration import fit_temperature
+from cskd_hf.evaluation.confidence import NUM_BINS, classwise_ece, normalized_top, ones
+from cskd_hf.evaluation.rows import finite_rows, row_chunks
+from cskd_hf.evaluation.scores import ProperScores, neighbour_rank, proper_scores, target_rank
+
+RECALLS = (1, 2, 4, 8)  # the ranks at which Song et al. print recall
 
 DEFINITIONS: dict[str, str] = {
     "top1_error": "target is not the top class; percent",
     "top5_error": "target is not in the top 5; percent",
     "nll": "negative log-likelihood of the target; nats",
+    "nll_refinement": "nll at the temperature that is best on these very images: what no temperature mends; nats",
+    "nll_calibration": "nll minus nll_refinement: what the wrong temperature costs; nats",
     "brier": "squared error of the probabilities, summed over classes, mean over images; 0 to 2",
+    "brier_refinement": "brier at the temperature of nll_refinement; 0 to 2",
+    "brier_calibration": "brier minus brier_refinement, which may be below 0; -2 to 2",
     "ece": f"expected calibration error of the top class, {NUM_BINS} equal-width bins (a, b], L1; percent",
+    "debiased_ece": f"the same in L2, without the bias of chance, {NUM_BINS} equal-width bins (a, b]; percent",
+    "smooth_ece": "the same in L1 without bins, smoothed by a Gaussian whose bandwidth equals the result; percent",
     "adaptive_ece": f"expected calibration error of the top class, {NUM_BINS} equal-mass bins, L1; percent",
     "classwise_ece": f"calibration error of p_k, {NUM_BINS} equal-width bins (a, b], L1, mean over K classes; percent",
     "aurc": "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
     "aurc_logit_norm": "the same, by the top logit of the centred logits divided by their L2 norm; percent",
-    "recall_at_1": "nearest other image has the same class, L2 on pooled features, not normalised; percent",
+    "augrc": "area under the generalized risk-coverage curve: accepted errors, as a share of all images; percent",
+} | {
+    f"recall_at_{k}": f"{which} same class, L2 on pooled features, not normalised; percent"
+    for k, which in zip(
+        RECALLS,
+        ["nearest other image has the", *(f"one of the {k} nearest other images has the" for k in RECALLS[1:])],
+        strict=True,
+    )
 }
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What the metrics of N images depend on, except `classwise_ece`, which needs every probability.
+
+    Attributes:
+        rank: of the target among the logits.
+        logit_norm: the confidence of `aurc_logit_norm`.
+        at: the scores at the temperature in use.
+        refined: those at the temperature that is best on these images; None if it is undefined, for a logit of -inf.
+        neighbour: of the nearest image of the same class; None without features or a second image.
+    """
+
+    rank: Tensor
+    logit_norm: Tensor
+    at: ProperScores
+    refined: ProperScores | None
+    neighbour: Tensor | None
+
+
+def image_scores(
+    logits: Tensor, target: Tensor, features: Tensor | None, temperatures: tuple[float, ...] = (1.0,)
+) -> list[ImageScores]:
+    """The scores of all images, at each temperature."""
+    at = [proper_scores(logits, target, temperature) for temperature in temperatures]
+    rank = target_rank(logits, target)
+    logit_norm = torch.cat([normalized_top(rows) for rows, _ in row_chunks(logits, target)])
+    refined = None
+    if finite_rows(logits).all():
+        refined = proper_scores(logits, target, fit_temperature(logits, target))
+    neighbour = None if features is None or len(target) < 2 else neighbour_rank(features, target)
+    return [ImageScores(rank, logit_norm, scores, refined, neighbour) for scores in at]
+
+
+def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | None]:
+    """Every metric but `classwise_ece` of images with weights (R, N): (R,) each; None if it is undefined.
+
+    `refined` and the neighbours of an image are those among all images.
+    """
+    correct = (scores.rank == 0).double()
+    nll, brier, confidence = scores.at
+    index = weighted.bin_index(confidence, NUM_BINS)
+    values: dict[str, Tensor | None] = {
+        "top1_error": 100 * weighted.mean(1 - correct, weight),
+        "top5_error": 100 * weighted.mean((scores.rank >= 5).double(), weight),
+    }
+    for name, own in (("nll", nll), ("brier", brier)):
+        mean = values[name] = weighted.mean(own, weight)
+        refinement = None if scores.refined is None else weighted.mean(getattr(scores.refined, name), weight)
+        values[f"{name}_refinement"] = refinement
+        values[f"{name}_calibration"] = None if refinement is None else mean - refinement
+    values |= {
+        "ece": 100 * weighted.binned_error(confidence, correct, weight, index),
+        "debiased_ece": 100 * weighted.debiased_error(confidence, correct, weight, index),
+        "smooth_ece": 100 * weighted.smooth_error(confidence, correct, weight),
+        "adaptive_ece": 100 * weighted.equal_mass_error(confidence, correct, weight, NUM_BINS),
+        "aurc": 100 * weighted.area_under_risk(confidence, correct, weight),
+        "aurc_logit_norm": 100 * weighted.area_under_risk(scores.logit_norm, correct, weight),
+        "augrc": 100 * weighted.area_under_generalized_risk(confidence, correct, weight),
+    }
+    for k in RECALLS:
+        recalled = None if scores.neighbour is None else (scores.neighbour < k).double()
+        values[f"recall_at_{k}"] = None if recalled is None else 100 * weighted.mean(recalled, weight)
+    return values
 
 
 def evaluate_predictions(
     logits: Tensor, target: Tensor, features: Tensor | None, temperature: float = 1.0
 ) -> dict[str, float | None]:
-    """Every metric of `DEFINITIONS`, in its order; `recall_at_1` is None without features or a second image.
+    """Every metric of `DEFINITIONS`, in its order; recall is None without features or a second image.
 
     Args:
         logits: (N, K).
@@ -54,21 +129,28 @@ def evaluate_predictions(
         >>> import torch
         >>> from cskd_hf import evaluate_predictions
         >>> metrics = evaluate_predictions(torch.zeros(4, 10), torch.tensor([0, 1, 2, 3]), features=None)
-        >>> metrics["top1_error"], metrics["ece"]
+        >>> metrics["top1_error"], round(metrics["ece"], 4)
         (75.0, 15.0)
     """
-    return {
-        "top1_error": top_k_error(logits, target, 1),
-        "top5_error": top_k_error(logits, target, 5),
-        "nll": nll(logits, target, temperature=temperature),
-        "brier": brier(logits, target, temperature=temperature),
-        "ece": ece(logits, target, temperature=temperature),
-        "adaptive_ece": adaptive_ece(logits, target, temperature=temperature),
-        "classwise_ece": classwise_ece(logits, target, temperature=temperature),
-        "aurc": aurc(logits, target, temperature=temperature),
-        "aurc_logit_norm": aurc_logit_norm(logits, target),
-        "recall_at_1": None if features is None or len(target) < 2 else recall_at_1(features, target),
-    }
+    (scores,) = image_scores(logits, target, features, (temperature,))
+    return _values(scores, logits, target, temperature)
+
+
+def evaluate_both(
+    logits: Tensor, target: Tensor, features: Tensor | None, temperature: float | None
+) -> tuple[dict[str, float | None], dict[str, float | None] | None]:
+    """Every metric with the logits as trained, and divided by the temperature; None without one."""
+    temperatures = (1.0,) if temperature is None else (1.0, temperature)
+    scores = image_scores(logits, target, features, temperatures)
+    values = [_values(own, logits, target, divisor) for own, divisor in zip(scores, temperatures, strict=True)]
+    return values[0], values[1] if len(values) == 2 else None
+
+
+def _values(scores: ImageScores, logits: Tensor, target: Tensor, temperature: float) -> dict[str, float | None]:
+    found = weighted_metrics(scores, ones(target))
+    values = {name: None if value is None else value.item() for name, value in found.items()}
+    values["classwise_ece"] = classwise_ece(logits, target, temperature=temperature)
+    return {name: values[name] for name in DEFINITIONS}
 
 
 def top_k_error(logits: Tensor, target: Tensor, k: int) -> float:
@@ -83,13 +165,7 @@ def top_k_error(logits: Tensor, target: Tensor, k: int) -> float:
         >>> top_k_error(logits, torch.tensor([0, 2]), k=1), top_k_error(logits, torch.tensor([0, 2]), k=2)
         (50.0, 0.0)
     """
-    missed = 0
-    for rows, labels in row_chunks(logits, target):
-        classes = torch.arange(rows.shape[1])
-        of_target = rows.gather(1, labels[:, None])
-        rank = ((rows > of_target) | ((rows == of_target) & (classes < labels[:, None]))).sum(dim=1)
-        missed += int((rank >= k).sum())
-    return 100.0 * missed / len(target)
+    return 100.0 * weighted.mean((target_rank(logits, target) >= k).double(), ones(target)).item()
 
 
 def nll(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
@@ -101,13 +177,7 @@ def nll(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> round(nll(torch.zeros(2, 4), torch.tensor([0, 3])), 4)  # uniform: ln 4
         1.3863
     """
-    return image_nll(logits, target, temperature).mean().item()
-
-
-def image_nll(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
-    """Negative log-likelihood of each image's target, (N,) float64, in nats."""
-    chunks = row_chunks(logits, target, temperature)
-    return torch.cat([-rows.log_softmax(dim=1).gather(1, labels[:, None])[:, 0] for rows, labels in chunks])
+    return weighted.mean(proper_scores(logits, target, temperature).nll, ones(target)).item()
 
 
 def brier(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
@@ -121,16 +191,11 @@ def brier(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> brier(torch.zeros(2, 2), torch.tensor([0, 1]))  # (1 − ½)² + ½²
         0.5
     """
-    total = 0.0
-    for rows, labels in row_chunks(logits, target, temperature):
-        error = rows.softmax(dim=1)
-        error[torch.arange(len(labels)), labels] -= 1
-        total += error.square_().sum().item()
-    return total / len(target)
+    return weighted.mean(proper_scores(logits, target, temperature).brier, ones(target)).item()
 
 
-def recall_at_1(features: Tensor, target: Tensor, chunk_size: int | None = None) -> float:
-    """Share of images whose nearest other image has the same class, in percent: L2, features not normalised.
+def recall_at_k(features: Tensor, target: Tensor, k: int, chunk_size: int | None = None) -> float:
+    """Share of images with one of the same class among the k nearest others, in percent: L2, features not normalised.
 
     A class's only image counts as missed. Of equally near images, up to rounding, the first counts. Memory: the
     features in float64, and a few times chunk_size × N float64; by default 16 MB each.
@@ -139,28 +204,9 @@ def recall_at_1(features: Tensor, target: Tensor, chunk_size: int | None = None)
 
     Example:
         >>> import torch
-        >>> from cskd_hf import recall_at_1
+        >>> from cskd_hf import recall_at_k
         >>> features = torch.tensor([[0.0], [0.1], [5.0], [5.2]])
-        >>> recall_at_1(features, torch.tensor([0, 0, 1, 2]))
+        >>> recall_at_k(features, torch.tensor([0, 0, 1, 2]), k=1)
         50.0
     """
-    if features.ndim != 2 or target.shape != features.shape[:1] or len(target) < 2:
-        raise ValueError(
-            f"features {tuple(features.shape)} and target {tuple(target.shape)}: "
-            "recall_at_1 needs shapes (N, D) and (N,) with N at least 2"
-        )
-    check_rows("features", finite_rows(features))
-    features = features.to(torch.float64, copy=True)
-    features -= features.mean(dim=0)  # a large common mean makes |b|² − 2a·b cancel badly
-    square = torch.einsum("nd,nd->n", features, features)
-    rounding = (features.shape[1] + 8) * torch.finfo(torch.float64).eps  # of a dot product, relative to |a|² + |b|²
-    recalled = 0
-    chunk_size = chunk_size or max(1, 2 * CHUNK_SIZE // len(target))
-    for rows in torch.arange(len(target)).split(chunk_size):
-        distance = torch.addmm(square, features[rows], features.T, alpha=-2)  # without |a|², constant along a row
-        distance[torch.arange(len(rows)), rows] = torch.inf  # by index: a duplicate is another image, at distance 0
-        smallest, nearest = distance.min(dim=1, keepdim=True)
-        tied = distance <= smallest + rounding * (square[rows, None] + square[nearest])
-        first = tied.to(torch.uint8).argmax(dim=1)
-        recalled += int((target[first] == target[rows]).sum())
-    return 100.0 * recalled / len(target)
+    return 100.0 * weighted.mean((neighbour_rank(features, target, chunk_size) < k).double(), ones(target)).item()

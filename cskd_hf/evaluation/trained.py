@@ -19,7 +19,7 @@ from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers, table
-from cskd_hf.evaluation.metrics import evaluate_predictions
+from cskd_hf.evaluation.metrics import evaluate_both
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
 from cskd_hf.files import write_json, write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
@@ -63,11 +63,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
-    metrics = evaluate_predictions(predictions.logits, predictions.target, predictions.features)
-    scaled = None
-    if trained.temperature is not None:
-        scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
-        scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
+    metrics, scaled = evaluate_both(predictions.logits, predictions.target, predictions.features, trained.temperature)
     for problem in problems:
         print(f"note: {problem}")
     print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.confidence import check_predictions
+from cskd_hf.evaluation.rows import check_predictions
 from cskd_hf.paper.blocks import method_title
 from cskd_hf.recipe.catalog import entry_of
 from cskd_hf.recipe.recipe import Recipe

@@ -10,8 +10,9 @@ from torch import nn
 
 from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import calibrate
-from cskd_hf.evaluation.metrics import evaluate_predictions, image_nll
+from cskd_hf.evaluation.metrics import evaluate_both
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
+from cskd_hf.evaluation.scores import proper_scores
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.export import architecture_of, export_model, needs_cskd_hf
 from cskd_hf.models.factory import count_parameters, starting_weights
@@ -127,10 +128,7 @@ def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.Metr
     """Metrics on the test split; the temperature is fitted on the hold-out set alone."""
     calibration = None if holdout is None else calibrate(holdout.logits, holdout.target)
     temperature = None if calibration is None else calibration.temperature
-    last, scaled = evaluate_predictions(test.logits, test.target, test.features), None
-    if temperature is not None:
-        scaled = evaluate_predictions(test.logits, test.target, None, temperature)
-        scaled["recall_at_1"] = last["recall_at_1"]  # of the features: slow, and independent of the temperature
+    last, scaled = evaluate_both(test.logits, test.target, test.features, temperature)
     values = {"last": last, "temperature": temperature, "metrics_scaled": scaled, "calibration": calibration}
     return run_summary.MetricsSummary.model_validate(values)
 
@@ -139,7 +137,7 @@ def _transfer_note(test: Predictions, temperature: float | None) -> list[str]:
     """A warning if the temperature raises the test split's NLL by more than two standard errors."""
     if temperature is None or len(test.target) < 2:
         return []
-    before, after = image_nll(test.logits, test.target), image_nll(test.logits, test.target, temperature)
+    before, after = (proper_scores(test.logits, test.target, divisor).nll for divisor in (1.0, temperature))
     rise = after - before
     if not rise.mean() > 2 * rise.std() / len(rise) ** 0.5:
         return []

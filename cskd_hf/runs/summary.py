@@ -56,13 +56,23 @@ class MetricValues(_Record):
     top1_error: float
     top5_error: float
     nll: float
+    nll_refinement: float | None = None  # this and other defaults: not measured by earlier versions
+    nll_calibration: float | None = None
     brier: float
+    brier_refinement: float | None = None
+    brier_calibration: float | None = None
     ece: float
+    debiased_ece: float | None = None
+    smooth_ece: float | None = None
     adaptive_ece: float
     classwise_ece: float
     aurc: float
-    aurc_logit_norm: float | None = None  # not measured by earlier versions
+    aurc_logit_norm: float | None = None
+    augrc: float | None = None
     recall_at_1: float | None
+    recall_at_2: float | None = None
+    recall_at_4: float | None = None
+    recall_at_8: float | None = None
 
 
 class Calibration(_Record):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature, fit_temperature
-from cskd_hf.evaluation.metrics import ece, nll
+from cskd_hf.evaluation.confidence import ece
+from cskd_hf.evaluation.metrics import nll
 
 
 def sampled(temperature: float, num_images: int = 20_000, num_classes: int = 10) -> tuple[Tensor, Tensor]:

@@ -13,60 +13,70 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cskd_hf.evaluation.calibration import calibrate
-from cskd_hf.evaluation.metrics import (
-    DEFINITIONS,
+from cskd_hf.evaluation.confidence import (
     adaptive_ece,
+    augrc,
     aurc,
     aurc_logit_norm,
-    brier,
     classwise_ece,
+    debiased_ece,
     ece,
+    smooth_ece,
+)
+from cskd_hf.evaluation.metrics import (
+    DEFINITIONS,
+    brier,
+    evaluate_both,
     evaluate_predictions,
     nll,
-    recall_at_1,
+    recall_at_k,
     top_k_error,
 )
 
-NAMES = [
-    "top1_error",
-    "top5_error",
-    "nll",
-    "brier",
-    "ece",
-    "adaptive_ece",
-    "classwise_ece",
-    "aurc",
-    "aurc_logit_norm",
-    "recall_at_1",
-]
+METRICS = [nll, brier, ece, debiased_ece, smooth_ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm, augrc]
+RECALL = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
 
 
 def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     logits, target = predictions()
     features = torch.randn(203, 5, generator=torch.Generator().manual_seed(2))
     values = evaluate_predictions(logits, target, features)
-    assert list(values) == list(DEFINITIONS) == NAMES
+    assert list(values) == list(DEFINITIONS)
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
-    assert values["recall_at_1"] == recall_at_1(features, target)
-    for metric in (nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm):
+    for k in (1, 2, 4, 8):
+        assert values[f"recall_at_{k}"] == recall_at_k(features, target, k)
+    for metric in METRICS:
         assert values[metric.__name__] == metric(logits, target)
     assert all(type(value) is float for value in values.values())
 
 
 def test_recall_is_none_without_features() -> None:
     values = evaluate_predictions(*predictions(), None)
-    assert [name for name, value in values.items() if value is None] == ["recall_at_1"]
+    assert [name for name, value in values.items() if value is None] == RECALL
 
 
 def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
-    assert all("\n" not in text and text.endswith(("percent", "nats", "0 to 2")) for text in DEFINITIONS.values())
-    assert all("20 equal" in DEFINITIONS[name] for name in ("ece", "adaptive_ece", "classwise_ece"))
+    assert all(
+        "\n" not in text and text.endswith(("percent", "nats", "0 to 2", "-2 to 2")) for text in DEFINITIONS.values()
+    )
+    assert all("20 equal" in text for name, text in DEFINITIONS.items() if "ece" in name and name != "smooth_ece")
 
 
 def test_a_single_class_is_always_right_and_certain() -> None:
     values = evaluate_predictions(torch.randn(5, 1), torch.zeros(5, dtype=torch.int64), torch.randn(5, 3))
-    assert values == dict.fromkeys(NAMES, 0.0) | {"recall_at_1": 100.0}
+    assert values == dict.fromkeys(DEFINITIONS, 0.0) | dict.fromkeys(RECALL, 100.0)
+
+
+def _measured(logits: Tensor, target: Tensor, temperature: float = 1.0) -> dict[str, float]:
+    values = evaluate_predictions(logits, target, None, temperature)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def test_the_split_of_a_score_is_none_if_a_logit_is_minus_infinity() -> None:
+    values = evaluate_predictions(torch.tensor([[0.0, 1.0, -math.inf]]), torch.tensor([1]), None)
+    missing = [f"{score}_{part}" for score in ("nll", "brier") for part in ("refinement", "calibration")]
+    assert [name for name, value in values.items() if value is None] == missing + RECALL
 
 
 def test_inputs_are_not_modified() -> None:
@@ -80,15 +90,15 @@ def test_inputs_are_not_modified() -> None:
     assert torch.equal(target, before[1])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "recall_at_1"])
-def test_the_order_of_the_rows_does_not_matter_even_among_ties(name: str) -> None:
+def test_the_order_of_the_rows_does_not_matter_even_among_ties() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randint(3, (101, 4), generator=generator).float()
     target = torch.randint(4, (101,), generator=generator)
-    expected = evaluate_predictions(logits, target, None)[name]
+    expected = _measured(logits, target)
     for seed in range(3):
         order = torch.randperm(101, generator=generator.manual_seed(seed))
-        assert evaluate_predictions(logits[order], target[order], None)[name] == pytest.approx(expected, rel=1e-12)
+        values = _measured(logits[order], target[order])
+        assert values == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 # invalid inputs
@@ -113,7 +123,7 @@ LABELS = torch.tensor([0, 1, 2])
         (torch.tensor([[-math.inf, -math.inf], [0.0, 0.0], [0.0, 0.0]]), LABELS * 0, r"logits\[0\]"),
     ],
 )
-@pytest.mark.parametrize("metric", [nll, brier, ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm])
+@pytest.mark.parametrize("metric", METRICS)
 def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metric(logits, target)
@@ -132,16 +142,19 @@ def test_invalid_predictions_are_rejected(metric, logits: Tensor, target: Tensor
 )
 def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        recall_at_1(features, target)
+        recall_at_k(features, target, 1)
 
 
 def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = predictions()
-    whole = evaluate_predictions(logits.double() / 1.7, target, None)
-    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 4 * 7)
-    chunked = evaluate_predictions(logits, target, None, temperature=1.7)
-    assert chunked.pop("recall_at_1") is whole.pop("recall_at_1") is None
-    assert chunked == pytest.approx(whole, rel=1e-12)
+    whole = _measured(logits.double() / 1.7, target)
+    monkeypatch.setattr("cskd_hf.evaluation.rows.CHUNK_SIZE", 4 * 7)
+    chunked = _measured(logits, target, 1.7)
+    assert chunked == pytest.approx(whole, rel=1e-9, abs=1e-12)
+    assert evaluate_both(logits, target, None, 1.7) == (
+        evaluate_predictions(logits, target, None),
+        chunked | dict.fromkeys(RECALL),
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
@@ -165,8 +178,8 @@ class LargestTensor(TorchDispatchMode):
 
 def test_neither_metrics_nor_the_temperature_copy_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = predictions(num_images=250, num_classes=50)
-    monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 1_000)
+    monkeypatch.setattr("cskd_hf.evaluation.rows.CHUNK_SIZE", 1_000)
     with LargestTensor() as largest:
-        evaluate_predictions(logits, target, None, temperature=2.0)
+        evaluate_predictions(logits, target, logits[:, :3], temperature=2.0)
         calibrate(logits, target)
-    assert largest.elements <= 4 * 250 < logits.numel() / 10
+    assert largest.elements <= 2_000 < logits.numel() / 6  # a chunk of the neighbours' distances

@@ -5,7 +5,7 @@ from summaries import SUMMARY, metric_values
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.table import as_markdown, as_text, metric_rows
 
-VALUES = metric_values(nll=0.81236, recall_at_1=None)
+VALUES = metric_values(nll=0.81236, recall_at_8=None)
 
 
 def test_a_row_has_name_value_calibrated_value_and_definition() -> None:
@@ -20,7 +20,7 @@ def test_text_is_aligned_and_has_a_calibrated_column_only_with_a_temperature() -
     assert header.split() == ["metric", "as", "trained", "calibrated", "definition"]
     assert {line[header.index("definition") - 2 :][:2] for line in lines} == {"  "}
     assert lines[2].split()[:3] == ["nll", "0.8124", "32"]
-    assert lines[-1].split()[:3] == ["recall_at_1", "–", "39"]
+    assert lines[-1].split()[:3] == ["recall_at_8", "–", "49"]
     assert "calibrated" not in as_text(metric_rows(VALUES)).splitlines()[0]
 
 

@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cskd_hf.evaluation.metrics import ece
+from cskd_hf.evaluation.confidence import ece
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.report.feature_map import MAX_CLASSES, MIN_IMAGES, feature_map
 from cskd_hf.report.figures import BLUE, VERMILLION, reliability_diagram
