@@ -1,19 +1,21 @@
-"""Evaluate trained weights on a split: the metrics of summary.json, on any images of the same classes.
+"""Evaluate trained weights on a split: the metrics of summary.json, with intervals, on any images of the same classes.
 
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
-python -m cskd_hf.evaluate hf-hub:OWNER/NAME data.dataset=FOLDER data.test_split=val
+python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.evaluation.inputs import check_output
+from cskd_hf.files import write_json, write_text
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
@@ -21,54 +23,156 @@ from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights, read_class_names
 
+if TYPE_CHECKING:
+    from cskd_hf.data.splits import ImageSplit
+    from cskd_hf.evaluation.comparison import Compared
+
+FORMATS = ("json", "markdown", "latex", "html")
+# What makes the test images of two runs the same.
+_IMAGES = ("dataset", "config_name", "revision", "test_split", "image_column", "label_column", "labels")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    overrides = [word for word in args.words if re.match(r"[a-z_]+(\.[a-z_]+)*=", word)]
+    weights = [find_weights(word) for word in args.words if word not in overrides]
+    if not weights:
+        raise UserError(f"{overrides[0]}: which model? Name {ALLOWED}")
+    data = _data_section(weights, overrides)
+    outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
+    for name, path in outputs.items():
+        check_output(path, f"--{name}")
+
+    limit_openmp_spinning()  # before the first import of torch
+    splits = _load_splits(weights, data)  # a wrong split shows before torch is imported
+    data = fill(data, {"test_split": splits[0].name})
+    import torch
+
+    from cskd_hf.evaluation.comparison import differences
+    from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.trained import evaluate
+    from cskd_hf.runs.folder import check_share
+
+    for own, split in zip(weights, splits, strict=True):
+        if own.run is not None:
+            check_share(own.run, split, data)
+    join_ranks_on_cpus()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    models = evaluate(weights, splits, data, args.resamples)
+    if models is None:
+        return 0
+    place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
+    for number, model in enumerate(models, start=1):
+        print(f"{f'{number}: ' if len(models) > 1 else ''}{model.source}{f' on {place}' if len(models) == 1 else ''}")
+        print(f"{'   ' if len(models) > 1 else ''}{model.calibration}")
+    if len(models) > 1:
+        print(f"on {place}")
+    print(as_text(models, list(differences(models))))
+    for name, path in outputs.items():
+        _write(name, path, models, [own.run for own in weights], place)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.evaluate", description="Evaluate trained weights on the images of a test split."
+        prog="python -m cskd_hf.evaluate",
+        description="Evaluate weights on the images of a test split; several models are compared with the first.",
     )
-    parser.add_argument("model", help=ALLOWED)
+    parser.add_argument("words", nargs="+", metavar="MODEL", help=ALLOWED)
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="data.key=value",
-        help="images to evaluate on; default: those of the run's recipe",
+        help="images to evaluate on; default: those of the runs' recipes",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
-    args = parser.parse_intermixed_args(argv)
-    weights = find_weights(args.model)
-    data = _data_section(weights, args.overrides)
-    check_output(args.json, "--json")
-
-    limit_openmp_spinning()  # before the first import of torch
-    from cskd_hf.data.splits import load_split
-
-    split = load_split(data, read_class_names(weights))  # a wrong split shows before torch is imported
-    data = fill(data, {"test_split": split.name})
-    import torch
-
-    from cskd_hf.evaluation.trained import evaluate
-    from cskd_hf.runs.folder import check_share
-
-    if weights.run is not None:
-        check_share(weights.run, split, data)
-    join_ranks_on_cpus()
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    return evaluate(weights, split, data, args.json)
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals"
+    )
+    for name in FORMATS:
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write {name.upper()}")
+    return parser.parse_intermixed_args(argv)
 
 
-def _data_section(weights: Weights, overrides: Sequence[str]) -> DataSection:
-    """The images to evaluate on: those of a run's recipe, with overrides."""
-    settings, places = dict[str, Any](), dict[str, str]()
-    if weights.run is not None and (weights.run / "recipe.yaml").is_file():
-        settings, places = yaml_io.read(weights.run / "recipe.yaml")
+def _data_section(weights: Sequence[Weights], overrides: Sequence[str]) -> DataSection:
+    """The images to evaluate on: those of the runs' recipes, with overrides.
+
+    Raises:
+        UserError: the runs have different ones, or there is no run.
+    """
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* applies to evaluation; the weights determine the rest")
+    sections = {own.source: section for own in weights if (section := _section_of(own, overrides)) is not None}
+    if not sections:
+        raise UserError(f"{weights[0].source}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
+    (first, section), *others = sections.items()
+    for other, own in others:
+        for key in _IMAGES:
+            ours, theirs = getattr(section, key), getattr(own, key)
+            if ours != theirs:
+                raise UserError(
+                    f"data.{key}: {ours} in {first}, {theirs} in {other}, so their test images differ; "
+                    f"write data.{key}=… to evaluate all models on the same ones"
+                )
+    return section
+
+
+def _section_of(weights: Weights, overrides: Sequence[str]) -> DataSection | None:
+    settings, places = dict[str, Any](), dict[str, str]()
+    if weights.run is not None and (weights.run / "recipe.yaml").is_file():
+        settings, places = yaml_io.read(weights.run / "recipe.yaml")
     apply_overrides(settings, overrides, places)
-    if "data" not in settings:
-        raise UserError(f"{weights.source}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
+    if "dataset" not in settings.get("data", {}):
+        return None
     return resolve_data(parse_data(settings["data"], source=weights.source, places=places))
+
+
+def _load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSplit]:
+    """The same images for each model, labels in the order of its classes.
+
+    Raises:
+        UserError: as `load_split`, or the models have different classes.
+    """
+    from cskd_hf.data.labels import some
+    from cskd_hf.data.splits import load_split
+
+    splits: dict[tuple[str, ...] | None, ImageSplit] = {}
+    found = []
+    for own in weights:
+        names = read_class_names(own)
+        if names not in splits:
+            splits[names] = load_split(data, names)
+        found.append(splits[names])
+    classes, source = set(found[0].class_names), weights[0].source
+    for own, split in zip(weights, found, strict=True):
+        missing, added = classes - set(split.class_names), set(split.class_names) - classes
+        if missing or added:
+            sides = [(missing, source), (added, own.source)]
+            difference = "; ".join(f"only {place} has {some(sorted(names))}" for names, place in sides if names)
+            raise UserError(
+                f"{own.source}: has other classes than {source}, so their errors do not compare: {difference}"
+            )
+    return found
+
+
+def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:
+    from cskd_hf.evaluation import comparison_table as table
+    from cskd_hf.evaluation.comparison import differences
+
+    rows = list(differences(models))
+    title = f"{'Models' if len(models) > 1 else 'Model'} on {place}"
+    if name == "json":
+        content = table.as_json(models)
+        compared = {"models": content, "differences": [row._asdict() for row in rows]}
+        write_json(path, content[0] if len(models) == 1 else compared)
+    elif name == "html":
+        from cskd_hf.report.side_by_side import write_comparison
+
+        write_comparison(models, rows, runs, path, title)
+    else:
+        write_text(path, (table.as_latex if name == "latex" else table.as_markdown)(models, rows, title))
+    print(f"wrote {path}")
 
 
 def cli() -> None:

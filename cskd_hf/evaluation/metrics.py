@@ -133,7 +133,7 @@ def evaluate_predictions(
         (75.0, 15.0)
     """
     (scores,) = image_scores(logits, target, features, (temperature,))
-    return _values(scores, logits, target, temperature)
+    return metric_values(scores, logits, target, temperature)
 
 
 def evaluate_both(
@@ -142,11 +142,11 @@ def evaluate_both(
     """Every metric with the logits as trained, and divided by the temperature; None without one."""
     temperatures = (1.0,) if temperature is None else (1.0, temperature)
     scores = image_scores(logits, target, features, temperatures)
-    values = [_values(own, logits, target, divisor) for own, divisor in zip(scores, temperatures, strict=True)]
+    values = [metric_values(own, logits, target, divisor) for own, divisor in zip(scores, temperatures, strict=True)]
     return values[0], values[1] if len(values) == 2 else None
 
 
-def _values(scores: ImageScores, logits: Tensor, target: Tensor, temperature: float) -> dict[str, float | None]:
+def metric_values(scores: ImageScores, logits: Tensor, target: Tensor, temperature: float) -> dict[str, float | None]:
     found = weighted_metrics(scores, ones(target))
     values = {name: None if value is None else value.item() for name, value in found.items()}
     values["classwise_ece"] = classwise_ece(logits, target, temperature=temperature)

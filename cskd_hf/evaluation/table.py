@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cskd_hf.evaluation.formats import markdown_table, text_table
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.runs.summary import MetricValues
 
@@ -34,19 +35,12 @@ def metric_rows(
 
 def as_text(rows: Sequence[MetricRow]) -> str:
     """Aligned columns for a terminal, with a header; no calibrated column without a temperature."""
-    header, *body = _cells(rows)
-    *columns, _ = zip(header, *body, strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    return "\n".join(
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:]), definition])
-        for name, *values, definition in (header, *body)
-    )
+    return text_table(_cells(rows))
 
 
 def as_markdown(rows: Sequence[MetricRow]) -> str:
     """A Markdown table, with a header; no calibrated column without a temperature."""
-    header, *body = _cells(rows)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *body))
+    return markdown_table(_cells(rows))
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,71 +18,88 @@ from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation import answers, table
-from cskd_hf.evaluation.metrics import evaluate_both
-from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
-from cskd_hf.files import write_json, write_tensors, write_text
+from cskd_hf.evaluation import answers
+from cskd_hf.evaluation.comparison import Compared, measure
+from cskd_hf.evaluation.predictions import NoReadableImageError, Predictions, predict_split
+from cskd_hf.evaluation.resampling import RESAMPLES
+from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import Weights, load_weights
 
 
-def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: Path | None = None) -> int:
-    """Print the metrics of a split; a collective under `accelerate launch`.
+def evaluate(
+    weights: Sequence[Weights], splits: Sequence[ImageSplit], data: DataSection, count: int = RESAMPLES, seed: int = 0
+) -> list[Compared] | None:
+    """The metrics of models on the same images; a collective under `accelerate launch`.
 
     Args:
         weights: what to evaluate.
-        split: labels in the order of the weights' classes.
-        data: where the split comes from, resolved.
-        json_file: also write the metrics there.
+        splits: the images for each, labels in the order of its classes.
+        data: where they come from, resolved.
+        count: resamples for the intervals; 0: none.
+        seed: of the resamples.
 
     Returns:
-        The exit status, 0.
+        On the main process; on the others None.
 
     Raises:
-        UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
+        UserError: weights do not load or give no finite logits, they have other classes than the split, or an image is
+            unreadable, unless `data.on_corrupt` is 'skip'.
     """
-    trained = load_weights(weights)
-    num_classes = trained.model.num_classes
-    if len(split.class_names) > num_classes:
+    accelerator = Accelerator()
+    models: list[Compared] = []
+    rows: list[int] = []
+    for own, split in zip(weights, splits, strict=True):
+        trained = load_weights(own)
+        _check_classes(own, trained, split, data)
+        predictions = _predict_finite(own, trained, split, accelerator, data)
+        if rows and rows != predictions.row.tolist():
+            raise UserError(
+                f"{own.source}: could read other images than {weights[0].source}; repair the unreadable ones"
+            )
+        rows = predictions.row.tolist()
+        if accelerator.is_main_process:
+            names = trained.class_names or split.class_names
+            models.append(
+                measure(
+                    own.source, predictions, names, trained.temperature, trained.calibration, count=count, seed=seed
+                )
+            )
+            for line in split.notes if own is weights[0] else ():
+                print(f"note: {line}")
+    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
+    return models if accelerator.is_main_process else None
+
+
+def _check_classes(weights: Weights, trained: TrainedModel, split: ImageSplit, data: DataSection) -> None:
+    """Raises UserError unless the split's labels number the classes of the weights."""
+    classes, outputs = len(split.class_names), trained.model.num_classes
+    if classes > outputs or (classes < outputs and trained.class_names is None and data.labels == "name"):
         raise UserError(
-            f"data: split {split.name!r} has {len(split.class_names)} classes, but {weights.source} has {num_classes}; "
-            "choose a split"
+            f"data: split {split.name!r} has {classes} classes, but {weights.source} has {outputs}"
+            + (" without names; write data.labels=index if the data's numbers are theirs" if classes < outputs else "")
+            + ("; choose a split" if classes > outputs else "")
         )
+
+
+def _predict_finite(
+    weights: Weights, trained: TrainedModel, split: ImageSplit, accelerator: Accelerator, data: DataSection
+) -> Predictions:
     data = fill(data, {"value_range": trained.value_range})
     problems = check_test_values(split, data, trained.transform)
-    accelerator = Accelerator()
-    predictions = predict_split(
-        trained.model.to(accelerator.device),
-        split,
-        accelerator,
-        data,
-        trained.transform,
-        progress=True,
-    )
-    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
-    if not accelerator.is_main_process:
-        return 0
-    metrics, scaled = evaluate_both(predictions.logits, predictions.target, predictions.features, trained.temperature)
-    for problem in problems:
+    model = trained.model.to(accelerator.device)
+    predictions = predict_split(model, split, accelerator, data, trained.transform, progress=True)
+    for problem in problems if accelerator.is_main_process else ():
         print(f"note: {problem}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
-    for note in split.notes:
-        print(f"note: {note}")
-    print(table.as_text(table.metric_rows(metrics, scaled)))
-    print(trained.calibration)
-    if json_file is not None:
-        result: dict[str, Any] = {
-            "model": weights.source,
-            "images": len(predictions.target),
-            "skipped_images": len(predictions.skipped),
-            "temperature": trained.temperature,
-            "calibration": trained.calibration,
-            "metrics": metrics,
-            "metrics_scaled": scaled,
-        }
-        write_json(json_file, result)
-    return 0
+    finite = predictions.logits.amax(dim=1).isfinite()  # a single -inf is probability 0
+    if not finite.all():
+        first = split.describe(int(predictions.row[~finite][0]))
+        raise UserError(
+            f"{weights.source}: the logits of {int((~finite).sum()):,} of {len(finite):,} images are NaN or infinite, "
+            f"first of {first}; its weights are damaged or diverged: name others"
+        )
+    return predictions
 
 
 def predict(

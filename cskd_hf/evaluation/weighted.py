@@ -97,7 +97,8 @@ def smooth_error(confidence: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
     frequency = torch.pi * torch.arange(GRID)
 
     def error(bandwidth: Tensor) -> Tensor:
-        smoothed = spectrum * torch.exp(-0.5 * (bandwidth[:, None] * frequency).square())
+        exponent = -0.5 * (bandwidth[:, None] * frequency).square()
+        smoothed = spectrum * exponent.clamp_min(-50).exp()  # arithmetic with subnormal numbers is slow
         return torch.trapezoid(torch.from_numpy(dct(smoothed.numpy(), type=1)).abs(), dim=1) / (GRID - 1)
 
     low, high = torch.full((len(weight),), 1 / (GRID - 1), dtype=torch.float64), torch.ones(len(weight)).double()

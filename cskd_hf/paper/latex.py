@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cskd_hf.evaluation.formats import escape
 from cskd_hf.paper.blocks import MeanStd, method_title
 from cskd_hf.paper.cells import Grid
 from cskd_hf.paper.markdown import column_names, in_common
 from cskd_hf.paper.text import name_of
-
-_SPECIAL = str.maketrans(
-    {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-)
 
 
 def latex(grids: Sequence[Grid], overrides: Sequence[str] = ()) -> str:
@@ -27,13 +23,13 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     subject = ", ".join(name_of(word) for word in (common, grid.block.metric) if word is not None)
     budget = None if grid.block.budget is None else "equal training compute"
     label = "-".join(word for word in (grid.block.table, common, grid.block.metric, budget) if word is not None)
-    caption = f"{_escape(subject)} in percent, last epoch, "
+    caption = f"{escape(subject)} in percent, last epoch, "
     caption += "" if single else r"mean $\pm$ sample standard deviation ($n-1$) "
     caption += f"over {f'$n={counts[0]}$' if counts and same_n else '$n$'} seed{'' if single else 's'}"
     caption += "" if same_n else ", $n$ in parentheses"
     caption += "; the paper's values in italics" if any(cell.paper for cell in grid.flat()) else ""
     caption += "" if budget is None else f"; {budget}"
-    caption += f". Overrides: {_escape(' '.join(overrides))}." if overrides else "."
+    caption += f". Overrides: {escape(' '.join(overrides))}." if overrides else "."
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -41,11 +37,11 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
         f"  \\label{{tab:{label.replace('_', '-').replace(' ', '-')}}}",
         f"  \\begin{{tabular}}{{l{'c' * len(grid.block.columns)}}}",
         r"    \toprule",
-        "    " + " & ".join(["Method", *map(_escape, column_names(grid))]) + r" \\",
+        "    " + " & ".join(["Method", *map(escape, column_names(grid))]) + r" \\",
         r"    \midrule",
     ]
     for row in grid.cells:
-        name = _escape(method_title(row[0].method))
+        name = escape(method_title(row[0].method))
         lines.append(_latex_row(name, [_latex_number(cell.ours, not same_n, cell.best) for cell in row]))
         if any(cell.paper is not None for cell in row):
             published = [f"\\textit{{{_latex_number(cell.paper, False)}}}" for cell in row]
@@ -63,7 +59,3 @@ def _latex_number(value: MeanStd | None, count: bool, bold: bool = False) -> str
     mean = f"\\textbf{{{value.mean:.2f}}}" if bold else f"{value.mean:.2f}"
     spread = "" if value.std is None else f" $\\pm$ {value.std:.2f}"
     return mean + spread + (f" ({value.n})" if count else "")
-
-
-def _escape(text: str) -> str:
-    return text.translate(_SPECIAL)

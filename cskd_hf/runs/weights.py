@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cskd_hf.models.load import TrainedModel
     from cskd_hf.recipe.recipe import Recipe
 
-ALLOWED = "a run folder, a checkpoint in it, local-dir:FOLDER or hf-hub:OWNER/NAME"
+ALLOWED = "a run folder, a checkpoint in it, local-dir:FOLDER, hf-hub:OWNER/NAME or timm's NETWORK.TAG"
 _CHECKPOINT = r"step-\d{8,}"
 
 
@@ -44,7 +44,7 @@ def find_weights(source: str) -> Weights:
 
     Args:
         source: a run folder; `RUN/checkpoints`, or one of the folders in it; `local-dir:FOLDER`; `hf-hub:OWNER/NAME`.
-            Of an unfinished run, the newest checkpoint is taken.
+            Of an unfinished run, the newest checkpoint is taken. timm's NETWORK.TAG stands for its repository.
 
     Raises:
         UserError: there is nothing of that name, or nothing to load; says what to write instead.
@@ -64,6 +64,9 @@ def find_weights(source: str) -> Weights:
             raise UserError(f"{source}: {name} has no config.json; name a model folder: local-dir:RUN/model")
         return Weights(source)
     path = Path(os.path.abspath(source))
+    tag = re.fullmatch(r"(timm/)?([a-z0-9_]+\.[a-z0-9_]+)", source)
+    if tag is not None and not path.exists():
+        return Weights(f"hf-hub:timm/{tag[2]}")
     if not path.is_dir():
         raise UserError(f"{source}: {'a file' if path.exists() else 'no such folder'}; name {ALLOWED}")
     if re.fullmatch(_CHECKPOINT, path.name):
@@ -114,10 +117,21 @@ def read_class_names(weights: Weights) -> tuple[str, ...] | None:
             path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
         else:
             path = Path(name, "config.json")
-        names = json.loads(path.read_text(encoding="utf-8")).get("label_names")
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{weights.source}: config.json cannot be read: {' '.join(str(error).split())}") from error
+    names = config.get("label_names")
+    if not names and name.startswith("timm/"):
+        names = _imagenet_names(config)
     return tuple(names) if names else None
+
+
+def _imagenet_names(config: dict[str, Any]) -> list[str] | None:
+    """WordNet's identifiers of the classes of timm's weights, which is what ImageNet's folders are called."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": config.get("num_classes")})
+    return None if subset is None else ImageNetInfo(subset).label_names()
 
 
 def _names_of_checkpoint(checkpoint: Path, recipe: Recipe) -> tuple[str, ...]:

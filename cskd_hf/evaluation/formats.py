@@ -1,0 +1,51 @@
+"""Tables of text cells, the first row the header: for a terminal, Markdown and LaTeX. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Cells = Sequence[Sequence[str]]
+
+_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$"}
+)
+
+
+def text_table(cells: Cells) -> str:
+    """Aligned columns; all but the first and the last to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:]), last]).rstrip()
+        for name, *values, last in cells
+    )
+
+
+def markdown_table(cells: Cells) -> str:
+    """A Markdown table; its columns are not aligned."""
+    header, *body = cells
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))
+
+
+def latex_table(cells: Cells, caption: str) -> str:
+    r"""A booktabs `table` to `\input`; needs `\usepackage{booktabs}`."""
+    header, *body = ([escape(text) for text in row] for row in cells)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        f"  \\caption{{{escape(caption)}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"    \toprule",
+        f"    {' & '.join(header)} \\\\",
+        r"    \midrule",
+        *(f"    {' & '.join(row)} \\\\" for row in body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX."""
+    return text.translate(_SPECIAL)
