@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = [find_weights(word) for word in args.words if word not in overrides]
     if not weights:
         raise UserError(f"{overrides[0]}: which model? Name {ALLOWED}")
+    if args.resamples < 0:
+        raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     data = _data_section(weights, overrides)
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
@@ -134,26 +136,26 @@ def _load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSpl
     Raises:
         UserError: as `load_split`, or the models have different classes.
     """
-    from cskd_hf.data.labels import some
     from cskd_hf.data.splits import load_split
 
-    splits: dict[tuple[str, ...] | None, ImageSplit] = {}
-    found = []
-    for own in weights:
-        names = read_class_names(own)
-        if names not in splits:
-            splits[names] = load_split(data, names)
-        found.append(splits[names])
-    classes, source = set(found[0].class_names), weights[0].source
-    for own, split in zip(weights, found, strict=True):
-        missing, added = classes - set(split.class_names), set(split.class_names) - classes
-        if missing or added:
-            sides = [(missing, source), (added, own.source)]
-            difference = "; ".join(f"only {place} has {some(sorted(names))}" for names, place in sides if names)
-            raise UserError(
-                f"{own.source}: has other classes than {source}, so their errors do not compare: {difference}"
-            )
-    return found
+    names = [read_class_names(own) for own in weights]
+    _check_same_classes(weights, names)
+    splits = {own: load_split(data, own) for own in dict.fromkeys(names)}
+    _check_same_classes(weights, [splits[own].class_names for own in names])  # of weights without names: the data's
+    return [splits[own] for own in names]
+
+
+def _check_same_classes(weights: Sequence[Weights], names: Sequence[Sequence[str] | None]) -> None:
+    """Raises UserError unless all models that name their classes have the same ones, in any order."""
+    from cskd_hf.data.labels import some
+
+    named = [(own.source, own_names) for own, own_names in zip(weights, names, strict=True) if own_names]
+    for other, own_names in named[1:]:
+        first, classes = named[0]
+        sides = [(first, set(classes) - set(own_names)), (other, set(own_names) - set(classes))]
+        difference = "; ".join(f"only {source} has {some(sorted(only))}" for source, only in sides if only)
+        if difference:
+            raise UserError(f"{other}: has other classes than {first}, so their errors do not compare: {difference}")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:

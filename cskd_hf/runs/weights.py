@@ -1,6 +1,6 @@
 """Trained weights by the name that a user writes: a run, finished or not, a checkpoint, a model folder or repository.
 
-Finding them imports no torch, so that a wrong name shows at once; loading them does.
+Finding them imports no torch, except for a NETWORK.TAG of timm, so that a wrong name shows at once; loading them does.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def find_weights(source: str) -> Weights:
             raise UserError(f"{source}: {name} has no config.json; name a model folder: local-dir:RUN/model")
         return Weights(source)
     path = Path(os.path.abspath(source))
-    tag = re.fullmatch(r"(timm/)?([a-z0-9_]+\.[a-z0-9_]+)", source)
-    if tag is not None and not path.exists():
-        return Weights(f"hf-hub:timm/{tag[2]}")
+    if re.fullmatch(r"(timm/)?[a-z0-9_]+\.[a-z0-9_]+", source) and not path.exists():
+        return _of_timm(source)
     if not path.is_dir():
         raise UserError(f"{source}: {'a file' if path.exists() else 'no such folder'}; name {ALLOWED}")
     if re.fullmatch(_CHECKPOINT, path.name):
@@ -83,6 +82,20 @@ def find_weights(source: str) -> Weights:
     if (path / "recipe.yaml").is_file():
         raise UserError(f"{source}: neither finished nor at its first checkpoint; resume it, or name another run")
     raise UserError(f"{source}: not a run folder; name {ALLOWED}")
+
+
+def _of_timm(source: str) -> Weights:
+    """The repository of a NETWORK.TAG; imports timm, and with it torch."""
+    from cskd_hf.recipe.pretrained import find_pretrained
+    from cskd_hf.recipe.sections import ModelSection
+
+    try:
+        pretrained = find_pretrained(ModelSection(model_name=source))
+    except UserError as error:
+        raise UserError(f"{source}: no such folder, nor such weights of timm: {error}; name {ALLOWED}") from None
+    if pretrained.cfg is None:
+        raise UserError(f"{source}: no such folder, and no network of timm's; name {ALLOWED}")
+    return Weights(f"hf-hub:{pretrained.name}")
 
 
 def _checkpoints(folder: Path) -> tuple[Path, ...]:

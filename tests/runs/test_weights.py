@@ -121,7 +121,7 @@ def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere", "nowhere: no such folder; name a run folder, a checkpoint in it, local-dir:FOLDER or hf-hub:"),
+        ("nowhere", "nowhere: no such folder; name a run folder, a checkpoint in it, local-dir:FOLDER, hf-hub:"),
         ("file", "file: a file; name a run folder"),
         ("empty", "empty: not a run folder; name a run folder"),
         ("started", "started: neither finished nor at its first checkpoint; resume it"),
@@ -132,6 +132,8 @@ def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):
         ("local-dir:nowhere", r"nowhere has no config\.json"),
         ("hf-hub:name", "hf-hub:name: not a repository of the Hub; write hf-hub:OWNER/NAME"),
         ("hf-hub:a/b/c", "write hf-hub:OWNER/NAME"),
+        ("run.a", "run.a: no such folder, and no network of timm's; name a run folder"),
+        ("resnet18.no_tag", "resnet18.no_tag: no such folder, nor such weights of timm: .*; name a run folder"),
         ("", ": not a run folder"),
     ],
 )
