@@ -4,7 +4,7 @@
 
 IN is anything that `data.dataset` accepts. Of the K classes, sorted by their training images, class k = 0 … K − 1 gets
 n_max · IMBALANCE^(−k/(K−1)) random ones, rounded down but at least 1, or all if it has fewer; n_max is the size of the
-largest class. The other splits are copied whole. Images keep their order and bytes. The same seed draws the same images.
+largest class. The other splits are copied whole. Images keep their order and bytes. Equal seeds draw equal images.
 
 The cut is that of Cao, Wei, Gaidon, Arechiga, Ma, Learning Imbalanced Datasets with Label-Distribution-Aware Margin
 Loss, NeurIPS 2019, https://arxiv.org/abs/1906.07413, whose classes are equal to begin with.

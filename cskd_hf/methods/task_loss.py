@@ -62,8 +62,8 @@ class TaskLoss(Method):
     """τ of the logit-adjusted loss, where π_k is the share of class k among the training samples, as `data.sampling`
     draws them. 0 disables it; Menon et al. use 1. The trained f(x) assumes equally frequent classes."""
     class_weight_beta: float = Field(default=0.0, ge=0, lt=1)
-    """β of the class weights w_k ∝ (1 − β) / (1 − β^n_k), with a mean of 1 over the training samples; n_k of them are of
-    class k in an epoch, as `data.sampling` draws them. 0 disables it; near 1, w_k ∝ 1/n_k. Cui et al. choose among 0.9,
+    """β of the class weights w_k ∝ (1 − β) / (1 − β^n_k), with a mean of 1 over the training samples. An epoch has n_k
+    samples of class k, as `data.sampling` draws them. 0 disables it; near 1, w_k ∝ 1/n_k. Cui et al. choose among 0.9,
     0.99, 0.999 and 0.9999."""
 
     @property
