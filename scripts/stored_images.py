@@ -17,10 +17,10 @@ ROWS_PER_READ = 64
 
 
 def draw(labels: np.ndarray, per_class: np.ndarray | int, seed: int) -> np.ndarray:
-    """Indices of random images, ascending: at most `per_class` of each class, a number for all or (K,)."""
+    """Indices of random images, ascending: at most `per_class` of each class, one number or (K,)."""
     # NumPy guarantees RandomState's stream: every version draws the same.
     rank = rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels)))
-    return np.flatnonzero(rank < np.broadcast_to(per_class, labels.max() + 1)[labels])
+    return np.flatnonzero(rank < (per_class if isinstance(per_class, int) else per_class[labels]))
 
 
 @dataclass(frozen=True)

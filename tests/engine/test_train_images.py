@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from cskd_hf.data.splits import load_split
 from cskd_hf.errors import UserError
+from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.runs.folder import check_share
 from cskd_hf.runs.summary import read_recipe
 

@@ -29,11 +29,8 @@ def test_weights_have_a_mean_of_1_over_the_samples_and_go_from_equal_to_inverse_
 
 
 def test_mixed_labels_are_weighed_class_by_class():
-    method, z, q = (
-        CrossEntropy(**UNEQUAL, smoothing=0.2),
-        RANDOM.randn(5, NUM_CLASSES),
-        RANDOM.dirichlet([1] * 4, size=5),
-    )
+    method = CrossEntropy(**UNEQUAL, smoothing=0.2)
+    z, q = RANDOM.randn(5, NUM_CLASSES), RANDOM.dirichlet([1] * NUM_CLASSES, size=5)
     module = method.build(Identity(), EXPERIMENT)
     output, loss = method.task(module, torch.tensor(z), torch.tensor(q))
     weights = class_weights(torch.tensor(COUNTS), 0.9).numpy()
@@ -44,7 +41,8 @@ def test_mixed_labels_are_weighed_class_by_class():
 
 def test_the_loss_of_a_batch_is_the_mean_over_the_ranks_shards():
     method = CrossEntropy(**UNEQUAL)
-    module, images, target = method.build(Identity(), EXPERIMENT), pixels(RANDOM.randn(6, NUM_CLASSES)), torch.tensor([0, 0, 0, 3, 3, 1])  # fmt: skip  # noqa: E501
+    module = method.build(Identity(), EXPERIMENT)
+    images, target = pixels(RANDOM.randn(6, NUM_CLASSES)), torch.tensor([0, 0, 0, 3, 3, 1])
     batch = Batch(images, target, target)
     shards = [Batch(images[part], target[part], target[part]) for part in (slice(3), slice(3, 6))]
     losses = [method.forward_loss(module, each)["loss"].item() for each in (batch, *shards)]
