@@ -140,8 +140,7 @@ def _metrics(test: Predictions, holdout: Predictions | None, train_images: Seque
         scaled = evaluate_predictions(test.logits, test.target, None, temperature, train_images)
         scaled["recall_at_1"] = last["recall_at_1"]  # of the features: slow, and independent of the temperature
     values = {"last": last, "temperature": temperature, "metrics_scaled": scaled, "calibration": calibration}
-    values["class_errors"] = class_errors(test.logits, test.target)
-    return run_summary.MetricsSummary.model_validate(values)
+    return run_summary.MetricsSummary.model_validate(values | {"class_errors": class_errors(test.logits, test.target)})
 
 
 def _transfer_note(test: Predictions, temperature: float | None) -> list[str]:
