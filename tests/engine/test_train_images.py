@@ -64,7 +64,7 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     assert summary["metrics"]["calibration"]["images"] == 4
     assert summary["metrics"]["temperature"] is None
     expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
-    expected |= dict.fromkeys(TaskLoss.model_fields.keys() - {"name"}, 0.0)
+    expected |= {key: field.default for key, field in TaskLoss.model_fields.items() if key != "name"}
     assert summary["method"] == expected
 
 
