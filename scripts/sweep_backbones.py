@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -170,6 +171,7 @@ def main() -> None:
     if not args.table:
         done = {result["name"] for result in results}
         names = sorted({name for pattern in args.patterns for name in timm.list_models(pattern)} - done)
+        random.Random(0).shuffle(names)  # an unfinished sweep is a sample of all
         with args.output.open("a", encoding="utf-8") as file:
             for number, name in enumerate(names, start=1):
                 result = in_own_process(name)
