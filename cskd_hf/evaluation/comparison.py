@@ -26,7 +26,8 @@ class Measured:
 
     Attributes:
         values: every metric of `DEFINITIONS`; None if it is undefined.
-        replicated: those with an interval, on each resample.
+        replicated: those with an interval, on each resample; none if a resample has an infinite NLL, or no image of a
+            group of classes.
     """
 
     values: dict[str, float | None]
@@ -92,6 +93,7 @@ def measure(
     class_names: Sequence[str],
     temperature: float | None = None,
     calibration: str = "",
+    train_images: Sequence[int] | None = None,
     *,
     count: int = RESAMPLES,
     seed: int = 0,
@@ -103,15 +105,18 @@ def measure(
         predictions: of N images.
         class_names: K, in the order of the logits.
         temperature, calibration: as for `TrainedModel`.
+        train_images: K, of each class; None if not known.
         count: resamples; 0: no intervals.
         seed: of the resamples, the same for all models.
     """
     logits, target = predictions.logits, predictions.target
     divisors = (1.0,) if temperature is None else (1.0, temperature)
     measured = []
-    for scores, divisor in zip(image_scores(logits, target, predictions.features, divisors), divisors, strict=True):
+    for scores, divisor in zip(
+        image_scores(logits, target, predictions.features, divisors, train_images), divisors, strict=True
+    ):
         found = replicates(scores, logits, target, divisor, count, seed) if count else {}
-        replicated = {name: values for name, values in found.items() if values is not None}
+        replicated = {name: values for name, values in found.items() if values is not None and values.isfinite().all()}
         measured.append(Measured(metric_values(scores, logits, target, divisor), replicated))
     scaled = measured[1] if len(measured) == 2 else None
     classes = dict(zip(class_names, class_results(logits, target), strict=False))
@@ -143,8 +148,6 @@ def _differences(
         assert ours is not None
         assert theirs is not None
         value, replicated = ours - theirs, own.replicated[name] - reference.replicated[name]
-        if not replicated.isfinite().all():  # an infinite NLL
-            continue
         low, high = interval(value, replicated)
         if name == "top1_error":
             p = mcnemar(models[0].correct, models[number - 1].correct)

@@ -5,10 +5,14 @@ Pure functions of CPU tensors: logits (N, K), target (N,) int64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Of classes, by their number of training images.
+GROUPS = (("head", "more than 100"), ("medium", "20 to 100"), ("tail", "fewer than 20"))
 
 
 class Confusion(NamedTuple):
@@ -44,6 +48,35 @@ def class_results(logits: Tensor, target: Tensor) -> list[ClassResult]:
         for labels in (target, target[predicted == target], predicted)
     ]
     return [ClassResult(label, *row) for label, row in enumerate(zip(*counts, strict=True))]
+
+
+def class_errors(logits: Tensor, target: Tensor) -> list[float | None]:
+    """Top-1 error of each class, in percent, in the order of labels; None for a class without images."""
+    results = class_results(logits, target)
+    return [100.0 * (result.images - result.correct) / result.images if result.images else None for result in results]
+
+
+def class_groups(train_images: Sequence[int] | None) -> dict[str, list[int]]:
+    """The labels of head, medium and tail: classes of more than 100, of 20 to 100 and of fewer training images.
+
+    The limits are those of Liu, Miao, Zhan, Wang, Gong, Yu, *Large-Scale Long-Tailed Recognition in an Open World*,
+    CVPR 2019, https://arxiv.org/abs/1904.05160.
+
+    Args:
+        train_images: K; None if not known.
+
+    Returns:
+        {} if the classes are all in one group or `train_images` is None.
+
+    Example:
+        >>> from cskd_hf.evaluation.details import class_groups
+        >>> class_groups([500, 101, 1])
+        {'head': [0, 1], 'medium': [], 'tail': [2]}
+    """
+    groups: dict[str, list[int]] = {name: [] for name, _ in GROUPS}
+    for label, images in enumerate(train_images or ()):
+        groups["head" if images > 100 else "medium" if images >= 20 else "tail"].append(label)
+    return {} if sum(map(bool, groups.values())) < 2 else groups
 
 
 def confusions(logits: Tensor, target: Tensor) -> list[Confusion]:

@@ -6,6 +6,7 @@ float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` li
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from cskd_hf.evaluation import weighted
 from cskd_hf.evaluation.calibration import fit_temperature
 from cskd_hf.evaluation.confidence import NUM_BINS, classwise_ece, normalized_top, ones
+from cskd_hf.evaluation.details import GROUPS, class_groups
 from cskd_hf.evaluation.rows import finite_rows, row_chunks
 from cskd_hf.evaluation.scores import ProperScores, neighbour_rank, proper_scores, target_rank
 
@@ -36,13 +38,10 @@ DEFINITIONS: dict[str, str] = {
     "aurc": "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
     "aurc_logit_norm": "the same, by the top logit of the centred logits divided by their L2 norm; percent",
     "augrc": "area under the generalized risk-coverage curve: accepted errors, as a share of all images; percent",
-} | {
-    f"recall_at_{k}": f"{which} same class, L2 on pooled features, not normalised; percent"
-    for k, which in zip(
-        RECALLS,
-        ["nearest other image has the", *(f"one of the {k} nearest other images has the" for k in RECALLS[1:])],
-        strict=True,
-    )
+    "recall_at_1": "nearest other image has the same class, L2 on pooled features, not normalised; percent",
+    **{f"recall_at_{k}": f"the same for one of the {k} nearest other images; percent" for k in RECALLS[1:]},
+    "macro_error": "top-1 error of each class that has test images, mean over these classes; percent",
+    **{f"{name}_error": f"macro_error of the classes with {size} training images; percent" for name, size in GROUPS},
 }
 
 
@@ -56,17 +55,24 @@ class ImageScores:
         at: the scores at the temperature in use.
         refined: those at the temperature that is best on these images; None if it is undefined, for a logit of -inf.
         neighbour: of the nearest image of the same class; None without features or a second image.
+        groups: labels of head, medium and tail, as `class_groups` returns them.
     """
 
+    target: Tensor
     rank: Tensor
     logit_norm: Tensor
     at: ProperScores
     refined: ProperScores | None
     neighbour: Tensor | None
+    groups: Mapping[str, Sequence[int]]
 
 
 def image_scores(
-    logits: Tensor, target: Tensor, features: Tensor | None, temperatures: tuple[float, ...] = (1.0,)
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor | None,
+    temperatures: tuple[float, ...] = (1.0,),
+    train_images: Sequence[int] | None = None,
 ) -> list[ImageScores]:
     """The scores of all images, at each temperature."""
     at = [proper_scores(logits, target, temperature) for temperature in temperatures]
@@ -76,7 +82,8 @@ def image_scores(
     if finite_rows(logits).all():
         refined = proper_scores(logits, target, fit_temperature(logits, target))
     neighbour = None if features is None or len(target) < 2 else neighbour_rank(features, target)
-    return [ImageScores(rank, logit_norm, scores, refined, neighbour) for scores in at]
+    groups = class_groups(train_images)
+    return [ImageScores(target, rank, logit_norm, scores, refined, neighbour, groups) for scores in at]
 
 
 def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | None]:
@@ -108,19 +115,32 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
     for k in RECALLS:
         recalled = None if scores.neighbour is None else (scores.neighbour < k).double()
         values[f"recall_at_{k}"] = None if recalled is None else 100 * weighted.mean(recalled, weight)
+    of_class = 100 * weighted.class_means(1 - correct, weight, scores.target)
+    values["macro_error"] = of_class.nanmean(dim=1)
+    for name, _ in GROUPS:
+        own = of_class[:, [label for label in scores.groups.get(name, ()) if label < of_class.shape[1]]]
+        values[f"{name}_error"] = None if own.isnan().all() else own.nanmean(dim=1)
     return values
 
 
 def evaluate_predictions(
-    logits: Tensor, target: Tensor, features: Tensor | None, temperature: float = 1.0
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor | None,
+    temperature: float = 1.0,
+    train_images: Sequence[int] | None = None,
 ) -> dict[str, float | None]:
-    """Every metric of `DEFINITIONS`, in its order; recall is None without features or a second image.
+    """Every metric of `DEFINITIONS`, in its order.
+
+    Recall is None without features or a second image; the errors of head, medium and tail if the
+    classes are all in one group, or the group has no image.
 
     Args:
         logits: (N, K).
         target: (N,) int64.
         features: (N, D).
         temperature: divides the logits, chunk by chunk.
+        train_images: K, of each class; None if not known.
 
     Raises:
         ValueError: the input is empty, shapes disagree, a target is not a class, or a row has no softmax.
@@ -132,16 +152,20 @@ def evaluate_predictions(
         >>> metrics["top1_error"], round(metrics["ece"], 4)
         (75.0, 15.0)
     """
-    (scores,) = image_scores(logits, target, features, (temperature,))
+    (scores,) = image_scores(logits, target, features, (temperature,), train_images)
     return metric_values(scores, logits, target, temperature)
 
 
 def evaluate_both(
-    logits: Tensor, target: Tensor, features: Tensor | None, temperature: float | None
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor | None,
+    temperature: float | None,
+    train_images: Sequence[int] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, float | None] | None]:
     """Every metric with the logits as trained, and divided by the temperature; None without one."""
     temperatures = (1.0,) if temperature is None else (1.0, temperature)
-    scores = image_scores(logits, target, features, temperatures)
+    scores = image_scores(logits, target, features, temperatures, train_images)
     values = [metric_values(own, logits, target, divisor) for own, divisor in zip(scores, temperatures, strict=True)]
     return values[0], values[1] if len(values) == 2 else None
 

@@ -63,7 +63,14 @@ def evaluate(
             names = trained.class_names or split.class_names
             models.append(
                 measure(
-                    own.source, predictions, names, trained.temperature, trained.calibration, count=count, seed=seed
+                    own.source,
+                    predictions,
+                    names,
+                    trained.temperature,
+                    trained.calibration,
+                    trained.train_images,
+                    count=count,
+                    seed=seed,
                 )
             )
             for line in split.notes if own is weights[0] else ():

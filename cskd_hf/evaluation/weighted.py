@@ -127,6 +127,11 @@ def area_under_generalized_risk(confidence: Tensor, correct: Tensor, weight: Ten
     return torch.trapezoid(errors, count, dim=1) / len(confidence) ** 2
 
 
+def class_means(values: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """Mean over the images of each class, (R, classes up to the greatest in `target`); NaN for one without images."""
+    return _sums(weight * values, target) / _sums(weight, target)
+
+
 def _sums(values: Tensor, index: Tensor) -> Tensor:
     """(R, bins): values (R, N) summed by bin."""
     total = torch.zeros(len(values), int(index.max()) + 1, dtype=torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from random_logits import predictions
@@ -35,12 +36,14 @@ from cskd_hf.evaluation.metrics import (
 
 METRICS = [nll, brier, ece, debiased_ece, smooth_ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm, augrc]
 RECALL = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
+GROUPS = ["head_error", "medium_error", "tail_error"]
 
 
 def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     logits, target = predictions()
     features = torch.randn(203, 5, generator=torch.Generator().manual_seed(2))
-    values = evaluate_predictions(logits, target, features)
+    train_images = ([500, 50, 5] * logits.shape[1])[: logits.shape[1]]
+    values = evaluate_predictions(logits, target, features, train_images=train_images)
     assert list(values) == list(DEFINITIONS)
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
@@ -51,9 +54,27 @@ def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     assert all(type(value) is float for value in values.values())
 
 
-def test_recall_is_none_without_features() -> None:
+def test_recall_is_none_without_features_and_groups_of_classes_without_their_training_images() -> None:
     values = evaluate_predictions(*predictions(), None)
-    assert [name for name, value in values.items() if value is None] == RECALL
+    assert [name for name, value in values.items() if value is None] == RECALL + GROUPS
+
+
+@pytest.mark.parametrize(
+    "train_images", [(101, 100, 20, 19, 1, 0, 1000), (19, 20, 20, 20, 20, 100, 3), (101,) * 7, (100,) * 7, (0,) * 7]
+)
+def test_macro_error_counts_classes_alike_and_groups_are_those_of_liu_et_al(train_images: tuple[int, ...]) -> None:
+    random = np.random.RandomState(0)
+    target = random.choice(6, size=60, p=[0.5, 0.3, 0.1, 0.05, 0.05, 0.0])  # two classes have no test images
+    logits = random.randn(60, 7)
+    missed = logits.argmax(axis=1) != target
+    error = {label: 100 * missed[target == label].mean() for label in range(7) if (target == label).any()}
+    bins = np.digitize(train_images, [20, 101])  # 0: tail, 1: medium, 2: head
+    values = evaluate_predictions(torch.tensor(logits), torch.tensor(target), None, train_images=train_images)
+    assert len(error) == 5
+    assert values["macro_error"] == pytest.approx(np.mean(list(error.values())))
+    for group, name in enumerate(("tail_error", "medium_error", "head_error")):
+        own = [value for label, value in error.items() if bins[label] == group]
+        assert values[name] == (pytest.approx(np.mean(own)) if own and len(set(bins)) > 1 else None)
 
 
 def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
@@ -65,18 +86,19 @@ def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
 
 def test_a_single_class_is_always_right_and_certain() -> None:
     values = evaluate_predictions(torch.randn(5, 1), torch.zeros(5, dtype=torch.int64), torch.randn(5, 3))
-    assert values == dict.fromkeys(DEFINITIONS, 0.0) | dict.fromkeys(RECALL, 100.0)
+    assert values == dict.fromkeys(DEFINITIONS, 0.0) | dict.fromkeys(RECALL, 100.0) | dict.fromkeys(GROUPS)
 
 
 def _measured(logits: Tensor, target: Tensor, temperature: float = 1.0) -> dict[str, float]:
-    values = evaluate_predictions(logits, target, None, temperature)
+    train_images = ([500, 50, 5] * logits.shape[1])[: logits.shape[1]]
+    values = evaluate_predictions(logits, target, None, temperature, train_images)
     return {name: value for name, value in values.items() if value is not None}
 
 
 def test_the_split_of_a_score_is_none_if_a_logit_is_minus_infinity() -> None:
     values = evaluate_predictions(torch.tensor([[0.0, 1.0, -math.inf]]), torch.tensor([1]), None)
     missing = [f"{score}_{part}" for score in ("nll", "brier") for part in ("refinement", "calibration")]
-    assert [name for name, value in values.items() if value is None] == missing + RECALL
+    assert [name for name, value in values.items() if value is None] == missing + RECALL + GROUPS
 
 
 def test_inputs_are_not_modified() -> None:
@@ -153,7 +175,7 @@ def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest
     assert chunked == pytest.approx(whole, rel=1e-9, abs=1e-12)
     assert evaluate_both(logits, target, None, 1.7) == (
         evaluate_predictions(logits, target, None),
-        chunked | dict.fromkeys(RECALL),
+        chunked | dict.fromkeys(RECALL + GROUPS),
     )
 
 
