@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cskd_hf.evaluation import weighted
-from cskd_hf.evaluation.rows import row_chunks
+from cskd_hf.evaluation.rows import per_image, row_chunks
 
 NUM_BINS = 20  # the paper's ECE; its reliability diagrams have 10
 
@@ -207,7 +207,7 @@ def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
         >>> aurc_logit_norm(logits, torch.tensor([0, 1]))
         25.0
     """
-    confidence = torch.cat([normalized_top(rows) for rows, _ in row_chunks(logits, target)])
+    (confidence,) = per_image(lambda rows, _: (normalized_top(rows),), logits, target)
     correct = (logits.argmax(dim=1) == target).double()
     return 100.0 * weighted.area_under_risk(confidence, correct, ones(target)).item()
 
@@ -225,5 +225,5 @@ def ones(target: Tensor) -> Tensor:
 
 def confidence_and_correct(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Probability of the predicted class, and 1 if it is the target, (N,) each."""
-    confidence = [scaled.softmax(dim=1).amax(dim=1) for scaled, _ in row_chunks(logits, target, temperature)]
-    return torch.cat(confidence), (logits.argmax(dim=1) == target).double()
+    (confidence,) = per_image(lambda rows, _: (rows.softmax(dim=1).amax(dim=1),), logits, target, temperature)
+    return confidence, (logits.argmax(dim=1) == target).double()

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cskd_hf.evaluation import weighted
 from cskd_hf.evaluation.calibration import fit_temperature
 from cskd_hf.evaluation.confidence import NUM_BINS, classwise_ece, normalized_top, ones
 from cskd_hf.evaluation.details import GROUPS, class_groups
-from cskd_hf.evaluation.rows import finite_rows, row_chunks
+from cskd_hf.evaluation.rows import finite_rows, per_image
 from cskd_hf.evaluation.scores import ProperScores, neighbour_rank, proper_scores, target_rank
 
 RECALLS = (1, 2, 4, 8)  # the ranks at which Song et al. print recall
@@ -77,7 +76,7 @@ def image_scores(
     """The scores of all images, at each temperature."""
     at = [proper_scores(logits, target, temperature) for temperature in temperatures]
     rank = target_rank(logits, target)
-    logit_norm = torch.cat([normalized_top(rows) for rows, _ in row_chunks(logits, target)])
+    (logit_norm,) = per_image(lambda rows, _: (normalized_top(rows),), logits, target)
     refined = None
     if finite_rows(logits).all():
         refined = proper_scores(logits, target, fit_temperature(logits, target))

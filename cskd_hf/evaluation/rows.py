@@ -6,7 +6,7 @@ CPU tensors: logits (N, K), target (N,) int64. A row's softmax needs a finite la
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -55,3 +55,21 @@ def row_chunks(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Iter
     num_rows = max(1, CHUNK_SIZE // logits.shape[1])
     chunks = zip(logits.split(num_rows), target.split(num_rows), strict=True)
     return ((rows.double() / temperature, labels) for rows, labels in chunks)
+
+
+def per_image(
+    scores: Callable[[Tensor, Tensor], Sequence[Tensor]], logits: Tensor, target: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, ...]:
+    """What `scores` returns for each chunk of `row_chunks`, joined: (N,) float64 each.
+
+    The results are allocated at once: small ones between the chunks' temporaries would fragment the heap, to gigabytes.
+    """
+    joined: list[Tensor] = []
+    start = 0
+    for rows, labels in row_chunks(logits, target, temperature):
+        parts = scores(rows, labels)
+        joined = joined or [torch.empty(len(target), dtype=torch.float64) for _ in parts]
+        for whole, part in zip(joined, parts, strict=True):
+            whole[start : start + len(labels)] = part
+        start += len(labels)
+    return tuple(joined)

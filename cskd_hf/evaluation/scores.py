@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cskd_hf.evaluation import rows
-from cskd_hf.evaluation.rows import check_rows, finite_rows, row_chunks
+from cskd_hf.evaluation.rows import check_rows, finite_rows, per_image
 
 
 class ProperScores(NamedTuple):
@@ -24,24 +24,26 @@ class ProperScores(NamedTuple):
 
 def proper_scores(logits: Tensor, target: Tensor, temperature: float = 1.0) -> ProperScores:
     """The scores of softmax(logits / temperature), in one pass."""
-    parts = []
-    for scaled, labels in row_chunks(logits, target, temperature):
+
+    def scores(scaled: Tensor, labels: Tensor) -> ProperScores:
         own = labels[:, None]
         nll = -scaled.log_softmax(dim=1).gather(1, own)[:, 0]
         p = scaled.softmax(dim=1)
         confidence = p.amax(dim=1)
         brier = p.scatter_add_(1, own, -torch.ones_like(own, dtype=p.dtype)).square_().sum(dim=1)
-        parts.append((nll, brier, confidence))
-    return ProperScores(*map(torch.cat, zip(*parts, strict=True)))
+        return ProperScores(nll, brier, confidence)
+
+    return ProperScores(*per_image(scores, logits, target, temperature))
 
 
 def target_rank(logits: Tensor, target: Tensor) -> Tensor:
-    """How many classes precede the target, (N,) int64; equal logits rank by class index, as in argmax."""
-    ranks = []
-    for scaled, labels in row_chunks(logits, target):
-        of_target, classes = scaled.gather(1, labels[:, None]), torch.arange(scaled.shape[1])
-        ranks.append(((scaled > of_target) | ((scaled == of_target) & (classes < labels[:, None]))).sum(dim=1))
-    return torch.cat(ranks)
+    """How many classes precede the target, (N,); equal logits rank by class index, as in argmax."""
+
+    def ranks(rows: Tensor, labels: Tensor) -> tuple[Tensor]:
+        of_target, classes = rows.gather(1, labels[:, None]), torch.arange(rows.shape[1])
+        return (((rows > of_target) | ((rows == of_target) & (classes < labels[:, None]))).sum(dim=1),)
+
+    return per_image(ranks, logits, target)[0]
 
 
 def neighbour_rank(features: Tensor, target: Tensor, chunk_size: int | None = None) -> Tensor:

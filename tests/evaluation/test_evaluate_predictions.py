@@ -29,10 +29,12 @@ from cskd_hf.evaluation.metrics import (
     brier,
     evaluate_both,
     evaluate_predictions,
+    image_scores,
     nll,
     recall_at_k,
     top_k_error,
 )
+from cskd_hf.evaluation.resampling import replicates
 
 METRICS = [nll, brier, ece, debiased_ece, smooth_ece, adaptive_ece, classwise_ece, aurc, aurc_logit_norm, augrc]
 RECALL = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
@@ -204,4 +206,5 @@ def test_neither_metrics_nor_the_temperature_copy_all_logits(monkeypatch: pytest
     with LargestTensor() as largest:
         evaluate_predictions(logits, target, logits[:, :3], temperature=2.0)
         calibrate(logits, target)
+        replicates(image_scores(logits, target, None)[0], logits, target, count=1)
     assert largest.elements <= 2_000 < logits.numel() / 6  # a chunk of the neighbours' distances

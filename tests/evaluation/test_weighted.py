@@ -24,11 +24,12 @@ def test_a_weight_counts_as_copies_of_an_image_in_every_metric(tied: bool) -> No
     generator = np.random.default_rng(0)
     rows = generator.integers(203, size=(3, 203))
     weight = torch.from_numpy(np.stack([np.bincount(row, minlength=203) for row in rows])).double()
-    (scores,) = image_scores(logits, target, None)
+    train_images = [500, 50, 5, 1, 30, 30, 101]
+    (scores,) = image_scores(logits, target, None, train_images=train_images)
     found = weighted_metrics(scores, weight)
     found["classwise_ece"] = 100 * weighted.classwise_error(row_chunks(logits, target), 7, weight, 20)
     for resample, row in enumerate(torch.from_numpy(rows)):
-        expected = evaluate_predictions(logits[row], target[row], None)
+        expected = evaluate_predictions(logits[row], target[row], None, train_images=train_images)
         for name, value in found.items():
             # The best temperature and the neighbours are those among all images.
             if value is not None and not name.endswith(("_refinement", "_calibration")):
