@@ -1,19 +1,21 @@
-"""The task loss of a modern recipe: cross-entropy with label smoothing, Mixup and CutMix, shared by several methods.
+"""The task loss of a modern recipe: (binary) cross-entropy with label smoothing, Mixup and CutMix, for several methods.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
 https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond
 Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
-https://arxiv.org/abs/1905.04899.
+https://arxiv.org/abs/1905.04899; Wightman, Touvron, Jégou, *ResNet strikes back: An improved training procedure in
+timm*, 2021, https://arxiv.org/abs/2110.00476 (binary cross-entropy).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from cskd_hf.methods.base import Method, Weight
+from cskd_hf.errors import UserError
+from cskd_hf.methods.base import Experiment, Method, Weight
 from cskd_hf.precision import at_least_float32
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ class TaskLoss(Method):
     Mixing trains on λx + (1 − λ)x̃ (Mixup), or pastes a box of x̃ into x (CutMix), against λy + (1 − λ)ỹ, with one λ
     per batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which
     images are mixed depends on the number of ranks. The logged training error is measured against y alone.
+
+    With `bce_loss`, K binary classifiers learn the same targets. Evaluation, temperature and class-wise loss still
+    apply a softmax to the logits.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -35,11 +40,39 @@ class TaskLoss(Method):
     cutmix_alpha: Weight = 0.0
     """α of CutMix: 1 − λ, the area of the box, ~ Beta(α, α). 0 disables it; Yun et al. use 1. If both are above 0, each
     batch draws one of the two with probability ½."""
+    bce_loss: bool = False
+    """Binary cross-entropy of each class against the smoothed and mixed targets, instead of cross-entropy."""
+    bce_target_thresh: float | None = Field(default=None, ge=0, lt=1)
+    """With `bce_loss`: targets above this become 1, the others 0. Wightman et al. use 0.2; null leaves them soft."""
+    bce_sum: bool = False
+    """With `bce_loss`: sum over the classes, as the class-wise loss does, instead of averaging: K times as large."""
+
+    @field_validator("bce_target_thresh", "bce_sum")
+    @classmethod
+    def _of_bce(cls, value: float | bool | None, read: ValidationInfo) -> float | bool | None:
+        if value not in (None, False) and not read.data.get("bce_loss"):
+            raise ValueError("no value without bce_loss; write method.bce_loss=true, or leave it out")
+        return value
 
     @property
     def mixes(self) -> bool:
         """Whether training mixes images."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
+        """The model itself, once the threshold separates the targets of a plain image.
+
+        Raises:
+            UserError: every class, or none, would be a target.
+        """
+        off = self.smoothing / len(experiment.class_names)
+        threshold = self.bce_target_thresh
+        if threshold is not None and not off <= threshold < 1 - self.smoothing + off:
+            raise UserError(
+                f"method.bce_target_thresh: read {threshold:g}, but method.smoothing={self.smoothing:g} makes targets "
+                f"of {off:g} and {1 - self.smoothing + off:g}; write a value between the two"
+            )
+        return model
 
     def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
@@ -47,7 +80,24 @@ class TaskLoss(Method):
 
         logits = at_least_float32(output)
         target = target.to(logits) if target.is_floating_point() else target
-        return output, F.cross_entropy(logits, target, label_smoothing=self.smoothing)
+        loss = (
+            self._bce(logits, target)
+            if self.bce_loss
+            else F.cross_entropy(logits, target, label_smoothing=self.smoothing)
+        )
+        return output, loss
+
+    def _bce(self, logits: Tensor, target: Tensor) -> Tensor:
+        """timm's `BinaryCrossEntropy`, against the targets that timm's `Mixup` smooths."""
+        import torch.nn.functional as F
+
+        num_classes = logits.shape[-1]
+        q = target if target.is_floating_point() else F.one_hot(target, num_classes).to(logits)
+        q = (1 - self.smoothing) * q + self.smoothing / num_classes
+        if self.bce_target_thresh is not None:
+            q = (q > self.bce_target_thresh).to(q)
+        loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none")
+        return loss.sum(dim=-1).mean() if self.bce_sum else loss.mean()
 
     def mixed_task(self, module: nn.Module, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Logits of the mixed images, and their task loss; None if nothing is mixed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from cskd_hf.models.factory import count_parameters
@@ -14,6 +17,12 @@ def describe_images(transform: TransformSection) -> str:
     test_size = "×".join(map(str, transform.for_evaluation().input_size))
     tested = f"crop_pct {transform.crop_pct:g} ({transform.crop_mode})"
     return f"{size}, {transform.interpolation}, tested at {test_size + ', ' if test_size != size else ''}{tested}"
+
+
+def describe_method(settings: Mapping[str, Any]) -> str:
+    """Its name and coefficients, without those that are null or false."""
+    chosen = {key: value for key, value in settings.items() if value is not None and value is not False}
+    return ", ".join(f"{key} {value}" for key, value in chosen.items()).removeprefix("name ")
 
 
 def describe_network(model: ModelSection, network: nn.Module) -> str:

@@ -94,7 +94,7 @@ OVERRIDES = [
     (
         "method={name: cross_entropy, temperature: 4}",
         "command line: method.temperature: read 4, but cross_entropy has no such field; delete it (…cskd… have it); "
-        "allowed: name, smoothing, mixup_alpha, cutmix_alpha",
+        "allowed: name, smoothing, mixup_alpha, cutmix_alpha, bce_loss, bce_target_thresh, bce_sum",
     ),
     ("method={name: cskd, temperature: 0}", "command line: method.temperature: read 0; allowed: number > 0"),
     ("method.name=csdk", f"command line: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),
@@ -122,10 +122,11 @@ OVERRIDES = [
     *(
         (
             f"{key}=0.4",
-            f"command line: {key}: read 0.4, but mixing and label smoothing belong to the method; write "
-            "method.mixup_alpha, method.cutmix_alpha or method.smoothing, of cross_entropy, mixup, cskd, …",
+            f"command line: {key}: read 0.4, but mixing, label smoothing and the loss belong to the method; "
+            "write method.mixup_alpha, method.cutmix_alpha, method.smoothing or method.bce_loss, of "
+            "cross_entropy, mixup, cskd, …",
         )
-        for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing")
+        for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing", "optimizer.bce_loss")
     ),
 ]
 
