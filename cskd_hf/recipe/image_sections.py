@@ -41,6 +41,9 @@ class DataSection(Section):
     sampling: Literal["instance", "class_balanced", "sqrt"] = "instance"
     """An epoch: every image once (instance), or as many draws, of all classes equally often (class_balanced) or in
     proportion to the square root of their number of images (sqrt)."""
+    aug_repeats: Count = 1
+    """Repeated augmentation, timm's 3: an epoch shows one in this many of its images, each this often in a row, with
+    other pixels and, in a pair, another partner."""
     partner: Literal["any", "not_self"] = "any"
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
     singleton: Literal["self", "error"] = "self"
@@ -114,7 +117,8 @@ class TransformSection(Section):
     color_jitter: NonNegative | None = None
     """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
     auto_augment: str | None = None
-    """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`, except 3-Augment (`3a`)."""
+    """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`. `3a` is 3-Augment,
+    with which DeiT III uses `color_jitter` 0.3."""
     re_prob: Probability = 0.0
     """Random erasing: the chance that an image is erased; each view of a pair draws its own rectangles."""
     re_mode: Literal["const", "rand", "pixel"] = "const"
