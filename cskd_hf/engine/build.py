@@ -60,6 +60,7 @@ def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -
         accelerator.num_processes,
         accelerator.process_index,
         recipe.data.drop_last,
+        recipe.transform.training_size,
     )
 
 

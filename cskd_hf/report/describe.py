@@ -15,8 +15,11 @@ def describe_images(transform: TransformSection) -> str:
     """Size and interpolation, and what testing does differently."""
     size = "×".join(map(str, transform.input_size))
     test_size = "×".join(map(str, transform.for_evaluation().input_size))
+    shown = f"{test_size}, " if test_size != size else ""
     tested = f"crop_pct {transform.crop_pct:g} ({transform.crop_mode})"
-    return f"{size}, {transform.interpolation}, tested at {test_size + ', ' if test_size != size else ''}{tested}"
+    steps = [f"{pixels} up to epoch {last}" for last, pixels in transform.size_schedule]
+    size += f" ({', '.join(steps)})" if steps else ""
+    return f"{size}, {transform.interpolation}, tested at {shown}{tested}"
 
 
 def describe_method(settings: Mapping[str, Any]) -> str:

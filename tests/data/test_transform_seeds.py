@@ -54,7 +54,9 @@ def test_the_global_generators_are_restored(is_training, auto_augment):
 
 def test_the_global_generators_are_restored_after_an_error(monkeypatch):
     augment = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
-    monkeypatch.setattr(augment, "_timm", lambda _: len(random.random()))  # fails after drawing
+    monkeypatch.setattr(
+        augment, "_timm", lambda _: (augment.settings, lambda _: len(random.random()))
+    )  # fails after drawing
     random.seed(1), torch.manual_seed(3)
     expected = random.random(), torch.rand(1).item()
     random.seed(1), torch.manual_seed(3)

@@ -64,6 +64,7 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     assert summary["metrics"]["temperature"] is None
     expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
     expected |= {"smoothing": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    expected |= {"bce_loss": False, "bce_target_thresh": None, "bce_sum": False}
     assert summary["method"] == expected
 
 

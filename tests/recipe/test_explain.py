@@ -75,6 +75,13 @@ OVERRIDES = [
         "command line: model.img_size: read [32, 48], but transform.input_size is [3, 224, 224]; write "
         "'transform.input_size=[3,32,48]' or 'model.img_size=[224,224]'",
     ),
+    *(
+        (
+            f"transform.size_schedule={value}",
+            f"command line: transform.size_schedule: read {value}; allowed: [[last epoch, pixels], …], with rising …",
+        )
+        for value in ("[[30, 128], [30, 160]]", "[[60, 128], [30, 160]]", "[[30, 256]]")
+    ),
     ("transform.background=clear", "command line: transform.background: read 'clear'; allowed: a colour such as …"),
     # the learning rate
     (
