@@ -1,12 +1,14 @@
 """Evaluate trained weights on a split: the metrics of summary.json, on any images of the same classes.
 
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
 python -m cskd_hf.evaluate hf-hub:OWNER/NAME data.dataset=FOLDER data.test_split=val
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="images to evaluate on; default: those of the run's recipe",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument(
+        "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
+    )
     args = parser.parse_intermixed_args(argv)
     weights = find_weights(args.model)
     data = _data_section(weights, args.overrides)
     check_output(args.json, "--json")
+    heights = None if args.resolution is None else _heights(args.resolution)
 
     limit_openmp_spinning()  # before the first import of torch
     from cskd_hf.data.splits import load_split
@@ -54,7 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()
+    if heights is not None:
+        from cskd_hf.evaluation.resolution import sweep
+
+        return sweep(weights, split, data, heights, args.json)
     return evaluate(weights, split, data, args.json)
+
+
+def _heights(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UserError(f"--resolution: read {text!r}; write pixels separated by commas, such as 160,192,224")
+    return [int(height) for height in dict.fromkeys(text.split(","))]
 
 
 def _data_section(weights: Weights, overrides: Sequence[str]) -> DataSection:

@@ -42,13 +42,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     Raises:
         UserError: the weights do not load, or an image is unreadable, unless `data.on_corrupt` is 'skip'.
     """
-    trained = load_weights(weights)
-    num_classes = trained.model.num_classes
-    if len(split.class_names) > num_classes:
-        raise UserError(
-            f"data: split {split.name!r} has {len(split.class_names)} classes, but {weights.source} has {num_classes}; "
-            "choose a split"
-        )
+    trained = load_for_split(weights, split)
     data = fill(data, {"value_range": trained.value_range})
     problems = check_test_values(split, data, trained.transform)
     accelerator = Accelerator()
@@ -87,6 +81,22 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
         }
         write_json(json_file, result)
     return 0
+
+
+def load_for_split(weights: Weights, split: ImageSplit) -> TrainedModel:
+    """Load weights that know every class of a split.
+
+    Raises:
+        UserError: the weights do not load, or have fewer classes.
+    """
+    trained = load_weights(weights)
+    num_classes = trained.model.num_classes
+    if len(split.class_names) > num_classes:
+        raise UserError(
+            f"data: split {split.name!r} has {len(split.class_names)} classes, but {weights.source} has {num_classes}; "
+            "choose a split"
+        )
+    return trained
 
 
 def predict(

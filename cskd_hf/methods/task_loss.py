@@ -60,11 +60,12 @@ class TaskLoss(Method):
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
-        """The model itself, once the threshold separates the targets of a plain image.
+        """The model itself, if the settings fit the number of classes."""
+        self._check_threshold(experiment)
+        return model
 
-        Raises:
-            UserError: every class, or none, would be a target.
-        """
+    def _check_threshold(self, experiment: Experiment) -> None:
+        """Reject a `bce_target_thresh` above which every class, or none, is a target of a plain image."""
         off = self.smoothing / len(experiment.class_names)
         threshold = self.bce_target_thresh
         if threshold is not None and not off <= threshold < 1 - self.smoothing + off:
@@ -72,7 +73,6 @@ class TaskLoss(Method):
                 f"method.bce_target_thresh: read {threshold:g}, but method.smoothing={self.smoothing:g} makes targets "
                 f"of {off:g} and {1 - self.smoothing + off:g}; write a value between the two"
             )
-        return model
 
     def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
