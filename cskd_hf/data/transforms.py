@@ -7,6 +7,7 @@ the device.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision import transforms as tv
@@ -165,6 +166,11 @@ def _fixed_interpolation(settings: TransformSection) -> str:
     return "bilinear" if settings.interpolation == "random" else settings.interpolation
 
 
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's, which keeps no bits at the largest magnitude: black, which Pillow 13 no longer computes."""
+    return Image.new(image.mode, image.size) if bits <= 0 else auto_augment.posterize(image, bits)
+
+
 def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:
     """timm's transform, returning uint8."""
     names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct", "crop_mode"}
@@ -190,4 +196,8 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
     if settings.crop_padding is not None:
         mode = str_to_interp_mode(fixed_interpolation)
         crop.transforms[:1] = [tv.Resize(size, mode), tv.RandomCrop(size, padding=settings.crop_padding)]
+    for policy in augment.transforms:
+        for operation in (*getattr(policy, "ops", ()), *itertools.chain(*getattr(policy, "policy", ()))):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
     return tv.Compose([crop, augment, to_uint8])
