@@ -202,19 +202,22 @@ class Difference(NamedTuple):
         return f"{self.key}: {self.old} in the folder, {self.new} expected"
 
 
+_FOUND = ("data.train_split", "data.test_split", "model.num_classes", "run.mixed_precision")
+
+
 def recipe_differences(old: Recipe, new: Recipe) -> list[Difference]:
     """The settings in which a folder's recipe `old` is another experiment than `new`.
 
-    A resolved recipe knows the number of classes and the launcher's precision; where `new` leaves these null, any
-    value of `old` agrees.
+    A trained recipe knows what only training finds out, the keys of `_FOUND`; where `new` leaves these null, any value
+    of `old` agrees.
     """
     before, after = identity(old), identity(new)
     differences = []
     for section, settings in after.items():
         for key in sorted(before[section].keys() | settings.keys()):
             difference = Difference(f"{section}.{key}", _as_json(before[section], key), _as_json(settings, key))
-            unresolved = difference.new == "null" and difference.key in ("model.num_classes", "run.mixed_precision")
-            if difference.old != difference.new and not unresolved:
+            unknown = difference.new == "null" and difference.key in _FOUND
+            if difference.old != difference.new and not unknown:
                 differences.append(difference)
     return differences
 
