@@ -28,21 +28,23 @@ COMMAND = re.compile(r"^# (Command|Baseline|Mutual) +\S.*? recipes/(\S+)\.yaml ?
 
 
 def commands() -> list[object]:
+    """The header's commands; where the baseline is plain cross-entropy, the recipe itself will do."""
     found = []
     for path in SHIPPED:
         for label, stem, overrides in COMMAND.findall(path.read_text(encoding="utf-8")):
             assert stem == path.stem
-            found.append(pytest.param(path, shlex.split(overrides), id=f"{stem}-{label}"))
+            if not overrides.endswith("'method={name: cross_entropy}'"):
+                found.append(pytest.param(path, shlex.split(overrides), id=f"{stem}-{label}"))
     return found
 
 
 def made_small(recipe: Recipe) -> Recipe:
-    """A network of timm's tests of the same family, 32 pixels, four samples in at most two micro-batches."""
+    """A network of timm's tests of the same family, 32 pixels, updates of at most two batches of two samples."""
     channels, height, _ = recipe.transform.input_size
     test_size = recipe.transform.test_input_size
     family = next((name for name in ("convnext", "vit") if name in recipe.model.model_name), "resnet")
     recipe = recipe.replace(
-        data={"batch_size": 4, "workers": 0},
+        data={"batch_size": 2, "workers": 0},
         transform={
             "input_size": (channels, 32, 32),
             "test_input_size": test_size and (channels, *(round(32 * side / height) for side in test_size[1:])),
@@ -60,7 +62,7 @@ def made_small(recipe: Recipe) -> Recipe:
 @pytest.mark.parametrize(("path", "overrides"), commands())
 def test_a_recipe_builds_and_trains_two_updates(path: Path, overrides: list[str]) -> None:
     recipe = made_small(load_recipe(path, overrides))
-    split = draw_split(16, size=40)
+    split = draw_split(8, size=40)
     images = Images(train=split, holdout=None, test=split, notes=())
     AcceleratorState._reset_state()  # precision can be set only once per process
     try:

@@ -203,7 +203,7 @@ PATHS = [
     ("cub_resnet18", "cub_resnet18: no such recipe; did you mean recipes/cub200_resnet18.yaml?"),
     ("Digits_ResNet10.yml", "Digits_ResNet10.yml: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
     ("recipes\\digits_resnet10.yaml", "recipes\\digits_…: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
-    ("imagenet", "imagenet: no such recipe; did you mean recipes/imagenet_resnet101.yaml, recipes/…, recipes/…?"),
+    ("imagenet", "imagenet: no such recipe; did you mean recipes/imagenet_convnext_tiny.yaml, recipes/…, recipes/…?"),
     ("nowhere.yaml", "nowhere.yaml: no such recipe; cskd-train --help lists the shipped ones"),
     ("run.seed=1", "run.seed=1: no such recipe; write the recipe first, then the overrides"),
     ("r.yaml/r.yaml", "r.yaml/r.yaml: no such recipe; …"),
