@@ -167,7 +167,7 @@ def _fixed_interpolation(settings: TransformSection) -> str:
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """timm's, which keeps no bits at the largest magnitude: black, which Pillow 13 no longer computes."""
+    """timm's, which leaves no bits at the largest magnitude: a black image, which Pillow 13 refuses to compute."""
     return Image.new(image.mode, image.size) if bits <= 0 else auto_augment.posterize(image, bits)
 
 
