@@ -5,7 +5,10 @@ https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dau
 Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
 https://arxiv.org/abs/1905.04899; Wightman, Touvron, Jégou, *ResNet strikes back: An improved training procedure in
-timm*, 2021, https://arxiv.org/abs/2110.00476 (binary cross-entropy).
+timm*, 2021, https://arxiv.org/abs/2110.00476 (binary cross-entropy). For unequal classes: Menon, Jayasumana, Rawat,
+Jain, Veit, Kumar, *Long-tail Learning via Logit Adjustment*, ICLR 2021, https://arxiv.org/abs/2007.07314; Cui, Jia,
+Lin, Song, Belongie, *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019,
+https://arxiv.org/abs/1901.05555.
 """
 
 from __future__ import annotations
@@ -22,6 +25,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def class_weights(counts: Tensor, beta: float) -> Tensor:
+    """w_k ∝ (1 − β) / (1 − β^n_k), scaled to a mean of 1 over the Σ n_k samples; between 1 and N / (K · n_k).
+
+    Args:
+        counts: n_k, (K,), at least 1 each.
+        beta: β in [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from cskd_hf.methods.task_loss import class_weights
+        >>> class_weights(torch.tensor([30.0, 10.0]), beta=0.0), class_weights(torch.tensor([30.0, 10.0]), beta=0.99)
+        (tensor([1., 1.]), tensor([0.6990, 1.9029]))
+    """
+    weights = 1 / (1 - beta**counts)
+    return weights * counts.sum() / (weights @ counts)
+
+
 class TaskLoss(Method):
     """Cross-entropy against (1 − ε) · q + ε/K, averaged over the batch; q is one-hot(y), or mixed labels.
 
@@ -31,6 +51,10 @@ class TaskLoss(Method):
 
     With `bce_loss`, K binary classifiers learn the same targets. Evaluation, temperature and class-wise loss still
     apply a softmax to the logits.
+
+    For unequal classes, the cross-entropy is of the logits f(x) + τ · log π, and class k's term of it counts w_k times,
+    smoothed and mixed labels included. The network's output stays f(x): it is what a class-wise loss compares, so that
+    this regularises the predictions made at test time, and its weight and temperature mean what they always do [ours].
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -54,14 +78,50 @@ class TaskLoss(Method):
             raise ValueError("no value without bce_loss; write method.bce_loss=true, or leave it out")
         return value
 
+    logit_adjustment: Weight = 0.0
+    """τ of the logit-adjusted loss, where π_k is the share of class k among the training samples, as `data.sampling`
+    draws them. 0 disables it; Menon et al. use 1. The trained f(x) assumes equally frequent classes."""
+    class_weight_beta: float = Field(default=0.0, ge=0, lt=1)
+    """β of the class weights w_k ∝ (1 − β) / (1 − β^n_k), with a mean of 1 over the training samples. An epoch has n_k
+    samples of class k, as `data.sampling` draws them. 0 disables it; near 1, w_k ∝ 1/n_k. Cui et al. choose among 0.9,
+    0.99, 0.999 and 0.9999."""
+
+    @field_validator("logit_adjustment", "class_weight_beta")
+    @classmethod
+    def _of_cross_entropy(cls, value: float, read: ValidationInfo) -> float:
+        if value > 0 and read.data.get("bce_loss"):
+            raise ValueError(
+                "0 with bce_loss: it belongs to cross-entropy; write method.bce_loss=false, or leave it out"
+            )
+        return value
+
     @property
     def mixes(self) -> bool:
         """Whether training mixes images."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
+    @property
+    def reweights(self) -> bool:
+        """Whether the loss depends on how frequent a class is."""
+        return self.logit_adjustment > 0 or self.class_weight_beta > 0
+
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
-        """The model itself, if the settings fit the number of classes."""
+        """The model, with a buffer for what unequal classes need; not saved with the weights: the images have it.
+
+        Raises:
+            UserError: `bce_target_thresh` does not fit the smoothing.
+        """
+        import torch
+
         self._check_threshold(experiment)
+        counts = torch.tensor(experiment.class_counts or [1] * len(experiment.class_names), dtype=torch.float64)
+        counts.clamp_(min=1)  # a class without images, which smoothed labels may name
+        if self.logit_adjustment > 0:
+            shift = self.logit_adjustment * (counts / counts.sum()).log()
+            model.register_buffer("logit_shift", shift.float(), persistent=False)
+        if self.class_weight_beta > 0:
+            weights = class_weights(counts, self.class_weight_beta)
+            model.register_buffer("class_weights", weights.float(), persistent=False)
         return model
 
     def _check_threshold(self, experiment: Experiment) -> None:
@@ -74,18 +134,19 @@ class TaskLoss(Method):
                 f"of {off:g} and {1 - self.smoothing + off:g}; write a value between the two"
             )
 
-    def task(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def task(self, module: Any, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
         import torch.nn.functional as F
 
         logits = at_least_float32(output)
         target = target.to(logits) if target.is_floating_point() else target
-        loss = (
-            self._bce(logits, target)
-            if self.bce_loss
-            else F.cross_entropy(logits, target, label_smoothing=self.smoothing)
-        )
-        return output, loss
+        if self.bce_loss:
+            return output, self._bce(logits, target)
+        if self.logit_adjustment > 0:
+            logits = logits + module.logit_shift
+        weights = module.class_weights.to(logits) if self.class_weight_beta > 0 else None
+        loss = F.cross_entropy(logits, target, weights, label_smoothing=self.smoothing, reduction="sum")
+        return output, loss / len(logits)  # torch's mean would divide by the batch's weights
 
     def _bce(self, logits: Tensor, target: Tensor) -> Tensor:
         """timm's `BinaryCrossEntropy`, against the targets that timm's `Mixup` smooths."""
@@ -107,7 +168,7 @@ class TaskLoss(Method):
             return None
         # Not compiled: inductor has its own random generator and cannot trace NumPy's.
         images, target = torch.compiler.disable(self.mix)(module, images, target)
-        return self.task(module(images), target)
+        return self.task(module, module(images), target)
 
     def mix(self, module: Any, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mixed images (N, C, H, W) and labels (N, K), drawn from torch's generator; the inputs stay intact."""

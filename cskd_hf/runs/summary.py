@@ -25,13 +25,15 @@ class _Record(BaseModel):
 class DatasetSummary(_Record):
     """The data of a run.
 
-    `images` counts them per split, `holdout` only if there is one. `deep` has black and white of images deeper than
+    `images` counts them per split, `holdout` only if there is one; `train_images_per_class` those of each class, in
+    label order, and is empty in folders of earlier versions. `deep` has black and white of images deeper than
     8 bits, by depth: {"16-bit": [0, 65535]}.
     """
 
     name: str
     num_classes: int
     images: dict[str, int]
+    train_images_per_class: tuple[int, ...] = ()
     deep: dict[str, tuple[float, float]] = {}
 
 
@@ -63,6 +65,10 @@ class MetricValues(_Record):
     aurc: float
     aurc_logit_norm: float | None = None  # not measured by earlier versions
     recall_at_1: float | None
+    macro_error: float | None = None  # this and the following: not measured by earlier versions
+    head_error: float | None = None
+    medium_error: float | None = None
+    tail_error: float | None = None
 
 
 class Calibration(_Record):
@@ -91,13 +97,15 @@ class Calibration(_Record):
 class MetricsSummary(_Record):
     """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one.
 
-    `calibration` is None without a hold-out set, and in folders of earlier versions.
+    `calibration` is None without a hold-out set, and in folders of earlier versions. `class_errors` has the top-1 error
+    of each class, in label order, in percent, None without test images; it is empty in folders of earlier versions.
     """
 
     last: MetricValues
     temperature: float | None
     metrics_scaled: MetricValues | None
     calibration: Calibration | None = None
+    class_errors: tuple[float | None, ...] = ()
 
     @property
     def verdict(self) -> str:

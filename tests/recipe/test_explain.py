@@ -101,7 +101,15 @@ OVERRIDES = [
     (
         "method={name: cross_entropy, temperature: 4}",
         "command line: method.temperature: read 4, but cross_entropy has no such field; delete it (…cskd… have it); "
-        "allowed: name, smoothing, mixup_alpha, cutmix_alpha, bce_loss, bce_target_thresh, bce_sum",
+        "allowed: name, smoothing, mixup_alpha, cutmix_alpha, bce_loss, bce_target_thresh, …",
+    ),
+    (
+        "method={name: cskd, bce_sum: true}",
+        "command line: method.bce_sum: read true; allowed: no value without bce_loss; write method.bce_loss=true, or …",
+    ),
+    (
+        "method={name: cskd, bce_loss: true, logit_adjustment: 1}",
+        "command line: method.logit_adjustment: read 1; allowed: 0 with bce_loss: it belongs to cross-entropy; …",
     ),
     ("method={name: cskd, temperature: 0}", "command line: method.temperature: read 0; allowed: number > 0"),
     ("method.name=csdk", f"command line: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),
