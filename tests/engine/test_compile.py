@@ -78,9 +78,9 @@ def test_accelerate_adds_no_graph_break(precision):
 
 
 @pytest.mark.filterwarnings("ignore")
+@torch._dynamo.config.patch(recompile_limit=8)
 def test_progressive_sizes_and_short_batches_get_a_static_graph_each(monkeypatch):
     schedule = tuple((epoch, 6 + epoch) for epoch in range(1, 6))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     recipe = load_recipe("digits_test_resnet.yaml").replace(
         transform={"size_schedule": schedule}, run={"compile": True}
     )
