@@ -2,6 +2,7 @@
 
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.resamples < 0:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     data = _data_section(weights, overrides)
+    heights = None if args.resolution is None else _heights(args.resolution)
+    if heights is not None and (len(weights) > 1 or args.markdown or args.latex or args.html):
+        raise UserError("--resolution: takes one model, and of the files --json alone")
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
         check_output(path, f"--{name}")
@@ -61,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()
+    if heights is not None:
+        from cskd_hf.evaluation.resolution import sweep
+
+        return sweep(weights[0], splits[0], data, heights, args.json)
     models = evaluate(weights, splits, data, args.resamples)
     if models is None:
         return 0
@@ -91,9 +99,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals"
     )
+    parser.add_argument(
+        "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
+    )
     for name in FORMATS:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write {name.upper()}")
     return parser.parse_intermixed_args(argv)
+
+
+def _heights(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UserError(f"--resolution: read {text!r}; write pixels separated by commas, such as 160,192,224")
+    return [int(height) for height in dict.fromkeys(text.split(","))]
 
 
 def _data_section(weights: Sequence[Weights], overrides: Sequence[str]) -> DataSection:

@@ -68,6 +68,7 @@ def _measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: 
     batch_size = min(recipe.data.batch_size, _CPU_BATCH) if on_cpu else recipe.data.batch_size
     # Rates count every batch as a full one, so a short last batch is dropped.
     recipe = recipe.replace(data={"batch_size": batch_size, "drop_last": batch_size <= len(images.train)})
+    recipe = recipe.replace(transform={"size_schedule": ()})  # as in the last epochs
     batches = build_batches(recipe, images.train, accelerator)
     loader = build_loader(recipe, images.train, batches, accelerator)
     objective = build_training_objective(recipe, images, accelerator)

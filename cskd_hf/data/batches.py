@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cskd_hf.data.sampling import Draw, ImageSampler
 from cskd_hf.errors import UserError
+
+
+class Keys(list[Draw]):
+    """The keys of one batch, and what size their images have.
+
+    Attributes:
+        size: (height, width); None: the transform's.
+    """
+
+    def __init__(self, draws: Sequence[Draw], size: tuple[int, int] | None = None) -> None:
+        super().__init__(draws)
+        self.size = size
 
 
 class GlobalBatches:
@@ -21,6 +33,7 @@ class GlobalBatches:
         batch_size: B, keys per batch on each rank.
         num_processes, process_index: the number of ranks, and this one.
         drop_last: drop the short last batch.
+        size_of: epoch, from 0 → (height, width) of its images; None: the transform's in every epoch.
 
     Raises:
         UserError: `drop_last` leaves no batch.
@@ -44,6 +57,7 @@ class GlobalBatches:
         num_processes: int = 1,
         process_index: int = 0,
         drop_last: bool = False,
+        size_of: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
         self.sampler, self.batch_size = sampler, batch_size
         self.num_processes, self.process_index = num_processes, process_index
@@ -56,7 +70,7 @@ class GlobalBatches:
                 f"data.drop_last: {len(sampler)} images do not fill one batch of {batch_size} on {num_processes} "
                 "processes; lower data.batch_size, or write data.drop_last=false"
             )
-        self.position = 0
+        self.position, self.size_of = 0, size_of
 
     def start_epoch(self, epoch: int, position: int = 0) -> None:
         """Move to a sample position of an epoch; takes effect at the next iteration."""
@@ -65,7 +79,7 @@ class GlobalBatches:
 
     def first_keys(self, count: int = 4) -> str:
         """The next keys of this rank as text, the images of a key joined by +: "12+407, 33+8, …"."""
-        draws = next(iter(self), [])
+        draws = next(iter(self), Keys([]))
         keys = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:count]]
         return ", ".join(keys) + (", …" if len(draws) > count else "")
 
@@ -89,10 +103,11 @@ class GlobalBatches:
     def __len__(self) -> int:
         return -(-(self.num_samples - self.position) // self.global_batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Keys]:
+        size = None if self.size_of is None else self.size_of(self.sampler.epoch)
         for position in range(self.position, self.num_samples, self.global_batch_size):
             total, _ = self.counts(position)
             start, stop = self._share(total)
             if start == stop:
                 start, stop = total - 1, total
-            yield self.sampler.draws(position + start, position + stop)
+            yield Keys(self.sampler.draws(position + start, position + stop), size)

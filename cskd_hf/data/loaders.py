@@ -73,7 +73,7 @@ def batch_loader(
     if workers > 0:
         _check_semaphores()
     if workers > 0 and persistent and first and AVAILABLE:
-        buffers = Buffers(SLOTS * workers, math.prod(images.shape(first)))
+        buffers = Buffers(SLOTS * workers, math.prod(images.shape(list(first))))  # at the largest size, the transform's
         dataset = SharedBatches(images, buffers, SLOTS)
     return DataLoader(
         dataset,

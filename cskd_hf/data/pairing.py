@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from cskd_hf.batch import Batch
+from cskd_hf.data.batches import Keys
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
@@ -85,7 +86,8 @@ class PairedImages(Dataset[Sample]):
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
         """(views, keys, H, W, channels) of the batch of these keys."""
         num_views = len(draws[0].indices) + (self.plain is not None)
-        return num_views, len(draws), *self.transform.size, self.transform.channels
+        size = draws.size if isinstance(draws, Keys) else None
+        return num_views, len(draws), *(size or self.transform.size), self.transform.channels
 
     def load(self, draws: Sequence[Draw], memory: torch.Tensor | None = None) -> Batch:
         """The batch of these keys, which all have the same number of images.

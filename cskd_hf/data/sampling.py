@@ -45,6 +45,8 @@ class ImageSampler:
         sampling: "instance", every image once per epoch; "class_balanced" or "sqrt" draw N images in the shares of
             `draws_per_class`, each image of a class as often as any other, give or take one.
         labels: (N,) integer class of each image, unless `sampling` is "instance".
+        aug_repeats: r, repeated augmentation: an epoch of N samples shows the first N / r images of its order, r times
+            each, one after the other, as timm's `RepeatAugSampler` does.
 
     Raises:
         UserError: no images.
@@ -64,10 +66,12 @@ class ImageSampler:
         views: int = 1,
         sampling: Sampling = "instance",
         labels: np.ndarray | None = None,
+        aug_repeats: int = 1,
     ) -> None:
         if num_images < 1:
             raise UserError("no images to sample from; pass one label per training image")
-        self.num_images, self.seed, self.views, self.sampling = num_images, seed, views, sampling
+        self.num_images, self.seed, self.views = num_images, seed, views
+        self.sampling, self.aug_repeats = sampling, aug_repeats
         if sampling != "instance":
             assert labels is not None
             self._class_of = dense(labels)
@@ -96,7 +100,7 @@ class ImageSampler:
             repeats = rounds[self._class_of] + (rank_in_class(self._class_of, order) < rest[self._class_of])
             order = np.repeat(order, repeats[order])
             random.shuffle(order)
-        return order
+        return np.repeat(order[: -(-self.num_images // self.aug_repeats)], self.aug_repeats)[: self.num_images]
 
     def draws(self, start: int, stop: int) -> list[Draw]:
         """The keys at the positions [start, stop) of this epoch."""
@@ -124,7 +128,7 @@ class LastUpdateSampler(ImageSampler):
         seed: the recipe's seed.
         lag: samples per update, over all ranks.
         dropped: samples at the end of each epoch that `data.drop_last` leaves out.
-        sampling, labels: as for `ImageSampler`.
+        sampling, labels, aug_repeats: as for `ImageSampler`.
 
     Example:
         >>> from cskd_hf.data.sampling import LastUpdateSampler
@@ -141,10 +145,11 @@ class LastUpdateSampler(ImageSampler):
         dropped: int = 0,
         sampling: Sampling = "instance",
         labels: np.ndarray | None = None,
+        aug_repeats: int = 1,
     ) -> None:
         self.stop = num_images - dropped
         self.lag = min(lag, self.stop)
-        super().__init__(num_images, seed, views=2, sampling=sampling, labels=labels)
+        super().__init__(num_images, seed, views=2, sampling=sampling, labels=labels, aug_repeats=aug_repeats)
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
         order = self._shuffled(random)
@@ -166,7 +171,7 @@ class ClassPairSampler(ImageSampler):
         partner: "any" draws uniformly from the class with replacement, x included (the paper); "not_self" draws
             uniformly from the other images of the class.
         singleton: with "not_self", a class of one image is paired with itself ("self") or rejected ("error").
-        sampling: of the anchors, as for `ImageSampler`.
+        sampling, aug_repeats: of the anchors, as for `ImageSampler`. Each repeat has a partner of its own.
 
     Raises:
         UserError: no labels, labels that are not integers, or a class of one image under `singleton="error"`.
@@ -190,6 +195,7 @@ class ClassPairSampler(ImageSampler):
         partner: Literal["any", "not_self"] = "any",
         singleton: Literal["self", "error"] = "self",
         sampling: Sampling = "instance",
+        aug_repeats: int = 1,
     ) -> None:
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -211,7 +217,7 @@ class ClassPairSampler(ImageSampler):
                     f"{'…' if len(alone) > 10 else ''}; add images, or write data.singleton=self"
                 )
             self._rank = rank_in_class(self._class_of).astype(np.int32)
-        super().__init__(len(labels), seed, views=2, sampling=sampling, labels=labels)
+        super().__init__(len(labels), seed, views=2, sampling=sampling, labels=labels, aug_repeats=aug_repeats)
 
     def _draw_epoch(self, random: np.random.RandomState) -> None:
         super()._draw_epoch(random)

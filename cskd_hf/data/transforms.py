@@ -7,6 +7,7 @@ the device.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision import transforms as tv
@@ -45,7 +46,7 @@ class Transform:
 
     Attributes:
         channels: of the result.
-        size: (height, width) of the result.
+        size: (height, width) of the result, unless `write` gets memory for another.
 
     Raises:
         UserError: timm cannot parse `transform.auto_augment`.
@@ -73,11 +74,12 @@ class Transform:
         self.channels, *size = settings.input_size
         self.size = (size[0], size[1])
         self._conversion = conversion_of(settings, value_range)._replace(strict=True)
-        self._timm: Any = None
+        self._sized: dict[tuple[int, int], tuple[TransformSection, tv.Compose]] = {}
         # In evaluation timm's, which resizes with Pillow as anyone who loads the weights with timm will: our resize
         # takes half the time, but differs by a level here and there.
-        if not is_training or settings.color_jitter or settings.auto_augment:
-            self._timm = _timm_transform(self.settings, is_training)
+        self._uses_timm = bool(not is_training or settings.color_jitter or settings.auto_augment)
+        if self._uses_timm:
+            self._timm(self.size)  # rejects a policy that timm cannot parse
         self._erase = Erasing(settings) if is_training and settings.re_prob else None
 
     def __call__(self, image: Mapping[str, Any], seed: int) -> Tensor:
@@ -94,30 +96,38 @@ class Transform:
         """Write the same pixels into a batch.
 
         Args:
-            out: (H, W, channels) uint8, contiguous.
+            out: (H, W, channels) uint8, contiguous; H and W decide the size.
 
         Raises:
             UnreadableImageError: the image cannot be decoded; `out` is then undefined.
         """
-        if self._timm is None:
+        size = (out.shape[0], out.shape[1])
+        if not self._uses_timm:
             picture = Picture(image, self._conversion)
             draws = random.Random(seed)
             crop = crops.draw_crop(self.settings, draws, picture.height, picture.width)
             pixels = torch.from_numpy(picture.region(crop.box))[None].permute(0, 3, 1, 2)
-            out[None].permute(0, 3, 1, 2).copy_(crops.apply_crop(pixels, crop, self.size))
+            out[None].permute(0, 3, 1, 2).copy_(crops.apply_crop(pixels, crop, size))
             if self._erase is not None:
                 with seeded(draws.getrandbits(63)):
                     self._erase(out)
             return
-        whole = decode(image, self._conversion)
-        if not self.is_training and is_sliver(whole.size) and self.settings.crop_mode == "center":
-            shown = np.array(_centre_of_sliver(whole, self.settings))
+        whole, (settings, augment) = decode(image, self._conversion), self._timm(size)
+        if not self.is_training and is_sliver(whole.size) and settings.crop_mode == "center":
+            shown = np.array(_centre_of_sliver(whole, settings))
             out.copy_(torch.from_numpy(shown.reshape(out.shape)))
             return
         with seeded(seed) if self.is_training else nullcontext():
-            out.copy_(torch.as_tensor(self._timm(whole)).permute(1, 2, 0))
+            out.copy_(torch.as_tensor(augment(whole)).permute(1, 2, 0))
             if self._erase is not None:
                 self._erase(out)
+
+    def _timm(self, size: tuple[int, int]) -> tuple[TransformSection, tv.Compose]:
+        """timm's transform to this size, and its settings."""
+        if size not in self._sized:
+            settings = self.settings.model_copy(update={"input_size": (self.channels, *size)})
+            self._sized[size] = settings, _timm_transform(settings, self.is_training)
+        return self._sized[size]
 
 
 def conversion_of(settings: TransformSection, value_range: Range | None) -> Conversion:
@@ -156,6 +166,11 @@ def _fixed_interpolation(settings: TransformSection) -> str:
     return "bilinear" if settings.interpolation == "random" else settings.interpolation
 
 
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's, which leaves no bits at the largest magnitude: a black image, which Pillow 13 refuses to compute."""
+    return Image.new(image.mode, image.size) if bits <= 0 else auto_augment.posterize(image, bits)
+
+
 def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose:
     """timm's transform, returning uint8."""
     names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct", "crop_mode"}
@@ -181,4 +196,8 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
     if settings.crop_padding is not None:
         mode = str_to_interp_mode(fixed_interpolation)
         crop.transforms[:1] = [tv.Resize(size, mode), tv.RandomCrop(size, padding=settings.crop_padding)]
+    for policy in augment.transforms:
+        for operation in (*getattr(policy, "ops", ()), *itertools.chain(*getattr(policy, "policy", ()))):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
     return tv.Compose([crop, augment, to_uint8])

@@ -35,27 +35,29 @@ def build_sampler(recipe: Recipe, train: ImageSplit, num_processes: int = 1) -> 
     """The epoch order the method needs: single images, class-wise pairs, or each image with one of the last update.
 
     Raises:
-        UserError: `data.singleton: error` and a class has one training image, or the method needs every image once.
+        UserError: `data.singleton: error` and a class has one training image, or the method needs each image once.
     """
-    data = recipe.data
-    if data.sampling != "instance" and recipe.method.name == "pskd":
-        raise UserError(
-            f"data.sampling: read {data.sampling}, but pskd learns from each image's prediction of the epoch before; "
-            "write data.sampling=instance"
-        )
-    if data.sampling == "class_balanced" and isinstance(recipe.method, TaskLoss) and recipe.method.reweights:
+    data, method, seed = recipe.data, recipe.method, recipe.run.seed
+    for key, once, methods in (("sampling", "instance", ("pskd",)), ("aug_repeats", 1, ("pskd", "dlb"))):
+        if getattr(data, key) != once and method.name in methods:
+            raise UserError(
+                f"data.{key}: read {getattr(data, key)}, but {method.name} learns from the last prediction of each "
+                f"image; write data.{key}={once}"
+            )
+    if data.sampling == "class_balanced" and isinstance(method, TaskLoss) and method.reweights:
         raise UserError(
             "data.sampling: read class_balanced, which draws equal classes and leaves nothing to "
             "method.logit_adjustment and method.class_weight_beta; leave these out, or write data.sampling=instance"
         )
-    if recipe.method.views in ("same_class", "same_class_plain"):
-        return ClassPairSampler(train.labels, recipe.run.seed, data.partner, data.singleton, data.sampling)
-    if recipe.method.views == "last_update":
+    if method.views in ("same_class", "same_class_plain"):
+        return ClassPairSampler(train.labels, seed, data.partner, data.singleton, data.sampling, data.aug_repeats)
+    order = (data.sampling, train.labels, data.aug_repeats)
+    if method.views == "last_update":
         batch_size = data.batch_size * num_processes
         dropped = len(train) % batch_size if data.drop_last else 0
         lag = batch_size * recipe.run.gradient_accumulation_steps
-        return LastUpdateSampler(len(train), recipe.run.seed, lag, dropped, data.sampling, train.labels)
-    return ImageSampler(len(train), recipe.run.seed, NUM_VIEWS[recipe.method.views], data.sampling, train.labels)
+        return LastUpdateSampler(len(train), seed, lag, dropped, *order)
+    return ImageSampler(len(train), seed, NUM_VIEWS[method.views], *order)
 
 
 def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -> GlobalBatches:
@@ -66,6 +68,7 @@ def build_batches(recipe: Recipe, train: ImageSplit, accelerator: Accelerator) -
         accelerator.num_processes,
         accelerator.process_index,
         recipe.data.drop_last,
+        recipe.transform.training_size,
     )
 
 

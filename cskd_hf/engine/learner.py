@@ -112,12 +112,14 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
 def compile_objective(recipe: Recipe, objective: Objective) -> None:
     """Compile in place, which keeps the weights' names.
 
-    Shapes are static: a short last batch gets a second static graph. By default, torch would make the graph dynamic
-    for good. DDP's graph splitting is off: it would cut the partner's forward into its gradient buckets.
+    Shapes are static: a short last batch gets a second static graph, and each size of progressive resizing its own. By
+    default, torch would make the graph dynamic for good. DDP's graph splitting is off: it would cut the partner's
+    forward into its gradient buckets.
     """
     if recipe.run.compile:
         import torch._dynamo  # slow to import
 
         torch._dynamo.config.optimize_ddp = False
+        torch._dynamo.config.recompile_limit += 2 * len(recipe.transform.size_schedule)  # beyond it, torch runs eagerly
         mode = None if recipe.run.compile in (True, "default") else recipe.run.compile
         objective.compile(mode=mode, dynamic=False)

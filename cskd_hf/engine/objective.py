@@ -81,7 +81,7 @@ class Objective(nn.Module):
 def dry_run(
     objective: Objective, transform: TransformSection, num_samples: int, num_classes: int, device: torch.device
 ) -> None:
-    """One training forward of a copy on blank images, so that a bad configuration fails before anything is written.
+    """One training forward of a copy on blank images of each size, so that mistakes show before anything is written.
 
     Runs on the process group's device, since the method may use collectives.
 
@@ -92,13 +92,30 @@ def dry_run(
     Raises:
         UserError: the model does not take such images, returns no (N, K) logits, or cannot normalise so few images.
     """
+    channels, *input_size = transform.input_size
+    for size in transform.training_sizes:
+        key = "transform.input_size" if size == tuple(input_size) else "transform.size_schedule"
+        output = _dry_step(objective, key, (channels, *size), num_samples, device)
+        if output.ndim != 2 or output.shape[1] != num_classes:
+            raise UserError(
+                f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) "
+                "logits; leave it out, or choose another model"
+            )
+    if transform.test_input_size is not None:
+        _dry_test(objective, transform, device)
+
+
+def _dry_step(
+    objective: Objective, key: str, shape: tuple[int, ...], num_samples: int, device: torch.device
+) -> torch.Tensor:
+    """The output of a copy on blank images of one shape, which the recipe's `key` asks for."""
     num_images = num_samples * NUM_VIEWS[objective.method.views]
-    size = "×".join(map(str, transform.input_size[1:]))
-    blank = torch.zeros(num_images, *transform.input_size, dtype=torch.uint8, device=device)
+    size = "×".join(map(str, shape[1:]))
+    blank = torch.zeros(num_images, *shape, dtype=torch.uint8, device=device)
     zeros = torch.zeros(num_images, dtype=torch.int64, device=device)
     try:
         with torch.no_grad():
-            output = copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
+            return copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
     except torch.OutOfMemoryError:
         raise UserError(
             f"model.model_name: the model does not fit into the device's memory with {num_samples} samples of {size}; "
@@ -116,17 +133,12 @@ def dry_run(
                 f"BatchNorm at {size}; write data.drop_last=true, another data.batch_size or a larger input"
             ) from None
         reason = " ".join(str(error).split())
+        fix = f"or write 'model.img_size=[{size.replace('×', ',')}]' where the model takes one"
+        if key == "transform.size_schedule":
+            fix = "or write another size"
         raise UserError(
-            f"transform.input_size: the model does not run on images of {size}: {reason}; change it or "
-            f"model.global_pool, or write 'model.img_size=[{size.replace('×', ',')}]' where the model takes one"
+            f"{key}: the model does not run on images of {size}: {reason}; change it or model.global_pool, {fix}"
         ) from error
-    if output.ndim != 2 or output.shape[1] != num_classes:
-        raise UserError(
-            f"model.global_pool: the model's output has shape {tuple(output.shape)}, not (N, {num_classes}) logits; "
-            "leave it out, or choose another model"
-        )
-    if transform.test_input_size is not None:
-        _dry_test(objective, transform, device)
 
 
 def _dry_test(objective: Objective, transform: TransformSection, device: torch.device) -> None:

@@ -51,8 +51,7 @@ def evaluate(
     models: list[Compared] = []
     rows: list[int] = []
     for own, split in zip(weights, splits, strict=True):
-        trained = load_weights(own)
-        _check_classes(own, trained, split, data)
+        trained = load_for_split(own, split, data)
         predictions = _predict_finite(own, trained, split, accelerator, data)
         if rows and rows != predictions.row.tolist():
             raise UserError(
@@ -79,8 +78,13 @@ def evaluate(
     return models if accelerator.is_main_process else None
 
 
-def _check_classes(weights: Weights, trained: TrainedModel, split: ImageSplit, data: DataSection) -> None:
-    """Raises UserError unless the split's labels number the classes of the weights."""
+def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> TrainedModel:
+    """Load weights whose classes the labels of a split number.
+
+    Raises:
+        UserError: the weights do not load, have fewer classes, or more and no names.
+    """
+    trained = load_weights(weights)
     classes, outputs = len(split.class_names), trained.model.num_classes
     if classes > outputs or (classes < outputs and trained.class_names is None and data.labels == "name"):
         raise UserError(
@@ -88,6 +92,7 @@ def _check_classes(weights: Weights, trained: TrainedModel, split: ImageSplit, d
             + (" without names; write data.labels=index if the data's numbers are theirs" if classes < outputs else "")
             + ("; choose a split" if classes > outputs else "")
         )
+    return trained
 
 
 def _predict_finite(
@@ -99,6 +104,12 @@ def _predict_finite(
     predictions = predict_split(model, split, accelerator, data, trained.transform, progress=True)
     for problem in problems if accelerator.is_main_process else ():
         print(f"note: {problem}")
+    check_finite(predictions, weights, split)
+    return predictions
+
+
+def check_finite(predictions: Predictions, weights: Weights, split: ImageSplit) -> None:
+    """Raises UserError if an image's logits have no softmax."""
     finite = predictions.logits.amax(dim=1).isfinite()  # a single -inf is probability 0
     if not finite.all():
         first = split.describe(int(predictions.row[~finite][0]))
@@ -106,7 +117,6 @@ def _predict_finite(
             f"{weights.source}: the logits of {int((~finite).sum()):,} of {len(finite):,} images are NaN or infinite, "
             f"first of {first}; its weights are damaged or diverged: name others"
         )
-    return predictions
 
 
 def predict(

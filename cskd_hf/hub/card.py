@@ -17,6 +17,7 @@ from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
 from cskd_hf.hub.provenance import data_source, paper_of, published_results, terms_of
 from cskd_hf.hub.source import Release
+from cskd_hf.report.describe import describe_method
 from cskd_hf.runs.environment import hardware_line
 
 _IMPORT = "import cskd_hf.models  # registers the architecture with timm\n"
@@ -49,7 +50,7 @@ def release_card(release: Release) -> str:
         paper=paper_of(recipe.method),
         terms=terms_of(recipe, summary.model),
         licence=str(release.licence),
-        method_settings=", ".join(f"{key} {value}" for key, value in summary.method.items() if key != "name"),
+        method=describe_method(summary.method),
         test_split=recipe.data.test_split,
         test_name=recipe.data.test_name,
         raw=metrics.last,

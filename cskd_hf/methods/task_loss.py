@@ -1,20 +1,23 @@
-"""The task loss of a modern recipe: cross-entropy with label smoothing, Mixup and CutMix, shared by several methods.
+"""The task loss of a modern recipe: (binary) cross-entropy with label smoothing, Mixup and CutMix, for several methods.
 
 Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, *Rethinking the Inception Architecture for Computer Vision*, CVPR 2016,
 https://arxiv.org/abs/1512.00567 (label smoothing, section 7); Zhang, Cisse, Dauphin, Lopez-Paz, *mixup: Beyond
 Empirical Risk Minimization*, ICLR 2018, https://arxiv.org/abs/1710.09412; Yun, Han, Oh, Chun, Choe, Yoo, *CutMix:
 Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019,
-https://arxiv.org/abs/1905.04899. For unequal classes: Menon, Jayasumana, Rawat, Jain, Veit, Kumar, *Long-tail Learning
-via Logit Adjustment*, ICLR 2021, https://arxiv.org/abs/2007.07314; Cui, Jia, Lin, Song, Belongie, *Class-Balanced Loss
-Based on Effective Number of Samples*, CVPR 2019, https://arxiv.org/abs/1901.05555.
+https://arxiv.org/abs/1905.04899; Wightman, Touvron, Jégou, *ResNet strikes back: An improved training procedure in
+timm*, 2021, https://arxiv.org/abs/2110.00476 (binary cross-entropy). For unequal classes: Menon, Jayasumana, Rawat,
+Jain, Veit, Kumar, *Long-tail Learning via Logit Adjustment*, ICLR 2021, https://arxiv.org/abs/2007.07314; Cui, Jia,
+Lin, Song, Belongie, *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019,
+https://arxiv.org/abs/1901.05555.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
+from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment, Method, Weight
 from cskd_hf.precision import at_least_float32
 
@@ -46,6 +49,9 @@ class TaskLoss(Method):
     per batch and rank. x̃ is the batch in reverse order. The mixing is timm's: each rank mixes its own shard, so which
     images are mixed depends on the number of ranks. The logged training error is measured against y alone.
 
+    With `bce_loss`, K binary classifiers learn the same targets. Evaluation, temperature and class-wise loss still
+    apply a softmax to the logits.
+
     For unequal classes, the cross-entropy is of the logits f(x) + τ · log π, and class k's term of it counts w_k times,
     smoothed and mixed labels included. The network's output stays f(x): it is what a class-wise loss compares, so that
     this regularises the predictions made at test time, and its weight and temperature mean what they always do [ours].
@@ -58,6 +64,20 @@ class TaskLoss(Method):
     cutmix_alpha: Weight = 0.0
     """α of CutMix: 1 − λ, the area of the box, ~ Beta(α, α). 0 disables it; Yun et al. use 1. If both are above 0, each
     batch draws one of the two with probability ½."""
+    bce_loss: bool = False
+    """Binary cross-entropy of each class against the smoothed and mixed targets, instead of cross-entropy."""
+    bce_target_thresh: float | None = Field(default=None, ge=0, lt=1)
+    """With `bce_loss`: targets above this become 1, the others 0. Wightman et al. use 0.2; null leaves them soft."""
+    bce_sum: bool = False
+    """With `bce_loss`: sum over the classes, as the class-wise loss does, instead of averaging: K times as large."""
+
+    @field_validator("bce_target_thresh", "bce_sum")
+    @classmethod
+    def _of_bce(cls, value: float | bool | None, read: ValidationInfo) -> float | bool | None:
+        if value not in (None, False) and not read.data.get("bce_loss"):
+            raise ValueError("no value without bce_loss; write method.bce_loss=true, or leave it out")
+        return value
+
     logit_adjustment: Weight = 0.0
     """τ of the logit-adjusted loss, where π_k is the share of class k among the training samples, as `data.sampling`
     draws them. 0 disables it; Menon et al. use 1. The trained f(x) assumes equally frequent classes."""
@@ -65,6 +85,15 @@ class TaskLoss(Method):
     """β of the class weights w_k ∝ (1 − β) / (1 − β^n_k), with a mean of 1 over the training samples. An epoch has n_k
     samples of class k, as `data.sampling` draws them. 0 disables it; near 1, w_k ∝ 1/n_k. Cui et al. choose among 0.9,
     0.99, 0.999 and 0.9999."""
+
+    @field_validator("logit_adjustment", "class_weight_beta")
+    @classmethod
+    def _of_cross_entropy(cls, value: float, read: ValidationInfo) -> float:
+        if value > 0 and read.data.get("bce_loss"):
+            raise ValueError(
+                "0 with bce_loss: it belongs to cross-entropy; write method.bce_loss=false, or leave it out"
+            )
+        return value
 
     @property
     def mixes(self) -> bool:
@@ -77,9 +106,14 @@ class TaskLoss(Method):
         return self.logit_adjustment > 0 or self.class_weight_beta > 0
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
-        """The model, with a buffer for what unequal classes need; not saved with the weights: the images have it."""
+        """The model, with a buffer for what unequal classes need; not saved with the weights: the images have it.
+
+        Raises:
+            UserError: `bce_target_thresh` does not fit the smoothing.
+        """
         import torch
 
+        self._check_threshold(experiment)
         counts = torch.tensor(experiment.class_counts or [1] * len(experiment.class_names), dtype=torch.float64)
         counts.clamp_(min=1)  # a class without images, which smoothed labels may name
         if self.logit_adjustment > 0:
@@ -90,17 +124,41 @@ class TaskLoss(Method):
             model.register_buffer("class_weights", weights.float(), persistent=False)
         return model
 
+    def _check_threshold(self, experiment: Experiment) -> None:
+        """Reject a `bce_target_thresh` above which every class, or none, is a target of a plain image."""
+        off = self.smoothing / len(experiment.class_names)
+        threshold = self.bce_target_thresh
+        if threshold is not None and not off <= threshold < 1 - self.smoothing + off:
+            raise UserError(
+                f"method.bce_target_thresh: read {threshold:g}, but method.smoothing={self.smoothing:g} makes targets "
+                f"of {off:g} and {1 - self.smoothing + off:g}; write a value between the two"
+            )
+
     def task(self, module: Any, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """`output`, and its task loss (scalar): logits (N, K) against labels (N,) or mixed labels (N, K)."""
         import torch.nn.functional as F
 
         logits = at_least_float32(output)
         target = target.to(logits) if target.is_floating_point() else target
+        if self.bce_loss:
+            return output, self._bce(logits, target)
         if self.logit_adjustment > 0:
             logits = logits + module.logit_shift
         weights = module.class_weights.to(logits) if self.class_weight_beta > 0 else None
         loss = F.cross_entropy(logits, target, weights, label_smoothing=self.smoothing, reduction="sum")
         return output, loss / len(logits)  # torch's mean would divide by the batch's weights
+
+    def _bce(self, logits: Tensor, target: Tensor) -> Tensor:
+        """timm's `BinaryCrossEntropy`, against the targets that timm's `Mixup` smooths."""
+        import torch.nn.functional as F
+
+        num_classes = logits.shape[-1]
+        q = target if target.is_floating_point() else F.one_hot(target, num_classes).to(logits)
+        q = (1 - self.smoothing) * q + self.smoothing / num_classes
+        if self.bce_target_thresh is not None:
+            q = (q > self.bce_target_thresh).to(q)
+        loss = F.binary_cross_entropy_with_logits(logits, q, reduction="none")
+        return loss.sum(dim=-1).mean() if self.bce_sum else loss.mean()
 
     def mixed_task(self, module: nn.Module, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Logits of the mixed images, and their task loss; None if nothing is mixed."""

@@ -92,7 +92,7 @@ def from_finished(recipe: Recipe, finished: Iterable[tuple[Recipe, Rate]]) -> Ra
     comparable = [
         (other, rate)
         for other, rate in finished
-        if other.transform.input_size == recipe.transform.input_size
+        if other.transform.training_sizes == recipe.transform.training_sizes
         and recipe.run.mixed_precision in (None, other.run.mixed_precision)
     ]
     nearest = [rate for other, rate in comparable if cell(other) == cell(recipe)]

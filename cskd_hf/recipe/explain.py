@@ -150,11 +150,11 @@ def _unknown_key(keys: Sequence[str], value: Any, checked: Checked) -> str:
     (section, key), name, fields = keys, ".".join(keys), checked.fields(keys[0])
     if name in REMOVED:
         return REMOVED[name]
-    if section != "method" and key.startswith(("mixup", "cutmix", "smoothing", "label_smoothing")):
+    if section != "method" and key.startswith(("mixup", "cutmix", "smoothing", "label_smoothing", "bce_")):
         owners = [method for method in checked.methods if "mixup_alpha" in checked.methods[method].model_fields]
         return (
-            f"read {_show(value)}, but mixing and label smoothing belong to the method; write method.mixup_alpha, "
-            f"method.cutmix_alpha or method.smoothing, of {', '.join(owners)}"
+            f"read {_show(value)}, but mixing, label smoothing and the loss belong to the method; write "
+            f"method.mixup_alpha, method.cutmix_alpha, method.smoothing or method.bce_loss, of {', '.join(owners)}"
         )
     if _is_another_methods(name, checked):
         owners = [method for method in checked.methods if key in checked.methods[method].model_fields]

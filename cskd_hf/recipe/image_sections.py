@@ -41,6 +41,9 @@ class DataSection(Section):
     sampling: Literal["instance", "class_balanced", "sqrt"] = "instance"
     """An epoch: every image once (instance), or as many draws, of all classes equally often (class_balanced) or in
     proportion to the square root of their number of images (sqrt)."""
+    aug_repeats: Count = 1
+    """Repeated augmentation, timm's 3: an epoch shows one in this many of its images, each this often in a row, with
+    other pixels and, in a pair, another partner."""
     partner: Literal["any", "not_self"] = "any"
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
     singleton: Literal["self", "error"] = "self"
@@ -77,6 +80,8 @@ class DataSection(Section):
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = Annotated[str, Field(description="a colour such as black or '#102030'")]
 
+SizeStep = Annotated[tuple[Count, Count], Field(description="[last epoch, pixels]")]
+
 # What null means without pretrained weights.
 TRANSFORM_DEFAULTS = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
 
@@ -101,6 +106,9 @@ class TransformSection(Section):
     """(channels, height, width), pixels; 3 channels: RGB, 1: its luma, 4: RGB and alpha."""
     test_input_size: tuple[int, int, int] | None = None
     """Size for evaluation. null: the pretrained weights' test size if they are trained at theirs, else `input_size`."""
+    size_schedule: tuple[SizeStep, ...] = ()
+    """Progressive resizing: the height of training images up to an epoch, counted from 1, then `input_size`; the width
+    in proportion. `[[30, 128], [60, 160]]`: 128 pixels in epochs 1 to 30, 160 in epochs 31 to 60."""
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -114,7 +122,8 @@ class TransformSection(Section):
     color_jitter: NonNegative | None = None
     """Strength for brightness, contrast and saturation. null: none (the paper); timm's default is 0.4."""
     auto_augment: str | None = None
-    """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`, except 3-Augment (`3a`)."""
+    """timm's policy string, for example `rand-m6-mstd0.5-inc1`; excludes `color_jitter`. `3a` is 3-Augment,
+    with which DeiT III uses `color_jitter` 0.3."""
     re_prob: Probability = 0.0
     """Random erasing: the chance that an image is erased; each view of a pair draws its own rectangles."""
     re_mode: Literal["const", "rand", "pixel"] = "const"
@@ -162,6 +171,17 @@ class TransformSection(Section):
             raise ValueError(f"{read.data['input_size'][0]} channels, as in transform.input_size")
         return size
 
+    @field_validator("size_schedule")
+    @classmethod
+    def _progressive(cls, steps: tuple[SizeStep, ...], read: ValidationInfo) -> tuple[SizeStep, ...]:
+        epochs, sizes = [last for last, _ in steps], [pixels for _, pixels in steps]
+        largest = read.data["input_size"][1] if "input_size" in read.data else max(sizes, default=1)
+        if epochs != sorted(set(epochs)) or any(pixels > largest for pixels in sizes):
+            raise ValueError(
+                f"[[last epoch, pixels], …], with rising epochs, of at most {largest} pixels, as input_size"
+            )
+        return steps
+
     @field_validator("background")
     @classmethod
     def _colour(cls, colour: str | tuple[int, int, int]) -> str | tuple[int, int, int]:
@@ -183,6 +203,23 @@ class TransformSection(Section):
         if values is not None and len(values) != channels:
             raise ValueError(f"list of {channels} number{'s' * (channels > 1)}, one for each channel of input_size")
         return values
+
+    def training_size(self, epoch: int) -> tuple[int, int]:
+        """(height, width) of the training images in an epoch, counted from 0.
+
+        Example:
+            >>> transform = TransformSection(input_size=(3, 64, 96), size_schedule=((2, 32),))
+            >>> transform.training_size(1), transform.training_size(2)
+            ((32, 48), (64, 96))
+        """
+        _, height, width = self.input_size
+        shown = next((pixels for last, pixels in self.size_schedule if epoch < last), height)
+        return shown, round(shown * width / height)
+
+    @property
+    def training_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of the training images, in the order of the epochs; the last is that of `input_size`."""
+        return tuple(self.training_size(epoch) for epoch in (0, *(last for last, _ in self.size_schedule)))
 
     def for_evaluation(self) -> TransformSection:
         """With `test_input_size`, if there is one, as `input_size`."""

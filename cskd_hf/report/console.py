@@ -23,8 +23,8 @@ from cskd_hf.models.export import loading_code
 from cskd_hf.models.factory import starting_weights
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import RunSection
-from cskd_hf.report.describe import describe_images, describe_network, random_weights_note
-from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch
+from cskd_hf.report.describe import describe_images, describe_method, describe_network, random_weights_note
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch, size_note
 from cskd_hf.runs.progress import Progress, TimeLeft
 from cskd_hf.runs.summary import read_summary
 
@@ -71,7 +71,7 @@ class Console:
         accumulation = recipe.run.gradient_accumulation_steps
         updates = -(-batches.num_samples // (batches.global_batch_size * accumulation))
         anchors = batches.global_batch_size * accumulation
-        method = ", ".join(f"{key} {value}" for key, value in recipe.to_dict()["method"].items())
+        method = describe_method(recipe.to_dict()["method"])
         lr, rule = recipe.optimizer.scaled_lr(anchors)
         views = NUM_VIEWS[recipe.method.views]
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
@@ -93,6 +93,7 @@ class Console:
         self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
         notes += [*small_data_note(recipe, batches), *milestone_note(recipe.scheduler)]
+        notes += size_note(recipe.transform, recipe.scheduler)
         notes += random_weights_note(recipe.model)
         notes += [] if images.holdout is None else holdout_note(len(images.holdout))
         for note in notes:

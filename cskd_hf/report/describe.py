@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from cskd_hf.models.factory import count_parameters
@@ -12,8 +15,17 @@ def describe_images(transform: TransformSection) -> str:
     """Size and interpolation, and what testing does differently."""
     size = "×".join(map(str, transform.input_size))
     test_size = "×".join(map(str, transform.for_evaluation().input_size))
+    shown = f"{test_size}, " if test_size != size else ""
     tested = f"crop_pct {transform.crop_pct:g} ({transform.crop_mode})"
-    return f"{size}, {transform.interpolation}, tested at {test_size + ', ' if test_size != size else ''}{tested}"
+    steps = [f"{pixels} up to epoch {last}" for last, pixels in transform.size_schedule]
+    size += f" ({', '.join(steps)})" if steps else ""
+    return f"{size}, {transform.interpolation}, tested at {shown}{tested}"
+
+
+def describe_method(settings: Mapping[str, Any]) -> str:
+    """Its name and coefficients, without those that are null or false."""
+    chosen = {key: value for key, value in settings.items() if value is not None and value is not False}
+    return ", ".join(f"{key} {value}" for key, value in chosen.items()).removeprefix("name ")
 
 
 def describe_network(model: ModelSection, network: nn.Module) -> str:

@@ -20,6 +20,7 @@ from cskd_hf.files import write_text
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.report.curves import Drawing, draw_run
+from cskd_hf.report.describe import describe_method
 from cskd_hf.report.details import Evaluated, describe_details
 from cskd_hf.report.pairs import NAME as PAIRS
 from cskd_hf.report.templates import render_template
@@ -129,7 +130,7 @@ def model_readme(summary: Summary, folder: Path) -> str:
     return render_template(
         "model_readme.md.jinja",
         summary=summary,
-        method=", ".join(f"{key} {value}" for key, value in summary.method.items()).removeprefix("name "),
+        method=describe_method(summary.method),
         usage=_usage(summary, folder),
         table=as_markdown(metric_rows(metrics.last, metrics.metrics_scaled)),
     )

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from timm.scheduler import create_scheduler_v2
 
-from cskd_hf.recipe.sections import SchedulerSection
+from cskd_hf.recipe.sections import SchedulerSection, TransformSection
 
 MAX_DROPS = 4  # that one line lists
 
@@ -50,6 +50,17 @@ def describe_schedule(scheduler: SchedulerSection, rates: Sequence[float]) -> st
     elif scheduler.sched != "none":
         words += [f"{scheduler.sched} to {rates[-1]:.3g} in epoch {len(rates)}"]
     return ", ".join(words or ["constant"])
+
+
+def size_note(transform: TransformSection, scheduler: SchedulerSection) -> list[str]:
+    """A warning if training ends before it reaches `transform.input_size`."""
+    late = [last for last, _ in transform.size_schedule if last >= scheduler.total_epochs]
+    if not late:
+        return []
+    return [
+        f"transform.size_schedule: training ends with epoch {scheduler.total_epochs}, before it reaches "
+        "transform.input_size; shorten the schedule"
+    ]
 
 
 def milestone_note(scheduler: SchedulerSection) -> list[str]:

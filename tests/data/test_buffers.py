@@ -82,6 +82,25 @@ def test_two_epochs_reuse_a_few_slots(expected):
     assert 1 < len(addresses) <= 2 * SLOTS
 
 
+def test_progressive_epochs_share_the_slots_of_the_largest_and_equal_a_transform_to_their_size(created):
+    sizes = {0: (12, 12), 1: (24, 24), 2: (16, 16)}  # also back to a smaller one, as on a restart
+
+    def pixels(size: tuple[int, int]) -> PairedImages:
+        settings = TransformSection(input_size=(3, *size))
+        return PairedImages(paired_images().split, Transform(settings, is_training=True))
+
+    batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 2, size_of=sizes.get)
+    loader = batch_loader(paired_images(), batches, 2, False, True, worker_init=None)
+    for epoch, size in sizes.items():
+        batches.start_epoch(epoch, position=4 * epoch)
+        expected = [pixels(size).load(list(keys)) for keys in batches]
+        assert len(expected) == 30 - 2 * epoch
+        for batch, reference in zip(loader, expected, strict=True):
+            assert batch.images.shape[2:] == size
+            assert equal(batch, reference)
+    assert [buffers.num_bytes for buffers in created] == [NUM_BYTES]
+
+
 def test_batches_do_not_change_while_the_caller_refers_to_them(expected):
     batches = list(make_loader())
     assert len({batch.images.data_ptr() for batch in batches}) == 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -287,13 +288,44 @@ def test_equal_classes_are_balanced_without_repeats():
 
 
 def test_a_baseline_sees_the_same_anchors_under_every_sampling():
-    for sampling in ("instance", "sqrt", "class_balanced"):
-        pairs = ClassPairSampler(TAILED, seed=7, sampling=sampling)
-        single = ImageSampler(50, seed=7, sampling=sampling, labels=TAILED)
+    for sampling, repeats in itertools.product(("instance", "sqrt", "class_balanced"), (1, 3)):
+        pairs = ClassPairSampler(TAILED, seed=7, sampling=sampling, aug_repeats=repeats)
+        single = ImageSampler(50, seed=7, sampling=sampling, labels=TAILED, aug_repeats=repeats)
         for epoch in (0, 5):
             assert [(draw.indices[0], draw.seed) for draw in epoch_of(pairs, epoch)] == [
                 (draw.indices[0], draw.seed) for draw in epoch_of(single, epoch)
             ]
+
+
+@pytest.mark.parametrize("make", [ClassPairSampler, ImageSampler, LastUpdateSampler])
+@pytest.mark.parametrize("repeats", [2, 3, 50, 60])
+def test_an_epoch_of_repeats_shows_the_first_images_of_the_order_several_times_with_other_seeds(make, repeats):
+    images = TAILED if make is ClassPairSampler else 50
+    for epoch in (0, 4):
+        order = [draw.indices[0] for draw in epoch_of(make(images, seed=3), epoch)]
+        repeated = epoch_of(make(images, seed=3, aug_repeats=repeats), epoch)
+        assert [draw.indices[0] for draw in repeated] == [order[position // repeats] for position in range(50)]
+        assert len({draw.seed for draw in repeated}) == 50
+
+
+def test_repeats_of_an_anchor_have_partners_of_their_own():
+    labels = np.zeros(300, dtype=int)
+    for draws in zip(*[iter(epoch_of(ClassPairSampler(labels, seed=1, aug_repeats=3), 2))] * 3, strict=True):
+        anchors, partners = zip(*(draw.indices for draw in draws), strict=True)
+        assert len(set(anchors)) == 1
+        assert len(set(partners)) > 1
+
+
+@pytest.mark.parametrize("sampling", ["instance", "class_balanced"])
+def test_repeated_epochs_show_every_image_about_equally_often(sampling):
+    labels = np.arange(60) % 3
+    counts = np.zeros(60)
+    for epoch in range(300):
+        sampler = ImageSampler(60, seed=0, sampling=sampling, labels=labels, aug_repeats=3)
+        counts += np.bincount([draw.indices[0] for draw in epoch_of(sampler, epoch)], minlength=60)
+    assert counts.sum() == 300 * 60
+    # A third of the images an epoch, three times each: mean 300, standard deviation 3 · √(300 · 2/9) = 24.5.
+    assert np.abs(counts - 300).max() < 5 * 24.5
 
 
 def test_a_class_without_images_gets_no_draws():

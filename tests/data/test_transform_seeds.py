@@ -10,7 +10,13 @@ import torch
 from transform_cases import NOISE, SEED, SMALL, WILD, encoded, train_at_32, transform
 
 
-@pytest.mark.parametrize("settings", [{}, WILD, {**WILD, "auto_augment": None, "color_jitter": 0.4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({}, WILD, {**WILD, "auto_augment": None, "color_jitter": 0.4}),
+        {**WILD, "auto_augment": "3a", "color_jitter": 0.3},
+    ],
+)
 def test_equal_seeds_give_equal_pixels(settings):
     image = encoded(NOISE)
     first = transform(True, **settings)
@@ -48,7 +54,9 @@ def test_the_global_generators_are_restored(is_training, auto_augment):
 
 def test_the_global_generators_are_restored_after_an_error(monkeypatch):
     augment = transform(True, input_size=(3, 16, 16), color_jitter=0.4)
-    monkeypatch.setattr(augment, "_timm", lambda _: len(random.random()))  # fails after drawing
+    monkeypatch.setattr(
+        augment, "_timm", lambda _: (augment.settings, lambda _: len(random.random()))
+    )  # fails after drawing
     random.seed(1), torch.manual_seed(3)
     expected = random.random(), torch.rand(1).item()
     random.seed(1), torch.manual_seed(3)
@@ -81,6 +89,26 @@ def test_colour_augmentation_is_a_function_of_the_seed(setting, crop_padding):
     assert unchanged < 10
     assert len({picture.numpy().tobytes() for picture in pictures}) > 10
     assert all(torch.equal(augment(image, seed), picture) for seed, picture in enumerate(pictures))
+
+
+def test_3_augment_solarizes_turns_grey_or_blurs_a_third_of_the_images_each():
+    flat = encoded(np.full((40, 40, 3), (200, 100, 50), dtype=np.uint8))
+    augment = transform(True, input_size=(3, 16, 16), auto_augment="3a")
+    colours = [tuple(augment(flat, seed)[:, 8, 8].tolist()) for seed in range(90)]
+    grey = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    expected = {(255 - 200, 100, 50), (grey, grey, grey), (200, 100, 50)}
+    assert set(colours) == expected
+    assert all(15 < colours.count(colour) < 45 for colour in expected)  # 30 ± 4.5
+    jittered = transform(True, input_size=(3, 16, 16), auto_augment="3a", color_jitter=0.3)
+    assert len({tuple(jittered(flat, seed)[:, 8, 8].tolist()) for seed in range(20)}) > 10
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n1-p1-inc1", "augmix-m10-w1-d1"])
+def test_the_largest_magnitude_posterizes_to_black_on_every_pillow(policy):
+    augment = transform(True, input_size=(3, 8, 8), auto_augment=policy)
+    flat = encoded(np.full((16, 16, 3), (200, 100, 50), dtype=np.uint8))
+    views = [augment(flat, seed) for seed in range(150)]  # Pillow 13 rejects timm's 0 bits
+    assert any(not view.any() for view in views) or policy.startswith("augmix")  # which mixes black with the original
 
 
 def test_stronger_colour_jitter_spreads_colours_wider():

@@ -32,6 +32,21 @@ def test_output_is_uint8_channels_first_of_the_input_size(is_training, settings,
     assert tuple(result.shape) == settings.get("input_size", (3, 224, 224))
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"auto_augment": "rand-m6-mstd0.5-inc1"}, {"crop_padding": 2, "re_prob": 1.0}]
+)
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("shape", [(300, 400), (10, 300)])
+def test_memory_of_another_size_gets_the_pixels_of_a_transform_to_that_size(is_training, settings, shape):
+    image, out = encoded(NOISE[: shape[0], : shape[1]]), torch.empty(20, 28, 3, dtype=torch.uint8)
+    augment = transform(is_training, input_size=(3, 40, 56), **settings)
+    before = augment(image, SEED)
+    augment.write(image, SEED, out)
+    expected = transform(is_training, input_size=(3, 20, 28), **settings)(image, SEED)
+    assert torch.equal(out.permute(2, 0, 1), expected)
+    assert torch.equal(augment(image, SEED), before)
+
+
 @pytest.mark.parametrize("is_training", [True, False])
 def test_a_one_pixel_image_is_enlarged_to_its_colour(is_training):
     result = transform(is_training, input_size=(3, 8, 8))(encoded(NOISE[:1, :1]), SEED)

@@ -7,13 +7,17 @@ import json
 
 import pytest
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from command_runs import torchrun
 from method_cases import backbone, batch_for, method_of, objective_of
+from torch import nn
 
+from cskd_hf.engine.learner import compile_objective
 from cskd_hf.methods import METHODS
 from cskd_hf.methods.task_loss import TaskLoss
+from cskd_hf.recipe.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +78,36 @@ def test_accelerate_adds_no_graph_break(precision):
 
 
 @pytest.mark.filterwarnings("ignore")
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_progressive_sizes_and_short_batches_get_a_static_graph_each(monkeypatch):
+    schedule = tuple((epoch, 6 + epoch) for epoch in range(1, 6))
+    recipe = load_recipe("digits_test_resnet.yaml").replace(
+        transform={"size_schedule": schedule}, run={"compile": True}
+    )
+    method, graphs = method_of("cskd"), []
+    objective = objective_of(method, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)))
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compile_with = objective.compile
+    monkeypatch.setattr(objective, "compile", lambda mode, dynamic: compile_with(backend=backend, dynamic=dynamic))
+    compile_objective(recipe, objective)
+    shapes = [(num, pixels) for _, pixels in (*schedule, (0, 16)) for num in (4, 3)]
+    for num, pixels in shapes * 2:
+        objective(batch_for(method, num, pixels))["loss"].backward()
+    assert len(graphs) == len(shapes)  # more than torch's limit of eight
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [(name, {}) for name in METHODS]
     + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")]
     + [("mixup_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0})]
-    + [("mutual_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0, "logit_adjustment": 1.0, "class_weight_beta": 0.9})],
+    + [("mutual_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0, "logit_adjustment": 1.0, "class_weight_beta": 0.9})]
+    + [("cskd", {"bce_loss": True, "bce_target_thresh": 0.2, "bce_sum": True})],
 )
 def test_a_compiled_step_equals_the_eager_one(name, settings):
     """Traced by torch, with its graph breaks, but without inductor's code generation."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
-from method_cases import MEAN, NUM_CLASSES, STD
+from method_cases import MEAN, NUM_CLASSES, STD, backbone
 from torch import Tensor, nn
 
 from cskd_hf.batch import Views
-from cskd_hf.engine.objective import Objective
-from cskd_hf.methods import Batch, Method
+from cskd_hf.engine.objective import Objective, dry_run
+from cskd_hf.errors import UserError
+from cskd_hf.methods import Batch, CrossEntropy, Method
+from cskd_hf.recipe.sections import TransformSection
 
 
 class Spy(Method):
@@ -77,3 +80,12 @@ def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> Non
         "mean",
         "std",
     }  # buffers: they move to the device with it
+
+
+def test_a_size_that_the_model_does_not_take_is_rejected_wherever_the_schedule_has_it():
+    fixed = Objective(CrossEntropy(), backbone("test_vit", img_size=32, dynamic_img_size=False))
+    for steps, rejected in ((((1, 32),), False), (((1, 16),), True), (((1, 32), (2, 16), (3, 24)), True)):
+        transform = TransformSection(input_size=(3, 32, 32), size_schedule=steps)
+        error = r"^transform.size_schedule: the model does not run on images of 16×16: "
+        with pytest.raises(UserError, match=error) if rejected else nullcontext():
+            dry_run(fixed, transform, 1, NUM_CLASSES, torch.device("cpu"))

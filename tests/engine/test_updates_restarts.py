@@ -27,9 +27,9 @@ from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 def test_ten_updates_equal_five_then_a_restart_then_five(
     tmp_path, make_run, same_tensors, where, batches, accumulation, workers
 ):
-    # The last batch is short, and so is the last accumulation group.
+    # The last batch is short, and so is the last accumulation group. The second epoch has larger images.
     settings: dict[str, Any] = {"num_images": (batches * accumulation - (accumulation == 2)) * 4 - 2}
-    settings |= {"accumulation": accumulation, "workers": workers, "scheduler": cosine}
+    settings |= {"accumulation": accumulation, "workers": workers, "scheduler": cosine, "size_schedule": ((1, 5),)}
     whole = make_run(**settings)
     whole.train(10)
 

@@ -138,7 +138,12 @@ def test_published_results_know_the_papers_names_of_networks_and_methods(source)
     assert top1_error(name="cross_entropy") == pytest.approx(24.71)
     assert top1_error(name="cross_entropy", smoothing=0.1) not in (top1_error(), top1_error(name="cross_entropy"), None)
     assert top1_error(name="mixup_cskd") not in (top1_error(), None)
-    for settings in ({"smoothing": 0.1}, {"cutmix_alpha": 1.0}, {"mixup_alpha": 1.0}):  # not the paper's CS-KD
+    for settings in (
+        {"smoothing": 0.1},
+        {"cutmix_alpha": 1.0},
+        {"mixup_alpha": 1.0},
+        {"bce_loss": True},
+    ):  # not the paper's CS-KD
         assert top1_error(name="cskd", **settings) is None
 
 

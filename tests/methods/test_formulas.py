@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,19 @@ def label_smoothing(smoothing: float) -> Case:
         return {"task_loss": (1, cross_entropy(z, (1 - smoothing) * one_hot(y) + smoothing / NUM_CLASSES))}
 
     return Case(CrossEntropy(smoothing=smoothing), 1, terms)
+
+
+def bce(method: Callable[..., Method], views: int, smoothing: float, threshold: float | None, total: bool) -> Case:
+    """Binary cross-entropy as task loss; `views` of the batch are supervised, the class-wise loss has weight 0."""
+
+    def terms(z: np.ndarray, c: np.ndarray, y: np.ndarray) -> Terms:
+        z, q = z[: len(z) // views], (1 - smoothing) * one_hot(y[: len(y) // views]) + smoothing / NUM_CLASSES
+        q = q if threshold is None else np.where(q > threshold, 1.0, 0.0)
+        loss = q * np.logaddexp(0, -z) + (1 - q) * np.logaddexp(0, z)
+        return {"task_loss": (1, loss.sum() / len(z) if total else loss.mean())}
+
+    settings = {"smoothing": smoothing, "bce_loss": True, "bce_target_thresh": threshold, "bce_sum": total}
+    return Case(method(**settings), views, terms)
 
 
 def unequal(method: type[CrossEntropy | CSKD], tau: float, beta: float, smoothing: float = 0.0) -> Case:
@@ -109,6 +123,11 @@ def tfkd_reg(correct: float, temperature: float, alpha: float) -> Case:
 
 CASES = [
     *(label_smoothing(smoothing) for smoothing in (0.0, 0.1, 0.6)),
+    *(
+        bce(CrossEntropy, 1, *case)
+        for case in ((0.0, None, False), (0.3, None, True), (0.3, 0.2, False), (0.0, 0.0, True))
+    ),
+    bce(partial(CSKD, distill_loss_weight=0.0), 2, 0.3, None, True),
     *(unequal(CrossEntropy, *settings) for settings in ((1.0, 0.0), (0.0, 0.9), (0.5, 0.99, 0.1))),
     unequal(CSKD, 1.0, 0.9),
     *(max_entropy(gamma) for gamma in (0.0, 0.5, 2.0)),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
-from method_cases import NUM_CLASSES, Identity, cross_entropy, kl, one_hot, pixels
+from method_cases import EXPERIMENT, NUM_CLASSES, Identity, cross_entropy, kl, one_hot, pixels
 from timm.data import Mixup as TimmMixup
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
+from cskd_hf.errors import UserError
 from cskd_hf.methods import CSKD, Batch, CrossEntropy, Mixup, MixupCSKD, MutualCSKD
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.seeding import seeded
@@ -159,16 +162,34 @@ def test_the_loss_is_cross_entropy_of_the_mixed_images_against_the_mixed_labels(
 
 
 @pytest.mark.parametrize("alphas", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
-def test_smoothed_mixed_labels_are_timms(alphas):
+@pytest.mark.parametrize("bce", [None, {}, {"bce_target_thresh": 0.2}, {"bce_target_thresh": 0.2, "bce_sum": True}])
+def test_the_loss_of_smoothed_mixed_labels_is_timms(alphas, bce):
     images, target = images_of(6), torch.arange(6) % NUM_CLASSES
     settings = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, **alphas}
     torch.manual_seed(3)
     with seeded(int(torch.randint(2**31, ()))):
         mixture, soft = TimmMixup(**settings, label_smoothing=0.3, num_classes=NUM_CLASSES)(images.clone(), target)
     torch.manual_seed(3)
-    result = CrossEntropy(smoothing=0.3, **alphas).forward_loss(Linear(), Batch(images, target, target))
-    expected = cross_entropy(Linear()(mixture).detach().double().numpy(), soft.double().numpy())
+    fields = {} if bce is None else {"bce_loss": True, **bce}
+    result = CrossEntropy(smoothing=0.3, **alphas, **fields).forward_loss(Linear(), Batch(images, target, target))
+    logits = Linear()(mixture).detach().double()
+    if bce is None:
+        expected = cross_entropy(logits.numpy(), soft.double().numpy())
+    else:  # as timm's train.py builds it when it mixes
+        loss = BinaryCrossEntropy(0.0, bce.get("bce_target_thresh"), sum_classes=bce.get("bce_sum", False))
+        expected = loss(logits, soft.double()).item()
     assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("smoothing", "threshold"), [(0.1, 0.0), (0.1, 0.024), (0.6, 0.55)])
+def test_a_threshold_that_does_not_separate_the_smoothed_labels_is_rejected(smoothing, threshold):
+    method = CSKD(smoothing=smoothing, bce_loss=True, bce_target_thresh=threshold)
+    off = smoothing / NUM_CLASSES
+    line = (
+        f"method.bce_target_thresh: read {threshold:g}, but method.smoothing={smoothing:g} makes targets of {off:g} and"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        method.build(Identity(), EXPERIMENT)
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHING)

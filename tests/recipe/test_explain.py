@@ -75,6 +75,13 @@ OVERRIDES = [
         "command line: model.img_size: read [32, 48], but transform.input_size is [3, 224, 224]; write "
         "'transform.input_size=[3,32,48]' or 'model.img_size=[224,224]'",
     ),
+    *(
+        (
+            f"transform.size_schedule={value}",
+            f"command line: transform.size_schedule: read {value}; allowed: [[last epoch, pixels], …], with rising …",
+        )
+        for value in ("[[30, 128], [30, 160]]", "[[60, 128], [30, 160]]", "[[30, 256]]")
+    ),
     ("transform.background=clear", "command line: transform.background: read 'clear'; allowed: a colour such as …"),
     # the learning rate
     (
@@ -94,7 +101,15 @@ OVERRIDES = [
     (
         "method={name: cross_entropy, temperature: 4}",
         "command line: method.temperature: read 4, but cross_entropy has no such field; delete it (…cskd… have it); "
-        "allowed: name, smoothing, mixup_alpha, cutmix_alpha",
+        "allowed: name, smoothing, mixup_alpha, cutmix_alpha, bce_loss, bce_target_thresh, …",
+    ),
+    (
+        "method={name: cskd, bce_sum: true}",
+        "command line: method.bce_sum: read true; allowed: no value without bce_loss; write method.bce_loss=true, or …",
+    ),
+    (
+        "method={name: cskd, bce_loss: true, logit_adjustment: 1}",
+        "command line: method.logit_adjustment: read 1; allowed: 0 with bce_loss: it belongs to cross-entropy; …",
     ),
     ("method={name: cskd, temperature: 0}", "command line: method.temperature: read 0; allowed: number > 0"),
     ("method.name=csdk", f"command line: method.name: read 'csdk'; allowed: {NAMES}; did you mean cskd?"),
@@ -122,10 +137,11 @@ OVERRIDES = [
     *(
         (
             f"{key}=0.4",
-            f"command line: {key}: read 0.4, but mixing and label smoothing belong to the method; write "
-            "method.mixup_alpha, method.cutmix_alpha or method.smoothing, of cross_entropy, mixup, cskd, …",
+            f"command line: {key}: read 0.4, but mixing, label smoothing and the loss belong to the method; "
+            "write method.mixup_alpha, method.cutmix_alpha, method.smoothing or method.bce_loss, of "
+            "cross_entropy, mixup, cskd, …",
         )
-        for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing")
+        for key in ("transform.mixup", "data.cutmix_alpha", "run.label_smoothing", "optimizer.bce_loss")
     ),
 ]
 
@@ -195,7 +211,7 @@ PATHS = [
     ("cub_resnet18", "cub_resnet18: no such recipe; did you mean recipes/cub200_resnet18.yaml?"),
     ("Digits_ResNet10.yml", "Digits_ResNet10.yml: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
     ("recipes\\digits_resnet10.yaml", "recipes\\digits_…: no such recipe; did you mean recipes/digits_resnet10.yaml?"),
-    ("imagenet", "imagenet: no such recipe; did you mean recipes/imagenet_resnet101.yaml, recipes/…, recipes/…?"),
+    ("imagenet", "imagenet: no such recipe; did you mean recipes/imagenet_convnext_tiny.yaml, recipes/…, recipes/…?"),
     ("nowhere.yaml", "nowhere.yaml: no such recipe; cskd-train --help lists the shipped ones"),
     ("run.seed=1", "run.seed=1: no such recipe; write the recipe first, then the overrides"),
     ("r.yaml/r.yaml", "r.yaml/r.yaml: no such recipe; …"),

@@ -36,15 +36,18 @@ def test_the_header_is_a_lab_note_whose_commands_parse(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     header = itertools.takewhile(lambda line: line.startswith("#"), lines)
     notes = {line[2:12].strip(): line[12:] for line in header}
+    methods = {}
     assert notes["Paper"]
     assert notes["Expected"]
-    for label in ("Command", "Baseline"):
+    for label in ("Command", "Baseline", *(["Mutual"] if "Mutual" in notes else [])):
         match = re.fullmatch(r"(?:cskd-train|accelerate launch -q .*-m cskd_hf\.train) (recipes/.*)", notes[label])
         assert match, label
         recipe, *overrides = shlex.split(match[1])
         assert ROOT / recipe == path
-        assert load_recipe(path, overrides)
-    assert notes["Baseline"] != notes["Command"]
+        methods[label] = load_recipe(path, overrides).method.name
+    assert methods["Baseline"] == "cross_entropy"
+    assert methods.get("Mutual", "mutual_cskd") == "mutual_cskd"
+    assert methods["Command"] == "cskd"
 
 
 @each_recipe

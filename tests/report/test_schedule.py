@@ -6,8 +6,8 @@ import pytest
 from recipe_files import SHIPPED
 
 from cskd_hf.recipe.recipe import load_recipe
-from cskd_hf.recipe.sections import SchedulerSection
-from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch
+from cskd_hf.recipe.sections import SchedulerSection, TransformSection
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch, size_note
 
 
 def schedule(**settings: object) -> SchedulerSection:
@@ -60,6 +60,11 @@ def test_a_drop_after_the_last_epoch_is_noted_with_milestones_that_fit(settings,
         key, _, value = notes[0].rpartition("'scheduler.")[2].rstrip("'").partition("=")
         fitting = tuple(map(int, value.strip("[]").split(",")))
         assert milestone_note(schedule(**settings | {key: fitting if "[" in value else float(value)})) == []
+
+
+@pytest.mark.parametrize(("steps", "noted"), [((), False), (((10, 8), (29, 16)), False), (((10, 8), (30, 16)), True)])
+def test_a_size_schedule_as_long_as_the_training_is_noted(steps, noted):
+    assert len(size_note(TransformSection(size_schedule=steps), schedule())) == noted
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

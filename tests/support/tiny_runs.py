@@ -121,6 +121,7 @@ class Run:
     double: bool = False
     freeze: tuple[str, ...] | str = ()
     freeze_epochs: int = 0
+    size_schedule: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         self.split = draw_split(self.num_images)
@@ -148,7 +149,8 @@ class Run:
             sampler = LastUpdateSampler(self.num_images, self.seed, self.batch_size * world * self.accumulation)
         else:
             sampler = ImageSampler(self.num_images, self.seed, NUM_VIEWS[views])
-        self.batches = GlobalBatches(sampler, self.batch_size, world, rank, self.drop_last)
+        sizes = TRANSFORM.model_copy(update={"size_schedule": self.size_schedule})
+        self.batches = GlobalBatches(sampler, self.batch_size, world, rank, self.drop_last, sizes.training_size)
         plain = Transform(TRANSFORM, False) if views == "same_class_plain" else None
         images = PairedImages(self.split, Transform(TRANSFORM, True), plain=plain)
         self.loader = make_loader(images, self.batches, self.workers, pin_memory=False)

@@ -1,0 +1,118 @@
+"""One network on test images of several sizes, as in Touvron, Vedaldi, Douze, Jégou, *Fixing the train-test resolution
+discrepancy*, NeurIPS 2019, https://arxiv.org/abs/1906.06423.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from cskd_hf.data.inspect import check_test_values
+from cskd_hf.data.splits import ImageSplit
+from cskd_hf.errors import UserError
+from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_both
+from cskd_hf.evaluation.predictions import predict_split
+from cskd_hf.evaluation.table import number
+from cskd_hf.evaluation.trained import check_finite, load_for_split
+from cskd_hf.files import write_json
+from cskd_hf.models.load import TrainedModel
+from cskd_hf.recipe.sections import DataSection, TransformSection, fill
+from cskd_hf.runs.weights import Weights
+
+_METRICS = ("top1_error", "top5_error", "nll", "ece")
+
+
+def sweep(
+    weights: Weights, split: ImageSplit, data: DataSection, heights: Sequence[int], json_file: Path | None = None
+) -> int:
+    """Print the metrics of a split at each resolution; a collective under `accelerate launch`.
+
+    Args:
+        weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`.
+        heights: of the images, in pixels; the widths are in proportion to the weights' own.
+        json_file: also write the metrics there.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: as `evaluate`, or the network does not run at one of the resolutions.
+    """
+    trained = load_for_split(weights, split, data)
+    transforms = [at_height(trained.transform, height) for height in heights]
+    networks = [network_at(trained.model, transform) for transform in transforms]
+    data = fill(data, {"value_range": trained.value_range})
+    problems = check_test_values(split, data, trained.transform)
+    accelerator, results = Accelerator(), list[dict[str, Any]]()
+    for transform, network in zip(transforms, networks, strict=True):
+        network = network.to(accelerator.device)
+        predictions = predict_split(network, split, accelerator, data, transform, with_features=False, progress=True)
+        network.cpu()
+        logits, target, temperature = predictions.logits, predictions.target, trained.temperature
+        check_finite(predictions, weights, split)
+        metrics, scaled = evaluate_both(logits, target, None, temperature)
+        results.append({"input_size": list(transform.input_size), "metrics": metrics, "metrics_scaled": scaled})
+    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
+    if not accelerator.is_main_process:
+        return 0
+    for note in (*problems, *split.notes):
+        print(f"note: {note}")
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(target):,} images")
+    print(_table(trained, results))
+    if json_file is not None:
+        facts = {"model": weights.source, "images": len(target), "skipped_images": len(predictions.skipped)}
+        own = {"own_input_size": list(trained.transform.input_size), "resolutions": results}
+        write_json(json_file, {**facts, "temperature": temperature, "calibration": trained.calibration, **own})
+    return 0
+
+
+def at_height(transform: TransformSection, height: int) -> TransformSection:
+    """The evaluation transform to images of this height, with the same crop_pct and ratio of the sides."""
+    channels, own_height, own_width = transform.input_size
+    size = (channels, height, max(1, round(height * own_width / own_height)))
+    return transform.model_copy(update={"input_size": size, "test_input_size": None})
+
+
+def network_at(model: Any, transform: TransformSection) -> Any:
+    """A copy of a timm model for images of `transform.input_size`; position embeddings are interpolated by timm.
+
+    Raises:
+        UserError: the network does not run on them.
+    """
+    network = copy.deepcopy(model)
+    channels, *size = transform.input_size
+    try:
+        if hasattr(network, "set_input_size"):
+            network.set_input_size(img_size=tuple(size))
+        with torch.inference_mode():
+            network(torch.zeros(1, channels, *size))
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        shown = "×".join(map(str, size))
+        raise UserError(
+            f"--resolution: the model does not run on images of {shown}: {' '.join(str(error).split())}; leave it out"
+        ) from error
+    return network
+
+
+def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> str:
+    """A line per resolution, the own one marked, then what the numbers are."""
+    own = tuple(trained.transform.input_size)
+    scaled = [] if trained.temperature is None else ["nll", "ece"]
+    lines = [["resolution", *_METRICS, *(f"{name}, calibrated" for name in scaled)]]
+    for result in results:
+        size = result["input_size"]
+        shown = "×".join(map(str, size[1:])) + ("*" if tuple(size) == own else " ")
+        values = [result["metrics"][name] for name in _METRICS] + [result["metrics_scaled"][name] for name in scaled]
+        lines.append([shown, *map(number, values)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+    table.append(
+        f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
+    )
+    table += [f"{name}: {DEFINITIONS[name]}" for name in _METRICS]
+    return "\n".join([*table, trained.calibration])
