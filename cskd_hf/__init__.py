@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.calibration import apply_temperature as apply_temperature
     from cskd_hf.evaluation.calibration import calibrate as calibrate
     from cskd_hf.evaluation.calibration import fit_temperature as fit_temperature
+    from cskd_hf.evaluation.calibration import refinement_loss as refinement_loss
     from cskd_hf.evaluation.confidence import adaptive_ece as adaptive_ece
     from cskd_hf.evaluation.confidence import aurc as aurc
     from cskd_hf.evaluation.confidence import aurc_logit_norm as aurc_logit_norm
@@ -69,7 +70,7 @@ _MODULES = {
     "cskd_hf.data.sampling": "ClassPairSampler Draw ImageSampler",
     "cskd_hf.data.splits": "load_images",
     "cskd_hf.engine.objective": "Objective",
-    "cskd_hf.evaluation.calibration": "apply_temperature calibrate fit_temperature",
+    "cskd_hf.evaluation.calibration": "apply_temperature calibrate fit_temperature refinement_loss",
     "cskd_hf.evaluation.confidence": "adaptive_ece aurc aurc_logit_norm classwise_ece ece",
     "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_1 top_k_error",
     "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD DLB Distillation DistillationCSKD Experiment "

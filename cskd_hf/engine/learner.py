@@ -77,11 +77,14 @@ class Learner:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def checkpoint_bytes(self, model_ema: bool) -> int:
-        """About the size of a checkpoint: an optimizer has no state before its first step."""
+    def checkpoint_bytes(self, copies: int) -> int:
+        """About the size of a checkpoint: an optimizer has no state before its first step.
+
+        Args:
+            copies: of the network besides the trained one: a moving average, the best epoch's.
+        """
         num_bytes = sum(tensor.nbytes for tensor in self.module.state_dict().values())
-        if model_ema:
-            num_bytes += sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        num_bytes += copies * sum(tensor.nbytes for tensor in self.network.state_dict().values())
         for group in self.optimizer.param_groups:
             moments = 2 if "betas" in group else 1
             num_bytes += moments * sum(parameter.nbytes for parameter in group["params"])

@@ -95,6 +95,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
     error = torch.tensor(metrics.last.top1_error / 100)
     return {
         "summary": summary,
+        "selection": summary.selection,
         "model_name": summary.model.model_name,
         "dataset": summary.dataset.name,
         "method": summary.method,
@@ -108,6 +109,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
 def _unfinished(recipe: Recipe) -> dict[str, Any]:
     return {
         "summary": None,
+        "selection": recipe.run.selection,
         "model_name": recipe.model.model_name,
         "dataset": recipe.data.dataset,
         "method": recipe.to_dict()["method"],
