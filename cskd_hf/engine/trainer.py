@@ -151,8 +151,9 @@ def begin_line(run: Run, update: Update) -> None:
     """
     world = run.accelerator.num_processes
     if world > 1:  # every rank has its own running statistics
-        for module in (run.learner.module,) if run.ema is None else (run.learner.module, run.model):
-            distribute_bn(module, world, reduce=True)
+        distribute_bn(run.learner.module, world, reduce=True)
+        if run.ema is not None:  # rank 0's, which a checkpoint within the epoch has saved
+            distribute_bn(run.model, world, reduce=False)
     totals = update.totals.read(run.accelerator)
     samples = totals.pop("samples")
     means = {f"train/{name}": value / samples for name, value in totals.items()}

@@ -62,7 +62,7 @@ def finish(
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
         sizes["holdout"] = len(images.holdout)
-    selected = _selected(recipe.run, progress)
+    selected = describe_selection(recipe.run, progress)
     changes, start = notes_of_changes(read_environments(folder)), starting_weights(model)
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
@@ -109,7 +109,7 @@ def finish(
     write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
 
 
-def _selected(settings: RunSection, progress: Progress) -> Selected | None:
+def describe_selection(settings: RunSection, progress: Progress) -> Selected | None:
     """How the hold-out set decided; None if it decided nothing."""
     if not settings.uses_holdout:
         return None

@@ -75,6 +75,7 @@ OVERRIDES = [
         "command line: model.img_size: read [32, 48], but transform.input_size is [3, 224, 224]; write "
         "'transform.input_size=[3,32,48]' or 'model.img_size=[224,224]'",
     ),
+    ("run.patience=3", "command line: run.patience: unknown key, read 3; …"),
     ("transform.background=clear", "command line: transform.background: read 'clear'; allowed: a colour such as …"),
     # the learning rate
     (

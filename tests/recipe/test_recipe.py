@@ -90,6 +90,7 @@ NOT_HASHED = {
         "hub_private_repo": False,
         "hub_license": "mit",
         "model_ema_warmup": False,  # without an average
+        "selection_metric": "nll",  # without selection
     },
 }
 
@@ -151,3 +152,18 @@ def test_the_hash_does_not_depend_on_spelling_or_order(folder):
     backwards = {section: dict(reversed(keys.items())) for section, keys in reversed(settings.items())}
     write(folder, json.dumps(backwards))  # JSON is YAML
     assert recipe_hash(load_recipe("r.yaml")) == expected
+
+
+@pytest.mark.parametrize("key", ["selection=best_holdout", "early_stopping_patience=3"])
+@pytest.mark.parametrize("data", ["data.holdout=0.0", "data.dataset=my/folder", "data.dataset=cifar100"])
+def test_the_test_split_never_decides_which_weights_a_run_ends_with(folder, key, data):
+    write(folder)
+    assert load_recipe("r.yaml", [f"run.{key}"]).run.uses_holdout  # the catalog's digits have a hold-out split
+    name, _, value = key.partition("=")
+    off = "last" if name == "selection" else "null"
+    with pytest.raises(UserError) as error:
+        load_recipe("r.yaml", [f"run.{key}", data])
+    assert str(error.value) == (
+        f"command line: run.{name}: read {value}, but there is no hold-out set; write data.holdout=0.1 or run.{name}={off}"
+    )
+    assert load_recipe("r.yaml", [f"run.{key}", data, "data.holdout=0.1"]).run.uses_holdout
