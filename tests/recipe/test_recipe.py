@@ -9,6 +9,7 @@ import pytest
 import yaml
 from recipe_files import GOOD, SHIPPED, changed, write
 
+from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.__main__ import main
 from cskd_hf.recipe.recipe import dump_recipe, identity, load_recipe, recipe_hash
@@ -163,7 +164,6 @@ def test_the_test_split_never_decides_which_weights_a_run_ends_with(folder, key,
     off = "last" if name == "selection" else "null"
     with pytest.raises(UserError) as error:
         load_recipe("r.yaml", [f"run.{key}", data])
-    assert str(error.value) == (
-        f"command line: run.{name}: read {value}, but there is no hold-out set; write data.holdout=0.1 or run.{name}={off}"
-    )
+    read = f"command line: run.{name}: read {value}, but there is no hold-out set; "
+    assert str(error.value) == f"{read}write data.holdout=0.1 or run.{name}={off}"
     assert load_recipe("r.yaml", [f"run.{key}", data, "data.holdout=0.1"]).run.uses_holdout
