@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from timm.optim import Lookahead
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -65,6 +66,15 @@ class Learner:
         yield
         for parameter, gradient in zip(backbone, gradients, strict=True):
             parameter.grad = gradient
+
+    def sync_lookahead(self) -> None:
+        """Go on from Lookahead's slow weights, as timm's train.py does at an epoch's end: they are evaluated.
+
+        Between a step and `zero_grad`: timm passes over parameters without a gradient.
+        """
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if isinstance(optimizer, Lookahead):
+            optimizer.sync_lookahead()
 
     def keep_gradients(self) -> None:
         """Allocate gradients now and zero them in place from here on.

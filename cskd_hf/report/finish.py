@@ -90,7 +90,7 @@ def finish(
             *([] if selected is None else [selected.note(recipe.run.selection, recipe.scheduler.total_epochs)]),
             *images.notes,
             *changes,
-            *ema_note(recipe.run, progress.step),
+            *ema_note(recipe.run, progress.step if selected is None else selected.updates(progress.step)),
             *_transfer_note(test, metrics.temperature),
             *_skip_notes(images, progress, predictions),
         ),

@@ -28,6 +28,10 @@ class Selected(BaseModel):
     best_epoch: int | None
     best_value: float | None
 
+    def updates(self, trained: int) -> int:
+        """The updates that the exported weights had, of all `trained` ones."""
+        return round(trained * self.epoch / self.epochs_trained)
+
     def note(self, selection: str, epochs: int) -> str:
         """The sentence that every page prints.
 
