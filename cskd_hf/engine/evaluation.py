@@ -5,9 +5,9 @@ from __future__ import annotations
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.evaluation import metrics
-from cskd_hf.evaluation.calibration import refinement_loss
 from cskd_hf.evaluation.confidence import finite_rows
 from cskd_hf.evaluation.predictions import Predictions, predict_split
+from cskd_hf.evaluation.refinement import refinement_loss
 
 
 def evaluate(run: Run, stop: StopRequest) -> tuple[dict[str, float], Predictions | None]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cskd_hf.evaluation.confidence import check_predictions, finite_rows, row_chunks
-from cskd_hf.evaluation.metrics import image_nll, nll
+from cskd_hf.evaluation.metrics import image_nll
 from cskd_hf.runs.summary import Calibration
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
@@ -59,30 +59,6 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
         return at.slope, at.curvature * math.exp(log_beta)
 
     return math.exp(-_root(slope, -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)))
-
-
-def refinement_loss(logits: Tensor, target: Tensor) -> float:
-    """The mean NLL in nats after dividing the logits by the temperature that minimises it.
-
-    What calibration on the same images cannot repair, and so the better criterion for choosing an epoch that is
-    calibrated afterwards. Source: E. Berta, D. Holzmüller, M. I. Jordan, F. Bach, "Rethinking early stopping: refine,
-    then calibrate", 2025, https://arxiv.org/abs/2501.19195.
-
-    Args:
-        logits: (N, K), of images the model was not trained on.
-        target: (N,) int64.
-
-    Raises:
-        ValueError: as for `fit_temperature`.
-
-    Example:
-        >>> import torch
-        >>> from cskd_hf import refinement_loss
-        >>> logits, target = torch.tensor([[4.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])
-        >>> round(refinement_loss(logits, target), 4), round(refinement_loss(9 * logits, target), 4)  # H(3/4)
-        (0.5623, 0.5623)
-    """
-    return nll(logits, target, fit_temperature(logits, target))
 
 
 def temperature_interval(

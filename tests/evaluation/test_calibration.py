@@ -12,9 +12,9 @@ from cskd_hf.evaluation.calibration import (
     MIN_TEMPERATURE,
     apply_temperature,
     fit_temperature,
-    refinement_loss,
 )
 from cskd_hf.evaluation.metrics import ece, nll
+from cskd_hf.evaluation.refinement import refinement_loss
 
 
 def sampled(temperature: float, num_images: int = 20_000, num_classes: int = 10) -> tuple[Tensor, Tensor]:
