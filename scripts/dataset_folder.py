@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -101,6 +102,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return manifest
+
+
+def check_new(out: Path) -> None:
+    """Raises UserError unless OUT is absent or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: OUT is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """An empty folder that becomes OUT when the block ends, for a set too small to be worth resuming.
+
+    Raises:
+        UserError: the disk is full, or the like.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            partial = Path(temporary) / "set"
+            partial.mkdir()
+            yield partial
+            os.replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
 
 
 @contextmanager

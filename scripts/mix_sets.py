@@ -12,29 +12,19 @@ order and the bytes of their sets. The draw from a set depends on the seed, not 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from dataset_folder import print_result, write_manifest, write_splits
+from dataset_folder import check_new, new_folder, print_result, write_manifest, write_splits
 from shards import Shard
-from stored_images import StoredImages
+from stored_images import StoredImages, draw
 
-from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
-
-
-def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Indices of at most `per_class` random images of each class, ascending."""
-    # NumPy guarantees RandomState's stream: every version draws the same.
-    return np.flatnonzero(rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels))) < per_class)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,20 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.train_images_per_class < 1 or not 0 <= arguments.seed < 2**32:
         parser.error("--train-images-per-class must be above 0, --seed in 0 to 4294967295")
-    out: Path = arguments.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: OUT is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
+    check_new(arguments.out)
     sets = {name: open_set(name, place) for name, place in parse_sets(arguments.sets).items()}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            partial = Path(temporary) / "set"
-            partial.mkdir()
-            manifest = write_mix(partial, sets, arguments.train_images_per_class, arguments.seed)
-            os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-    print_result(out, manifest)
+    with new_folder(arguments.out) as partial:
+        manifest = write_mix(partial, sets, arguments.train_images_per_class, arguments.seed)
+    print_result(arguments.out, manifest)
     return 0
 
 

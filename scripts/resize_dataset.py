@@ -98,8 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality, 1 to 95 (default: 90)")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes (default: all cores)")
-    for key in ("train-split", "test-split", "holdout", "image-column", "label-column", "revision"):
-        parser.add_argument(f"--{key}", metavar="NAME", help=f"as data.{key.replace('-', '_')}")
+    add_data_options(parser)
     arguments = parser.parse_intermixed_args(argv)
     if arguments.short_side < 1 or not 1 <= arguments.quality <= 95 or arguments.workers < 1:
         parser.error("--short-side and --workers must be above 0, --quality in 1 to 95")
@@ -133,6 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print_result(out, manifest)
     return 0
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_sets` reads."""
+    for key in ("train-split", "test-split", "holdout", "image-column", "label-column", "revision"):
+        parser.add_argument(f"--{key}", metavar="NAME", help=f"as data.{key.replace('-', '_')}")
 
 
 def open_sets(arguments: argparse.Namespace) -> dict[str, ImageSplit]:

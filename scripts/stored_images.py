@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 
 ROWS_PER_READ = 64
+
+
+def draw(labels: np.ndarray, per_class: np.ndarray | int, seed: int) -> np.ndarray:
+    """Indices of random images, ascending: at most `per_class` of each class, one number or (K,)."""
+    # NumPy guarantees RandomState's stream: every version draws the same.
+    rank = rank_in_class(labels, np.random.RandomState(seed).permutation(len(labels)))
+    return np.flatnonzero(rank < (per_class if isinstance(per_class, int) else per_class[labels]))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path / "run.yaml", draw_folder(tmp_path / "images", {"train": (4, 3), "test": (2, 2)}))
 
 
-@pytest.mark.parametrize("full", [[], ["--full"]])
-def test_a_clean_folder_gives_exit_status_0(recipe, capsys, full):
+@pytest.mark.parametrize(("full", "sampled_from"), [([], 5_000), ([], 2), (["--full"], 2)])
+def test_a_clean_folder_gives_exit_status_0(recipe, capsys, monkeypatch, full, sampled_from):
+    monkeypatch.setattr("cskd_hf.checks.run.SAMPLED_FROM", sampled_from)
     assert check.main([str(recipe), *full]) == 0
-    assert ("no problems in the sample; --full reads every image" in capsys.readouterr().out) == (not full)
+    sampled = sampled_from == 2 and not full
+    assert ("no problems in the sample; --full reads every image" in capsys.readouterr().out) == sampled
 
 
 def test_an_unreadable_recipe_or_dataset_gives_exit_status_2(tmp_path, recipe):

@@ -64,10 +64,10 @@ def choose_splits(data: DataSection, available: Sequence[str], train: bool = Tru
         fitting = _fitting(role, [name for name in available if name not in chosen.values()])
         if len(fitting) != 1:
             problem = f"of which {' and '.join(fitting)} may be meant" if fitting else "of which none is clearly meant"
-            problem = "and no other" if len(available) == 1 else problem
+            found = "one split" if len(available) == 1 else f"{', '.join(available) or 'no split'}, {problem}"
             raise UserError(
-                f"data.{role}_split: not set, and {data.dataset} has {', '.join(available) or 'no split'}, {problem}; "
-                f"write {_proposals(data, available, [role], fitting)}"
+                f"data.{role}_split: not set, and {data.dataset} has {found}; write "
+                f"{_proposals(data, available, [role], fitting)}"
             )
         chosen[role] = fitting[0]
     return {role: chosen[role] for role in ("train", "test", "holdout") if role in chosen}

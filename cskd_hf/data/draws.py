@@ -51,19 +51,30 @@ def dense(labels: np.ndarray) -> np.ndarray:
 def draws_per_class(counts: np.ndarray, sampling: Sampling, random: np.random.RandomState) -> np.ndarray:
     """(K,) int64: how many of an epoch's N = Σ counts samples each class gets.
 
-    Class k gets a share in proportion to n_k^p, with p = 1, ½ or 0 for "instance", "sqrt" or "class_balanced" (Mahajan
-    et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018, https://arxiv.org/abs/1805.00932; Kang et
-    al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020,
-    https://arxiv.org/abs/1910.09217). Largest remainders round it; chance decides between equal ones.
+    Largest remainders round `expected_draws`; chance decides between equal ones.
 
     Args:
         counts: (K,) images of each class; a class without images gets none.
     """
-    power = {"instance": 1.0, "sqrt": 0.5, "class_balanced": 0.0}[sampling]
-    weights = np.where(counts > 0, counts.astype(float) ** power, 0.0)
-    quota = counts.sum() * weights / weights.sum()
+    quota = expected_draws(counts, sampling)
     draws = np.floor(quota).astype(np.int64)
     # Rounded, since equal remainders differ by rounding errors.
     order = np.lexsort((random.random_sample(len(counts)), -np.round(quota - draws, 9)))
     draws[order[: counts.sum() - draws.sum()]] += 1
     return draws
+
+
+def expected_draws(counts: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """(K,) float64: the samples of each class in an epoch, before rounding.
+
+    Class k gets a share in proportion to n_k^p, with p = 1, ½ or 0 for "instance", "sqrt" or "class_balanced" (Mahajan
+    et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018, https://arxiv.org/abs/1805.00932; Kang et
+    al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020,
+    https://arxiv.org/abs/1910.09217).
+
+    Args:
+        counts: (K,) images of each class.
+    """
+    power = {"instance": 1.0, "sqrt": 0.5, "class_balanced": 0.0}[sampling]
+    weights = np.where(counts > 0, counts.astype(float) ** power, 0.0)
+    return counts.sum() * weights / weights.sum()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.data.batches import GlobalBatches
+from cskd_hf.data.draws import expected_draws
 from cskd_hf.data.loaders import batch_loader, count_workers, ignore_stop_signals
 from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import ClassPairSampler, ImageSampler, LastUpdateSampler
@@ -23,6 +25,7 @@ from cskd_hf.engine.distributed import synchronize_batch_norm
 from cskd_hf.engine.objective import Objective
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment
+from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.models.factory import create_backbone
 from cskd_hf.models.freezing import freeze
 from cskd_hf.recipe.recipe import Recipe
@@ -39,6 +42,11 @@ def build_sampler(recipe: Recipe, train: ImageSplit, num_processes: int = 1) -> 
         raise UserError(
             f"data.sampling: read {data.sampling}, but pskd learns from each image's prediction of the epoch before; "
             "write data.sampling=instance"
+        )
+    if data.sampling == "class_balanced" and isinstance(recipe.method, TaskLoss) and recipe.method.reweights:
+        raise UserError(
+            "data.sampling: read class_balanced, which draws equal classes and leaves nothing to "
+            "method.logit_adjustment and method.class_weight_beta; leave these out, or write data.sampling=instance"
         )
     if recipe.method.views in ("same_class", "same_class_plain"):
         return ClassPairSampler(train.labels, recipe.run.seed, data.partner, data.singleton, data.sampling)
@@ -95,7 +103,9 @@ def describe_experiment(recipe: Recipe, images: Images) -> Experiment:
     mean, std = recipe.transform.mean, recipe.transform.std
     assert mean is not None, "the recipe is not resolved"
     assert std is not None, "the recipe is not resolved"
-    return Experiment(len(images.train), recipe.scheduler.total_epochs, images.train.class_names, mean, std)
+    counts = expected_draws(np.bincount(images.train.labels, minlength=images.num_classes), recipe.data.sampling)
+    num_epochs, names = recipe.scheduler.total_epochs, images.train.class_names
+    return Experiment(len(images.train), num_epochs, names, mean, std, tuple(counts.tolist()))
 
 
 def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:

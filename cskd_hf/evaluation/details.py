@@ -5,10 +5,15 @@ Pure functions of CPU tensors: logits (N, K), target (N,) int64.
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Of classes, by their number of training images.
+GROUPS = (("head", "more than 100"), ("medium", "20 to 100"), ("tail", "fewer than 20"))
 
 
 class Confusion(NamedTuple):
@@ -44,6 +49,43 @@ def class_results(logits: Tensor, target: Tensor) -> list[ClassResult]:
         for labels in (target, target[predicted == target], predicted)
     ]
     return [ClassResult(label, *row) for label, row in enumerate(zip(*counts, strict=True))]
+
+
+def class_errors(logits: Tensor, target: Tensor) -> list[float | None]:
+    """Top-1 error of each class, in percent, in the order of labels; None for a class without images."""
+    results = class_results(logits, target)
+    return [100.0 * (result.images - result.correct) / result.images if result.images else None for result in results]
+
+
+def mean_error(errors: Sequence[float | None]) -> float | None:
+    """Mean over the classes that have images; None if no class has."""
+    return statistics.fmean(found) if (found := [error for error in errors if error is not None]) else None
+
+
+def group_errors(errors: Sequence[float | None], train_images: Sequence[int] | None) -> dict[str, float | None]:
+    """`mean_error` of head, medium and tail: classes of more than 100, of 20 to 100 and of fewer training images.
+
+    The limits are those of Liu, Miao, Zhan, Wang, Gong, Yu, *Large-Scale Long-Tailed Recognition in an Open World*,
+    CVPR 2019, https://arxiv.org/abs/1904.05160.
+
+    Args:
+        errors: K, of `class_errors`.
+        train_images: K; None if not known.
+
+    Returns:
+        "head_error", "medium_error" and "tail_error". One is None if no class of the group has images, all are None if
+        the classes are all in one group or `train_images` is None.
+
+    Example:
+        >>> from cskd_hf.evaluation.details import group_errors
+        >>> group_errors([10.0, 20.0, 40.0], train_images=[500, 101, 1])
+        {'head_error': 15.0, 'medium_error': None, 'tail_error': 40.0}
+    """
+    grouped: dict[str, list[float | None]] = {name: [] for name, _ in GROUPS}
+    for error, images in zip(errors, train_images, strict=True) if train_images else ():
+        grouped["head" if images > 100 else "medium" if images >= 20 else "tail"].append(error)
+    together = sum(map(bool, grouped.values())) < 2
+    return {f"{name}_error": None if together else mean_error(own) for name, own in grouped.items()}
 
 
 def confusions(logits: Tensor, target: Tensor) -> list[Confusion]:

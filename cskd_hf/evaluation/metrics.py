@@ -6,6 +6,8 @@ float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from cskd_hf.evaluation.confidence import (
     finite_rows,
     row_chunks,
 )
+from cskd_hf.evaluation.details import GROUPS, class_errors, group_errors, mean_error
 
 DEFINITIONS: dict[str, str] = {
     "top1_error": "target is not the top class; percent",
@@ -33,19 +36,29 @@ DEFINITIONS: dict[str, str] = {
     "aurc": "area under the risk-coverage curve, by the top class's probability, ties in expectation; percent",
     "aurc_logit_norm": "the same, by the top logit of the centred logits divided by their L2 norm; percent",
     "recall_at_1": "nearest other image has the same class, L2 on pooled features, not normalised; percent",
+    "macro_error": "top-1 error of each class that has test images, mean over these classes; percent",
+    **{f"{name}_error": f"macro_error of the classes with {size} training images; percent" for name, size in GROUPS},
 }
 
 
 def evaluate_predictions(
-    logits: Tensor, target: Tensor, features: Tensor | None, temperature: float = 1.0
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor | None,
+    temperature: float = 1.0,
+    train_images: Sequence[int] | None = None,
 ) -> dict[str, float | None]:
-    """Every metric of `DEFINITIONS`, in its order; `recall_at_1` is None without features or a second image.
+    """Every metric of `DEFINITIONS`, in its order.
+
+    `recall_at_1` is None without features or a second image; the errors of head, medium and tail where `group_errors`
+    leaves them out.
 
     Args:
         logits: (N, K).
         target: (N,) int64.
         features: (N, D).
         temperature: divides the logits, chunk by chunk.
+        train_images: K, of each class; None if not known.
 
     Raises:
         ValueError: the input is empty, shapes disagree, a target is not a class, or a row has no softmax.
@@ -68,6 +81,8 @@ def evaluate_predictions(
         "aurc": aurc(logits, target, temperature=temperature),
         "aurc_logit_norm": aurc_logit_norm(logits, target),
         "recall_at_1": None if features is None or len(target) < 2 else recall_at_1(features, target),
+        "macro_error": mean_error(errors := class_errors(logits, target)),
+        **group_errors(errors, train_images),
     }
 
 

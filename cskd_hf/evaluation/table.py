@@ -10,10 +10,10 @@ from cskd_hf.runs.summary import MetricValues
 
 
 class MetricRow(NamedTuple):
-    """One metric; a value is None where it was not measured, `calibrated` where no temperature was fitted."""
+    """One metric; `calibrated` is None where no temperature was fitted."""
 
     name: str
-    value: float | None
+    value: float
     calibrated: float | None
     definition: str
 
@@ -22,14 +22,18 @@ def metric_rows(
     metrics: MetricValues | Mapping[str, float | None],
     scaled: MetricValues | Mapping[str, float | None] | None = None,
 ) -> list[MetricRow]:
-    """One row per metric.
+    """One row per metric that was measured.
 
     Args:
         metrics: what `evaluate_predictions` returns, or `Summary.metrics.last`.
         scaled: the same with the logits divided by the fitted temperature.
     """
     calibrated = {} if scaled is None else dict(scaled)
-    return [MetricRow(name, value, calibrated.get(name), DEFINITIONS[name]) for name, value in dict(metrics).items()]
+    return [
+        MetricRow(name, value, calibrated.get(name), DEFINITIONS[name])
+        for name, value in dict(metrics).items()
+        if value is not None
+    ]
 
 
 def as_text(rows: Sequence[MetricRow]) -> str:

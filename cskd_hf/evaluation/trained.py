@@ -19,6 +19,7 @@ from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers, table
+from cskd_hf.evaluation.details import class_errors
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
 from cskd_hf.files import write_json, write_tensors, write_text
@@ -63,10 +64,11 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
-    metrics = evaluate_predictions(predictions.logits, predictions.target, predictions.features)
+    logits, target, train_images = predictions.logits, predictions.target, trained.train_images
+    metrics = evaluate_predictions(logits, target, predictions.features, train_images=train_images)
     scaled = None
     if trained.temperature is not None:
-        scaled = evaluate_predictions(predictions.logits, predictions.target, None, trained.temperature)
+        scaled = evaluate_predictions(logits, target, None, trained.temperature, train_images)
         scaled["recall_at_1"] = metrics["recall_at_1"]  # independent of the temperature
     for problem in problems:
         print(f"note: {problem}")
@@ -76,6 +78,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
     print(table.as_text(table.metric_rows(metrics, scaled)))
     print(trained.calibration)
     if json_file is not None:
+        names = trained.class_names or split.class_names
         result: dict[str, Any] = {
             "model": weights.source,
             "images": len(predictions.target),
@@ -84,6 +87,7 @@ def evaluate(weights: Weights, split: ImageSplit, data: DataSection, json_file: 
             "calibration": trained.calibration,
             "metrics": metrics,
             "metrics_scaled": scaled,
+            "class_errors": dict(zip(names, class_errors(logits, target), strict=False)),
         }
         write_json(json_file, result)
     return 0

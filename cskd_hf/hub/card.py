@@ -56,7 +56,7 @@ def release_card(release: Release) -> str:
         scaled=metrics.metrics_scaled,
         temperature=None if metrics.temperature is None else f"{metrics.temperature:.6g}",
         columns=_columns(release),
-        definitions={name: DEFINITIONS[name] for name in dict(metrics.last)},
+        definitions={name: DEFINITIONS[name] for name, value in metrics.last if value is not None},
         onnx_names=(INPUT, *OUTPUTS),
         data_argument=dataset or data.hub_id or "FOLDER",
         rerun="" if dataset else " data.dataset=FOLDER",

@@ -135,9 +135,13 @@ def published_results(recipe: Recipe) -> dict[str, MeanStd]:
 
 
 def _paper_method(method: Method) -> str:
-    """The paper's row; '' if the method smooths labels or mixes images where the paper does not."""
+    """The paper's row; '' if the method has a term in its task loss that the paper's has not."""
     if isinstance(method, TaskLoss):
-        added = {key for key in ("smoothing", "mixup_alpha", "cutmix_alpha") if getattr(method, key)}
+        added = {
+            key
+            for key, field in TaskLoss.model_fields.items()
+            if key != "name" and getattr(method, key) != field.default
+        }
         if method.name == "cross_entropy" and added == {"smoothing"}:
             return "label_smoothing"
         if added != ({"mixup_alpha"} if method.name in ("mixup", "mixup_cskd") else set()):

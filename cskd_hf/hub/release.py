@@ -79,6 +79,7 @@ def _config(release: Release, *, folded: bool) -> dict[str, Any]:
     facts |= {"temperature": 1.0 if folded else temperature, "calibration": summary.metrics.verdict}
     facts |= {"needs_cskd_hf": summary.model.needs_cskd_hf, "value_range": source.recipe.data.value_range}
     facts |= {"background": source.recipe.transform.background}
+    facts |= {"train_images_per_class": facts["dataset"].pop("train_images_per_class")}
     facts |= {"folded_temperature": temperature, "folded_into": list(release.folded)} if folded else {}
     config["cskd"] = facts | {"cskd_hf": source.environments[-1]["cskd_hf"]}
     return config

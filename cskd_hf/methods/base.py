@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
     class_names: tuple[str, ...]  # K, in label order
     mean: tuple[float, ...]  # with std: the normalisation of the images a method receives
     std: tuple[float, ...]
+    class_counts: tuple[float, ...] = ()  # K, samples of each class in an epoch, as they are drawn; (): equal
 
 
 def _drop_example(schema: dict[str, Any]) -> None:

@@ -31,6 +31,6 @@ class CrossEntropy(TaskLoss):
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         output, loss = self.mixed_task(module, batch.images, batch.target) or self.task(
-            module(batch.images), batch.target
+            module, module(batch.images), batch.target
         )
         return {"loss": loss, "output": output, "target": batch.target, "task_loss": loss}

@@ -108,7 +108,7 @@ class CSKD(TaskLoss):
         mixed_task = self.mixed_task(module, views[0], target)
         output, partner_output = forward_views(module, views, self.batch_norm)
 
-        task_output, task_loss = mixed_task or self.task(output, target)
+        task_output, task_loss = mixed_task or self.task(module, output, target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "output": task_output, "target": target, "task_loss": task_loss, "kd_loss": kd_loss}

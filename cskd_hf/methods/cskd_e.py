@@ -41,7 +41,7 @@ class CSKDE(CSKD):
         mixed_task = self.mixed_task(module, views[0], target)
         output, partner_output, plain_output = forward_views(module, views, self.batch_norm)
 
-        task_output, task_loss = mixed_task or self.task(output, target)
+        task_output, task_loss = mixed_task or self.task(module, output, target)
         kd_loss = class_wise_kd_loss(output, partner_output, self.temperature)
         sample_kd_loss = class_wise_kd_loss(output, plain_output, self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss + self.sample_loss_weight * sample_kd_loss

@@ -51,7 +51,7 @@ class MutualCSKD(TaskLoss):
         mixed_task = self.mixed_task(module, batch.images, batch.target)
         output = module(batch.images)
         anchors, partners = output.chunk(2)
-        task_output, task_loss = mixed_task or self.task(output, batch.target)
+        task_output, task_loss = mixed_task or self.task(module, output, batch.target)
         kd_loss = class_wise_kd_loss(output, torch.cat((partners, anchors)), self.temperature)
         loss = task_loss + self.distill_loss_weight * kd_loss
         return {"loss": loss, "output": task_output, "target": batch.target, "task_loss": task_loss, "kd_loss": kd_loss}

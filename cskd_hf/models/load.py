@@ -27,6 +27,7 @@ class TrainedModel:
         transform: the preprocessing, mean and std included.
         value_range: the values of black and white in images deeper than 8 bits; None: by their format.
         run: the run folder, if the source is one.
+        train_images: of each class; None if the weights come without these numbers.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class TrainedModel:
     transform: TransformSection
     value_range: tuple[float, float] | None
     run: Path | None
+    train_images: tuple[int, ...] | None = None
 
 
 def load_trained(source: str) -> TrainedModel:
@@ -79,6 +81,7 @@ def load_trained(source: str) -> TrainedModel:
         transform,
         None if black_white is None else tuple(black_white),
         run,
+        tuple(facts["train_images_per_class"]) if "train_images_per_class" in facts else None,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file
 from torch import nn
 
 from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import calibrate
+from cskd_hf.evaluation.details import class_errors
 from cskd_hf.evaluation.metrics import evaluate_predictions, image_nll
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.files import write_tensors, write_text
@@ -57,7 +59,8 @@ def finish(
     if holdout is not None:
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     write_tensors(folder / "predictions.safetensors", tensors)
-    metrics = _metrics(test, holdout)
+    train_images = tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist())
+    metrics = _metrics(test, holdout, train_images)
     _draw_figures(folder, test, images.train.class_names, metrics.temperature)
     sizes = {"train": len(images.train), "test": len(images.test)}
     if images.holdout is not None:
@@ -72,7 +75,11 @@ def finish(
         selected=selected,
         name=folder.resolve().name,
         dataset=run_summary.DatasetSummary(
-            name=recipe.data.dataset, num_classes=images.num_classes, images=sizes, deep=dict(images.deep)
+            name=recipe.data.dataset,
+            num_classes=images.num_classes,
+            images=sizes,
+            train_images_per_class=train_images,
+            deep=dict(images.deep),
         ),
         model=run_summary.ModelSummary(
             model_name=recipe.model.model_name,
@@ -102,6 +109,7 @@ def finish(
         "recipe_hash": summary.recipe_hash,
         "value_range": recipe.data.value_range,
         "background": recipe.transform.background,
+        "train_images_per_class": train_images,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
@@ -143,16 +151,16 @@ def report_again(folder: Path, recipe: Recipe, images: Images) -> None:
     write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
 
 
-def _metrics(test: Predictions, holdout: Predictions | None) -> run_summary.MetricsSummary:
+def _metrics(test: Predictions, holdout: Predictions | None, train_images: Sequence[int]) -> run_summary.MetricsSummary:
     """Metrics on the test split; the temperature is fitted on the hold-out set alone."""
     calibration = None if holdout is None else calibrate(holdout.logits, holdout.target)
     temperature = None if calibration is None else calibration.temperature
-    last, scaled = evaluate_predictions(test.logits, test.target, test.features), None
+    last, scaled = evaluate_predictions(test.logits, test.target, test.features, train_images=train_images), None
     if temperature is not None:
-        scaled = evaluate_predictions(test.logits, test.target, None, temperature)
+        scaled = evaluate_predictions(test.logits, test.target, None, temperature, train_images)
         scaled["recall_at_1"] = last["recall_at_1"]  # of the features: slow, and independent of the temperature
     values = {"last": last, "temperature": temperature, "metrics_scaled": scaled, "calibration": calibration}
-    return run_summary.MetricsSummary.model_validate(values)
+    return run_summary.MetricsSummary.model_validate(values | {"class_errors": class_errors(test.logits, test.target)})
 
 
 def _transfer_note(test: Predictions, temperature: float | None) -> list[str]:

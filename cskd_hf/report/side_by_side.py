@@ -45,7 +45,11 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
         "side_by_side.html.jinja",
         title=", ".join(summary.name for summary in summaries),
         runs=list(zip(names, summaries, strict=True)),
-        rows=[(name, definition, _values(name, summaries)) for name, definition in DEFINITIONS.items()],
+        rows=[
+            (name, definition, _values(name, summaries))
+            for name, definition in DEFINITIONS.items()
+            if any(summary.metric(name) is not None for summary in summaries)
+        ],
         figures=[
             *([curves_figure(drawing)] if (drawing := _curves(folders, names)) is not None else []),
             *(

@@ -26,13 +26,15 @@ class _Record(BaseModel):
 class DatasetSummary(_Record):
     """The data of a run.
 
-    `images` counts them per split, `holdout` only if there is one. `deep` has black and white of images deeper than
+    `images` counts them per split, `holdout` only if there is one; `train_images_per_class` those of each class, in
+    label order, and is empty in folders of earlier versions. `deep` has black and white of images deeper than
     8 bits, by depth: {"16-bit": [0, 65535]}.
     """
 
     name: str
     num_classes: int
     images: dict[str, int]
+    train_images_per_class: tuple[int, ...] = ()
     deep: dict[str, tuple[float, float]] = {}
 
 
@@ -64,6 +66,10 @@ class MetricValues(_Record):
     aurc: float
     aurc_logit_norm: float | None = None  # not measured by earlier versions
     recall_at_1: float | None
+    macro_error: float | None = None  # this and the following: not measured by earlier versions
+    head_error: float | None = None
+    medium_error: float | None = None
+    tail_error: float | None = None
 
 
 class Calibration(_Record):
@@ -93,13 +99,15 @@ class MetricsSummary(_Record):
     """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one.
 
     `last` is of the exported weights: the last epoch's, or those that `run.selection` chose.
-    `calibration` is None without a hold-out set, and in folders of earlier versions.
+    `calibration` is None without a hold-out set, and in folders of earlier versions. `class_errors` has the top-1 error
+    of each class, in label order, in percent, None without test images; it is empty in folders of earlier versions.
     """
 
     last: MetricValues
     temperature: float | None
     metrics_scaled: MetricValues | None
     calibration: Calibration | None = None
+    class_errors: tuple[float | None, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -218,19 +226,22 @@ class Difference(NamedTuple):
         return f"{self.key}: {self.old} in the folder, {self.new} expected"
 
 
+_FOUND = ("data.train_split", "data.test_split", "model.num_classes", "run.mixed_precision")
+
+
 def recipe_differences(old: Recipe, new: Recipe) -> list[Difference]:
     """The settings in which a folder's recipe `old` is another experiment than `new`.
 
-    A resolved recipe knows the number of classes and the launcher's precision; where `new` leaves these null, any
-    value of `old` agrees.
+    A trained recipe knows what only training finds out, the keys of `_FOUND`; where `new` leaves these null, any value
+    of `old` agrees.
     """
     before, after = identity(old), identity(new)
     differences = []
     for section, settings in after.items():
         for key in sorted(before[section].keys() | settings.keys()):
             difference = Difference(f"{section}.{key}", _as_json(before[section], key), _as_json(settings, key))
-            unresolved = difference.new == "null" and difference.key in ("model.num_classes", "run.mixed_precision")
-            if difference.old != difference.new and not unresolved:
+            unknown = difference.new == "null" and difference.key in _FOUND
+            if difference.old != difference.new and not unknown:
                 differences.append(difference)
     return differences
 

@@ -36,7 +36,7 @@ def test_a_split_is_found_by_its_name(available, keys, expected):
 @pytest.mark.parametrize(
     ("available", "keys", "message"),
     [
-        (["train"], {}, "test_split: not set, and my birds has train, and no other; write data.test_split=0.2"),
+        (["train"], {}, "test_split: not set, and my birds has one split; write data.test_split=0.2"),
         (
             ["train", "val", "validation"],
             {},

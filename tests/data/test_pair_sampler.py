@@ -11,7 +11,7 @@ from pairing_cases import epoch_of
 from scipy import stats
 from torch.utils.data import BatchSampler, DataLoader
 
-from cskd_hf.data.draws import draws_per_class
+from cskd_hf.data.draws import draws_per_class, expected_draws
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler, LastUpdateSampler
 from cskd_hf.errors import UserError
 
@@ -299,3 +299,10 @@ def test_a_baseline_sees_the_same_anchors_under_every_sampling():
 def test_a_class_without_images_gets_no_draws():
     random = np.random.RandomState(0)
     assert draws_per_class(np.array([0, 6, 2]), "class_balanced", random).tolist() == [0, 4, 4]
+
+
+def test_expected_draws_follow_the_power_of_a_classs_size():
+    counts = np.array([0, 9, 4, 1])
+    np.testing.assert_allclose(expected_draws(counts, "instance"), counts)
+    np.testing.assert_allclose(expected_draws(counts, "sqrt"), [0, 7, 14 / 3, 7 / 3])
+    np.testing.assert_allclose(expected_draws(counts, "class_balanced"), [0, 14 / 3, 14 / 3, 14 / 3])

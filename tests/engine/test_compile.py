@@ -78,7 +78,8 @@ def test_accelerate_adds_no_graph_break(precision):
     ("name", "settings"),
     [(name, {}) for name in METHODS]
     + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")]
-    + [(name, {"smoothing": 0.1, "cutmix_alpha": 1.0}) for name in ("mixup_cskd", "mutual_cskd")],
+    + [("mixup_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0})]
+    + [("mutual_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0, "logit_adjustment": 1.0, "class_weight_beta": 0.9})],
 )
 def test_a_compiled_step_equals_the_eager_one(name, settings):
     """Traced by torch, with its graph breaks, but without inductor's code generation."""

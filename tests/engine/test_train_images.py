@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from cskd_hf.data.splits import load_split
 from cskd_hf.errors import UserError
+from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.runs.folder import check_share
 from cskd_hf.runs.summary import read_recipe
 
@@ -63,7 +64,7 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     assert summary["metrics"]["calibration"]["images"] == 4
     assert summary["metrics"]["temperature"] is None
     expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
-    expected |= {"smoothing": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+    expected |= {key: field.default for key, field in TaskLoss.model_fields.items() if key != "name"}
     assert summary["method"] == expected
 
 

@@ -90,6 +90,7 @@ def test_pretrained_weights_that_cannot_be_downloaded_are_reported_with_the_fix(
     [
         (["optimizer.opt=adamzz"], "optimizer"),
         (["data.sampling=sqrt", "method={name: pskd}"], "data.sampling: read sqrt, but pskd"),
+        (["data.sampling=class_balanced", "method.logit_adjustment=1.0"], "data.sampling: read class_balanced, which"),
         (["model.model_name=resnet18.foo_in1k"], "model"),
         (["model.model_name=vit_tiny_patch16_224"], "transform.input_size"),
         (["model.global_pool=foo"], "model"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from random_logits import predictions
@@ -38,13 +39,18 @@ NAMES = [
     "aurc",
     "aurc_logit_norm",
     "recall_at_1",
+    "macro_error",
+    "head_error",
+    "medium_error",
+    "tail_error",
 ]
 
 
 def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     logits, target = predictions()
     features = torch.randn(203, 5, generator=torch.Generator().manual_seed(2))
-    values = evaluate_predictions(logits, target, features)
+    train_images = ([500, 50, 5] * logits.shape[1])[: logits.shape[1]]
+    values = evaluate_predictions(logits, target, features, train_images=train_images)
     assert list(values) == list(DEFINITIONS) == NAMES
     assert values["top1_error"] == top_k_error(logits, target, 1)
     assert values["top5_error"] == top_k_error(logits, target, 5)
@@ -54,9 +60,27 @@ def test_every_metric_is_reported_in_order_with_its_definition() -> None:
     assert all(type(value) is float for value in values.values())
 
 
-def test_recall_is_none_without_features() -> None:
+def test_recall_is_none_without_features_and_groups_of_classes_without_their_training_images() -> None:
     values = evaluate_predictions(*predictions(), None)
-    assert [name for name, value in values.items() if value is None] == ["recall_at_1"]
+    assert [name for name, value in values.items() if value is None] == ["recall_at_1", *NAMES[-3:]]
+
+
+@pytest.mark.parametrize(
+    "train_images", [(101, 100, 20, 19, 1, 0, 1000), (19, 20, 20, 20, 20, 100, 3), (101,) * 7, (100,) * 7, (0,) * 7]
+)
+def test_macro_error_counts_classes_alike_and_groups_are_those_of_liu_et_al(train_images: tuple[int, ...]) -> None:
+    random = np.random.RandomState(0)
+    target = random.choice(6, size=60, p=[0.5, 0.3, 0.1, 0.05, 0.05, 0.0])  # two classes have no test images
+    logits = random.randn(60, 7)
+    missed = logits.argmax(axis=1) != target
+    error = {label: 100 * missed[target == label].mean() for label in range(7) if (target == label).any()}
+    bins = np.digitize(train_images, [20, 101])  # 0: tail, 1: medium, 2: head
+    values = evaluate_predictions(torch.tensor(logits), torch.tensor(target), None, train_images=train_images)
+    assert len(error) == 5
+    assert values["macro_error"] == pytest.approx(np.mean(list(error.values())))
+    for group, name in enumerate(("tail_error", "medium_error", "head_error")):
+        own = [value for label, value in error.items() if bins[label] == group]
+        assert values[name] == (pytest.approx(np.mean(own)) if own and len(set(bins)) > 1 else None)
 
 
 def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
@@ -66,7 +90,7 @@ def test_definitions_fit_a_line_and_name_bins_and_unit() -> None:
 
 def test_a_single_class_is_always_right_and_certain() -> None:
     values = evaluate_predictions(torch.randn(5, 1), torch.zeros(5, dtype=torch.int64), torch.randn(5, 3))
-    assert values == dict.fromkeys(NAMES, 0.0) | {"recall_at_1": 100.0}
+    assert values == dict.fromkeys(NAMES, 0.0) | {"recall_at_1": 100.0} | dict.fromkeys(NAMES[-3:])
 
 
 def test_inputs_are_not_modified() -> None:
@@ -85,10 +109,12 @@ def test_the_order_of_the_rows_does_not_matter_even_among_ties(name: str) -> Non
     generator = torch.Generator().manual_seed(1)
     logits = torch.randint(3, (101, 4), generator=generator).float()
     target = torch.randint(4, (101,), generator=generator)
-    expected = evaluate_predictions(logits, target, None)[name]
+    train_images = [500, 50, 5, 1]
+    expected = evaluate_predictions(logits, target, None, train_images=train_images)[name]
     for seed in range(3):
         order = torch.randperm(101, generator=generator.manual_seed(seed))
-        assert evaluate_predictions(logits[order], target[order], None)[name] == pytest.approx(expected, rel=1e-12)
+        again = evaluate_predictions(logits[order], target[order], None, train_images=train_images)
+        assert again[name] == pytest.approx(expected, rel=1e-12)
 
 
 # invalid inputs
@@ -137,10 +163,10 @@ def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message
 
 def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = predictions()
-    whole = evaluate_predictions(logits.double() / 1.7, target, None)
+    features, train_images = torch.randn(len(target), 2), ([500, 50, 5] * logits.shape[1])[: logits.shape[1]]
+    whole = evaluate_predictions(logits.double() / 1.7, target, features, train_images=train_images)
     monkeypatch.setattr("cskd_hf.evaluation.confidence.CHUNK_SIZE", 4 * 7)
-    chunked = evaluate_predictions(logits, target, None, temperature=1.7)
-    assert chunked.pop("recall_at_1") is whole.pop("recall_at_1") is None
+    chunked = evaluate_predictions(logits, target, features, 1.7, train_images)
     assert chunked == pytest.approx(whole, rel=1e-12)
 
 

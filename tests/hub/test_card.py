@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
 from publishable_runs import trained
-from summaries import metric_values
+from summaries import measured, metric_values
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.hub.card import release_card
@@ -78,7 +78,7 @@ def test_the_hubs_client_reads_the_metadata_and_both_results(tmp_path, source):
     read = ModelCard.load(tmp_path / "README.md").data
     written = metadata((tmp_path / "README.md").read_text())
     assert read.to_dict() == written
-    assert len(read.eval_results) == 2 * (1 + len(dict(last)))
+    assert len(read.eval_results) == 2 * (1 + len(measured(last)))
     assert (written["license"], written["library_name"]) == ("apache-2.0", "timm")
     assert written["pipeline_tag"] == "image-classification"
     assert {"timm", "transformers", "cskd", "arxiv:2003.13964"} <= set(written["tags"])

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from method_cases import NUM_CLASSES, Identity, cross_entropy, kl, log_softmax, one_hot, pixels, softmax
+from method_cases import EXPERIMENT, NUM_CLASSES, Identity, cross_entropy, kl, log_softmax, one_hot, pixels, softmax
 from timm.loss import LabelSmoothingCrossEntropy
+from torch import nn
 
 from cskd_hf.methods import CSKD, CSKDE, DDGSD, Batch, CrossEntropy, MaxEntropy, Method, MutualCSKD, TfKDReg
 from cskd_hf.methods.cskd import class_wise_kd_loss
 
 B = 3
 LABELS = np.array([2, 0, 3])
+COUNTS = np.array([30.0, 0.0, 6.0, 4.0])  # training samples of each class
 Terms = dict[str, tuple[float, float]]  # name → (weight, value)
 
 
@@ -32,6 +34,22 @@ def label_smoothing(smoothing: float) -> Case:
         return {"task_loss": (1, cross_entropy(z, (1 - smoothing) * one_hot(y) + smoothing / NUM_CLASSES))}
 
     return Case(CrossEntropy(smoothing=smoothing), 1, terms)
+
+
+def unequal(method: type[CrossEntropy | CSKD], tau: float, beta: float, smoothing: float = 0.0) -> Case:
+    """Logit adjustment and class weights; a class without images counts as one image."""
+    n = np.maximum(COUNTS, 1)
+    weights = (1 - beta) / (1 - beta**n)
+    weights *= n.sum() / (weights * n).sum()
+
+    def terms(z: np.ndarray, c: np.ndarray, y: np.ndarray) -> Terms:
+        q = (1 - smoothing) * one_hot(y[:B]) + smoothing / NUM_CLASSES
+        task = cross_entropy(z[:B] + tau * np.log(n / n.sum()), q * weights)
+        kd = {"kd_loss": (1.0, kl(c[B:], z[:B], 4.0))} if method is CSKD else {}
+        return {"task_loss": (1, task), **kd}
+
+    settings = {"logit_adjustment": tau, "class_weight_beta": beta, "smoothing": smoothing}
+    return Case(method.model_validate(settings), 1 if method is CrossEntropy else 2, terms)
 
 
 def max_entropy(gamma: float) -> Case:
@@ -91,6 +109,8 @@ def tfkd_reg(correct: float, temperature: float, alpha: float) -> Case:
 
 CASES = [
     *(label_smoothing(smoothing) for smoothing in (0.0, 0.1, 0.6)),
+    *(unequal(CrossEntropy, *settings) for settings in ((1.0, 0.0), (0.0, 0.9), (0.5, 0.99, 0.1))),
+    unequal(CSKD, 1.0, 0.9),
     *(max_entropy(gamma) for gamma in (0.0, 0.5, 2.0)),
     *(cskd(temperature, weight) for temperature in (1.0, 4.0) for weight in (0.0, 1.0, 3.0)),
     *(cskd_e(temperature, *weights) for temperature in (1.0, 4.0) for weights in ((1.0, 1.0), (3.0, 0.5), (0.0, 2.0))),
@@ -105,6 +125,10 @@ def batch_of(case: Case, logits: np.ndarray) -> Batch:
     return Batch(pixels(logits), torch.tensor(np.tile(LABELS, case.views)), torch.arange(len(logits)))
 
 
+def module_of(case: Case) -> nn.Module:
+    return case.method.build(Identity(), EXPERIMENT._replace(class_counts=tuple(COUNTS)))
+
+
 def random_logits(case: Case) -> np.ndarray:
     return np.random.RandomState(0).randn(case.views * B, NUM_CLASSES) * 3
 
@@ -114,7 +138,7 @@ def random_logits(case: Case) -> np.ndarray:
 def test_loss_and_terms_equal_the_formula(case: Case, dtype: torch.dtype) -> None:
     batch = batch_of(case, random_logits(case))
     batch = batch._replace(images=batch.images.to(dtype))
-    result = case.method.forward_loss(Identity(), batch)
+    result = case.method.forward_loss(module_of(case), batch)
     z = batch.images.detach().double().flatten(1).numpy()
     terms = case.terms(z, z, batch.target.numpy())
     for name, (_, value) in terms.items():
@@ -128,7 +152,7 @@ def test_loss_and_terms_equal_the_formula(case: Case, dtype: torch.dtype) -> Non
 def test_the_gradient_is_that_of_the_formula_with_constant_teachers(case: Case) -> None:
     z = random_logits(case)
     batch = batch_of(case, z)
-    case.method.forward_loss(Identity(), batch)["loss"].backward()
+    case.method.forward_loss(module_of(case), batch)["loss"].backward()
 
     def loss(shifted: np.ndarray) -> float:
         return sum(weight * value for weight, value in case.terms(shifted, z, batch.target.numpy()).values())
@@ -148,7 +172,7 @@ def test_the_gradient_is_that_of_the_formula_with_constant_teachers(case: Case) 
 def test_extreme_logits_stay_finite(case: Case, dtype: torch.dtype) -> None:
     signs = np.random.RandomState(1).choice([-1e4, 0, 1e4], size=(case.views * B, NUM_CLASSES))
     batch = batch_of(case, signs)
-    result = case.method.forward_loss(Identity(), batch._replace(images=batch.images.to(dtype)))
+    result = case.method.forward_loss(module_of(case), batch._replace(images=batch.images.to(dtype)))
     result["loss"].backward()
     assert all(result[name].isfinite() for name in case.terms(signs, signs, batch.target.numpy()))
     assert batch.images.grad is not None
@@ -176,7 +200,7 @@ def test_the_divergence_is_averaged_over_the_batch_and_summed_over_the_classes(c
 def test_label_smoothing_equals_timms(smoothing: float) -> None:
     case = label_smoothing(smoothing)
     ours, timms = batch_of(case, random_logits(case)), batch_of(case, random_logits(case))
-    loss = case.method.forward_loss(Identity(), ours)["loss"]
+    loss = case.method.forward_loss(module_of(case), ours)["loss"]
     expected = LabelSmoothingCrossEntropy(smoothing)(timms.images.flatten(1), timms.target)
     loss.backward()
     expected.backward()

@@ -100,7 +100,7 @@ def test_the_export_of_a_fine_tuned_network_names_its_architecture_and_origin(ex
     model = create_backbone(settings, 5)
     export_model(model, tmp_path / "model", settings, TRANSFORM, NAMES, "", {})
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert (config["architecture"], config["model_args"]) == ("test_vit", {"img_size": 64})
+    assert (config["architecture"], config["model_args"]) == ("test_vit", {"img_size": [64, 64]})
     assert config["finetuned_from"] == settings.model_name
     assert model_config(model, ModelSection(model_name="test_vit"), TRANSFORM, NAMES)["architecture"] == "test_vit"
 

@@ -19,6 +19,7 @@ from command_runs import (
     write_recipe,
 )
 from safetensors.torch import load_file
+from summaries import measured
 from whole_runs import whole_run
 
 from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_predictions
@@ -87,7 +88,8 @@ def test_the_summary_has_the_documented_keys(finished):
     }
     assert len(bytes.fromhex(summary["recipe_hash"])) == 8
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 3, "test": 9}
-    assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled", "calibration"}
+    assert summary["dataset"]["train_images_per_class"] == [4, 4, 4]
+    assert set(summary["metrics"]) == {"last", "temperature", "metrics_scaled", "calibration", "class_errors"}
     assert list(summary["metrics"]["last"]) == list(DEFINITIONS)
     throughput = summary["throughput"]
     assert {"images_per_second", "data_wait_share", "peak_memory_bytes"} <= set(throughput)
@@ -106,7 +108,11 @@ def test_the_metrics_are_those_of_the_saved_predictions(finished):
     assert target.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert saved["row"].tolist() == list(range(9))
     assert metrics["last"]["top1_error"] == pytest.approx(100 * (logits.argmax(1) != target).double().mean().item())
-    assert metrics["last"] == pytest.approx(evaluate_predictions(logits, target, features), abs=1e-9)
+    again = evaluate_predictions(logits, target, features, train_images=[4, 4, 4])
+    assert measured(metrics["last"]) == pytest.approx(measured(again), abs=1e-9)
+    errors = [100 * (logits[target == label].argmax(1) != label).double().mean().item() for label in range(3)]
+    assert metrics["class_errors"] == pytest.approx(errors)
+    assert metrics["last"]["macro_error"] == pytest.approx(sum(errors) / 3)
     assert saved["holdout_logits"].shape == (3, 3)
 
 
@@ -141,7 +147,7 @@ def test_output_to_a_file_has_no_progress_bar(finished):
     assert [line[:11] for line in stdout.splitlines() if line.startswith("epoch")] == ["epoch   1/2", "epoch   2/2"]
     assert "4 x 1 processes x 1 accumulated = 4 anchors (8 images)" in stdout
     assert f'timm.create_model("local-dir:{folder}/model", pretrained=True)' in stdout
-    for name in DEFINITIONS:
+    for name in measured(summary_of(folder)["metrics"]["last"]):
         assert f"\n{name} " in stdout
 
 

@@ -23,7 +23,7 @@ from cskd_hf.recipe.sections import ModelSection, TransformSection
 CLASSES = ("a", "b", "c", "d")
 NUM_CLASSES = len(CLASSES)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-EXPERIMENT = Experiment(40, 5, CLASSES, MEAN, STD)
+EXPERIMENT = Experiment(40, 5, CLASSES, MEAN, STD, class_counts=(20.0, 10.0, 8.0, 2.0))
 TEACHER_MEAN, TEACHER_STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
 # Coefficients that reduce a method to cross-entropy over its supervised images; other methods have none.

@@ -49,6 +49,11 @@ def metric_values(start: float = 10.0, **values: float | None) -> MetricValues:
     return MetricValues.model_validate(numbers | values)
 
 
+def measured(metrics: MetricValues | dict[str, float | None]) -> dict[str, float]:
+    """The metrics that are not None, which pytest.approx does not compare."""
+    return {name: value for name, value in dict(metrics).items() if value is not None}
+
+
 SUMMARY = Summary(
     recipe_hash="0123456789abcdef",
     seed=7,

@@ -128,7 +128,8 @@ class Run:
         torch.manual_seed(self.weights)
         network = TinyNet(self.norm, self.dropout) if self.network is None else self.network()
         torch.manual_seed(self.weights)  # for the method's heads
-        experiment = Experiment(self.num_images, self.num_epochs, self.split.class_names, MEAN, STD)
+        counts = tuple(np.bincount(self.split.labels).astype(float))
+        experiment = Experiment(self.num_images, self.num_epochs, self.split.class_names, MEAN, STD, counts)
         self.module = self.method.build(network, experiment)
         if self.double:
             use_float64(self.module)

@@ -31,6 +31,7 @@ UPDATES, STOP = 9, 4  # six per epoch
 NUM_IMAGES = {"even": 22, "odd": 21}
 # One method of each kind: a single network, one with branches, a scale, a memory, a teacher.
 HEADED = ("cskd", "byot", "adacos", "pskd", "distillation")
+UNEQUAL: dict[str, Any] = {"logit_adjustment": 1.0, "class_weight_beta": 0.9}
 FROZEN: dict[str, Any] = {"freeze": ("stem",), "freeze_epochs": 1}
 
 
@@ -42,7 +43,7 @@ def network() -> nn.Module:
 def make_run(name: str, num_images: int = NUM_IMAGES["even"], **settings: Any) -> Run:
     world = Accelerator(cpu=True).num_processes
     return Run(
-        method=method_of(name, CLASSES),
+        method=method_of(name, CLASSES, **(UNEQUAL if name == "cross_entropy" else {})),
         network=network,
         num_images=num_images,
         batch_size=GLOBAL_BATCH // world,

@@ -32,7 +32,11 @@ def one_run(root: Path, method: str = "cskd", overrides: Sequence[str] = (), dat
 
 def as_trained(run: Run) -> Recipe:
     """The recipe with the settings that training fills in."""
-    return run.expected.replace(model={"num_classes": 200}, run={"mixed_precision": "bf16"})
+    splits = {
+        "train_split": run.expected.data.train_split or "train",
+        "test_split": run.expected.data.test_split or "test",
+    }
+    return run.expected.replace(data=splits, model={"num_classes": 200}, run={"mixed_precision": "bf16"})
 
 
 def write_unfinished(run: Run, epochs: int) -> None:
