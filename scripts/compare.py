@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in metric_rows(summaries[0].metrics.last):
         if row.name in ("top1_error", *CALIBRATED):
             print(f"{row.name}: {row.definition}")
+    which = " or ".join(dict.fromkeys(summary.which_epoch for summary in summaries))
     print(
-        "Test split, last epoch, one seed each; recipes/README.md has means over seeds.\n"
+        f"Test split, {which}, one seed each; recipes/README.md has means over seeds.\n"
         "Calibrated: logits divided by T, fitted on the hold-out set. images/s: supervised; CS-KD loads two each.\n"
     )
     for folder in folders:
