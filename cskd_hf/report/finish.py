@@ -59,14 +59,10 @@ def finish(
     if holdout is not None:
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     write_tensors(folder / "predictions.safetensors", tensors)
-    train_images = tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist())
-    metrics = _metrics(test, holdout, train_images)
+    dataset = _dataset(recipe, images)
+    metrics = _metrics(test, holdout, dataset.train_images_per_class)
     _draw_figures(folder, test, images.train.class_names, metrics.temperature)
-    sizes = {"train": len(images.train), "test": len(images.test)}
-    if images.holdout is not None:
-        sizes["holdout"] = len(images.holdout)
     selected = describe_selection(recipe.run, progress)
-    changes, start = notes_of_changes(read_environments(folder)), starting_weights(model)
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
@@ -74,21 +70,8 @@ def finish(
         selection=recipe.run.selection,
         selected=selected,
         name=folder.resolve().name,
-        dataset=run_summary.DatasetSummary(
-            name=recipe.data.dataset,
-            num_classes=images.num_classes,
-            images=sizes,
-            train_images_per_class=train_images,
-            deep=dict(images.deep),
-        ),
-        model=run_summary.ModelSummary(
-            model_name=recipe.model.model_name,
-            num_parameters=count_parameters(model),
-            needs_cskd_hf=needs_cskd_hf(architecture_of(recipe.model, model), model),
-            finetuned_from=None if start is None else start.name,
-            finetuned_license=None if start is None else start.license,
-            loaded=None if start is None else start.loaded,
-        ),
+        dataset=dataset,
+        model=_model(recipe, model),
         method=recipe.to_dict()["method"],
         metrics=metrics,
         throughput=_throughput(progress, num_processes, peak_memory_bytes),
@@ -96,7 +79,7 @@ def finish(
         notes=(
             *([] if selected is None else [selected.note(recipe.run.selection, recipe.scheduler.total_epochs)]),
             *images.notes,
-            *changes,
+            *notes_of_changes(read_environments(folder)),
             *ema_note(recipe.run, progress.step if selected is None else selected.updates(progress.step)),
             *_transfer_note(test, metrics.temperature),
             *_skip_notes(images, progress, predictions),
@@ -109,7 +92,7 @@ def finish(
         "recipe_hash": summary.recipe_hash,
         "value_range": recipe.data.value_range,
         "background": recipe.transform.background,
-        "train_images_per_class": train_images,
+        "train_images_per_class": dataset.train_images_per_class,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
@@ -129,6 +112,31 @@ def describe_selection(settings: RunSection, progress: Progress) -> Selected | N
         metric=settings.selection_metric,
         best_epoch=best_epoch,
         best_value=progress.best_value,
+    )
+
+
+def _dataset(recipe: Recipe, images: Images) -> run_summary.DatasetSummary:
+    sizes = {"train": len(images.train), "test": len(images.test)}
+    if images.holdout is not None:
+        sizes["holdout"] = len(images.holdout)
+    return run_summary.DatasetSummary(
+        name=recipe.data.dataset,
+        num_classes=images.num_classes,
+        images=sizes,
+        train_images_per_class=tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist()),
+        deep=dict(images.deep),
+    )
+
+
+def _model(recipe: Recipe, model: nn.Module) -> run_summary.ModelSummary:
+    start = starting_weights(model)
+    return run_summary.ModelSummary(
+        model_name=recipe.model.model_name,
+        num_parameters=count_parameters(model),
+        needs_cskd_hf=needs_cskd_hf(architecture_of(recipe.model, model), model),
+        finetuned_from=None if start is None else start.name,
+        finetuned_license=None if start is None else start.license,
+        loaded=None if start is None else start.loaded,
     )
 
 
