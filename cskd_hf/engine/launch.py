@@ -30,8 +30,8 @@ def check_environment(recipe: Recipe) -> None:
     for strategy in _STRATEGIES:
         if os.environ.get(f"ACCELERATE_USE_{strategy}", "false").lower() in ("true", "1", "yes", "on", "y", "t"):
             raise UserError(
-                f"accelerate: ACCELERATE_USE_{strategy} is set: CS-KD's two forwards need whole weights and BatchNorm "
-                "statistics on every rank; unset it, or choose MULTI_GPU in accelerate config, one process per GPU"
+                f"accelerate: ACCELERATE_USE_{strategy} is set, but this loop evaluates, averages and saves whole "
+                "weights on every rank; unset it, or choose MULTI_GPU in accelerate config, one process per GPU"
             )
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps not in ("1", "auto"):
@@ -92,8 +92,8 @@ def check_accelerator(accelerator: Accelerator) -> None:
     """
     if accelerator.distributed_type not in _SUPPORTED:
         raise UserError(
-            f"accelerate: distributed_type {accelerator.distributed_type.value}: CS-KD's two forwards need whole "
-            "weights and BatchNorm statistics on every rank; use MULTI_GPU, one process per GPU"
+            f"accelerate: distributed_type {accelerator.distributed_type.value}: this loop evaluates, averages and "
+            "saves whole weights on every rank; use MULTI_GPU, one process per GPU"
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError("accelerate: it accumulates gradients by itself; write run.gradient_accumulation_steps instead")

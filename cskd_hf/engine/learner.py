@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from timm.optim import Lookahead
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -66,6 +67,15 @@ class Learner:
         for parameter, gradient in zip(backbone, gradients, strict=True):
             parameter.grad = gradient
 
+    def sync_lookahead(self) -> None:
+        """Go on from Lookahead's slow weights, as timm's train.py does at an epoch's end: they are evaluated.
+
+        Between a step and `zero_grad`: timm passes over parameters without a gradient.
+        """
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if isinstance(optimizer, Lookahead):
+            optimizer.sync_lookahead()
+
     def keep_gradients(self) -> None:
         """Allocate gradients now and zero them in place from here on.
 
@@ -77,11 +87,14 @@ class Learner:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def checkpoint_bytes(self, model_ema: bool) -> int:
-        """About the size of a checkpoint: an optimizer has no state before its first step."""
+    def checkpoint_bytes(self, copies: int) -> int:
+        """About the size of a checkpoint: an optimizer has no state before its first step.
+
+        Args:
+            copies: of the network besides the trained one: a moving average, the best epoch's.
+        """
         num_bytes = sum(tensor.nbytes for tensor in self.module.state_dict().values())
-        if model_ema:
-            num_bytes += sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        num_bytes += copies * sum(tensor.nbytes for tensor in self.network.state_dict().values())
         for group in self.optimizer.param_groups:
             moments = 2 if "betas" in group else 1
             num_bytes += moments * sum(parameter.nbytes for parameter in group["params"])

@@ -16,6 +16,7 @@ from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
+from cskd_hf.engine.selection import Selection
 from cskd_hf.errors import ImageError, UserError
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
@@ -28,7 +29,7 @@ from cskd_hf.report.pairs import NAME as PAIRS
 from cskd_hf.report.pairs import write_pairs
 from cskd_hf.report.report import write_report
 from cskd_hf.runs import folder as run_folder
-from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_checkpoint
+from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_best, load_checkpoint
 from cskd_hf.runs.disk import check_space
 from cskd_hf.runs.progress import Progress, Stopwatch
 
@@ -46,6 +47,7 @@ class Run:
         ema: the running average of the weights, or None.
         model: the plain timm model that is evaluated and exported: the average, if there is one.
         progress: epoch, position and step reached.
+        selection: the best epoch so far.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -71,6 +73,7 @@ class Run:
         self.batches = build_batches(self.recipe, self.images.train, self.accelerator)
         self.loader = build_loader(self.recipe, self.images.train, self.batches, self.accelerator)
         self.watched = "test" if self.images.holdout is None else "holdout"
+        assert self.watched == "holdout" or not self.recipe.run.uses_holdout, "the recipe was not validated"
         self.described = describe_images(self.images)
         self.ranks.check_agreement(
             {
@@ -110,11 +113,13 @@ class Run:
             check_epochs(self.progress, self.recipe.scheduler.total_epochs, checkpoint)
             if opened.other_images:
                 self.progress.skipped = {}  # rows of the other images
+                self.progress.forget_best()
             self.console.say(f"resuming at {self.progress.place}")
         if self.is_main:
             saved = 0 if checkpoint is None else len(list_checkpoints(checkpoint.parent))
             at_once = settings.checkpoints_total_limit + 1 - saved
-            check_space(self.folder, learner.checkpoint_bytes(settings.model_ema), at_once)
+            copies = settings.model_ema + (settings.selection == "best_holdout")
+            check_space(self.folder, learner.checkpoint_bytes(copies), at_once)
             run_folder.begin_run(opened, self.recipe, self.described, self.accelerator.num_processes)
         self.ema: ModelEmaV3 | None = None
         self.model: nn.Module = learner.network
@@ -123,6 +128,7 @@ class Run:
             self.model = self.ema.module
             if checkpoint is not None:
                 load_average(checkpoint, self.model)
+        self.selection = Selection(settings, self.progress, {} if checkpoint is None else load_best(checkpoint))
         self.stopwatch = Stopwatch(self.progress)
         if self.is_main:
             run_folder.cut_metrics(self.folder, self.progress.epoch - bool(self.progress.line))

@@ -13,12 +13,11 @@ from timm.utils import distribute_bn
 
 from cskd_hf.data.loaders import workers_ended
 from cskd_hf.engine import failures
+from cskd_hf.engine.evaluation import evaluate, predict
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.engine.updates import Update, training_updates
-from cskd_hf.evaluation import confidence, metrics
-from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions, predict_split
-from cskd_hf.evaluation.rows import finite_rows
+from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions
 from cskd_hf.files import advice
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
@@ -82,12 +81,14 @@ def fit_and_finish(run: Run) -> Outcome:
         try:
             try:
                 if fit(run, stop):
+                    run.selection.restore(run.model)
                     splits = dict.fromkeys((run.watched, "test"))
                     predictions = {split: predict(run, split, stop, autocast=False) for split in splits}
                     run.console.close()
                     outcome = write_results(run, predictions)
             except EvaluationStoppedError:
-                save(run)
+                if run.progress.line:  # not one of the final evaluations, which follow a checkpoint
+                    save(run)
         except (EOFError, MemoryError, OSError, RuntimeError) as error:
             failures.ignore_worker_deaths()
             run.console.close()
@@ -102,10 +103,16 @@ def fit_and_finish(run: Run) -> Outcome:
 
 
 def fit(run: Run, stop: StopRequest) -> bool:
-    """Train to the last epoch; False if all ranks agreed to stop early, with a checkpoint saved."""
+    """Train to the last epoch, or until the hold-out set stops it.
+
+    Returns:
+        False if all ranks agreed to a stop request, with a checkpoint saved.
+    """
     settings, num_epochs = run.recipe.run, run.recipe.scheduler.total_epochs
     if run.progress.line:  # stopped during an evaluation
         end_epoch(run, stop)
+    if run.selection.stops:
+        return True
     for update in training_updates(
         run.learner, run.loader, run.batches, run.accelerator, run.progress, settings, num_epochs
     ):
@@ -117,6 +124,8 @@ def fit(run: Run, stop: StopRequest) -> bool:
         if update.ends_epoch:
             begin_line(run, update)
             end_epoch(run, stop)
+            if run.selection.stops:
+                return True
         elif settings.checkpoint_steps and update.step % settings.checkpoint_steps == 0:
             save(run, update.totals.read(run.accelerator))
         if stop.agreed(ask_now=update.ends_epoch):
@@ -142,8 +151,9 @@ def begin_line(run: Run, update: Update) -> None:
     """
     world = run.accelerator.num_processes
     if world > 1:  # every rank has its own running statistics
-        for module in (run.learner.module,) if run.ema is None else (run.learner.module, run.model):
-            distribute_bn(module, world, reduce=True)
+        distribute_bn(run.learner.module, world, reduce=True)
+        if run.ema is not None:  # rank 0's, which a checkpoint within the epoch has saved
+            distribute_bn(run.model, world, reduce=False)
     totals = update.totals.read(run.accelerator)
     samples = totals.pop("samples")
     means = {f"train/{name}": value / samples for name, value in totals.items()}
@@ -157,6 +167,8 @@ def end_epoch(run: Run, stop: StopRequest) -> None:
     if run.progress.epoch % run.recipe.run.val_interval == 0 or run.progress.epoch == num_epochs:
         values, predictions = evaluate(run, stop)
         line |= values
+        if run.recipe.run.uses_holdout:
+            run.selection.observe(values.get(f"holdout/{run.recipe.run.selection_metric}"), run.model)
     if run.is_main:
         run_folder.append_metrics(run.folder, line)
     if run.recipe.run.report_to:
@@ -165,38 +177,10 @@ def end_epoch(run: Run, stop: StopRequest) -> None:
     run.console.epoch(line, num_epochs)
     run.progress.line = {}
     save(run)
+    if run.selection.stops:
+        run.console.stopped_early(run.progress)
     if predictions is not None:
         run.report(predictions)
-
-
-def evaluate(run: Run, stop: StopRequest) -> tuple[dict[str, float], Predictions | None]:
-    """Error and calibration on the watched split, and its predictions; nothing if a logit is not finite."""
-    split = run.watched
-    predictions = predict(run, split, stop, autocast=True)
-    logits, target = predictions.logits, predictions.target
-    if not finite_rows(logits).all():  # half precision may overflow where training, with batch statistics, does not
-        run.console.say(f"note: epoch {run.progress.epoch}: logits of the {split} split are not finite")
-        return {}, None
-    return {
-        f"{split}/top1_error": metrics.top_k_error(logits, target, 1),
-        f"{split}/nll": metrics.nll(logits, target),
-        f"{split}/ece": confidence.ece(logits, target),
-    }, predictions
-
-
-def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predictions:
-    """Predictions of the exported model on a split, gathered from all ranks; in float32 unless `autocast`."""
-    return predict_split(
-        run.model,
-        getattr(run.images, split),
-        run.accelerator,
-        run.recipe.data,
-        run.recipe.transform,
-        channels_last=run.recipe.run.channels_last,
-        autocast=autocast,
-        with_features=not autocast,
-        stop=stop.agreed,
-    )
 
 
 def save(run: Run, totals: dict[str, float] | None = None) -> None:
@@ -223,12 +207,13 @@ def save(run: Run, totals: dict[str, float] | None = None) -> None:
             None if run.ema is None else run.model,
             memories,
             run.images.train.class_names,
+            run.selection.weights,
         )
     accelerator.wait_for_everyone()  # a rank exiting now would abort rank 0 mid-write
 
 
 def write_results(run: Run, predictions: dict[str, Predictions]) -> Outcome:
-    """Weights, summary, figures and report of the last epoch, unless training diverged."""
+    """Weights, summary, figures and report, unless training diverged."""
     divergence = failures.find_divergence(predictions)
     if divergence:
         if run.is_main:

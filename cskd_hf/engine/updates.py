@@ -114,10 +114,10 @@ def training_updates(
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)
             terms = accumulate_gradients(learner, batch_iterator, group, accelerator, progress, totals, settings)
-            lr = apply_update(learner, accelerator, settings.clip_grad, progress.epoch)
-
             group_samples = sum(micro.total for micro in group)
             ends_epoch = progress.position + group_samples >= batches.num_samples
+            lr = apply_update(learner, accelerator, settings.clip_grad, progress.epoch, ends_epoch)
+
             update = Update(progress.epoch, progress.step + 1, lr, terms, totals, ends_epoch)
             progress.seconds += time.perf_counter() - started
             progress.advance(group_samples, ends_epoch)
@@ -213,12 +213,16 @@ def forward_backward(
     return terms
 
 
-def apply_update(learner: Learner, accelerator: Accelerator, clip_grad: float | None, epoch: int) -> float:
+def apply_update(
+    learner: Learner, accelerator: Accelerator, clip_grad: float | None, epoch: int, ends_epoch: bool
+) -> float:
     """Clip, step and zero the gradients; returns the step's largest learning rate."""
     lr = max(group["lr"] for group in learner.optimizer.param_groups)
     with learner.heads_alone(epoch):
         if clip_grad is not None:
             accelerator.clip_grad_norm_(learner.objective.parameters(), clip_grad)
         learner.optimizer.step()
+        if ends_epoch:
+            learner.sync_lookahead()
     learner.optimizer.zero_grad(set_to_none=learner.set_to_none)
     return lr

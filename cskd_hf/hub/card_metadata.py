@@ -36,7 +36,7 @@ def card_metadata(release: Release) -> ModelCardData:
 
 
 def _eval_results(release: Release) -> list[EvalResult]:
-    """Every metric of the last epoch: first what the released weights give, then with or without the temperature."""
+    """Every metric: first what the released weights give, then with or without the temperature."""
     recipe, metrics = release.source.recipe, release.source.summary.metrics
     data = data_source(recipe)
     variants = [
@@ -82,7 +82,7 @@ def write_eval_results(release: Release, folder: Path) -> None:
     if data.hub_id and recipe.data.revision:
         dataset["revision"] = recipe.data.revision
     notes = (
-        f"top-1 accuracy in percent on split {recipe.data.test_name}, last epoch, seed {summary.seed}; "
+        f"top-1 accuracy in percent on split {recipe.data.test_name}, {summary.which_epoch}, seed {summary.seed}; "
         f"ECE {values.ece:.4g} %, NLL {values.nll:.4g}"
     )
     if data.hub_id is None:

@@ -1,7 +1,7 @@
 """Metrics of finished runs → the cells of a table, next to the paper's.
 
-A cell is the mean over seeds of the last epoch's metric, with the sample standard deviation (n − 1). Two means differ
-when |a − b| exceeds their joint spread, √(std_a² + std_b²).
+A cell is the mean over seeds of a metric, with the sample standard deviation (n − 1): of the last epoch, unless the
+recipe selects another. Two means differ when |a − b| exceeds their joint spread, √(std_a² + std_b²).
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def joint_spread(a: MeanStd | None, b: MeanStd | None) -> float | None:
 
 
 class Training(NamedTuple):
-    """What a run costs; `compute` is `Run.compute`."""
+    """What a run costs, `compute` is `Run.compute`, and the epoch it ends with, in words."""
 
     epochs: int
     compute: float
+    chosen_epoch: str
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Grid:
         return [cell for row in self.cells for cell in row]
 
 
+def chosen_epoch(grids: Sequence[Grid]) -> str:
+    """The epoch whose weights the numbers are of, for a caption."""
+    trainings = [cell.training for grid in grids for cell in grid.flat() if cell.training is not None]
+    return " or ".join(sorted({training.chosen_epoch for training in trainings})) or "last epoch"
+
+
 def fill_all(blocks: Sequence[Block], runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[Grid]:
     """Every block; after one of ECE follows ECE at the fitted temperature. Of `_IF_MEASURED` only those with values."""
     grids = []
@@ -113,7 +120,8 @@ def _cell(
         if key not in runs:
             continue
         run, summary = runs[key], states[key].summary
-        training = Training(run.expected.scheduler.total_epochs, run.compute)
+        recipe = run.expected
+        training = Training(recipe.scheduler.total_epochs, run.compute, recipe.run.chosen_epoch)
         epochs = "" if key.epochs is None else f"{key.epochs} epochs, "
         if summary is None:
             missing[seed] = epochs + states[key].describe(run)

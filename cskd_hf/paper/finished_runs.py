@@ -119,6 +119,8 @@ def _labels(runs: Sequence[FinishedRun]) -> list[str]:
     labels = [method_title(run.summary.method["name"]) for run in runs]
     if len({run.summary.model.model_name for run in runs}) > 1:
         labels = [f"{label}, {run.summary.model.model_name}" for label, run in zip(labels, runs, strict=True)]
+    if len({run.recipe.run.chosen_epoch for run in runs}) > 1:
+        labels = [f"{label}, {run.recipe.run.chosen_epoch}" for label, run in zip(labels, runs, strict=True)]
     distinctions: list[Callable[[FinishedRun, list[FinishedRun]], str]] = [
         _settings,
         lambda run, _: f", seed {run.summary.seed}",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cskd_hf.evaluation.formats import escape
 from cskd_hf.paper.blocks import MeanStd, method_title
-from cskd_hf.paper.cells import Grid
+from cskd_hf.paper.cells import Grid, chosen_epoch
 from cskd_hf.paper.markdown import column_names, in_common
 from cskd_hf.paper.text import name_of
 
@@ -23,7 +23,7 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     subject = ", ".join(name_of(word) for word in (common, grid.block.metric) if word is not None)
     budget = None if grid.block.budget is None else "equal training compute"
     label = "-".join(word for word in (grid.block.table, common, grid.block.metric, budget) if word is not None)
-    caption = f"{escape(subject)} in percent, last epoch, "
+    caption = f"{escape(subject)} in percent, {chosen_epoch([grid])}, "
     caption += "" if single else r"mean $\pm$ sample standard deviation ($n-1$) "
     caption += f"over {f'$n={counts[0]}$' if counts and same_n else '$n$'} seed{'' if single else 's'}"
     caption += "" if same_n else ", $n$ in parentheses"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cskd_hf.paper.cells import HIGHER_IS_BETTER, Cell, Grid
+from cskd_hf.paper.cells import HIGHER_IS_BETTER, Cell, Grid, chosen_epoch
 from cskd_hf.paper.method_tables import method_tables
 from cskd_hf.paper.text import aligned, name_of, number
 
@@ -43,7 +43,7 @@ def _legend(grids: Sequence[Grid]) -> list[str]:
     sizes = sorted({cell.paper.n for grid in grids for cell in grid.flat() if cell.paper is not None})
     paper = f" Below each method the paper's values, n = {', '.join(map(str, sizes))}." if sizes else ""
     return [
-        f"Percent, last epoch: mean ± sample standard deviation (n − 1) over (n) seeds.{paper}",
+        f"Percent, {chosen_epoch(grids)}: mean ± sample standard deviation (n − 1) over (n) seeds.{paper}",
         "Bold: the best of ours in its column, ahead of our second best by more than their joint spread,",
         "√(std² + std²), which needs n ≥ 2 on both sides.",
     ]

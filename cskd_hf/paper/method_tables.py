@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cskd_hf.paper.cells import Cell, Grid
+from cskd_hf.paper.cells import Cell, Grid, chosen_epoch
 from cskd_hf.paper.text import aligned, name_of, number
 
 _HEADS = {
@@ -19,7 +19,7 @@ _HEADS = {
     "recall_at_1": "Recall@1",
 }
 _LEGEND = [
-    "Test split, last epoch: mean ± sample standard deviation (n − 1) over n seeds. Error, ECE (20 bins), AURC and",
+    "Test split, {}: mean ± sample standard deviation (n − 1) over n seeds. Error, ECE (20 bins), AURC and",
     "Recall@1 in percent, NLL in nats, Brier from 0 to 2. Compute: forward and backward passes of one image in a",
     "training; a forward alone counts 1/3, and a teacher's own training is left out. Bold: the best in its column,",
     "ahead of the second best by more than their joint spread, √(std² + std²), which needs n ≥ 2 on both sides.",
@@ -28,7 +28,7 @@ _LEGEND = [
 
 def method_tables(grids: Sequence[Grid]) -> list[str]:
     """Lines of Markdown: how to read the tables, then for each image set its tables at equal epochs and compute."""
-    lines = list(_LEGEND)
+    lines = [_LEGEND[0].format(chosen_epoch(grids)), *_LEGEND[1:]]
     for column, (dataset, model) in enumerate(grids[0].block.columns):
         for budget in dict.fromkeys(grid.block.budget for grid in grids):
             alike = [grid for grid in grids if grid.block.budget == budget]

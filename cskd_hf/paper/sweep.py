@@ -94,14 +94,16 @@ def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric:
         metric: of `METRICS`, by which rows are ordered.
     """
     points: dict[str, list[dict[str, float]]] = {}
+    chosen = {key.method: run.expected.run.chosen_epoch for key, run in runs.items()}
     for key, run in runs.items():
         values = points.setdefault(key.method, [])
-        if states[key].status == "finished":
-            last = read_metrics(run.folder)[-1]
-            values.append({name: last[f"holdout/{name}"] for name in METRICS})
+        if (summary := states[key].summary) is not None:
+            line = next(line for line in read_metrics(run.folder) if line["epoch"] + 1 == summary.epoch)
+            values.append({name: line[f"holdout/{name}"] for name in METRICS})
     rows = [
         {
             "point": point,
+            "chosen_epoch": chosen[point],
             "n": len(values),
             **{name: MeanStd.of([each[name] for each in values]) if values else None for name in METRICS},
         }
@@ -113,7 +115,13 @@ def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric:
 def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     """The table and, if two points or more have finished, which of them the spread cannot tell from the best."""
     lines = [f"## Sweep of {recipe}", ""]
-    lines += ["On hold-out images, last epoch; mean ± sample standard deviation over n seeds.", ""]
+    chosen = sorted({row["chosen_epoch"] for row in rows})
+    lines += [f"On hold-out images, {' or '.join(chosen)}; mean ± sample standard deviation over n seeds.", ""]
+    if chosen != ["last epoch"]:
+        lines += [
+            "Hold-out values of an epoch chosen there are optimistic: do not compare them with those of a last epoch.",
+            "",
+        ]
     cells = [["setting", *METRICS.values(), "n"]]
     for row in rows:
         values = [number(row[name], decimals=3 if name == "nll" else 2) for name in METRICS]

@@ -31,6 +31,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "sched"),
     **dict.fromkeys(("amp", "precision", "fp16", "bf16"), "mixed_precision"),
     "accum_iter": "gradient_accumulation_steps",
+    "patience": "early_stopping_patience",
 }
 """Names of keys in other programs → ours."""
 

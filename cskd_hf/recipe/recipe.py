@@ -87,6 +87,8 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
             del settings[section][key]
     if not recipe.run.model_ema:
         del settings["run"]["model_ema_warmup"]  # no effect
+    if not recipe.run.uses_holdout:
+        del settings["run"]["selection_metric"]  # no effect
     for key, value in TRANSFORM_DEFAULTS.items():
         if settings["transform"][key] is None:  # of a run from before the key
             settings["transform"][key] = value
@@ -159,6 +161,7 @@ def parse_recipe(
     """Validate section → key → value; errors name the place of 'section.key', or else `source`."""
     recipe = _validate(Recipe, settings, source, places or {})
     _check_input(recipe, source, places or {})
+    _check_holdout(recipe, source, places or {})
     return recipe
 
 
@@ -178,6 +181,19 @@ def _check_input(recipe: Recipe, source: str, places: Mapping[str, str]) -> None
                 f"{flow(recipe.transform.input_size)}; write {paste(at, 'transform.input_size', wanted)} or "
                 f"{paste(at, f'model.{key}', expected)}"
             )
+
+
+def _check_holdout(recipe: Recipe, source: str, places: Mapping[str, str]) -> None:
+    """The test split never decides which weights a run ends with."""
+    data, run = recipe.data, recipe.run
+    holdout = getattr(entry_of(data.dataset), "holdout", None) if data.holdout is None else data.holdout
+    if run.uses_holdout and not holdout:
+        key, off = ("early_stopping_patience", None) if run.selection == "last" else ("selection", "last")
+        at = places.get(f"run.{key}", source)
+        raise UserError(
+            f"{at}: run.{key}: read {flow(getattr(run, key))}, but there is no hold-out set; write "
+            f"{paste(at, 'data.holdout', 0.1)} or {paste(at, f'run.{key}', off)}"
+        )
 
 
 def parse_data(settings: Any, source: str, places: Mapping[str, str] | None = None) -> DataSection:

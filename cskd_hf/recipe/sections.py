@@ -152,6 +152,9 @@ class SchedulerSection(Section):
         return self.num_epochs + self.cooldown_epochs + (self.warmup_epochs if self.warmup_prefix else 0)
 
 
+SELECTION_METRICS = {"top1_error": "top-1 error", "nll": "NLL", "refinement_loss": "refinement loss"}
+
+
 class RunSection(Section):
     """The run folder, numerics, checkpoints and logging."""
 
@@ -189,6 +192,12 @@ class RunSection(Section):
     """torch.compile of both forwards and the loss, or its mode."""
     val_interval: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    selection: Literal["last", "best_holdout"] = "last"
+    """The epoch whose weights are tested and exported: the last, or the best one on the hold-out set."""
+    selection_metric: Literal["top1_error", "nll", "refinement_loss"] = "refinement_loss"
+    """What the best epoch has least of. refinement_loss: the NLL after fitting a temperature (arXiv:2501.19195)."""
+    early_stopping_patience: Count | None = None
+    """Stop training after this many evaluations without a better `selection_metric`; null: train every epoch."""
     checkpoint_steps: Count | None = None
     """Updates between checkpoints; null: one at the end of each epoch."""
     checkpoints_total_limit: Count = 2
@@ -205,6 +214,19 @@ class RunSection(Section):
     """Create the repository private."""
     hub_license: str | None = None
     """Licence of the published weights, of the Hub's list; null: by the terms of the data, if they are known."""
+
+    @property
+    def uses_holdout(self) -> bool:
+        """Whether the hold-out set decides which weights a run ends with."""
+        return self.selection == "best_holdout" or self.early_stopping_patience is not None
+
+    @property
+    def chosen_epoch(self) -> str:
+        """Which epoch's weights are the result, for captions."""
+        metric = SELECTION_METRICS[self.selection_metric]
+        best = self.selection == "best_holdout"
+        stopped = "" if self.early_stopping_patience is None else f", with early stopping by hold-out {metric}"
+        return (f"epoch with the best hold-out {metric}" if best else "last epoch") + stopped
 
     @field_validator("hub_model_id")
     @classmethod

@@ -22,7 +22,7 @@ from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.models.factory import starting_weights
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.recipe.sections import RunSection
+from cskd_hf.recipe.sections import SELECTION_METRICS, RunSection
 from cskd_hf.report.describe import describe_images, describe_method, describe_network, random_weights_note
 from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch, size_note
 from cskd_hf.runs.progress import Progress, TimeLeft
@@ -90,6 +90,8 @@ class Console:
             "epochs": f"{epochs:,} of {updates:,} updates",
             "device": f"{_device_name(device)}, mixed precision: {recipe.run.mixed_precision}",
         }
+        if recipe.run.uses_holdout:
+            lines["result"] = recipe.run.chosen_epoch
         self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
         notes += [*small_data_note(recipe, batches), *milestone_note(recipe.scheduler)]
@@ -140,6 +142,14 @@ class Console:
         waiting = f"{100 * line['data_wait_share']:.0f} % waiting for data"
         self.say("  ".join([*parts, f"| {line['images_per_second']:,.0f} images/s, {waiting}"]))
 
+    def stopped_early(self, progress: Progress) -> None:
+        """One line: the hold-out set ended training."""
+        metric, since = SELECTION_METRICS[progress.best_metric], progress.evaluations_since_best
+        self.say(
+            f"training stops early after epoch {progress.epoch}: {since} evaluations since the best hold-out {metric}, "
+            f"of epoch {progress.best_epoch}"
+        )
+
     def stopped(self, reason: str, progress: Progress) -> None:
         """One line on stderr: why, where, and how to resume."""
         self.close()
@@ -158,7 +168,7 @@ class Console:
             return
         summary = read_summary(folder)
         metrics = summary.metrics
-        self.say(f"\ntest split, last epoch\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
+        self.say(f"\ntest split, {summary.which_epoch}\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
         self.say(metrics.verdict)
         for note in summary.notes:
             self.say(f"note: {note}")

@@ -19,6 +19,7 @@ from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.export import architecture_of, export_model, needs_cskd_hf
 from cskd_hf.models.factory import count_parameters, starting_weights
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
+from cskd_hf.recipe.sections import RunSection
 from cskd_hf.report.console import ema_note
 from cskd_hf.report.curves import draw_run
 from cskd_hf.report.details import Evaluated
@@ -27,6 +28,7 @@ from cskd_hf.runs import summary as run_summary
 from cskd_hf.runs.environment import notes_of_changes, read_environments
 from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.progress import Progress
+from cskd_hf.runs.selected import Selected
 
 
 def finish(
@@ -58,42 +60,28 @@ def finish(
     if holdout is not None:
         tensors |= {"holdout_logits": holdout.logits, "holdout_target": holdout.target, "holdout_row": holdout.row}
     write_tensors(folder / "predictions.safetensors", tensors)
-    train_images = tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist())
-    metrics = _metrics(test, holdout, train_images)
+    dataset = _dataset(recipe, images)
+    metrics = _metrics(test, holdout, dataset.train_images_per_class)
     _draw_figures(folder, test, images.train.class_names, metrics.temperature)
-    sizes = {"train": len(images.train), "test": len(images.test)}
-    if images.holdout is not None:
-        sizes["holdout"] = len(images.holdout)
-    changes, start = notes_of_changes(read_environments(folder)), starting_weights(model)
+    selected = describe_selection(recipe.run, progress)
     summary = run_summary.Summary(
         recipe_hash=recipe_hash(recipe),
         seed=recipe.run.seed,
         epochs=recipe.scheduler.total_epochs,
-        selection="last",
+        selection=recipe.run.selection,
+        selected=selected,
         name=folder.resolve().name,
-        dataset=run_summary.DatasetSummary(
-            name=recipe.data.dataset,
-            num_classes=images.num_classes,
-            images=sizes,
-            train_images_per_class=train_images,
-            deep=dict(images.deep),
-        ),
-        model=run_summary.ModelSummary(
-            model_name=recipe.model.model_name,
-            num_parameters=count_parameters(model),
-            needs_cskd_hf=needs_cskd_hf(architecture_of(recipe.model, model), model),
-            finetuned_from=None if start is None else start.name,
-            finetuned_license=None if start is None else start.license,
-            loaded=None if start is None else start.loaded,
-        ),
+        dataset=dataset,
+        model=_model(recipe, model),
         method=recipe.to_dict()["method"],
         metrics=metrics,
         throughput=_throughput(progress, num_processes, peak_memory_bytes),
         skipped_images={"train": len(progress.skipped)} | {name: len(p.skipped) for name, p in predictions.items()},
         notes=(
+            *([] if selected is None else [selected.note(recipe.run.selection, recipe.scheduler.total_epochs)]),
             *images.notes,
-            *changes,
-            *ema_note(recipe.run, progress.step),
+            *notes_of_changes(read_environments(folder)),
+            *ema_note(recipe.run, progress.step if selected is None else selected.updates(progress.step)),
             *_transfer_note(test, metrics.temperature),
             *_skip_notes(images, progress, predictions),
         ),
@@ -105,12 +93,52 @@ def finish(
         "recipe_hash": summary.recipe_hash,
         "value_range": recipe.data.value_range,
         "background": recipe.transform.background,
-        "train_images_per_class": train_images,
+        "train_images_per_class": dataset.train_images_per_class,
     }
     readme = model_readme(summary, folder)
     export_model(model, folder / "model", recipe.model, recipe.transform, images.train.class_names, readme, facts)
     run_summary.write_summary(folder, summary)  # from here on the run counts as finished
     write_report(folder, Evaluated("test", test, evaluation_images(images.test, recipe.data, recipe.transform)))
+
+
+def describe_selection(settings: RunSection, progress: Progress) -> Selected | None:
+    """How the hold-out set decided; None if it decided nothing."""
+    if not settings.uses_holdout:
+        return None
+    best_epoch = progress.best_epoch or None
+    chosen = best_epoch if settings.selection == "best_holdout" else None
+    return Selected(
+        epoch=chosen or progress.epoch,
+        epochs_trained=progress.epoch,
+        metric=settings.selection_metric,
+        best_epoch=best_epoch,
+        best_value=progress.best_value,
+    )
+
+
+def _dataset(recipe: Recipe, images: Images) -> run_summary.DatasetSummary:
+    sizes = {"train": len(images.train), "test": len(images.test)}
+    if images.holdout is not None:
+        sizes["holdout"] = len(images.holdout)
+    return run_summary.DatasetSummary(
+        name=recipe.data.dataset,
+        num_classes=images.num_classes,
+        images=sizes,
+        train_images_per_class=tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist()),
+        deep=dict(images.deep),
+    )
+
+
+def _model(recipe: Recipe, model: nn.Module) -> run_summary.ModelSummary:
+    start = starting_weights(model)
+    return run_summary.ModelSummary(
+        model_name=recipe.model.model_name,
+        num_parameters=count_parameters(model),
+        needs_cskd_hf=needs_cskd_hf(architecture_of(recipe.model, model), model),
+        finetuned_from=None if start is None else start.name,
+        finetuned_license=None if start is None else start.license,
+        loaded=None if start is None else start.loaded,
+    )
 
 
 def _draw_figures(folder: Path, test: Predictions, class_names: tuple[str, ...], temperature: float | None) -> None:

@@ -96,6 +96,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
     error = torch.tensor(metrics.last.top1_error / 100)
     return {
         "summary": summary,
+        "selection": summary.selection,
         "model_name": summary.model.model_name,
         "dataset": summary.dataset.name,
         "method": summary.method,
@@ -109,6 +110,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
 def _unfinished(recipe: Recipe) -> dict[str, Any]:
     return {
         "summary": None,
+        "selection": recipe.run.selection,
         "model_name": recipe.model.model_name,
         "dataset": recipe.data.dataset,
         "method": recipe.to_dict()["method"],

@@ -24,7 +24,7 @@ from cskd_hf.models.memory import memory_shapes, scatter_memories
 from cskd_hf.runs.progress import Progress
 
 WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.safetensors"
-OPTIMIZER, STATE = "optimizer.pt", "state.json"
+BEST, OPTIMIZER, STATE = "best.safetensors", "optimizer.pt", "state.json"
 
 
 class CheckpointError(OSError):
@@ -42,6 +42,7 @@ def save_checkpoint(
     ema: nn.Module | None = None,
     memories: Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] | None = None,
+    best: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-00001234` and delete all but the newest `keep` checkpoints. Call it on one rank.
 
@@ -51,6 +52,7 @@ def save_checkpoint(
         ema: the moving average of the exported model, if the run has one.
         memories: from `gather_memories`, which every rank calls.
         class_names: in label order, for whoever predicts with the checkpoint.
+        best: weights of the best epoch so far, if the run selects one.
 
     Raises:
         CheckpointError: the disk is full or the folder not writable; nothing of the attempt is left.
@@ -61,7 +63,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)  # left by a kill
         partial.mkdir(parents=True)
         averages = {} if ema is None else ema.state_dict()
-        for name, tensors in ((WEIGHTS, module.state_dict()), (AVERAGE, averages), (MEMORIES, memories or {})):
+        weights = {WEIGHTS: module.state_dict(), AVERAGE: averages, MEMORIES: memories, BEST: best}
+        for name, tensors in weights.items():
             if tensors:
                 write_tensors(partial / name, tensors, {"format": "pt"})
         scaler_state = None if scaler is None else scaler.state_dict()
@@ -200,6 +203,11 @@ def load_average(path: Path, ema: nn.Module) -> None:
     """Load a checkpoint's moving average; without one, as when a forced resume turns it on, do nothing."""
     if (path / AVERAGE).is_file():
         ema.load_state_dict(load_file(path / AVERAGE))
+
+
+def load_best(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's weights of the best epoch; none if the run that saved it selected none."""
+    return load_file(path / BEST) if (path / BEST).is_file() else {}
 
 
 def _misfit(

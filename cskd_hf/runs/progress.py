@@ -20,6 +20,10 @@ class Progress:
         samples: supervised images since the start, over all ranks.
         skipped: unreadable training images, row → reason.
         line: the metrics.jsonl line of an epoch that is trained but not yet evaluated.
+        best_metric: what the next three are about, `run.selection_metric`.
+        best_value: the least on the hold-out set; None before an evaluation with finite logits.
+        best_epoch: epochs trained by then; 0 before one.
+        evaluations_since_best: that were not better.
     """
 
     epoch: int = 0
@@ -31,12 +35,20 @@ class Progress:
     samples: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
     line: dict[str, float] = field(default_factory=dict)
+    best_metric: str = ""
+    best_value: float | None = None
+    best_epoch: int = 0
+    evaluations_since_best: int = 0
 
     @property
     def place(self) -> str:
         """Where training stands; epochs count from 1."""
         within = f"epoch {self.epoch + 1}, sample {self.position}"
         return f"step {self.step}, {f'after epoch {self.epoch}' if self.step and not self.position else within}"
+
+    def forget_best(self) -> None:
+        """Select anew from here on, as with other images or by another metric."""
+        self.best_metric, self.best_value, self.best_epoch, self.evaluations_since_best = "", None, 0, 0
 
     def advance(self, num_samples: int, ends_epoch: bool) -> None:
         """Count one update; after an epoch's last, move to the next epoch."""

@@ -12,6 +12,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe, identity, parse_recipe, recipe_hash
+from cskd_hf.runs.selected import Selected
 
 NAME = "summary.json"
 PREVIOUS = "summary.previous.json"  # of a finished run that a forced resume continues, until it ends
@@ -107,6 +108,7 @@ class Calibration(_Record):
 class MetricsSummary(_Record):
     """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one.
 
+    `last` is of the exported weights: the last epoch's, or those that `run.selection` chose.
     `calibration` is None without a hold-out set, and in folders of earlier versions. `class_errors` has the top-1 error
     of each class, in label order, in percent, None without test images; it is empty in folders of earlier versions.
     """
@@ -138,12 +140,16 @@ class Throughput(_Record):
 
 
 class Summary(_Record):
-    """`summary.json` of a finished run."""
+    """`summary.json` of a finished run.
+
+    `epochs` are the recipe's. `selected` is None if the hold-out set decided nothing.
+    """
 
     recipe_hash: str
     seed: int
     epochs: int
-    selection: Literal["last"]
+    selection: Literal["last", "best_holdout"]
+    selected: Selected | None = None
     name: str
     dataset: DatasetSummary
     model: ModelSummary
@@ -153,8 +159,18 @@ class Summary(_Record):
     skipped_images: dict[str, int]
     notes: tuple[str, ...]
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the exported weights, counted from 1."""
+        return self.epochs if self.selected is None else self.selected.epoch
+
+    @property
+    def which_epoch(self) -> str:
+        """The same for headings."""
+        return "last epoch" if self.selected is None else f"epoch {self.epoch} of {self.epochs}"
+
     def metric(self, name: str) -> float | None:
-        """A metric at the last epoch; `ece_scaled` is `ece` with the fitted temperature."""
+        """A metric of the exported weights; `ece_scaled` is `ece` with the fitted temperature."""
         values = self.metrics.metrics_scaled if name.endswith("_scaled") else self.metrics.last
         return None if values is None else dict(values)[name.removesuffix("_scaled")]
 

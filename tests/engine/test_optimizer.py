@@ -10,6 +10,7 @@ import torch
 from method_cases import EXPERIMENT, METHODS, backbone, method_of, small_network
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
+from tiny_runs import Run
 from torch import nn
 
 from cskd_hf.engine.optimizer import create_optimizer
@@ -180,6 +181,19 @@ def test_every_optimizer_of_timm_resumes_bit_equal(tmp_path, opt):
     expected, found = whole[0].state_dict(), resumed[0].state_dict()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert any(not torch.equal(before[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("num_images", [8, 22])  # fewer steps per epoch than the six between two syncs, and as many
+def test_lookahead_evaluates_its_slow_weights_after_each_epoch(num_images):
+    run = Run(num_images=num_images, opt="lookahead_momentum", freeze_epochs=1, network=lambda: small_network(3))
+    base = run.optimizer.optimizer._base_optimizer
+    for update in run.updates():
+        slow = {id(p): state.get("lookahead_slow_buff") for p, state in base.state.items()}
+        at_slow = [torch.equal(p, slow[id(p)]) for p in run.module.parameters() if slow.get(id(p)) is not None]
+        assert all(at_slow) == (update.ends_epoch or update.step % 6 == 0 or not at_slow)
+        if update.ends_epoch:
+            heads_alone = update.epoch < 1
+            assert len(at_slow) == (2 if heads_alone else len(list(run.module.parameters())))
 
 
 # Fused kernels

@@ -28,7 +28,11 @@ from command_runs import (
 
 from cskd_hf.runs.progress import Progress
 
-EVERY_STEP = ("run.checkpoint_steps=1", "scheduler.num_epochs=2")
+# The first epoch is the best on the hold-out set, so the second is the last.
+EVERY_STEP = (
+    *("run.checkpoint_steps=1", "scheduler.num_epochs=3", "scheduler.sched=none", "optimizer.lr=0.1"),
+    *("data.holdout=0.2", "run.selection=best_holdout", "run.early_stopping_patience=1", "run.model_ema=true"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,8 @@ def whole(tmp_path_factory, images) -> Path:
     """An uninterrupted run."""
     recipe = write_recipe(tmp_path_factory.mktemp("whole") / "run.yaml", images)
     assert quick(recipe, *EVERY_STEP).status == 0
+    selected = summary_of(recipe.with_suffix(""))["selected"]
+    assert (selected["epoch"], selected["epochs_trained"]) == (1, 2)
     return recipe.with_suffix("")
 
 
@@ -151,7 +157,7 @@ with stopping.StopRequest(Accelerator(cpu=True)) as stop:
 
 
 def test_two_ranks_stop_at_the_same_step_and_resume_to_the_weights_of_an_uninterrupted_run(tmp_path, images):
-    settings = (*EVERY_STEP, "data.batch_size=1", "scheduler.num_epochs=3")
+    settings = (*EVERY_STEP, "data.batch_size=1")
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_a_checkpoint(process, tmp_path / "run")
@@ -163,4 +169,6 @@ def test_two_ranks_stop_at_the_same_step_and_resume_to_the_weights_of_an_uninter
     assert torchrun("-m", "cskd_hf.train", recipe, *settings).status == 0
     other = tmp_path / "other"
     assert torchrun("-m", "cskd_hf.train", recipe, *settings, f"run.output_dir={other}").status == 0
+    selected = summary_of(other)["selected"]
+    assert selected["epoch"] < selected["epochs_trained"]
     assert_same_run(tmp_path / "run", other)

@@ -7,9 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature, fit_temperature
+from cskd_hf.evaluation.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    apply_temperature,
+    fit_temperature,
+)
 from cskd_hf.evaluation.confidence import ece
 from cskd_hf.evaluation.metrics import nll
+from cskd_hf.evaluation.refinement import refinement_loss
 
 
 def sampled(temperature: float, num_images: int = 20_000, num_classes: int = 10) -> tuple[Tensor, Tensor]:
@@ -39,6 +45,13 @@ def test_the_gradient_of_the_nll_is_zero_at_the_optimum(true_temperature: float)
     loss = torch.nn.functional.cross_entropy(logits.double() * beta, target)
     (slope,) = torch.autograd.grad(loss, beta)
     assert abs(slope.item()) < 1e-8
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 7.0])
+def test_the_refinement_loss_is_the_least_nll_over_temperatures(scale: float) -> None:
+    logits, target = sampled(2.5, num_images=300)
+    least = min(numpy_nll(logits, target, temperature) for temperature in np.geomspace(0.2, 20, 2_000))
+    assert refinement_loss(scale * logits, target) == pytest.approx(least, abs=1e-5)
 
 
 def test_no_temperature_on_a_fine_grid_has_a_lower_nll() -> None:

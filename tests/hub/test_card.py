@@ -19,6 +19,7 @@ from cskd_hf.hub.provenance import PretrainedSource, data_source, paper_of, pret
 from cskd_hf.hub.source import Release, read_source
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
+from cskd_hf.runs.selected import Selected
 from cskd_hf.runs.summary import MetricsSummary
 
 NAME = "acme/cskd-tiny"
@@ -189,6 +190,20 @@ def test_several_seeds_are_reported_as_mean_and_std(source):
     assert "over 3 trainings with the seeds 0, 1, 2. The weights are those of seed 0" in text
     assert re.search(r"^\| ece \|.*\| 12\.35 ± 0\.79 \|", text, re.MULTILINE)
     assert "n = 1" not in text
+
+
+def test_weights_of_another_epoch_than_the_last_are_named(tmp_path, source):
+    selected = Selected(epoch=1, epochs_trained=2, metric="nll", best_epoch=1, best_value=0.5)
+    changes = {"selection": "best_holdout", "selected": selected, "epochs": 5}
+    summary = source.summary.model_copy(update=changes | {"notes": (selected.note("best_holdout", 5),)})
+    chosen = dataclasses.replace(source, summary=summary)
+    text = card(chosen)
+    assert "Metrics of epoch 1 of 5 on split" in text
+    assert "* weights of epoch 1 of 5, chosen by hold-out NLL; hold-out metrics of the chosen epoch are" in text
+    assert "last epoch" not in text
+    write_eval_results(Release(chosen, NAME, APACHE), tmp_path)
+    (entry,) = yaml.safe_load(next((tmp_path / ".eval_results").iterdir()).read_text())
+    assert ", epoch 1 of 5, seed " in entry["notes"]
 
 
 def test_without_a_holdout_set_the_card_says_that_nothing_is_calibrated():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,18 @@ def test_the_json_is_exact_and_lists_missing_seeds(tmp_path):
     assert (cskd["paper_mean"], cskd["paper_std"], cskd["n"]) == (33.28, 0.99, 3)
     assert cskd["within_joint_spread"] is True
     assert (pskd["mean"], pskd["paper_mean"], pskd["n"], list(pskd["missing"])) == (None, None, 0, ["0", "1", "2"])
+
+
+def test_captions_name_the_epoch_that_a_recipe_selects(tmp_path):
+    (grid,) = grids_of(tmp_path, {"cskd": [33.0], "cross_entropy": [40.0]})
+    for text in (markdown([grid]), latex([grid])):
+        assert ", last epoch" in text
+    ((cell,), others) = grid.cells
+    chosen = "epoch with the best hold-out NLL"
+    cell = replace(cell, training=cell.training._replace(chosen_epoch=chosen))
+    for text in (markdown([replace(grid, cells=((cell,), others))]), latex([replace(grid, cells=((cell,),))])):
+        assert chosen in text
+    assert f"Percent, {chosen} or last epoch: mean" in markdown([replace(grid, cells=((cell,), others))])
 
 
 def test_every_row_of_the_latex_table_has_all_columns(tmp_path):

@@ -33,7 +33,10 @@ def grids_of(results: Results, columns: tuple[tuple[str, str], ...] = SETS) -> l
         rows = {method: both[number] for method, both in results.items() if both[number] is not None}
         block = Block("evidence", "", "top1_error", tuple(rows), columns, {}, budget=budget)
         cells = [
-            tuple(Cell(method, *column, dict(enumerate(errors)), {}, None, Training(30, compute)) for column in columns)
+            tuple(
+                Cell(method, *column, dict(enumerate(errors)), {}, None, Training(30, compute, "last epoch"))
+                for column in columns
+            )
             for method, (compute, errors) in rows.items()
         ]
         grids.append(Grid(block, tuple(cells)))

@@ -30,6 +30,10 @@ from cskd_hf.paper.plots import draw_figures
             ["Cross-entropy, smoothing 0", "Cross-entropy, smoothing 0.1", "CS-KD"],
         ),
         (
+            [{}, {"run": {"selection": "best_holdout"}}],
+            ["CS-KD, last epoch", "CS-KD, epoch with the best hold-out refinement loss"],
+        ),
+        (
             [{"method": {"name": "distillation", "teacher": f"runs/{seed}"}, "seed": seed} for seed in (0, 1)],
             ["KD, seed 0", "KD, seed 1"],
         ),

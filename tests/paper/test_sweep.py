@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_runs import draw_folder, write_recipe
+from summaries import SUMMARY
 
 from cskd_hf.errors import UserError
+from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 from cskd_hf.paper.sweep import grid_of, markdown, sweep_runs, table
 from cskd_hf.reproduce import main
+from cskd_hf.runs.selected import Selected
 
 GRID = ["optimizer.lr=0.05,0.1", "method.distill_loss_weight=1,3", "model.model_name=test_resnet"]
 
@@ -75,18 +79,24 @@ def test_a_wrong_grid_is_rejected_in_one_line(tmp_path, overrides, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def write_epochs(run: Run, errors: list[float], **changes: Any) -> RunState:
+    """metrics.jsonl with these errors on the hold-out set, of a finished run of as many epochs."""
+    run.folder.mkdir()
+    lines = [{"epoch": epoch, "holdout/top1_error": error} for epoch, error in enumerate(errors)]
+    lines = [line | {"holdout/nll": 50 - line["holdout/top1_error"], "holdout/ece": 5.0} for line in lines]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunState("finished", summary=SUMMARY.model_copy(update={"epochs": len(errors), **changes}))
+
+
 def test_rows_are_ordered_by_the_metric_and_ties_are_named(tmp_path):
     runs = sweep_runs("digits_resnet10", ["optimizer.lr=1,2,3,4"], [0, 1], tmp_path)
     errors = {"1": (30, 32), "2": (20, 21), "3": (20.5, 22), "4": ()}
     states = {}
     for key, run in runs.items():
         values = errors[key.method.removeprefix("optimizer.lr=")]
-        states[key] = RunState("finished" if values else "not started")
+        states[key] = RunState("not started")
         if values:
-            run.folder.mkdir()
-            last = {"epoch": 0, "holdout/top1_error": values[key.seed], "holdout/nll": 50 - values[key.seed]}
-            lines = [{"epoch": 0, "holdout/top1_error": 99.0}, last | {"holdout/ece": 5.0}]
-            (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            states[key] = write_epochs(run, [99.0, 98.0, values[key.seed]])
     rows = table(runs, states, "top1_error")
     assert [(row["point"][-1], row["n"]) for row in rows] == [("2", 2), ("3", 2), ("1", 2), ("4", 0)]
     assert (rows[0]["top1_error"].mean, rows[0]["nll"].mean) == (20.5, 29.5)
@@ -96,6 +106,25 @@ def test_rows_are_ordered_by_the_metric_and_ties_are_named(tmp_path):
         "Best by Top-1 error: `optimizer.lr=2`.\nNot behind it by more than the joint spread: `optimizer.lr=3`." in text
     )
     assert [row["point"][-1] for row in table(runs, states, "nll")] == ["1", "3", "2", "4"]
+
+
+def test_rows_are_of_the_epoch_that_each_run_selected(tmp_path):
+    selections = ["run.selection=last,best_holdout", "run.selection_metric=nll"]
+    runs = sweep_runs("digits_resnet10", selections, [0], tmp_path)
+    last, best = runs
+    selected = Selected(epoch=2, epochs_trained=3, metric="nll", best_epoch=2, best_value=30.0)
+    states = {
+        last: write_epochs(runs[last], [30.0, 20.0, 25.0]),
+        best: write_epochs(runs[best], [30.0, 20.0, 25.0], selection="best_holdout", selected=selected),
+    }
+    rows = table(runs, states, "top1_error")
+    assert [(row["point"], row["top1_error"].mean) for row in rows] == [
+        ("run.selection=best_holdout", 20.0),
+        ("run.selection=last", 25.0),
+    ]
+    text = markdown("digits_resnet10", rows, "top1_error")
+    assert "On hold-out images, epoch with the best hold-out NLL or last epoch; mean ± " in text
+    assert "do not compare them with those of a last epoch" in text
 
 
 def own_sweep(folder: Path) -> list[str]:

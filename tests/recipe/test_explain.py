@@ -82,6 +82,7 @@ OVERRIDES = [
         )
         for value in ("[[30, 128], [30, 160]]", "[[60, 128], [30, 160]]", "[[30, 256]]")
     ),
+    ("run.patience=3", "command line: run.patience: unknown key, read 3; …"),
     ("transform.background=clear", "command line: transform.background: read 'clear'; allowed: a colour such as …"),
     # the learning rate
     (

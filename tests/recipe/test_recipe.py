@@ -9,6 +9,7 @@ import pytest
 import yaml
 from recipe_files import GOOD, SHIPPED, changed, write
 
+from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.__main__ import main
 from cskd_hf.recipe.recipe import dump_recipe, identity, load_recipe, recipe_hash
@@ -90,6 +91,7 @@ NOT_HASHED = {
         "hub_private_repo": False,
         "hub_license": "mit",
         "model_ema_warmup": False,  # without an average
+        "selection_metric": "nll",  # without selection
     },
 }
 
@@ -151,3 +153,17 @@ def test_the_hash_does_not_depend_on_spelling_or_order(folder):
     backwards = {section: dict(reversed(keys.items())) for section, keys in reversed(settings.items())}
     write(folder, json.dumps(backwards))  # JSON is YAML
     assert recipe_hash(load_recipe("r.yaml")) == expected
+
+
+@pytest.mark.parametrize("key", ["selection=best_holdout", "early_stopping_patience=3"])
+@pytest.mark.parametrize("data", ["data.holdout=0.0", "data.dataset=my/folder", "data.dataset=cifar100"])
+def test_the_test_split_never_decides_which_weights_a_run_ends_with(folder, key, data):
+    write(folder)
+    assert load_recipe("r.yaml", [f"run.{key}"]).run.uses_holdout  # the catalog's digits have a hold-out split
+    name, _, value = key.partition("=")
+    off = "last" if name == "selection" else "null"
+    with pytest.raises(UserError) as error:
+        load_recipe("r.yaml", [f"run.{key}", data])
+    read = f"command line: run.{name}: read {value}, but there is no hold-out set; "
+    assert str(error.value) == f"{read}write data.holdout=0.1 or run.{name}={off}"
+    assert load_recipe("r.yaml", [f"run.{key}", data, "data.holdout=0.1"]).run.uses_holdout

@@ -44,6 +44,7 @@ def write_run(
     temperature: float | None = 2.0,
     num_images: int = 120,
     data: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     **tensors: torch.Tensor,
 ) -> Path:
     """A run folder with overconfident predictions that differ between seeds."""
@@ -59,7 +60,9 @@ def write_run(
 
     settings = _digits_recipe().to_dict()
     recipe = parse_recipe(
-        settings | {"method": method or settings["method"], "data": settings["data"] | dict(data or {})}
+        settings
+        | {"method": method or settings["method"]}
+        | {"data": settings["data"] | dict(data or {}), "run": settings["run"] | dict(run or {})}
     )
     dump_recipe(recipe, folder / "recipe.yaml")
     changes = {
