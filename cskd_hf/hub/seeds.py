@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cskd_hf.errors import UserError
-from cskd_hf.runs.summary import MetricValues, read_recipe, read_summary, recipe_differences
+from cskd_hf.runs.recipe_differences import recipe_differences
+from cskd_hf.runs.summary import MetricValues, read_recipe, read_summary
 
 
 def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None:

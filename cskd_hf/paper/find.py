@@ -10,7 +10,8 @@ from cskd_hf.errors import UserError
 from cskd_hf.paper.experiments import Run
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs import lock
-from cskd_hf.runs.summary import Summary, read_recipe, read_summary, recipe_differences
+from cskd_hf.runs.recipe_differences import recipe_differences
+from cskd_hf.runs.summary import Summary, read_recipe, read_summary
 
 Status = Literal["finished", "unfinished", "not started", "another recipe", "unreadable"]
 

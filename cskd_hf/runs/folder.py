@@ -26,9 +26,10 @@ from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
 from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
+from cskd_hf.runs.recipe_differences import recipe_differences
 from cskd_hf.runs.summary import NAME as SUMMARY
 from cskd_hf.runs.summary import PREVIOUS as PREVIOUS_SUMMARY
-from cskd_hf.runs.summary import read_recipe, recipe_differences
+from cskd_hf.runs.summary import read_recipe
 
 
 class Opened(NamedTuple):

@@ -10,7 +10,8 @@ from cskd_hf.errors import UserError
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.recipe.recipe import dump_recipe, parse_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
-from cskd_hf.runs.summary import MetricValues, Summary, read_recipe, read_summary, recipe_differences, write_summary
+from cskd_hf.runs.recipe_differences import recipe_differences
+from cskd_hf.runs.summary import MetricValues, Summary, read_recipe, read_summary, write_summary
 
 
 @pytest.mark.parametrize("summary", [SUMMARY, summary_without_holdout()], ids=["holdout", "no holdout"])
