@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = write_manifest(partial, train.class_names, splits, name="long tail", **facts)
     print_result(arguments.out, manifest)
     left = np.bincount(cut.labels, minlength=len(counts))
-    print(f"training images of a class: {left.max():,} to {left[counts > 0].min():,}")
+    print(f"training images of a class: {np.max(left):,} to {np.min(left[counts > 0]):,}")
     return 0
 
 
