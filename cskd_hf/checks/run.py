@@ -98,7 +98,7 @@ def print_counts(images: Images, recipe: Recipe) -> None:
     for name, split in named_splits(images).items():
         size = np.bincount(split.labels, minlength=images.num_classes)
         expected = official[split.name]
-        numbers = [len(split), expected, (size > 0).sum(), np.min(size), np.median(size), np.max(size), (size == 1).sum()]
+        numbers = [len(split), expected, (size > 0).sum(), *np.quantile(size, (0, 0.5, 1)), (size == 1).sum()]
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
         print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
