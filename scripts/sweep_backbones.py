@@ -28,7 +28,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from cskd_hf.batch import Batch
-from cskd_hf.engine.build import build_objective
+from cskd_hf.engine.build import build_objective, to_channels_last
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.methods.base import Experiment
@@ -117,7 +117,7 @@ def attempt(name: str) -> dict[str, Any]:
         expected = model(inputs)
         export_model(model, Path(folder) / "model", recipe.model, recipe.transform, CLASSES, "", {})
         loaded = timm.create_model(f"local-dir:{folder}/model", pretrained=True).eval()
-        loaded = loaded.to(memory_format=torch.channels_last)  # as trained; another layout rounds otherwise
+        to_channels_last(loaded)  # as trained; another layout rounds otherwise
         if not torch.equal(loaded(inputs), expected):
             return facts | {"problem": "timm's reload gives other logits"}
     return facts

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cskd_hf.batch import NUM_VIEWS
@@ -121,8 +122,15 @@ def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:
     module = recipe.method.build(model, experiment)
     objective = Objective(recipe.method, module, experiment.mean, experiment.std, recipe.run.channels_last)
     if recipe.run.channels_last:
-        objective.to(memory_format=torch.channels_last)
+        to_channels_last(objective)
     return objective
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out the kernels of 2-D convolutions. `Module.to` also tries those of 3-D ones, which raises an error."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 def build_training_objective(recipe: Recipe, images: Images, accelerator: Accelerator) -> Objective:

@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-FAMILIES = ["test_byobnet", "test_convnext", "test_efficientnet_ln", "test_mambaout", "test_maxvit", "test_vit_relpos"]
+FAMILIES = [
+    "lambda_resnet26t",
+    "test_byobnet",
+    "test_convnext",
+    "test_efficientnet_ln",
+    "test_mambaout",
+    "test_maxvit",
+    "test_vit_relpos",
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
