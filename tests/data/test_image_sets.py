@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,12 @@ def test_an_original_archive_trains(tmp_path, name, monkeypatch):
     train(name, out, tmp_path / "run", len(original.rows[entry.train_split]))
     summary = summary_of(tmp_path / "run")
     sizes = {"train": len(original.rows[entry.train_split]), "test": len(original.rows[entry.test_split])}
+    per_class = Counter(label for _, label, _ in original.rows[entry.train_split])
     assert summary["dataset"] == {
         "name": str(out),
         "num_classes": len(original.class_names),
         "images": sizes,
+        "train_images_per_class": [per_class[label] for label in range(len(original.class_names))],
         "deep": {},
     }
 
