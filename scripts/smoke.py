@@ -39,21 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Plan, train, tabulate and draw every method on the digits.")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of run folders (default: temporary)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="tables and figures (default: RUNS/tables)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: every method")
     args = parser.parse_args(argv)
     if args.runs is not None:
-        return smoke(args.runs, args.output)
+        return smoke(args.runs, args.output, args.methods)
     with tempfile.TemporaryDirectory() as root:
-        return smoke(Path(root), args.output)
+        return smoke(Path(root), args.output, args.methods)
 
 
-def smoke(root: Path, output: Path | None) -> int:
+def smoke(root: Path, output: Path | None, names: Sequence[str]) -> int:
     """Plan, train, tabulate and draw below `root`; returns the exit status."""
     # One thread: the networks are too small to profit from more.
     os.environ["OMP_NUM_THREADS"] = "1"
     from cskd_hf.paper.plots import draw_figures
     from cskd_hf.paper.tables import print_plan, show
 
-    methods = tuple(PAPER_NAMES.get(method, method) for method in METHODS)
+    methods = tuple(PAPER_NAMES.get(method, method) for method in names)
     columns = (("digits", "resnet10"),)
     blocks = [
         Block("smoke", "Every method on the embedded digits", metric, methods, columns, {})
