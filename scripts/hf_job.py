@@ -17,12 +17,13 @@
     hf jobs uv run -v hf://datasets/me/birds:/data -v hf://buckets/me/runs:/runs \\
         scripts/hf_job.py finetune data.dataset=/data
 
-RECIPE is a shipped one by its name, or a mounted file. `hf` uploads this script and ./dist, which holds the package. It
-reads flavor and timeout from the header (a job without a timeout ends after 30 minutes); its options override them.
+RECIPE is the name of a shipped recipe, or a file on a mounted volume. `hf` uploads this script and ./dist, which holds
+the package, and reads flavor and timeout from the header; its own options override them. The default timeout of a job
+is 30 minutes.
 
-A bucket takes whole files, but a run folder also needs renames. So the run is in a folder of the job's own disk, and
-the bucket has a copy of it, `--every` seconds old at most. A killed job loses what came after the last checkpoint in
-that copy: set run.checkpoint_steps if epochs take long.
+A bucket supports whole-file writes, but not the renames that a run folder needs. The run folder is therefore on the
+job's local disk, and the bucket holds a copy that is at most `--every` seconds old. A killed job loses the work since
+the last checkpoint in that copy: set run.checkpoint_steps if epochs take long.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def main() -> int:
             status = training.wait(args.every)
         try:
             mirror.update()
-        except OSError as error:  # training goes on; the next copy may succeed
+        except OSError as error:  # training continues; the next copy may succeed
             print(f"warning: {mirror.copy} could not be written: {error}", file=sys.stderr)
             failed = True
         else:

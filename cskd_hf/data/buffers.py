@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import weakref
 from collections.abc import Iterable
 from math import prod
@@ -68,21 +69,20 @@ class Buffers:
         return np.frombuffer(self._memory.buffer, np.uint8, self.num_bytes, slot * self.num_bytes)
 
 
-# Linux only. Elsewhere batches travel as torch sends them.
-AVAILABLE = hasattr(os, "memfd_create")
+AVAILABLE = sys.platform == "linux"  # for memfd_create; elsewhere torch sends the batches
 
 
 def _shared_memory(num_bytes: int) -> Arena:
     """Zeros in an unnamed file in memory, not in /dev/shm: Docker gives that 64 MB, less than a batch of ImageNet."""
     file = os.memfd_create("cskd_hf")
     os.ftruncate(file, num_bytes)
-    arena = Arena(num_bytes, file)  # of multiprocessing: pickled, it refers to the same memory
+    arena = Arena(num_bytes, file)  # multiprocessing's: its pickle refers to the same memory
     weakref.finalize(arena, os.close, file)
     return arena
 
 
 class SharedBatch:
-    """A batch whose pixels lie in a slot; it unpickles to the `Batch` itself, without copying the pixels."""
+    """A batch whose pixels are in a shared slot. Unpickling returns the `Batch`, without a copy of the pixels."""
 
     def __init__(self, buffers: Buffers, slot: int, batch: Batch) -> None:
         self.buffers, self.slot, self.batch = buffers, slot, batch
@@ -91,10 +91,10 @@ class SharedBatch:
         images, target, index, *rest = self.batch
         # Arrays of some hundred bytes: as tensors, each would be a file to pass on and map.
         small = target.numpy(), index.numpy()
-        return _unpickle, (self.buffers.number, self.slot, images.permute(0, 2, 3, 1).shape, *small, *rest)
+        return _from_slot, (self.buffers.number, self.slot, images.permute(0, 2, 3, 1).shape, *small, *rest)
 
 
-def _unpickle(
+def _from_slot(
     number: int, slot: int, shape: tuple[int, ...], target: np.ndarray, index: np.ndarray, *rest: object
 ) -> Batch:
     pixels = _buffers[number].borrow(slot)[: prod(shape)].view(shape)
@@ -102,7 +102,7 @@ def _unpickle(
 
 
 class CopiedBatch:
-    """A batch that is sent through the worker's pipe; torch would put it into /dev/shm. It unpickles to the `Batch`."""
+    """A batch sent through the worker's pipe, not /dev/shm, which torch would use. Unpickling returns the `Batch`."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch

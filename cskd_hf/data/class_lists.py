@@ -1,6 +1,6 @@
 """Parquet and Arrow files that each carry their own list of classes.
 
-`datasets` reads the labels of all files by the list of the first one. Here each file's labels are read by its own.
+`datasets` reads every file with the class list of the first one. This module reads each file with its own list.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Files = Mapping[str, Sequence[str]]  # of each split
 def open_tables(
     files: Files, data: DataSection, load: Callable[[Files], DatasetDict], described: Features | None, description: str
 ) -> DatasetDict:
-    """The splits of some files, each file's labels by its own list of classes.
+    """The splits of some files; each file is read with its own class list.
 
     Args:
         load: reads files that agree about their classes.

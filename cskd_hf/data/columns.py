@@ -56,7 +56,7 @@ def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
 
 
 def _plain(dtype: str) -> str:
-    """Arrow's large_string, string_view, … are all strings; likewise binary."""
+    """An Arrow type without its storage variant: string for large_string and string_view, likewise binary."""
     return dtype.removeprefix("large_").removesuffix("_view")
 
 

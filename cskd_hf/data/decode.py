@@ -169,9 +169,7 @@ def _opened(image: Mapping[str, Any]) -> Iterator[ImageFile]:
         raise
     except UnidentifiedImageError:  # Pillow's own message shows the buffer's address
         raise UnreadableImageError("unreadable image (not in any format that Pillow reads)") from None
-    except Exception as error:
-        # Pillow's decoders raise a dozen unrelated types: OSError for truncation, SyntaxError for a broken PNG chunk,
-        # RuntimeError from AVIF, …
+    except Exception as error:  # decoders raise unrelated types: OSError, SyntaxError (PNG), RuntimeError (AVIF), …
         raise UnreadableImageError(f"unreadable image ({error})") from None
 
 

@@ -149,7 +149,7 @@ def _class_notes(train: ImageSplit, holdout: ImageSplit | None) -> list[str]:
     problems = [
         (train, 0, "have no training image"),
         (train, 1, "have one training image, paired with itself"),
-        (holdout, 0, "have no image held out"),
+        (holdout, 0, "have no hold-out image"),
     ]
     notes, names = [], train.class_names
     for split, count, problem in problems:

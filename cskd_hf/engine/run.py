@@ -149,7 +149,7 @@ class Run:
         return True
 
     def report(self, predictions: Predictions) -> None:
-        """Rewrite the page after an evaluation of the watched split; training goes on without it on a full disk."""
+        """Rewrite the report after an evaluation in training. A full disk does not stop training."""
         if not self.is_main:
             return
         images = evaluation_images(getattr(self.images, self.watched), self.recipe.data, self.recipe.transform)

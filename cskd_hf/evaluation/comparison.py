@@ -22,7 +22,7 @@ _MAY_BE_NEGATIVE = ("nll_calibration", "brier_calibration")
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of one model, with the logits as trained or divided by its temperature.
+    """The metrics of one model, before or after temperature scaling.
 
     Attributes:
         values: every metric of `DEFINITIONS`; None if it is undefined.

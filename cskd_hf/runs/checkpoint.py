@@ -51,7 +51,7 @@ def save_checkpoint(
         optimizer, scaler: anything with a `state_dict`; scaler may be None.
         ema: the moving average of the exported model, if the run has one.
         memories: from `gather_memories`, which every rank calls.
-        class_names: in label order, for whoever predicts with the checkpoint.
+        class_names: in label order, for predictions with the checkpoint.
         best: weights of the best epoch so far, if the run selects one.
 
     Raises:

@@ -39,7 +39,7 @@ class Opened(NamedTuple):
         folder: the run folder, locked unless the run is finished.
         checkpoint: the one to resume from, or None.
         finished: whether its result is already there.
-        other_images: whether a forced run goes on with other images.
+        other_images: whether a forced resume trains on other images.
     """
 
     folder: Path

@@ -97,7 +97,7 @@ def test_the_share_is_removed_from_the_training_split(tmp_path):
         assert split.describe(1) == f"split 'train', row {split.rows[1]}"
     assert images.notes == (
         "1 of 3 classes have one training image, paired with itself: cat",
-        "1 of 3 classes have no image held out: cat",
+        "1 of 3 classes have no hold-out image: cat",
     )
     again = load(root, holdout=0.2)
     assert again.holdout.rows.tolist() == images.holdout.rows.tolist()
