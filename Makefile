@@ -12,7 +12,8 @@ LAUNCH = $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --m
 demo: $(VENV)/.installed
 	$(LAUNCH) recipes/digits_test_resnet.yaml
 	$(LAUNCH) recipes/digits_test_resnet.yaml 'method={name: cross_entropy}'
-	@$(BIN)/python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 runs/digits_test_resnet-cross_entropy-seed0
+	@$(BIN)/python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 runs/digits_test_resnet-cross_entropy-seed0 \
+		--metrics top1_error,nll,ece,aurc
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

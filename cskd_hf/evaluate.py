@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cskd_hf.evaluation.trained import evaluate
     from cskd_hf.runs.folder import check_share
 
+    metrics = _metrics(args.metrics)
     for own, split in zip(weights, splits, strict=True):
         if own.run is not None:
             check_share(own.run, split, data)
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{'   ' if len(models) > 1 else ''}{model.calibration}")
     if len(models) > 1:
         print(f"on {place}")
-    print(as_text(models, list(differences(models))))
+    print(as_text(models, list(differences(models)), metrics))
     for name, path in outputs.items():
         _write(name, path, models, [own.run for own in weights], place)
     return 0
@@ -102,9 +103,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
+    parser.add_argument(
+        "--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them"
+    )
     for name in FORMATS:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write {name.upper()}")
     return parser.parse_intermixed_args(argv)
+
+
+def _metrics(text: str | None) -> list[str]:
+    from cskd_hf.evaluation.metrics import DEFINITIONS
+
+    names = list(DEFINITIONS) if text is None else text.split(",")
+    unknown = [name for name in names if name not in DEFINITIONS]
+    if unknown:
+        raise UserError(f"--metrics: read {unknown[0]!r}; allowed: {', '.join(DEFINITIONS)}")
+    return names
 
 
 def _heights(text: str) -> list[int]:

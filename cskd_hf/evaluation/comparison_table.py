@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cskd_hf.evaluation.comparison import Compared, Difference, Measured
@@ -32,12 +32,12 @@ def columns(models: Sequence[Compared]) -> list[tuple[str, Measured]]:
     return found
 
 
-def metric_cells(models: Sequence[Compared]) -> Cells:
-    """Every metric that was measured, with intervals and definition."""
+def metric_cells(models: Sequence[Compared], metrics: Collection[str] = DEFINITIONS) -> Cells:
+    """The metrics that were measured, with intervals and definition."""
     shown = columns(models)
     rows = [["metric", *(title for title, _ in shown), "definition"]]
     for name, definition in DEFINITIONS.items():
-        if any(own.values[name] is not None for _, own in shown):
+        if name in metrics and any(own.values[name] is not None for _, own in shown):
             rows.append([name, *(_value(own, name) for _, own in shown), definition])
     return rows
 
@@ -53,9 +53,12 @@ def difference_cells(differences: Sequence[Difference]) -> Cells:
     return rows
 
 
-def as_text(models: Sequence[Compared], differences: Sequence[Difference]) -> str:
-    """Everything, for a terminal."""
-    lines = [text_table(metric_cells(models))]
+def as_text(
+    models: Sequence[Compared], differences: Sequence[Difference], metrics: Collection[str] = DEFINITIONS
+) -> str:
+    """Some metrics and their differences, for a terminal."""
+    lines = [text_table(metric_cells(models, metrics))]
+    differences = [row for row in differences if row.metric in metrics]
     if models[0].last.replicated:
         lines.append(INTERVALS)
     if differences:

@@ -127,6 +127,8 @@ def test_the_tables_name_models_and_hold_the_same_numbers() -> None:
     rows = list(differences(models))
     text, markdown = as_text(models, rows), as_markdown(models, rows, "Models on a split")
     latex = as_latex(models, rows, "Models on a split")
+    chosen = [line.split()[0] for line in as_text(models, rows, ["nll", "ece"]).splitlines() if " [" in line]
+    assert {name.rstrip(",") for name in chosen} == {"nll", "ece"}
     (error,) = (row for row in rows if row.metric == "top1_error")
     assert f"{error.value:.4g} [{error.low:.4g}, {error.high:.4g}]" in text
     assert (

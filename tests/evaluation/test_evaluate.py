@@ -108,6 +108,7 @@ def test_weights_without_names_need_as_many_classes_as_the_data_or_its_numbers(i
         (["MODEL", "model.drop_rate=0.1"], "only data\\.\\* applies"),
         (["MODEL"], "has no recipe that names the images"),
         (["MODEL", "data.dataset=images", "--resamples", "-1"], "--resamples: read -1; write 0 for no intervals"),
+        (["MODEL", "data.dataset=images", "--metrics", "nll,acc"], "--metrics: read 'acc'; allowed: top1_error, "),
         (["MODEL", "data.dataset=images", "--html", "no/page.html"], "--html: no is no folder"),
         (["MODEL", "nothing"], "nothing: no such folder; name .*timm's NETWORK\\.TAG"),
     ],
@@ -115,7 +116,7 @@ def test_weights_without_names_need_as_many_classes_as_the_data_or_its_numbers(i
 def test_a_mistake_in_the_command_is_one_line(images, tmp_path, words, message):
     model = variant(tmp_path / "a")
     with pytest.raises(UserError, match=message):
-        evaluate.main([model if word == "MODEL" else word for word in words])
+        evaluate.main([model if word == "MODEL" else word.replace("data.dataset=images", images) for word in words])
 
 
 def test_runs_with_other_test_images_are_not_compared(tmp_path):
