@@ -65,6 +65,7 @@ def step(recipe: Recipe) -> tuple[Objective, torch.Tensor, float]:
     target = torch.arange(8) % 3
     loss = objective(Batch(images, target, torch.arange(8)))["loss"]
     loss.backward()
+    torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)  # deep networks of random weights have gradients of 1e6
     optimizer.step()
     return objective, images, loss
 
@@ -115,6 +116,8 @@ def attempt(name: str) -> dict[str, Any]:
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         inputs = images[:2] / 255
         expected = model(inputs)
+        if not expected.isfinite().all():
+            return facts | {"problem": "the logits after a step are not finite"}
         export_model(model, Path(folder) / "model", recipe.model, recipe.transform, CLASSES, "", {})
         loaded = timm.create_model(f"local-dir:{folder}/model", pretrained=True).eval()
         to_channels_last(loaded)  # as trained; another layout rounds otherwise
