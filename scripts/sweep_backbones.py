@@ -56,12 +56,9 @@ def recipes_of(name: str) -> Iterator[Recipe]:
 
 def step(recipe: Recipe) -> tuple[Objective, torch.Tensor, float]:
     """One update on two pairs of a class each; the objective, its images and the loss."""
-    mean, std, size = recipe.transform.mean, recipe.transform.std, recipe.transform.input_size
-    assert mean is not None
-    assert std is not None
-    objective = build_objective(recipe, Experiment(4, 1, CLASSES, (*mean,), (*std,))).train()
+    objective = build_objective(recipe, Experiment(4, 1, CLASSES, *recipe.transform.mean_and_std)).train()
     optimizer = create_optimizer(recipe.optimizer, recipe.method.export(objective.module), objective.module, lr=1e-3)
-    images = torch.randint(256, (8, *size), dtype=torch.uint8)
+    images = torch.randint(256, (8, *recipe.transform.input_size), dtype=torch.uint8)
     target = torch.arange(8) % 3
     loss = objective(Batch(images, target, torch.arange(8)))["loss"]
     loss.backward()

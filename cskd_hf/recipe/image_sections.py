@@ -204,6 +204,13 @@ class TransformSection(Section):
             raise ValueError(f"list of {channels} number{'s' * (channels > 1)}, one for each channel of input_size")
         return values
 
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of each channel, in a resolved recipe."""
+        assert self.mean is not None, "the recipe is not resolved"
+        assert self.std is not None, "the recipe is not resolved"
+        return self.mean, self.std
+
     def training_size(self, epoch: int) -> tuple[int, int]:
         """(height, width) of the training images in an epoch, counted from 0.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from cskd_hf.errors import one_line
 from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, TransformSection, of_channels
 from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, fill
 
@@ -221,6 +223,21 @@ class RunSection(Section):
         return self.selection == "best_holdout" or self.early_stopping_patience is not None
 
     @property
+    def extra_weights(self) -> int:
+        """Copies of the network in a checkpoint besides the trained one: a moving average, the best epoch's."""
+        return self.model_ema + (self.selection == "best_holdout")
+
+    def num_evaluated(self, epochs: int, holdout: int, test: int) -> int:
+        """Images that a training evaluates: one split every `val_interval` epochs, and every split at the end.
+
+        Args:
+            epochs: trained.
+            holdout: images of the hold-out set; 0 without one, and the test images are evaluated in its place.
+            test: images of the test split.
+        """
+        return math.ceil(epochs / self.val_interval) * (holdout or test) + holdout + test
+
+    @property
     def chosen_epoch(self) -> str:
         """Which epoch's weights are the result, for captions."""
         metric = SELECTION_METRICS[self.selection_metric]
@@ -237,7 +254,7 @@ class RunSection(Section):
             try:
                 validate_repo_id(name)
             except HFValidationError as error:
-                raise ValueError(f"owner/name ({' '.join(str(error).split())})") from None
+                raise ValueError(f"owner/name ({one_line(error)})") from None
             if "/" not in name:
                 raise ValueError(f"OWNER/{name}, where OWNER is your user name or an organization on the Hub")
         return name

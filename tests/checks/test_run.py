@@ -19,6 +19,7 @@ from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.recipe.resolve import resolve
 
+BUFFERS = 4 * 2 * 4800 + 8 * 20  # running statistics of ResNet-18's BatchNorms, and their counters
 DIGITS = ROOT / "recipes" / "digits_resnet10.yaml"
 
 
@@ -113,7 +114,9 @@ def test_left_out_files_are_noted_and_class_names_that_look_alike_are_problems(f
     (folder / "train" / "class 1" / "notes.txt").touch()
     (folder / "train" / "loose.png").touch()
     done = checked(recipe)
-    left_out = ".txt files: 1 (1 in class 1); images beside the class folders: 1"
+    left_out = (
+        ".txt files: 1 (1 in class 1), such as class 1/notes.txt; images beside the class folders: 1, such as loose.png"
+    )
     assert f"split 'train': left out {left_out}" in done.notes
     assert done.problems[0].startswith("classes 'Class 0' and 'class 0' differ only in case")
     assert done.problems[1:] == [
@@ -229,8 +232,15 @@ def test_a_full_disk_is_a_problem(recipe, checked, monkeypatch):
 def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checked):
     done = checked(recipe, "model.model_name=resnet18", "run.checkpoints_total_limit=4")
     weights = 4 * (11_279_112 - 198 * 513)
-    need = 5 * 2 * weights + weights + 4 * 4 * (2 + 512)
+    need = 5 * (2 * weights + BUFFERS) + weights + 4 * 4 * (2 + 512)
     assert f"about {duplicates.readable_size(need)} for a run: 5 checkpoints of" in done.stdout
+
+
+def test_adams_moments_and_the_average_are_part_of_a_checkpoint(recipe, checked):
+    done = checked(recipe, "model.model_name=resnet18", "optimizer.opt=adamw", "run.model_ema=true")
+    weights = 4 * (11_279_112 - 198 * 513)
+    assert f"3 checkpoints of {duplicates.readable_size(4 * weights + 2 * BUFFERS)}," in done.stdout
+    assert "optimizer: timm cannot make 'admw'" in checked(recipe, "optimizer.opt=admw").problems[0]
 
 
 def test_memory_is_estimated_from_predictions_and_their_metrics(recipe, checked, monkeypatch):
