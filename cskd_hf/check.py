@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="section.key=value", help="overrides, such as data.dataset=FOLDER"
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--full", action="store_true", help="decode every image, also of 5,000 or more")
+    mode.add_argument("--full", action="store_true", help="decode every image, even of 5,000 or more")
     mode.add_argument(
         "--speed", action="store_true", help="instead, time the loader and the training step and report the bottleneck"
     )

@@ -83,8 +83,8 @@ def _carry_out(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR]. A "
-        "grid of settings: sweep RECIPE section.key=A,B ….",
+        description="Print the paper's tables, or ours, from run folders. The paper's figures: figures RUN … "
+        "[--output DIR]. A grid of settings: sweep RECIPE section.key=A,B ….",
     )
     parser.add_argument(
         "words",
@@ -178,8 +178,12 @@ def _sweep(argv: Sequence[str]) -> int:
         description="Compare a grid of settings on hold-out images: section.key=A,B spans a dimension of it.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=A,B", help="settings; one value is for all runs")
-    parser.add_argument("--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="orders the rows")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=A,B", help="settings; a single value applies to every run"
+    )
+    parser.add_argument(
+        "--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="metric by which rows are ordered"
+    )
     _add_run_options(parser, seeds="0")
     args = parser.parse_intermixed_args(argv)
     from cskd_hf.paper import sweep

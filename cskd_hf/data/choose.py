@@ -1,4 +1,4 @@
-"""Which splits of the data are read: those that the recipe names, else those whose names leave no doubt."""
+"""Which splits of the data are read: the ones that the recipe names, otherwise the unambiguous ones."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def is_split_word(name: str) -> bool:
 def choose_splits(data: DataSection, available: Sequence[str], train: bool = True) -> dict[str, str]:
     """Role ("train", "test", "holdout") → split; "test" is absent if it is a share of the training split.
 
-    A split that `data` does not name is the one called `train`, or `test`, else the only one whose name is a usual one
-    for it.
+    A split that `data` does not name is the one called `train`, or `test`, else the only one with a usual name.
 
     Args:
         available: the splits that exist.

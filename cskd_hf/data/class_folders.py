@@ -161,7 +161,7 @@ def _scan_class(folder: Path, root: Path, around: list[tuple[int, int]], found: 
     """
     name = folder.relative_to(root).parts[0]  # the class
     identity = _identity(folder)
-    if identity in around:  # without end
+    if identity in around:  # an endless loop
         found.leave_out("links to a folder that they are in", name, os.path.relpath(folder, root))
         return
     folders = []
@@ -205,7 +205,7 @@ def _why_left_out(entry: os.DirEntry[str]) -> str:
     if hidden:
         return "macOS ._ files" if entry.name.startswith("._") else "hidden files"
     if not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
-        # Reading a pipe would wait for ever.
+        # Reading a pipe would block forever.
         return "pipes, sockets and devices" if os.path.exists(entry.path) else "broken links"
     extension = os.path.splitext(entry.name)[1].lower()
     if extension in readable_extensions():

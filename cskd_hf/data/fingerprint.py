@@ -1,4 +1,4 @@
-"""What the splits of a run hold, in a few hashes, by which a run notices that its images changed.
+"""Hashes of a run's images, by which a resumed run notices that they changed.
 
 They depend neither on the folder that holds the images nor on modification times.
 """

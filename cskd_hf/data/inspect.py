@@ -100,7 +100,7 @@ def check_images(
 
 
 def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: TransformSection) -> list[str]:
-    """What alpha, depth, EXIF and sheer size do to the images."""
+    """The effects of alpha, depth, EXIF and image size."""
 
     def count(counts: Mapping[str, int]) -> str:
         return ", ".join(

@@ -55,9 +55,9 @@ class Learner:
 
     @contextmanager
     def heads_alone(self, epoch: int) -> Iterator[None]:
-        """Inside, while the heads train alone, the backbone has no gradient, so optimizer and clipping pass it over.
+        """Inside, while the heads train alone, the backbone has no gradient, so the optimizer and clipping skip it.
 
-        It is computed all the same: DDP expects the gradients that it was built with, and the optimizer's groups and
+        The backward still computes it: DDP expects the gradients that it was built with, and the optimizer's groups and
         the compiled graph stay as they are when the backbone begins to train.
         """
         backbone = backbone_parameters(self.network) if epoch < self.freeze_epochs else []
@@ -69,9 +69,9 @@ class Learner:
             parameter.grad = gradient
 
     def sync_lookahead(self) -> None:
-        """Go on from Lookahead's slow weights, as timm's train.py does at an epoch's end: they are evaluated.
+        """Continue from Lookahead's slow weights, which are evaluated, as timm's train.py does at the end of an epoch.
 
-        Between a step and `zero_grad`: timm passes over parameters without a gradient.
+        Between a step and `zero_grad`: timm skips parameters without a gradient.
         """
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if isinstance(optimizer, Lookahead):

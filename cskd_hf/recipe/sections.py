@@ -96,7 +96,7 @@ class OptimizerSection(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor of the learning rate from each layer to the one below; null: none."""
     layer_decay_min_scale: Probability | None = None
-    """The least factor that `layer_decay` comes to; null: 0."""
+    """Lower bound of the factors of `layer_decay`; null: 0."""
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None
@@ -181,7 +181,7 @@ class RunSection(Section):
     model_ema: bool = False
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
-    """What remains of the average after an update."""
+    """Weight of the old average in each update."""
     model_ema_warmup: bool = True
     """Start with a short average that grows with the updates up to `model_ema_decay`; false: that decay throughout."""
     channels_last: bool = True
@@ -197,7 +197,7 @@ class RunSection(Section):
     selection: Literal["last", "best_holdout"] = "last"
     """The epoch whose weights are tested and exported: the last, or the best one on the hold-out set."""
     selection_metric: Literal["top1_error", "nll", "refinement_loss"] = "refinement_loss"
-    """What the best epoch has least of. refinement_loss: the NLL after fitting a temperature (arXiv:2501.19195)."""
+    """The metric that the best epoch minimises. refinement_loss: NLL after fitting a temperature (arXiv:2501.19195)."""
     early_stopping_patience: Count | None = None
     """Stop training after this many evaluations without a better `selection_metric`; null: train every epoch."""
     checkpoint_steps: Count | None = None

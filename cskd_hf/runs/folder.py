@@ -33,7 +33,7 @@ from cskd_hf.runs.summary import read_recipe
 
 
 class Opened(NamedTuple):
-    """A run folder whose recipe and images are those of the run in it, or that was forced.
+    """A run folder that fits recipe and images, or whose run is forced to continue.
 
     Attributes:
         folder: the run folder, locked unless the run is finished.
