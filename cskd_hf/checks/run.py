@@ -88,7 +88,9 @@ def print_source(recipe: Recipe) -> None:
     if entry is not None:
         print(row("", f"split     {entry.official_split}", f"terms     {entry.terms}", f"citation  {entry.citation}"))
     mode = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE is not set"
-    cached = f"the dataset is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data needs no Hub"
+    cached = (
+        f"the dataset is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data does not come from the Hub"
+    )
     print(row("offline", f"{mode}; {cached}"))
 
 
@@ -104,7 +106,7 @@ def print_counts(images: Images, recipe: Recipe) -> None:
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
         print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
-        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, shared out over its classes"))
+        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, stratified by class"))
 
 
 def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:

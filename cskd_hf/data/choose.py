@@ -62,7 +62,7 @@ def choose_splits(data: DataSection, available: Sequence[str], train: bool = Tru
     for role in [role for role in ("train", "test") if role in roles and role not in chosen]:
         fitting = _fitting(role, [name for name in available if name not in chosen.values()])
         if len(fitting) != 1:
-            problem = f"of which {' and '.join(fitting)} may be meant" if fitting else "of which none is clearly meant"
+            problem = f"of which {' and '.join(fitting)} fit" if fitting else "none of which clearly fits"
             found = "one split" if len(available) == 1 else f"{', '.join(available) or 'no split'}, {problem}"
             raise UserError(
                 f"data.{role}_split: not set, and {data.dataset} has {found}; write "

@@ -92,7 +92,7 @@ def check_images(
             parts = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share)
             diagnostics.notes.append(f"of the images checked, {parts} are {property_}")
     slivers = [line for split in statistics.values() for line in split.slivers]
-    diagnostics.problems += [f"{line}: a sliver, of which the model sees next to nothing" for line in slivers[:5]]
+    diagnostics.problems += [f"{line}: a sliver; the model sees almost nothing of it" for line in slivers[:5]]
     if len(slivers) > 5:
         diagnostics.problems.append(f"{len(slivers) - 5:,} more images are slivers")
     diagnostics.notes += metadata_notes(statistics, transform)

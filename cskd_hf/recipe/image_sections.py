@@ -42,7 +42,7 @@ class DataSection(Section):
     """The N draws of an epoch: every image once (instance), every class equally often (class_balanced), or classes in
     proportion to the square root of their size (sqrt)."""
     aug_repeats: Count = 1
-    """Repeated augmentation, r (timm uses 3): an epoch shows N/r of its N images, r times each in a row, every time with
+    """Repeated augmentation, r (timm uses 3): an epoch shows N/r of its N images, r times each in a row, each time with
     its own augmentation and, in a pair, its own partner."""
     partner: Literal["any", "not_self"] = "any"
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""

@@ -95,7 +95,7 @@ def test_the_digits_match_their_catalog_entry(checked):
         assert (done.status, done.problems) == (0, [])
         too_small = "data.holdout: 40 hold-out images, fewer than the 200"
         assert any(note.startswith(too_small) for note in done.notes) == (holdout == "0.2")
-    assert "hold-out set: 0.2 of 'train', shared out over its classes" in done.stdout
+    assert "hold-out set: 0.2 of 'train', stratified by class" in done.stdout
 
 
 def test_singletons_are_noted_and_classes_without_test_images_are_problems(folder, recipe, checked):
