@@ -13,16 +13,8 @@ from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, Trans
 from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, fill
 
 __all__ = [
-    "TRANSFORM_DEFAULTS",
-    "DataSection",
-    "ModelSection",
-    "OptimizerSection",
-    "RunSection",
-    "SchedulerSection",
-    "Section",
-    "TransformSection",
-    "fill",
-    "of_channels",
+    *("TRANSFORM_DEFAULTS", "DataSection", "ModelSection", "OptimizerSection", "RunSection", "SchedulerSection"),
+    *("Section", "TransformSection", "fill", "of_channels"),
 ]
 
 
@@ -228,13 +220,7 @@ class RunSection(Section):
         return self.model_ema + (self.selection == "best_holdout")
 
     def num_evaluated(self, epochs: int, holdout: int, test: int) -> int:
-        """Images that a training evaluates: one split every `val_interval` epochs, and every split at the end.
-
-        Args:
-            epochs: trained.
-            holdout: images of the hold-out set; 0 without one, and the test images are evaluated in its place.
-            test: images of the test split.
-        """
+        """Images that a training evaluates: one split every `val_interval` epochs, and every split at the end."""
         return math.ceil(epochs / self.val_interval) * (holdout or test) + holdout + test
 
     @property

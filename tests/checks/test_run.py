@@ -217,9 +217,10 @@ def test_formats_modes_and_sizes_are_printed(folder, recipe, checked):
 # machine
 
 
-def test_an_unknown_model_is_a_problem(recipe, checked):
+def test_an_unknown_model_or_optimizer_is_a_problem(recipe, checked):
     done = checked(recipe, "model.model_name=resnet18x")
     assert done.problems[0].startswith("model.model_name: timm has no 'resnet18x'; did you mean")
+    assert checked(recipe, "optimizer.opt=admw").problems[0].startswith("optimizer: timm cannot make 'admw'")
 
 
 def test_a_full_disk_is_a_problem(recipe, checked, monkeypatch):
@@ -229,18 +230,12 @@ def test_a_full_disk_is_a_problem(recipe, checked, monkeypatch):
     assert re.match(r"a run writes about [\d.]+ MB; .* has 1 kB free", problem)
 
 
-def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checked):
-    done = checked(recipe, "model.model_name=resnet18", "run.checkpoints_total_limit=4")
+@pytest.mark.parametrize(("settings", "copies"), [((), 2), (("optimizer.opt=adamw", "run.model_ema=true"), 4)])
+def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checked, settings, copies):
+    done = checked(recipe, "model.model_name=resnet18", "run.checkpoints_total_limit=4", *settings)
     weights = 4 * (11_279_112 - 198 * 513)
-    need = 5 * (2 * weights + BUFFERS) + weights + 4 * 4 * (2 + 512)
+    need = 5 * (copies * weights + copies // 2 * BUFFERS) + weights + 4 * 4 * (2 + 512)
     assert f"about {duplicates.readable_size(need)} for a run: 5 checkpoints of" in done.stdout
-
-
-def test_adams_moments_and_the_average_are_part_of_a_checkpoint(recipe, checked):
-    done = checked(recipe, "model.model_name=resnet18", "optimizer.opt=adamw", "run.model_ema=true")
-    weights = 4 * (11_279_112 - 198 * 513)
-    assert f"3 checkpoints of {duplicates.readable_size(4 * weights + 2 * BUFFERS)}," in done.stdout
-    assert "optimizer: timm cannot make 'admw'" in checked(recipe, "optimizer.opt=admw").problems[0]
 
 
 def test_memory_is_estimated_from_predictions_and_their_metrics(recipe, checked, monkeypatch):
