@@ -5,8 +5,8 @@
     python scripts/sweep_backbones.py backbones.jsonl --table          # Markdown, from the file alone
 
 Each runs in a process of its own, with random weights, on square images of the smallest size it takes. A network of up
-to 60 million parameters trains on the CPU, is exported, and must give the same logits when plain timm loads it. A
-larger one trains on torch's meta device, which checks operators and shapes without arithmetic, and is not exported.
+to 60 million parameters trains on the CPU, is exported, and must give the same logits, to 1e-5, when plain timm loads it.
+A larger one trains on torch's meta device, which checks operators and shapes without arithmetic, and is not exported.
 """
 
 from __future__ import annotations
@@ -121,8 +121,9 @@ def attempt(name: str) -> dict[str, Any]:
         export_model(model, Path(folder) / "model", recipe.model, recipe.transform, CLASSES, "", {})
         loaded = timm.create_model(f"local-dir:{folder}/model", pretrained=True).eval()
         to_channels_last(loaded)  # as trained; another layout rounds otherwise
-        if not torch.equal(loaded(inputs), expected):
-            return facts | {"problem": "timm's reload gives other logits"}
+        difference = (loaded(inputs) - expected).abs().max().item()
+        if difference > 1e-5 * max(1.0, expected.abs().max().item()):  # as `publish` checks it
+            return facts | {"problem": f"timm's reload gives logits that differ by {difference:.2g}"}
     return facts
 
 
