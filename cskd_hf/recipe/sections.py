@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from cskd_hf.errors import one_line
-from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, TransformSection, of_channels
-from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, fill
-
-__all__ = [
-    *("TRANSFORM_DEFAULTS", "DataSection", "ModelSection", "OptimizerSection", "RunSection", "SchedulerSection"),
-    *("Section", "TransformSection", "fill", "of_channels"),
-]
+from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS as TRANSFORM_DEFAULTS
+from cskd_hf.recipe.image_sections import DataSection as DataSection
+from cskd_hf.recipe.image_sections import TransformSection as TransformSection
+from cskd_hf.recipe.image_sections import of_channels as of_channels
+from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section
+from cskd_hf.recipe.section import fill as fill
 
 
 class ModelSection(Section):
