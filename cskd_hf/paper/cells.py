@@ -120,8 +120,9 @@ def _cell(
         if key not in runs:
             continue
         run, summary = runs[key], states[key].summary
-        recipe = run.expected
-        training = Training(recipe.scheduler.total_epochs, run.compute, recipe.run.chosen_epoch)
+        if training is None or summary is not None:
+            recipe, images = run.expected, run.size.train if summary is None else summary.dataset.images["train"]
+            training = Training(recipe.scheduler.total_epochs, run.compute(images), recipe.run.chosen_epoch)
         epochs = "" if key.epochs is None else f"{key.epochs} epochs, "
         if summary is None:
             missing[seed] = epochs + states[key].describe(run)
@@ -147,16 +148,22 @@ def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:
     return [replace(cell, best=ahead and row == best) for row, cell in enumerate(column)]
 
 
-def batch_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
-    """A line for each global batch size other than the shipped recipe's: more processes make another experiment."""
+def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
+    """A line for each number of images, of training or of an update, other than the table's recipe has.
+
+    A folder given by `--data` may be another set, and more processes make another experiment.
+    """
     trained: dict[str, list[str]] = {}
     for key, run in runs.items():
         recipe, summary = states[key].recipe, states[key].summary
         if recipe is None or summary is None:
             continue
         per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
-        batch = per_process * summary.throughput.num_processes
+        batch, images = per_process * summary.throughput.num_processes, summary.dataset.images["train"]
         if batch != run.shipped_batch:
             note = f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}"
+            trained.setdefault(note, []).append(run.folder.name)
+        if images != run.size.train:
+            note = f"trained on {images:,} images; {key.dataset} has {run.size.train:,}"
             trained.setdefault(note, []).append(run.folder.name)
     return [f"{note}: {', '.join(names)}" for note, names in trained.items()]

@@ -81,10 +81,9 @@ class Run:
         train -= holdout if isinstance(data.holdout, float) else 0
         return Size(entry.num_classes, train, holdout, test)
 
-    @property
-    def compute(self) -> float:
+    def compute(self, train_images: int) -> float:
         """Of the whole training, in forward and backward passes of one image; a forward alone counts 1/3."""
-        return self.size.train * self.expected.scheduler.total_epochs * self.expected.method.cost
+        return train_images * self.expected.scheduler.total_epochs * self.expected.method.cost
 
 
 class Setup(NamedTuple):

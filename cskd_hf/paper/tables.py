@@ -68,14 +68,14 @@ def show(
     Raises:
         UserError: `output` cannot be written.
     """
-    from cskd_hf.paper.cells import batch_notes, fill_all
+    from cskd_hf.paper.cells import data_notes, fill_all
     from cskd_hf.paper.latex import latex
     from cskd_hf.paper.markdown import as_json, markdown
 
     for table in dict.fromkeys(block.table for block in blocks):
         grids = fill_all([block for block in blocks if block.table == table], runs, states)
         cells = {(cell.dataset, cell.model, cell.method) for grid in grids for cell in grid.flat()}
-        notes = batch_notes({key: run for key, run in runs.items() if key[:3] in cells}, states)
+        notes = data_notes({key: run for key, run in runs.items() if key[:3] in cells}, states)
         text = markdown(grids, overrides, notes)
         print(text)
         if output is None:

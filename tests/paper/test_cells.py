@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from written_runs import some_runs, write_finished, write_unfinished
 
-from cskd_hf.paper.cells import batch_notes, fill, fill_all
+from cskd_hf.paper.cells import data_notes, fill, fill_all
+from cskd_hf.paper.experiments import Setup, at_equal_compute
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
@@ -227,5 +228,20 @@ def test_a_global_batch_other_than_the_recipes_is_noted(tmp_path):
     first, second = runs.values()
     write_finished(first, 33.0)
     write_finished(second, 33.0, num_processes=4)
-    notes = batch_notes(runs, {key: inspect_run(run) for key, run in runs.items()})
+    notes = data_notes(runs, {key: inspect_run(run) for key, run in runs.items()})
     assert notes == ["trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1"]
+
+
+def test_images_other_than_the_catalogs_are_noted_and_counted(tmp_path):
+    chosen = {"datasets": ["icons"], "models": ["test_resnet"], "methods": ["cskd"], "seeds": [0]}
+    runs = some_runs(tmp_path, "evidence", **chosen)
+    for run in runs.values():
+        write_finished(run, 33.0, train_images=690)
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    names = ", ".join(run.folder.name for run in runs.values())
+    assert data_notes(runs, states) == [f"trained on 690 images; icons has 6,838: {names}"]
+    blocks = at_equal_compute(select(["evidence"], ["icons"], ["test_resnet"], ["cskd"]), Setup(tmp_path, {}))
+    computes = {
+        grid.block.budget: cell.training.compute for grid in fill_all(blocks, runs, states) for cell in grid.flat()
+    }
+    assert computes == {None: pytest.approx(690 * 30 * 4 / 3), 2: pytest.approx(690 * 45 * 4 / 3)}

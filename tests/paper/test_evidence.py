@@ -46,7 +46,7 @@ def test_at_equal_compute_a_method_trains_for_as_many_epochs_as_its_cost_allows(
     assert {method: epochs[method] for method in single | pairs} == single | pairs
     assert all(epochs[method] == {30} for method in epochs.keys() - single.keys() - pairs.keys())
     # 1,000 images; CS-KD adds a forward, a third of a forward and backward.
-    compute = {key: run.compute for key, run in runs.items()}
+    compute = {key: run.compute(1_000) for key, run in runs.items()}
     assert compute[RunKey(*FASHION, "cross_entropy", 0, 60)] == pytest.approx(60_000)
     assert compute[RunKey(*FASHION, "cskd", 0, 45)] == pytest.approx(60_000)
     assert compute[RunKey(*FASHION, "mutual_cskd", 0)] == pytest.approx(60_000)

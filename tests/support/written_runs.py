@@ -52,6 +52,7 @@ def write_finished(
     *,
     scaled_ece: float | None = None,
     num_processes: int = 1,
+    train_images: int | None = None,
     speed: float = 100.0,
     **metrics: float,
 ) -> None:
@@ -64,5 +65,7 @@ def write_finished(
         metrics_scaled=None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece}),
     )
     throughput = SUMMARY.throughput.model_copy(update={"images_per_second": speed, "num_processes": num_processes})
-    changes = {"recipe_hash": recipe_hash(as_trained(run)), "seed": run.key.seed}
+    images = SUMMARY.dataset.images | {"train": train_images or run.size.train}
+    dataset = SUMMARY.dataset.model_copy(update={"images": images})
+    changes = {"recipe_hash": recipe_hash(as_trained(run)), "seed": run.key.seed, "dataset": dataset}
     write_summary(run.folder, SUMMARY.model_copy(update={**changes, "metrics": results, "throughput": throughput}))
