@@ -3,6 +3,8 @@
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
+python -m cskd_hf.evaluate runs/A runs/B --ood digits,FOLDER
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --corruptions
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.evaluation.images import data_section, load_splits
-from cskd_hf.evaluation.inputs import check_output
+from cskd_hf.evaluation.images import data_section, load_ood, load_splits
+from cskd_hf.evaluation.inputs import check_output, parse_corruptions, parse_heights, parse_ood
 from cskd_hf.files import write_json, write_text
 from cskd_hf.recipe.sections import fill
 from cskd_hf.runs.weights import ALLOWED, find_weights
@@ -36,15 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.resamples < 0:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     data = data_section(weights, overrides)
-    heights = None if args.resolution is None else _heights(args.resolution)
-    if heights is not None and (len(weights) > 1 or args.markdown or args.latex or args.html):
-        raise UserError("--resolution: takes one model, and of the files --json alone")
+    heights = None if args.resolution is None else parse_heights(args.resolution)
+    corruptions = (
+        None if args.corruptions is None else parse_corruptions(args.corruptions, args.severities or "1,2,3,4,5")
+    )
+    ood = None if args.ood is None else parse_ood(args.ood)
+    _check_instead(args, len(weights))
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
         check_output(path, f"--{name}")
 
     limit_openmp_spinning()  # before the first import of torch
     splits = load_splits(weights, data)  # a wrong split shows before torch is imported
+    others = [(name, load_ood(name, data)) for name in ood or ()]
     data = fill(data, {"test_split": splits[0].name})
     import torch
 
@@ -64,6 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.resolution import sweep
 
         return sweep(weights[0], splits[0], data, heights, args.json)
+    if corruptions is not None:
+        from cskd_hf.evaluation.corrupted import sweep as sweep_corruptions
+
+        return sweep_corruptions(weights[0], splits[0], data, corruptions, args.json)
+    if ood is not None:
+        from cskd_hf.evaluation.ood_table import detect
+
+        return detect(weights, splits, data, others, args.json)
     models = evaluate(weights, splits, data, args.resamples)
     if models is None:
         return 0
@@ -98,6 +112,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
     parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const="all",
+        metavar="KIND,KIND,...",
+        help="evaluate on corrupted test images instead: ImageNet-C's fifteen kinds, or these",
+    )
+    parser.add_argument("--severities", metavar="N,N,...", help="of --corruptions (default: all)")
+    parser.add_argument(
+        "--ood",
+        action="append",
+        metavar="NAME|FOLDER",
+        help="detect images of other classes instead: a dataset's test images, or a folder of images",
+    )
+    parser.add_argument(
         "--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them"
     )
     for name in FORMATS:
@@ -115,10 +143,17 @@ def _metrics(text: str | None) -> list[str]:
     return names
 
 
-def _heights(text: str) -> list[int]:
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UserError(f"--resolution: read {text!r}; write pixels separated by commas, such as 160,192,224")
-    return [int(height) for height in dict.fromkeys(text.split(","))]
+def _check_instead(args: argparse.Namespace, models: int) -> None:
+    """Raises UserError if options exclude each other."""
+    instead = [name for name in ("resolution", "corruptions", "ood") if getattr(args, name) is not None]
+    if len(instead) > 1:
+        raise UserError(f"--{instead[0]}, --{instead[1]}: one of them at a time")
+    if instead and (args.markdown or args.latex or args.html):
+        raise UserError(f"--{instead[0]}: writes --json alone; leave the other files out")
+    if args.severities is not None and args.corruptions is None:
+        raise UserError("--severities: of --corruptions, which is missing")
+    if models > 1 and instead and instead != ["ood"]:
+        raise UserError(f"--{instead[0]}: takes one model; read {models}")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:
