@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,8 @@ LIBRARY = "imagecorruptions-imaug"
 _OWN_SEED = ("impulse_noise", "glass_blur")  # do not draw from NumPy's global generator
 
 
-class Corruption(NamedTuple):
+@dataclass(frozen=True)
+class Corruption:
     """One kind of corruption at one severity, a pure function of (seed, row, kind, severity) and the pixels."""
 
     kind: str
@@ -82,4 +83,4 @@ def prepare_library() -> None:
     except ImportError as error:
         raise UserError(f"--corruptions: {LIBRARY} cannot be imported: {error}") from error
     cv2.setNumThreads(0)  # a forked worker would wait for threads that it does not have
-    Corruption("glass_blur", 1)(np.zeros((MIN_SIDE, MIN_SIDE, 3), dtype=np.uint8), row=0)
+    Corruption("glass_blur", 1)(np.zeros((MIN_SIDE, MIN_SIDE, 3), dtype=np.uint8), 0)

@@ -56,10 +56,9 @@ def sweep(
     print_notes(trained, split, data, accelerator)
     for corruption in (None, *corruptions):
         predictions = predict_finite(weights, trained, split, accelerator, data, corruption=corruption)
-        where = {"kind": None, "severity": 0} if corruption is None else corruption._asdict()
         metrics, scaled = measure(predictions.logits, predictions.target, trained.temperature)
-        kept = {key: where[key] for key in ("kind", "severity")}
-        results.append({**kept, "metrics": metrics, "metrics_scaled": scaled})
+        where = {"kind": corruption and corruption.kind, "severity": corruption.severity if corruption else 0}
+        results.append({**where, "metrics": metrics, "metrics_scaled": scaled})
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
@@ -77,7 +76,7 @@ def sweep(
 
 def check_size(transform: TransformSection) -> None:
     """Raises UserError unless the library takes the network's images."""
-    channels, *size = transform.input_size
+    channels, *size = transform.for_evaluation().input_size
     if min(size) < MIN_SIDE:
         shown = "×".join(map(str, size))
         raise UserError(f"--corruptions: needs images of {MIN_SIDE} pixels or more; these weights take {shown}")
@@ -107,25 +106,24 @@ def as_text(results: Sequence[dict[str, Any]]) -> str:
     Args:
         results: `kind`, `severity`, `metrics` and `metrics_scaled`, from `measure`; the uncorrupted one first.
     """
-    rows = [_columns(result) for result in results]
-    clean, metrics = rows[0], list(rows[0])
-    severities = list(dict.fromkeys(result["severity"] for result in results[1:]))
-    chosen = {
-        level: [row for row, at in zip(rows, results, strict=True) if at["severity"] == level] for level in severities
-    }
-    lines = [["severity", *metrics], ["0, clean", *map(number, clean.values())]]
-    for name, group in (*chosen.items(), ("mean", rows[1:])):
-        lines.append([str(name), *(number(fmean(row[metric] for row in group)) for metric in metrics)])
+    clean, metrics = _columns(results[0]), list(_columns(results[0]))
+    corrupted = [(str(result["kind"]), str(result["severity"]), _columns(result)) for result in results[1:]]
+    kinds, severities = (list(dict.fromkeys(values)) for values in list(zip(*corrupted, strict=True))[:2])
+    groups = {level: [values for _, own, values in corrupted if own == level] for level in severities}
+    groups = {"0, clean": [clean]} | groups | {"mean": [values for _, _, values in corrupted]}
+    lines = [["severity", *metrics]]
+    for name, group in groups.items():
+        lines.append([name, *(number(fmean(values[metric] for values in group)) for metric in metrics)])
     tables = [number_table(lines)]
     for metric in metrics:
-        cells = [[f"{metric} at", *map(str, severities), "mean"]]
-        for kind in dict.fromkeys(result["kind"] for result in results[1:]):
-            values = [row[metric] for row, at in zip(rows, results, strict=True) if at["kind"] == kind]
-            cells.append([kind, *map(number, (*values, fmean(values)))])
+        cells = [[f"{metric} at", *severities, "mean"]]
+        for kind in kinds:
+            found = [values[metric] for own, _, values in corrupted if own == kind]
+            cells.append([kind, *map(number, (*found, fmean(found)))])
         tables.append(number_table(cells))
     tables.append(
-        f"mCE, unnormalised: {number(mean_error(results))}, the mean error; not divided by AlexNet's errors, which exist "
-        "for ImageNet alone"
+        f"mCE, unnormalised: {number(mean_error(results))}, the mean of top1_error; not divided by AlexNet's, which is "
+        "known for ImageNet alone"
     )
     definitions = "\n".join(f"{name}: {DEFINITIONS[name]}" for name in _METRICS)
     return "\n\n".join(tables) + "\n" + definitions
