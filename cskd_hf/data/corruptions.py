@@ -24,7 +24,6 @@ KINDS = (
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
 SEVERITIES = (1, 2, 3, 4, 5)
-MIN_SIDE = 32  # pixels; the library takes no smaller images
 LIBRARY = "imagecorruptions-imaug"
 _OWN_SEED = ("impulse_noise", "glass_blur")  # do not draw from NumPy's global generator
 
@@ -41,21 +40,21 @@ class Corruption:
         """Corrupt one image.
 
         Args:
-            pixels: (H, W, C) uint8, H and W at least 32, C 1 or 3. A grey image is corrupted in colour and then
-                converted back [ours].
+            pixels: (H, W, C) uint8, C 1 or 3. A grey image is corrupted in colour and then converted back [ours].
             row: the image's number in its split.
 
         Returns:
             (H, W, C) uint8.
         """
-        from imagecorruptions import corrupt
+        from imagecorruptions import corruption_dict  # its `corrupt` takes no image below 32 pixels
 
         key = (self.seed, row, KINDS.index(self.kind), self.severity)
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         own_seed = {"seed": seed} if self.kind in _OWN_SEED else {}
+        image = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
         # The library prints that zoom blur and snow do not cover some sizes by a pixel.
         with seeded(seed), contextlib.redirect_stdout(io.StringIO()):
-            corrupted = corrupt(pixels, self.severity, self.kind, **own_seed)
+            corrupted = np.uint8(corruption_dict[self.kind](image, self.severity, **own_seed))
         return corrupted if pixels.shape[2] == 3 else np.asarray(Image.fromarray(corrupted).convert("L"))[..., None]
 
 
@@ -83,4 +82,4 @@ def prepare_library() -> None:
     except ImportError as error:
         raise UserError(f"--corruptions: {LIBRARY} cannot be imported: {error}") from error
     cv2.setNumThreads(0)  # a forked worker would wait for threads that it does not have
-    Corruption("glass_blur", 1)(np.zeros((MIN_SIDE, MIN_SIDE, 3), dtype=np.uint8), 0)
+    Corruption("glass_blur", 1)(np.zeros((32, 32, 3), dtype=np.uint8), 0)

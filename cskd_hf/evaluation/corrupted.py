@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from cskd_hf.data.corruptions import LIBRARY, MIN_SIDE, Corruption, prepare_library
+from cskd_hf.data.corruptions import LIBRARY, Corruption, prepare_library
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
@@ -47,10 +47,10 @@ def sweep(
         The exit status, 0.
 
     Raises:
-        UserError: as `evaluate`, the network's images are too small, or the library does not work.
+        UserError: as `evaluate`, the network's images have other channels, or the library does not work.
     """
     trained = load_for_split(weights, split, data)
-    check_size(trained.transform)
+    check_channels(trained.transform)
     prepare_library()
     accelerator, results = Accelerator(), list[dict[str, Any]]()
     print_notes(trained, split, data, accelerator)
@@ -74,12 +74,9 @@ def sweep(
     return 0
 
 
-def check_size(transform: TransformSection) -> None:
+def check_channels(transform: TransformSection) -> None:
     """Raises UserError unless the library takes the network's images."""
-    channels, *size = transform.for_evaluation().input_size
-    if min(size) < MIN_SIDE:
-        shown = "×".join(map(str, size))
-        raise UserError(f"--corruptions: needs images of {MIN_SIDE} pixels or more; these weights take {shown}")
+    channels = transform.input_size[0]
     if channels not in (1, 3):
         raise UserError(f"--corruptions: needs grey or RGB images; these weights take {channels} channels")
 
