@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     limit_openmp_spinning()  # before the first import of torch
     splits = load_splits(weights, data)  # a wrong split shows before torch is imported
-    others = [(name, load_ood(name, data)) for name in ood or ()]
     data = fill(data, {"test_split": splits[0].name})
+    others = [(name, load_ood(name, data)) for name in ood or ()]
     import torch
 
     from cskd_hf.evaluation.comparison import differences

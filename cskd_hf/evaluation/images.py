@@ -134,19 +134,17 @@ def _holds_test_images(dataset: str, data: DataSection) -> bool:
 
 
 def _has_splits(root: Path) -> bool:
-    """Whether a folder holds more than images: splits, by the names of folders and files, or tables."""
+    """Whether a folder is no mere folder of images: folders or files are named like splits, or no file is an image."""
     from cskd_hf.data.choose import is_split_word
     from cskd_hf.data.class_folders import split_folders
+    from cskd_hf.data.formats import readable_extensions
 
-    entries = [path for path in root.iterdir() if not path.name.startswith(".")]
-    tables = any(
-        path.suffix in (".arrow", ".parquet", ".tar", ".zip") or path.stem == "dataset_dict" for path in entries
-    )
-    folders = split_folders(root)
-    return (
-        tables
-        or any(is_split_word(path.stem) for path in entries if path.is_file())
-        or (root not in folders.values() and any(map(is_split_word, folders)))
+    extensions, folders = readable_extensions(), split_folders(root)
+    if root not in folders.values() and any(map(is_split_word, folders)):
+        return True
+    lists = [path for path in root.iterdir() if path.is_file() and path.suffix.lower() not in extensions]
+    return any(is_split_word(path.stem) for path in lists) or not any(
+        path.suffix.lower() in extensions for path in root.rglob("*")
     )
 
 

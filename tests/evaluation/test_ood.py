@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command_runs import draw_folder, draw_image
+from datasets import Dataset
 from method_cases import exported
 
 from cskd_hf import evaluate, ood_detection, ood_scores
@@ -92,8 +93,11 @@ def folders(tmp_path_factory):
     (root / "flat").mkdir()
     (root / "classes" / "other").mkdir(parents=True)
     (root / "classes" / "class 1").mkdir()
-    for number in range(3):
-        draw_image(number, number).save(root / "flat" / f"{number}.png")
+    for number, name in enumerate(("0", "1", "test")):
+        draw_image(number, number).save(root / "flat" / f"{name}.png")
+    (root / "table" / "data").mkdir(parents=True)
+    table = {"image": [str(root / "flat" / "0.png")] * 4}
+    Dataset.from_dict(table).to_parquet(str(root / "table" / "data" / "test-00000-of-00001.parquet"))
     draw_image(0, 9).save(root / "classes" / "other" / "a.png")
     draw_image(0, 8).save(root / "classes" / "class 1" / "b.png")
     (root / "empty").mkdir()
@@ -109,6 +113,7 @@ def known(folders) -> DataSection:
     [
         ("splits", 5, ("class 0", "class 1")),
         ("flat", 3, ()),
+        ("table", 4, ()),
         ("classes", 2, ("class 1", "other")),
         ("digits", 1297, tuple("0123456789")),
     ],
@@ -122,7 +127,7 @@ def test_images_of_other_classes_need_neither_labels_nor_splits(folders, name, i
     ("name", "message"),
     [
         ("no such set", "--ood: no such set: read 'no such set'; write a folder, a Hub id (owner/name), or one of"),
-        ("{0}/empty", "--ood: {0}/empty: {0}/empty: no image in this folder or below it; images end in"),
+        ("{0}/empty", "--ood: {0}/empty: {0}/empty has no images that can be read; they lie in "),
         ("{0}/flat/0.png", "--ood: {0}/flat/0.png: {0}/flat/0.png is a file; name its folder"),
         *((own, f"--ood: {own} holds the images that the models are tested on; name other images")
           for own in ("{0}/known", "{0}/known/.", "{0}/known/test", "{0}", "{0}/known/test/class 1")),
