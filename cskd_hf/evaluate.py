@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ from cskd_hf.errors import UserError, run_command
 from cskd_hf.evaluation.images import data_section, load_ood, load_splits
 from cskd_hf.evaluation.inputs import check_output, parse_corruptions, parse_heights, parse_ood
 from cskd_hf.files import write_json, write_text
-from cskd_hf.recipe.sections import fill
-from cskd_hf.runs.weights import ALLOWED, find_weights
+from cskd_hf.recipe.sections import DataSection, fill
+from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 if TYPE_CHECKING:
+    from cskd_hf.data.splits import ImageSplit
     from cskd_hf.evaluation.comparison import Compared
 
 FORMATS = ("json", "markdown", "latex", "html")
@@ -54,9 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     others = [(name, load_ood(name, data)) for name in ood or ()]
     import torch
 
-    from cskd_hf.evaluation.comparison import differences
-    from cskd_hf.evaluation.comparison_table import as_text
-    from cskd_hf.evaluation.trained import evaluate
     from cskd_hf.runs.folder import check_share
 
     metrics = _metrics(args.metrics)
@@ -78,7 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.ood_table import detect
 
         return detect(weights, splits, data, others, args.json)
-    models = evaluate(weights, splits, data, args.resamples)
+    return _compare(weights, splits, data, args.resamples, metrics, outputs)
+
+
+def _compare(
+    weights: Sequence[Weights],
+    splits: Sequence[ImageSplit],
+    data: DataSection,
+    resamples: int,
+    metrics: Sequence[str],
+    outputs: Mapping[str, Path],
+) -> int:
+    """Print these metrics of each model and their differences; write all of them to the files."""
+    from cskd_hf.evaluation.comparison import differences
+    from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.trained import evaluate
+
+    models = evaluate(weights, splits, data, resamples)
     if models is None:
         return 0
     place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
@@ -145,15 +159,16 @@ def _metrics(text: str | None) -> list[str]:
 
 def _check_instead(args: argparse.Namespace, models: int) -> None:
     """Raises UserError if options exclude each other."""
-    instead = [name for name in ("resolution", "corruptions", "ood") if getattr(args, name) is not None]
-    if len(instead) > 1:
-        raise UserError(f"--{instead[0]}, --{instead[1]}: one of them at a time")
-    if instead and (args.markdown or args.latex or args.html):
-        raise UserError(f"--{instead[0]}: writes --json alone; leave the other files out")
+    instead = [f"--{name}" for name in ("resolution", "corruptions", "ood") if getattr(args, name) is not None]
     if args.severities is not None and args.corruptions is None:
-        raise UserError("--severities: of --corruptions, which is missing")
-    if models > 1 and instead and instead != ["ood"]:
-        raise UserError(f"--{instead[0]}: takes one model; read {models}")
+        raise UserError("--severities: write it with --corruptions")
+    if len(instead) > 1:
+        raise UserError(f"{instead[0]}: write it without {instead[1]}, in a command of its own")
+    files = args.markdown or args.latex or args.html
+    if instead == ["--ood"] and files:
+        raise UserError("--ood: takes of the files --json alone")
+    if instead and instead != ["--ood"] and (models > 1 or files):
+        raise UserError(f"{instead[0]}: takes one model, and of the files --json alone")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:

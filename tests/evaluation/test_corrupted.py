@@ -184,8 +184,8 @@ def test_severities_without_corruptions_and_several_models_are_one_line(images, 
     monkeypatch.setattr("cskd_hf.data.corruptions.require_library", lambda: None)
     model, where = exported("test_resnet", NAMES), f"data.dataset={images}"
     for words, message in (
-        ([model, "--severities", "1"], "--severities: of --corruptions, which is missing"),
-        ([model, model, "--corruptions"], "--corruptions: takes one model; read 2"),
+        ([model, "--severities", "1"], "--severities: write it with --corruptions"),
+        ([model, model, "--corruptions"], "--corruptions: takes one model, and of the files --json alone"),
     ):
         with pytest.raises(UserError) as error:
             evaluate.main([words[0], where, *words[1:]])

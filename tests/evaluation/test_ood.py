@@ -163,8 +163,8 @@ def test_the_command_compares_models_and_warns_of_known_names(folders, tmp_path,
     ("words", "message"),
     [
         (["--ood", "digits,"], "--ood: read an empty name; write datasets or folders separated by commas"),
-        (["--ood", "digits", "--resolution", "24"], "--resolution, --ood: one of them at a time"),
-        (["--ood", "digits", "--html", "a.html"], "--ood: writes --json alone; leave the other files out"),
+        (["--ood", "digits", "--resolution", "24"], "--resolution: write it without --ood, in a command of its own"),
+        (["--ood", "digits", "--html", "a.html"], "--ood: takes of the files --json alone"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(folders, words, message):
