@@ -8,29 +8,26 @@ Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wro
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from cskd_hf.errors import run_command
+from cskd_hf.recipe.arguments import RecipeParser
 from cskd_hf.recipe.recipe import load_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.check",
+    parser = RecipeParser(
+        "python -m cskd_hf.check",
         description="Check a recipe's data before training, or measure its training speed.",
-    )
-    parser.add_argument("recipe", help="YAML file or shipped recipe, such as recipes/digits_resnet10.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as data.dataset=FOLDER"
+        usage="python -m cskd_hf.check RECIPE [section.key=value ...] [--full | --speed]",
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--full", action="store_true", help="decode every image, also of 5,000 or more")
+    mode.add_argument("--full", action="store_true", help="decode every image, even of 5,000 or more")
     mode.add_argument(
         "--speed", action="store_true", help="instead, time the loader and the training step and report the bottleneck"
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="duration of --speed (default: 30)")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse(argv)
     if not 0 < args.seconds <= 3600:
         parser.error(f"--seconds: read {args.seconds:g}, expected a number above 0 and at most 3600")
     recipe = load_recipe(args.recipe, args.overrides)

@@ -21,6 +21,11 @@ class ImageError(UserError):
     """Bad input that only one rank meets: an unreadable image in its shard."""
 
 
+def one_line(error: object) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
 def is_out_of_host_memory(error: BaseException) -> bool:
     """Whether NumPy, Python or torch's CPU allocator, which has no error class of its own, got no memory."""
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

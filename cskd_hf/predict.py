@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("model", help=ALLOWED)
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, a 'glob/**/*.jpg', or - for paths on stdin")
     add("--topk", type=int, default=5, metavar="K", help="classes per image (default: 5)")
-    add("--format", choices=FORMATS, help="of the answers (default: by --output's extension, else table)")
+    add("--format", choices=FORMATS, help="format of the answers (default: by --output's extension, else table)")
     add("--output", type=Path, metavar="FILE", help="write the answers to FILE, not to standard output")
     add("--features", type=Path, metavar="FILE", help="also write the pooled features, as safetensors")
     add("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")

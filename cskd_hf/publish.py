@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--license",
         dest="licence",
         metavar="ID",
-        help="an identifier of the Hub's list (default: by the terms of the data, if they are known)",
+        help="licence of the weights, from the Hub's list (default: by the terms of the data, if they are known)",
     )
     add("--license-name", dest="licence_name", metavar="NAME", help="with --license other: the licence's name")
     add("--license-link", dest="licence_link", metavar="URL", help="with --license other: where its text is")

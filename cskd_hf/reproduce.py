@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.paper.experiments import Setup, at_equal_compute, runs_of
-from cskd_hf.paper.find import inspect_run
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Run, Setup, at_equal_compute, runs_of
+from cskd_hf.paper.find import RunState, inspect_run
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.selection import all_tables, check_names, select
 from cskd_hf.paper.tables import draw, print_commands, print_plan, report_bad_folders, show
@@ -45,24 +46,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             "table: none given; allowed: table1 to table6, all, evidence, strong, sweep RECIPE …, or figures RUN …"
         )
-    jobs = _jobs(args.jobs)
     _check_figure(args.figure, tables)
     setup = Setup(args.runs, _folders(args.data), tuple(overrides))
     blocks = at_equal_compute(select(tables, args.datasets, args.models, args.methods), setup)
-    prefix = launcher_prefix(args.launcher)
     runs = runs_of(blocks, _seeds(args.seeds), setup)
 
+    def show_tables(states: Mapping[RunKey, RunState]) -> None:
+        show(blocks, runs, states, setup.overrides, args.output)
+        if args.figure is not None:
+            draw(blocks, runs, states, args.figure)
+
+    return _carry_out(args, runs, show_tables)
+
+
+def _carry_out(
+    args: argparse.Namespace, runs: Mapping[RunKey, Run], show_results: Callable[[Mapping[RunKey, RunState]], None]
+) -> int:
+    """Print commands or the plan, or train what is missing and show the results; returns the exit status."""
+    jobs, prefix = _jobs(args.jobs), launcher_prefix(args.launcher)
     if args.commands:
         return print_commands(runs, prefix)
     if args.plan:
-        return print_plan(runs, setup.root)
+        return print_plan(runs, args.runs)
     failures = run_missing(runs, require_program(prefix), jobs=jobs) if args.run else {}
-    if not setup.root.is_dir():
-        print(f"note: {setup.root}: no such folder; every run is missing", file=sys.stderr)
+    if not args.runs.is_dir():
+        print(f"note: {args.runs}: no such folder; every run is missing", file=sys.stderr)
     states = {key: inspect_run(run) for key, run in runs.items()}
-    show(blocks, runs, states, setup.overrides, args.output)
-    if args.figure is not None:
-        draw(blocks, runs, states, args.figure)
+    show_results(states)
     for key, reason in failures.items():
         print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
     if args.run:
@@ -73,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cskd_hf.reproduce",
-        description="Print the paper's tables, or ours, from run folders. Its figures: figures RUN … [--output DIR]. A "
-        "grid of settings: sweep RECIPE section.key=A,B ….",
+        description="Print the paper's tables, or ours, from run folders. The paper's figures: figures RUN … "
+        "[--output DIR]. A grid of settings: sweep RECIPE section.key=A,B ….",
     )
     parser.add_argument(
         "words",
@@ -168,8 +178,12 @@ def _sweep(argv: Sequence[str]) -> int:
         description="Compare a grid of settings on hold-out images: section.key=A,B spans a dimension of it.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=A,B", help="settings; one value is for all runs")
-    parser.add_argument("--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="orders the rows")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=A,B", help="settings; a single value applies to every run"
+    )
+    parser.add_argument(
+        "--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="metric by which rows are ordered"
+    )
     _add_run_options(parser, seeds="0")
     args = parser.parse_intermixed_args(argv)
     from cskd_hf.paper import sweep
@@ -179,18 +193,12 @@ def _sweep(argv: Sequence[str]) -> int:
     for override in args.overrides:
         if (key := override.partition("=")[0].strip()) in ("run.seed", "run.output_dir", "run.resume"):
             raise UserError(f"{override}: cannot be set for all runs of a sweep; use {_PER_RUN[key]}")
-    prefix = launcher_prefix(args.launcher)
     runs = sweep.sweep_runs(args.recipe, args.overrides, seeds, args.runs)
-    if args.commands:
-        return print_commands(runs, prefix)
-    if args.plan:
-        return print_plan(runs, args.runs)
-    failures = run_missing(runs, require_program(prefix), jobs=_jobs(args.jobs)) if args.run else {}
-    states = {key: inspect_run(run) for key, run in runs.items()}
-    print(sweep.markdown(args.recipe, sweep.table(runs, states, args.metric), args.metric), end="")
-    for key, reason in failures.items():
-        print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)
-    return 1 if failures else report_bad_folders(runs, states)
+
+    def show_table(states: Mapping[RunKey, RunState]) -> None:
+        print(sweep.markdown(args.recipe, sweep.table(runs, states, args.metric), args.metric), end="")
+
+    return _carry_out(args, runs, show_table)
 
 
 def _figures(argv: Sequence[str]) -> int:

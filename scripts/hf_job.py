@@ -60,7 +60,7 @@ class Mirror:
 
     def restore(self) -> None:
         """Fill the run folder from the copy, if there is one."""
-        from cskd_hf.runs.checkpoint import list_checkpoints, newest_intact  # imports torch
+        from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_intact
 
         if self.copy.is_dir():
             shutil.copytree(self.copy, self.folder, dirs_exist_ok=True)

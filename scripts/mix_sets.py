@@ -22,7 +22,7 @@ from shards import Shard
 from stored_images import StoredImages, draw
 
 from cskd_hf.data.splits import Images, load_images
-from cskd_hf.errors import UserError, run_command
+from cskd_hf.errors import UserError, one_line, run_command
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 
@@ -74,7 +74,7 @@ def open_set(name: str, place: str) -> Images:
     try:
         return load_images(resolve_data(parse_data({"dataset": place, "holdout": 0.0}, source=name)))
     except UserError as error:
-        raise UserError(f"{name}={place}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name}={place}: {one_line(error)}") from None
 
 
 def write_mix(folder: Path, sets: dict[str, Images], per_class: int, seed: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from PIL import Image
 from stored_images import StoredImages
 
 from cskd_hf.data.decode import UnreadableImageError, decode, fits_jpeg
+from cskd_hf.data.duplicates import read_content
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
 from cskd_hf.errors import UserError, run_command
@@ -59,7 +60,7 @@ def resized_bytes(image: Mapping[str, Any], short_side: int, quality: int) -> by
     """
     small = resized(decode(image), short_side) if fits_jpeg(image) else None
     if small is None:
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        return read_content(image)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=quality, subsampling=2)
     return buffer.getvalue()

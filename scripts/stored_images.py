@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.draws import rank_in_class
+from cskd_hf.data.duplicates import read_content
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 
@@ -64,12 +66,7 @@ class StoredImages:
         Raises:
             UserError: the row has no image, or its file cannot be read.
         """
-        if image["bytes"] is not None:
-            stored: bytes = image["bytes"]
-            return stored
         try:
-            return Path(image["path"]).read_bytes()
-        except TypeError:
-            raise UserError(f"{self.split.describe(row, image)}: no image") from None
-        except OSError as error:
-            raise UserError(f"{self.split.describe(row, image)}: {error.strerror or error}") from None
+            return read_content(image)
+        except UnreadableImageError as error:
+            raise UserError(f"{self.split.describe(row, image)}: {error}") from None

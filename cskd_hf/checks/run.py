@@ -27,6 +27,8 @@ from cskd_hf.data.statistics import Blocks, ImageStatistics
 from cskd_hf.data.transforms import conversion_of
 from cskd_hf.data.values import describe_values
 from cskd_hf.engine.build import build_sampler, describe_experiment
+from cskd_hf.engine.learner import checkpoint_bytes
+from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.models.factory import count_parameters, create_backbone
@@ -86,7 +88,9 @@ def print_source(recipe: Recipe) -> None:
     if entry is not None:
         print(row("", f"split     {entry.official_split}", f"terms     {entry.terms}", f"citation  {entry.citation}"))
     mode = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "HF_HUB_OFFLINE is not set"
-    cached = f"the dataset is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data needs no Hub"
+    cached = (
+        f"the dataset is in the cache, {constants.HF_HUB_CACHE}" if commit else "the data does not come from the Hub"
+    )
     print(row("offline", f"{mode}; {cached}"))
 
 
@@ -102,7 +106,7 @@ def print_counts(images: Images, recipe: Recipe) -> None:
         cells = "".join(f"{'–' if number is None else format(number, ',.10g'):>11s}" for number in numbers)
         print(row(name, f"{split.name:12s}{cells}"))
     if isinstance(recipe.data.holdout, float) and recipe.data.holdout:
-        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, shared out over its classes"))
+        print(row("", f"hold-out set: {recipe.data.holdout:g} of {images.train.name!r}, stratified by class"))
 
 
 def check_files(images: Images, recipe: Recipe, full: bool, diagnostics: Diagnostics) -> None:
@@ -162,7 +166,10 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
         with torch.device("meta"):  # shapes without memory
             backbone = create_backbone(recipe.model.without_weights(), images.num_classes)
             module = recipe.method.build(backbone, describe_experiment(recipe, images))
-            freeze(recipe.method.export(module), recipe.model.freeze)
+            network = recipe.method.export(module)
+            freeze(network, recipe.model.freeze)
+            plain = recipe.optimizer.model_copy(update={"fused": False})  # no fused kernel is for the meta device
+            optimizer = create_optimizer(plain, network, module, lr=1.0)
     except UserError as error:
         diagnostics.fatal.append(str(error))
         return
@@ -184,22 +191,22 @@ def check_capacity(images: Images, recipe: Recipe, diagnostics: Diagnostics) -> 
     predictions = 4 * (num_test * (images.num_classes + num_features) + num_holdout * images.num_classes)
     # On top: the copy that is written to predictions.safetensors, or Recall@1's float64 features.
     host = predictions + 4 * num_holdout * num_features + max(predictions, 8 * num_test * num_features) + METRICS_MEMORY
-    sizes = (4 * num_parameters, 4 * count_parameters(module), predictions, host)
+    checkpoint = checkpoint_bytes(module, network, optimizer, recipe.run)
+    gradients = 4 * sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    sizes = (4 * num_parameters, checkpoint, checkpoint + gradients, predictions, host)
     check_disk_and_memory(recipe, *sizes, diagnostics)
 
 
 def check_disk_and_memory(
-    recipe: Recipe, model: int, module: int, predictions: int, host: int, diagnostics: Diagnostics
+    recipe: Recipe, model: int, checkpoint: int, device: int, predictions: int, host: int, diagnostics: Diagnostics
 ) -> None:
     """Compare estimates with what is free.
 
     Args:
-        model, module, predictions: bytes of the network, of what the method makes of it, of predictions.safetensors.
+        model, checkpoint, predictions: bytes of the exported weights, a checkpoint and predictions.safetensors.
+        device: bytes on the device, without activations.
         host: bytes of the predictions and of computing their metrics, in each process.
     """
-    opt = recipe.optimizer.opt.lower()
-    states = 2 if "ada" in opt or "lamb" in opt else 1  # Adam's moments, or SGD's momentum
-    checkpoint = module * (1 + states)
     num_checkpoints = recipe.run.checkpoints_total_limit + 1  # the oldest is deleted once the newest is complete
     disk = checkpoint * num_checkpoints + model + predictions
     folder = Path(recipe.run.output_dir or "runs").absolute()
@@ -209,9 +216,7 @@ def check_disk_and_memory(
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     written = f"{num_checkpoints} checkpoints of {readable_size(checkpoint)}, weights, predictions"
     print(row("disk", f"about {readable_size(disk)} for a run: {written};", f"{readable_size(free)} free at {folder}"))
-    on_device = (
-        f"{readable_size(checkpoint + module)} on the device for weights, gradients, optimizer, plus activations"
-    )
+    on_device = f"{readable_size(device)} on the device for weights, gradients, optimizer, plus activations"
     on_host = f"{readable_size(host)} for predictions and their metrics, of {readable_size(memory)} on this machine"
     print(row("memory", f"{on_device};", on_host))
     if disk > free:

@@ -99,8 +99,7 @@ def estimate(recipe: Recipe, speed: Speed, num_train: int, num_holdout: int, num
     # An evaluated image is loaded once and forwarded, about a third of a step.
     loading, forward = 1 / (speed.views * speed.loader), 1 / (3 * speed.step)
     per_image = loading + forward if speed.threads is not None else max(loading, forward)
-    evaluations = math.ceil(epochs / recipe.run.val_interval)
-    num_evaluated = evaluations * (num_holdout or num_test) + num_holdout + num_test
+    num_evaluated = recipe.run.num_evaluated(epochs, num_holdout, num_test)
     total = epochs * epoch + num_evaluated * per_image / processes
     scaled = f", on {processes} processes as fast as this one" if processes > 1 else ""
     return [

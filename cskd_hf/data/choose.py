@@ -1,4 +1,4 @@
-"""Which splits of the data are read: those that the recipe names, else those whose names leave no doubt."""
+"""Which splits of the data are read: the ones that the recipe names, otherwise the unambiguous ones."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def is_split_word(name: str) -> bool:
 def choose_splits(data: DataSection, available: Sequence[str], train: bool = True) -> dict[str, str]:
     """Role ("train", "test", "holdout") → split; "test" is absent if it is a share of the training split.
 
-    A split that `data` does not name is the one called `train`, or `test`, else the only one whose name is a usual one
-    for it.
+    A split that `data` does not name is the one called `train`, or `test`, else the only one with a usual name.
 
     Args:
         available: the splits that exist.
@@ -63,7 +62,7 @@ def choose_splits(data: DataSection, available: Sequence[str], train: bool = Tru
     for role in [role for role in ("train", "test") if role in roles and role not in chosen]:
         fitting = _fitting(role, [name for name in available if name not in chosen.values()])
         if len(fitting) != 1:
-            problem = f"of which {' and '.join(fitting)} may be meant" if fitting else "of which none is clearly meant"
+            problem = f"of which {' and '.join(fitting)} fit" if fitting else "none of which clearly fits"
             found = "one split" if len(available) == 1 else f"{', '.join(available) or 'no split'}, {problem}"
             raise UserError(
                 f"data.{role}_split: not set, and {data.dataset} has {found}; write "

@@ -18,6 +18,8 @@ from cskd_hf.data.formats import DECODERS, readable_extensions
 from cskd_hf.data.labels import some, timm_order
 from cskd_hf.errors import UserError
 
+MAX_EXAMPLES = 3  # paths that a note lists
+
 
 @dataclass
 class ScannedFolder:
@@ -25,22 +27,30 @@ class ScannedFolder:
 
     Attributes:
         images: (path, class), sorted by class, folder and name.
-        left_out: (kind, class) → files and folders that are not read; the class is "" beside the class folders.
+        left_out: kind → class → files and folders that are not read; the class is "" beside the class folders.
+        examples: kind → the first of their paths, from the class folder on.
         nested: class → images in folders below the class folder.
     """
 
     images: list[tuple[str, str]] = field(default_factory=list)
-    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
     nested: Counter[str] = field(default_factory=Counter)
 
+    def leave_out(self, kind: str, name: str, path: str) -> None:
+        self.left_out.setdefault(kind, Counter())[name] += 1
+        if len(examples := self.examples.setdefault(kind, [])) < MAX_EXAMPLES:
+            examples.append(path)
+
     def notes(self, split: str) -> tuple[str, ...]:
-        """What was left out, by kind and class, and what was read from nested folders."""
+        """What was left out, by kind and class, with some of the paths, and what was read from nested folders."""
         notes = []
         if self.left_out:
-            by_kind: dict[str, Counter[str]] = {}
-            for (kind, name), count in self.left_out.items():
-                by_kind.setdefault(kind, Counter())[name] = count
-            counts = [f"{kind}: {_count(by_kind[kind])}" for kind in sorted(by_kind)]
+            counts = [
+                f"{kind}: {_count(self.left_out[kind])}, such as {', '.join(self.examples[kind])}"
+                + ", …" * (self.left_out[kind].total() > MAX_EXAMPLES)
+                for kind in sorted(self.left_out)
+            ]
             notes.append(f"split {split!r}: left out {'; '.join(counts)}")
         if self.nested:
             nested = _count(self.nested)
@@ -120,18 +130,17 @@ def scan(folder: Path) -> ScannedFolder:
         if kind == "folder":
             classes.append(entry)
         else:
-            found.left_out[kind if kind in _UNSEEN else f"{kind or 'images'} beside the class folders", ""] += 1
+            found.leave_out(kind if kind in _UNSEEN else f"{kind or 'images'} beside the class folders", "", entry.name)
     for entry in classes:
-        of_class = ScannedFolder()
-        _scan_class(Path(entry.path), entry.name, [_identity(folder)], of_class)
-        visible = [f"{kind}: {count:,}" for (kind, _), count in of_class.left_out.items() if kind not in _UNSEEN]
-        if visible and not of_class.images:
-            imageless.append(f"{entry.path} has no image that can be read, but {'; '.join(sorted(visible))}")
-        elif not of_class.images:
-            found.left_out["class folders without images", entry.name] += 1
-        found.images += of_class.images
-        found.left_out += of_class.left_out
-        found.nested += of_class.nested
+        num_images = len(found.images)
+        _scan_class(Path(entry.path), folder, [_identity(folder)], found)
+        if len(found.images) == num_images:
+            counts = {kind: found.left_out[kind][entry.name] for kind in sorted(found.left_out)}
+            visible = [f"{kind}: {count:,}" for kind, count in counts.items() if count and kind not in _UNSEEN]
+            if visible:
+                imageless.append(f"{entry.path} has no image that can be read, but {'; '.join(visible)}")
+            else:
+                found.leave_out("class folders without images", entry.name, entry.name)
     for path, _ in found.images:
         if not path.isascii() and path != path.encode(errors="replace").decode():
             raise UserError(f"data.dataset: the file name {os.fsencode(path)!r} is not UTF-8; rename it")
@@ -143,11 +152,17 @@ def scan(folder: Path) -> ScannedFolder:
     return found
 
 
-def _scan_class(folder: Path, name: str, around: list[tuple[int, int]], found: ScannedFolder) -> None:
-    """Add the images of a folder of class `name`, then those of the folders in it; `around` are those it is in."""
+def _scan_class(folder: Path, root: Path, around: list[tuple[int, int]], found: ScannedFolder) -> None:
+    """Add the images of a folder, then those of the folders in it.
+
+    Args:
+        root: the folder of the split, which holds the class folders.
+        around: the folders that it is in, from `root` on.
+    """
+    name = folder.relative_to(root).parts[0]  # the class
     identity = _identity(folder)
-    if identity in around:  # without end
-        found.left_out["links to a folder that they are in", name] += 1
+    if identity in around:  # an endless loop
+        found.leave_out("links to a folder that they are in", name, os.path.relpath(folder, root))
         return
     folders = []
     for entry in _entries(folder):
@@ -155,13 +170,13 @@ def _scan_class(folder: Path, name: str, around: list[tuple[int, int]], found: S
         if kind == "folder":
             folders.append(Path(entry.path))
         elif kind:
-            found.left_out[kind, name] += 1
+            found.leave_out(kind, name, os.path.relpath(entry.path, root))
         else:
             found.images.append((entry.path, name))
             if len(around) > 1:
                 found.nested[name] += 1
     for below in folders:
-        _scan_class(below, name, [*around, identity], found)
+        _scan_class(below, root, [*around, identity], found)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -190,7 +205,7 @@ def _why_left_out(entry: os.DirEntry[str]) -> str:
     if hidden:
         return "macOS ._ files" if entry.name.startswith("._") else "hidden files"
     if not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
-        # Reading a pipe would wait for ever.
+        # Reading a pipe would block forever.
         return "pipes, sockets and devices" if os.path.exists(entry.path) else "broken links"
     extension = os.path.splitext(entry.name)[1].lower()
     if extension in readable_extensions():

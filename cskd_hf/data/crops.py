@@ -19,7 +19,7 @@ from cskd_hf.recipe.sections import TransformSection
 
 
 class Crop(NamedTuple):
-    """What training shows of an image."""
+    """The part of an image that training uses."""
 
     box: Box  # decoded and resized
     bicubic: bool

@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """What becomes of stored pixels.
+    """How stored pixels are converted.
 
     Attributes:
         mode: Pillow's: "RGB", "L" (the luma of RGB) or "RGBA" (opaque where the image has no alpha).

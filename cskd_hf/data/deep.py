@@ -159,10 +159,10 @@ def _rawmode(opened: ImageFile) -> str:
 
 def _unpack_as(opened: Any, rawmode: str) -> None:
     """Load with another interpretation of the bytes, of the same length per pixel."""
-    tiles = []
-    for tile in opened.tile:
+
+    def changed(tile: Any) -> Any:
         arguments = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
-        # Pillow 11 and later need their named tuple.
-        tiles.append(tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments))
-    opened.tile = tiles
+        return tuple.__new__(type(tile), (*tile[:3], arguments))  # of the same class: named from Pillow 11 on
+
+    opened.tile = [changed(tile) for tile in opened.tile]
     opened.load()

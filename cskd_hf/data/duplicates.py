@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.formats import is_file_or_missing
 from cskd_hf.data.splits import Images, ImageSplit
+from cskd_hf.errors import UserError
 
 SAMPLE_SIZE = 200  # images per split, where reading all of them takes too long
 MAX_CANDIDATES = 5_000  # training images read to compare a sample with
@@ -33,6 +34,11 @@ class Diagnostics:
     fatal: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def raise_fatal(self) -> None:
+        """Raises UserError with the fatal findings, if there are any."""
+        if self.fatal:
+            raise UserError("\n".join(self.fatal))
 
 
 def named_splits(images: Images) -> dict[str, ImageSplit]:

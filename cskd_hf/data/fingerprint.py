@@ -1,4 +1,4 @@
-"""What the splits of a run hold, in a few hashes, by which a run notices that its images changed.
+"""Hashes of a run's images, by which a resumed run notices that they changed.
 
 They depend neither on the folder that holds the images nor on modification times.
 """
@@ -68,7 +68,8 @@ def describe_split(split: ImageSplit) -> dict[str, Any]:
     rows, contents, paths = stored_images(split)
     names = ["" if path is None else path for path in paths.take(pa.array(rows)).to_pylist()]
     # Below the folder that all share: the same names wherever the data lies.
-    shared = os.path.commonpath([os.path.dirname(name) for name in (min(names), max(names))])
+    known = [name for name in names if name] or [""]  # a row may have no image
+    shared = os.path.commonpath([os.path.dirname(name) for name in (min(known), max(known))])
     below = "\n".join(name[len(shared) :] for name in names)
     sizes = pc.fill_null(pc.binary_length(contents), -1).to_numpy().astype("<i8")[rows]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -81,8 +82,8 @@ def describe_split(split: ImageSplit) -> dict[str, Any]:
 
         files = _evenly(np.flatnonzero(sizes < 0), MAX_IMAGES)
         sizes[files] = for_each(lambda number: _size(names[number]), files)
-        known = sizes[sizes >= 0]
-        count = MAX_BYTES // max(1, int(known.mean())) if len(known) else MAX_IMAGES
+        found = sizes[sizes >= 0]
+        count = MAX_BYTES // max(1, int(found.mean())) if len(found) else MAX_IMAGES
         sample = _evenly(np.arange(len(split)), max(1, min(count, MAX_IMAGES)))
         content = for_each(lambda number: _sha256(contents[rows[number]].as_buffer(), names[number]), sample)
     return {

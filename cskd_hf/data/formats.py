@@ -18,7 +18,7 @@ except ImportError:
 else:
     register_heif_opener()
 
-# Photographs that not every installation reads, and what to do about it.
+# Photo formats that need another package or a newer Pillow.
 DECODERS = {
     ".heic": "readable after pip install pillow-heif",
     ".heif": "readable after pip install pillow-heif",
@@ -27,7 +27,7 @@ DECODERS = {
 
 
 def is_file_or_missing(path: str) -> bool:
-    """Whether opening the path ends: not a pipe, socket, device or folder."""
+    """Whether opening the path cannot block: not a pipe, socket, device or folder."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):  # ValueError: a null byte in the path

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from cskd_hf.data.choose import Choose
 from cskd_hf.data.table_files import described_files
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.sections import DataSection
 
@@ -80,11 +80,14 @@ def _explain(error: Exception, path: str, revision: str | None) -> str:
     """Why a Hub dataset could not be loaded and what to do, in one line."""
     page = f"{constants.ENDPOINT}/datasets/{path}"
     causes = _causes(error)
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     unwritable = explain_cache(error)
     if unwritable is not None:
         return f"the Hub dataset {path!r}: {unwritable}"
-    status = next((c.response.status_code for c in causes if isinstance(c, HfHubHTTPError) and c.response), None)
+    # A response of an error is false in huggingface_hub before 1.0.
+    status = next(
+        (c.response.status_code for c in causes if isinstance(c, HfHubHTTPError) and c.response is not None), None
+    )
     gated = isinstance(error, GatedRepoError) or (isinstance(error, DatasetNotFoundError) and "gated" in reason)
     known_gated = any(entry.gated for entry in CATALOG.values() if entry.path == path)
     if gated or status == 403 or (status == 401 and (known_gated or not isinstance(error, RepositoryNotFoundError))):
@@ -120,7 +123,7 @@ def explain_cache(error: BaseException) -> str | None:
         file, caches = str(cause.filename or ""), (constants.HF_HOME, str(datasets.config.HF_DATASETS_CACHE))
         in_cache = file and any(file.startswith(cache) or cache.startswith(file + os.sep) for cache in caches)
         if in_cache or cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = " ".join(str(cause).split())
+            reason = one_line(cause)
             return (
                 f"its cache in {caches[0]} cannot be written ({reason}); set HF_HOME to a folder that can, with space"
             )

@@ -18,11 +18,11 @@ from cskd_hf.data.choose import same_split
 from cskd_hf.data.decode import Conversion
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, find_duplicates, named_splits, sample_rows
+from cskd_hf.data.labels import some
 from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.statistics import ImageStatistics, image_statistics
 from cskd_hf.data.transforms import conversion_of
 from cskd_hf.data.values import check_values, deep_ranges, describe_values
-from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import entry_of
 from cskd_hf.recipe.sections import DataSection, TransformSection
 
@@ -50,9 +50,9 @@ def check_counts(images: Images, data: DataSection, diagnostics: Diagnostics) ->
             continue
         empty = np.flatnonzero(np.bincount(part.labels, minlength=images.num_classes) == 0)
         if len(empty):
-            examples = ", ".join(images.train.class_names[label] for label in empty[:3]) + ", …" * (len(empty) > 3)
+            names = some([images.train.class_names[label] for label in empty])
             diagnostics.problems.append(
-                f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {examples}"
+                f"no image in {name} of {len(empty):,} of {images.num_classes:,} classes: {names}"
             )
 
 
@@ -92,15 +92,15 @@ def check_images(
             parts = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share)
             diagnostics.notes.append(f"of the images checked, {parts} are {property_}")
     slivers = [line for split in statistics.values() for line in split.slivers]
-    diagnostics.problems += [f"{line}: a sliver, of which the model sees next to nothing" for line in slivers[:5]]
+    diagnostics.problems += [f"{line}: a sliver; the model sees almost nothing of it" for line in slivers[:5]]
     if len(slivers) > 5:
         diagnostics.problems.append(f"{len(slivers) - 5:,} more images are slivers")
     diagnostics.notes += metadata_notes(statistics, transform)
-    check_values(statistics, data.value_range, diagnostics)
+    check_values({name: split.values for name, split in statistics.items()}, data.value_range, diagnostics)
 
 
 def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: TransformSection) -> list[str]:
-    """What alpha, depth, EXIF and sheer size do to the images."""
+    """The effects of alpha, depth, EXIF and image size."""
 
     def count(counts: Mapping[str, int]) -> str:
         return ", ".join(
@@ -176,11 +176,13 @@ def quick_check(images: Images, data: DataSection, transform: TransformSection) 
     check_counts(images, data, diagnostics)
     statistics, num_bytes = sample_statistics(images, conversion_of(transform, data.value_range))
     check_images(statistics, data, transform, diagnostics)
-    if diagnostics.fatal:
-        raise UserError("\n".join(diagnostics.fatal))
+    diagnostics.raise_fatal()
     find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
     found = (f"{name} {describe_values(split.values, data.value_range)}" for name, split in statistics.items())
-    values, deep = f"pixel values: {', '.join(found)}", deep_ranges(statistics, data.value_range)
+    values, deep = (
+        f"pixel values: {', '.join(found)}",
+        deep_ranges({name: split.values for name, split in statistics.items()}, data.value_range),
+    )
     notes = metadata_notes(statistics, transform) + [values] * bool(deep)
     return QuickCheck(diagnostics.problems, values, notes, deep)
 
@@ -193,7 +195,8 @@ def check_test_values(split: ImageSplit, data: DataSection, transform: Transform
     """
     diagnostics = Diagnostics()
     rows, conversion = sample_rows(split, NUM_DECODED).tolist(), conversion_of(transform, data.value_range)
-    check_values({split.name: image_statistics(split, rows, NUM_DECODED, conversion)}, data.value_range, diagnostics)
-    if diagnostics.fatal:
-        raise UserError("\n".join(diagnostics.fatal))
+    check_values(
+        {split.name: image_statistics(split, rows, NUM_DECODED, conversion).values}, data.value_range, diagnostics
+    )
+    diagnostics.raise_fatal()
     return diagnostics.problems

@@ -20,9 +20,12 @@ from cskd_hf.data.formats import readable_extensions
 from cskd_hf.data.hub import download, explain_cache
 from cskd_hf.data.listings import METADATA, open_listings
 from cskd_hf.data.table_files import described_files, open_files
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.sections import DataSection
+
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+EXTRACT = "extract the images, and write data.dataset= and the folder that they are in"
 
 
 class OpenedSplits(NamedTuple):
@@ -77,7 +80,8 @@ def _open(data: DataSection, choose: Choose) -> tuple[Mapping[str, Dataset], Map
         root = Path(data.dataset)
         return _open_folder(root, described_files(root, data.config_name), data, choose)
     if os.path.exists(data.dataset):
-        raise UserError(f"data.dataset: {data.dataset} is a file; name its folder")
+        todo = EXTRACT if Path(data.dataset).suffix.lower() in ARCHIVES else "name its folder"
+        raise UserError(f"data.dataset: {data.dataset} is a file; {todo}")
     known = entry_of(data.dataset)
     files = {} if known is None else known.data_files
     return _open_folder(*download(data.dataset, data, choose, files), data, choose)
@@ -97,15 +101,17 @@ def _open_folder(
         listed = open_listings(root, choose, data)
         if listed is not None:
             return listed
-        archives = suffixes & {".tar", ".zip"} and not suffixes & readable_extensions()  # not beside extracted images
-        if archives or not patterns.keys() <= split_folders(root).keys():
+        packed = set() if suffixes & readable_extensions() else suffixes & ARCHIVES  # not beside extracted images
+        if packed and ".tar" not in packed:
+            raise UserError(f"data.dataset: {data.dataset} has no images outside of its {min(packed)} files; {EXTRACT}")
+        if packed or not patterns.keys() <= split_folders(root).keys():
             return open_files(root, choose, data, patterns), {}
         return open_class_folders(root, choose)
     except UserError:
         raise
     except Exception as error:  # `datasets` raises a dozen unrelated types
         cause = error.__cause__ or error  # behind "An error occurred while generating the dataset"
-        reason = explain_cache(error) or f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        reason = explain_cache(error) or f"{type(cause).__name__}: {one_line(cause)}"
         raise UserError(f"data.dataset: {root}: {reason}") from error
 
 

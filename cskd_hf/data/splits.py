@@ -75,7 +75,7 @@ class ImageSplit:
 
 
 def _openable(image: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The image, without bytes if its path names a pipe or a device, which would be read for ever."""
+    """The image, without bytes if its path names a pipe or a device, which would block forever."""
     if image["bytes"] is None and image["path"] and not is_file_or_missing(image["path"]):
         return {"bytes": b"", "path": image["path"]}
     return image

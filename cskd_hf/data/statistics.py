@@ -6,7 +6,8 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import iadd
 
 import numpy as np
 from PIL import Image
@@ -41,21 +42,10 @@ class ImageStatistics:
     digests: list[int] = field(default_factory=list)  # as `image_digests`
 
     def add(self, other: ImageStatistics) -> None:
-        self.tried += other.tried
-        self.opened += other.opened
-        self.decoded += other.decoded
-        self.num_bytes += other.num_bytes
-        self.formats += other.formats
-        self.modes += other.modes
-        self.sizes += other.sizes
         add_values(self.values, other.values)
-        self.alpha += other.alpha
-        self.deep += other.deep
-        self.turned += other.turned
-        self.broken_metadata += other.broken_metadata
-        self.slivers += other.slivers
-        self.unreadable += other.unreadable
-        self.digests += other.digests
+        for each in fields(self):
+            if each.name != "values":
+                setattr(self, each.name, iadd(getattr(self, each.name), getattr(other, each.name)))
 
     def add_image(self, content: bytes, num_decoded: int, conversion: Conversion) -> tuple[int, int]:
         """Count an encoded image; decode it if it is deep or fewer than `num_decoded` have been opened.

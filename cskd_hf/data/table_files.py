@@ -1,4 +1,4 @@
-"""Files with images in them, of a folder or of a Hub repository's copy: Parquet, Arrow, WebDataset tars, archives."""
+"""Files with images in them, of a folder or of a Hub repository's copy: Parquet, Arrow, WebDataset tars."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_files(
         files = {str(name): list(map(str, of_split)) for name, of_split in found.items()}
     suffixes = {Path(file).suffix for of_split in files.values() for file in of_split}
     suffix = next((suffix for suffix in _BUILDERS if suffix in suffixes), None)
-    if suffix is None:  # zip files, for example
+    if suffix is None:  # images by the README's patterns
         return _prepare(str(root), files, name=data.config_name)
     files = {name: [file for file in of_split if file.endswith(suffix)] for name, of_split in files.items()}
     chosen = {name: files[name] for name in choose([name for name in files if files[name]])}
@@ -74,7 +74,12 @@ def _two_columns(table: Dataset, data: DataSection) -> Dataset:
     if "json" in table.column_names and label in (table.features["json"] or {}):
         labels = table.select_columns(["json"]).flatten().select_columns([f"json.{label}"])
         return concatenate_datasets([table, labels.rename_column(f"json.{label}", label)], axis=1)
-    return table.rename_column("cls", label) if "cls" in table.column_names else table
+    if "cls" not in table.column_names:
+        raise UserError(
+            f"data.label_column: the tar files have no labels, which are KEY.cls or {label!r} in KEY.json beside "
+            "KEY.jpg; if the folders in them are the classes, extract them"
+        )
+    return table.rename_column("cls", label)
 
 
 def _prepare(kind: str, files: Files, **options: Any) -> DatasetDict:

@@ -151,7 +151,7 @@ class CorruptedTransform(Transform):
 
 
 def conversion_of(settings: TransformSection, value_range: Range | None) -> Conversion:
-    """What a network whose input is `settings.input_size` sees of stored pixels."""
+    """How stored pixels are converted for a network whose input is `settings.input_size`."""
     return Conversion(_MODES[settings.input_size[0]], settings.background, value_range)
 
 

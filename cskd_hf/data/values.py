@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -38,12 +37,6 @@ class Values:
 Found = dict[tuple[str, Depth], Values]  # by Pillow's mode and depth
 
 
-class HasValues(Protocol):
-    """`inspect.ImageStatistics`."""
-
-    values: Found
-
-
 def values_of(pixels: np.ndarray, value_range: Range | None) -> Values:
     """The values of one image."""
     clipped = 0
@@ -69,24 +62,24 @@ def describe_values(found: Found, value_range: Range | None) -> str:
     return "; ".join(lines)
 
 
-def deep_ranges(splits: Mapping[str, HasValues], value_range: Range | None) -> dict[str, Range]:
+def deep_ranges(splits: Mapping[str, Found], value_range: Range | None) -> dict[str, Range]:
     """Kind of depth → black and white, of the images deeper than 8 bits."""
-    depths = {depth for split in splits.values() for _, depth in split.values if depth != EIGHT_BITS}
+    depths = {depth for found in splits.values() for _, depth in found if depth != EIGHT_BITS}
     return {depth.kind: value_range or (depth.low, depth.high) for depth in sorted(depths)}
 
 
-def check_values(splits: Mapping[str, HasValues], value_range: Range | None, diagnostics: Diagnostics) -> None:
+def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnostics: Diagnostics) -> None:
     """Look for images that would come out nearly black, nearly uniform or clipped.
 
     Args:
-        splits: statistics by name.
+        splits: split → its values.
         value_range: `data.value_range`.
         diagnostics: images deeper than 8 bits are fatal without a `value_range`, else a problem.
     """
-    depths = {key for split in splits.values() for key in split.values}
+    depths = {key for found in splits.values() for key in found}
     for mode, depth in sorted(depths):
         low, high = (depth.low, depth.high) if value_range is None or depth == EIGHT_BITS else value_range
-        seen = {name: split.values[mode, depth] for name, split in splits.items() if (mode, depth) in split.values}
+        seen = {name: found[mode, depth] for name, found in splits.items() if (mode, depth) in found}
         lost = {name: values for name, values in seen.items() if _is_lost(values, low, high)}
         beyond = {
             name: values

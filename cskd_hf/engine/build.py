@@ -104,12 +104,9 @@ def make_loader(
 
 def describe_experiment(recipe: Recipe, images: Images) -> Experiment:
     """What a method may ask about the recipe and its images."""
-    mean, std = recipe.transform.mean, recipe.transform.std
-    assert mean is not None, "the recipe is not resolved"
-    assert std is not None, "the recipe is not resolved"
     counts = expected_draws(np.bincount(images.train.labels, minlength=images.num_classes), recipe.data.sampling)
     num_epochs, names = recipe.scheduler.total_epochs, images.train.class_names
-    return Experiment(len(images.train), num_epochs, names, mean, std, tuple(counts.tolist()))
+    return Experiment(len(images.train), num_epochs, names, *recipe.transform.mean_and_std, tuple(counts.tolist()))
 
 
 def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:

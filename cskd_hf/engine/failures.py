@@ -15,11 +15,12 @@ from cskd_hf.engine.memory import explain_out_of_host_memory, explain_out_of_mem
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
-from cskd_hf.errors import is_out_of_host_memory
+from cskd_hf.errors import is_out_of_host_memory, one_line
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.rows import finite_rows
 from cskd_hf.files import advice
-from cskd_hf.runs.checkpoint import CheckpointError, list_checkpoints
+from cskd_hf.runs.checkpoint import CheckpointError
+from cskd_hf.runs.checkpoint_folders import list_checkpoints
 
 
 class RunFailedError(Exception):
@@ -81,7 +82,7 @@ def explain(error: Exception, run: Run) -> str | None:
     resume = f"the last complete checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
     if not run.folder.is_dir():  # on another machine
         resume = f"checkpoints are in {run.folder} of {run.ranks.names[0]}"
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if isinstance(error, torch.OutOfMemoryError):
         return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
     if is_out_of_host_memory(error):

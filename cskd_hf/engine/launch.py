@@ -1,4 +1,4 @@
-"""Settings that reach Accelerate from the environment, past the recipe: each is rejected or recorded."""
+"""Settings that reach Accelerate through the environment and bypass the recipe: each is rejected or recorded."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_open_files(workers: int) -> None:
 
 
 def check_accelerator(accelerator: Accelerator) -> None:
-    """Whatever the way it came: what trains must be what the recipe records.
+    """Check that Accelerate runs what the recipe records, wherever its settings came from.
 
     Raises:
         UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate.

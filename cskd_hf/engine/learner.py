@@ -18,6 +18,7 @@ from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.models.freezing import backbone_parameters, batch_norms
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.sections import RunSection
 
 # Modes of torch.compile that record CUDA graphs.
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -54,9 +55,9 @@ class Learner:
 
     @contextmanager
     def heads_alone(self, epoch: int) -> Iterator[None]:
-        """Inside, while the heads train alone, the backbone has no gradient, so optimizer and clipping pass it over.
+        """Inside, while the heads train alone, the backbone has no gradient, so the optimizer and clipping skip it.
 
-        It is computed all the same: DDP expects the gradients that it was built with, and the optimizer's groups and
+        The backward still computes it: DDP expects the gradients that it was built with, and the optimizer's groups and
         the compiled graph stay as they are when the backbone begins to train.
         """
         backbone = backbone_parameters(self.network) if epoch < self.freeze_epochs else []
@@ -68,9 +69,9 @@ class Learner:
             parameter.grad = gradient
 
     def sync_lookahead(self) -> None:
-        """Go on from Lookahead's slow weights, as timm's train.py does at an epoch's end: they are evaluated.
+        """Continue from Lookahead's slow weights, which are evaluated, as timm's train.py does at the end of an epoch.
 
-        Between a step and `zero_grad`: timm passes over parameters without a gradient.
+        Between a step and `zero_grad`: timm skips parameters without a gradient.
         """
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if isinstance(optimizer, Lookahead):
@@ -87,18 +88,19 @@ class Learner:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def checkpoint_bytes(self, copies: int) -> int:
-        """About the size of a checkpoint: an optimizer has no state before its first step.
 
-        Args:
-            copies: of the network besides the trained one: a moving average, the best epoch's.
-        """
-        num_bytes = sum(tensor.nbytes for tensor in self.module.state_dict().values())
-        num_bytes += copies * sum(tensor.nbytes for tensor in self.network.state_dict().values())
-        for group in self.optimizer.param_groups:
-            moments = 2 if "betas" in group else 1
-            num_bytes += moments * sum(parameter.nbytes for parameter in group["params"])
-        return num_bytes
+def checkpoint_bytes(module: nn.Module, network: nn.Module, optimizer: Any, settings: RunSection) -> int:
+    """About the size of a checkpoint: an optimizer has no state before its first step.
+
+    Args:
+        module, network, optimizer: as in `Learner`; they may be on the meta device.
+    """
+    num_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+    num_bytes += settings.extra_weights * sum(tensor.nbytes for tensor in network.state_dict().values())
+    for group in optimizer.param_groups:
+        moments = 2 if "betas" in group else 1
+        num_bytes += moments * sum(parameter.nbytes for parameter in group["params"])
+    return num_bytes
 
 
 def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, accelerator: Accelerator) -> Learner:

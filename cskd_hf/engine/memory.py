@@ -55,12 +55,11 @@ def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerat
 
     Gradients, running statistics and memories of predictions are overwritten: the run must be over.
     """
-    mean, std, num_classes = recipe.transform.mean, recipe.transform.std, recipe.model.num_classes
-    assert mean is not None
-    assert std is not None
+    num_classes = recipe.model.num_classes
     assert num_classes is not None
     # Neither compiled, which would compile again for each size, nor prepared.
-    objective = Objective(recipe.method, module, mean, std, recipe.run.channels_last).to(accelerator.device).train()
+    objective = Objective(recipe.method, module, *recipe.transform.mean_and_std, recipe.run.channels_last)
+    objective = objective.to(accelerator.device).train()
     batch_size = recipe.data.batch_size // 2
     while batch_size:
         objective.zero_grad(set_to_none=True)

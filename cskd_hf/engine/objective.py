@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS, Batch
 from cskd_hf.data.normalize import normalize
-from cskd_hf.errors import UserError, is_out_of_host_memory
+from cskd_hf.errors import UserError, is_out_of_host_memory, one_line
 from cskd_hf.methods.base import Method
 from cskd_hf.models.freezing import frozen_norms
 from cskd_hf.models.memory import memories
@@ -132,7 +132,7 @@ def _dry_step(
                 f"data.batch_size: an epoch's last batch leaves {num_samples} to a process, too few for this model's "
                 f"BatchNorm at {size}; write data.drop_last=true, another data.batch_size or a larger input"
             ) from None
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         fix = f"or write 'model.img_size=[{size.replace('×', ',')}]' where the model takes one"
         if key == "transform.size_schedule":
             fix = "or write another size"
@@ -152,5 +152,5 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
         size, training_size = ("×".join(map(str, each[1:])) for each in (test_size, transform.input_size))
         raise UserError(
             f"transform.test_input_size: the model trains on images of {training_size} and does not run on {size}: "
-            f"{' '.join(str(error).split())}; leave it out"
+            f"{one_line(error)}; leave it out"
         ) from error

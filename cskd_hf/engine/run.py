@@ -14,10 +14,10 @@ from cskd_hf.data.splits import load_images
 from cskd_hf.engine.build import build_batches, build_loader, build_training_objective, training_images
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
-from cskd_hf.engine.learner import build_learner
+from cskd_hf.engine.learner import build_learner, checkpoint_bytes
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.engine.selection import Selection
-from cskd_hf.errors import ImageError, UserError
+from cskd_hf.errors import ImageError, UserError, one_line
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
@@ -29,7 +29,8 @@ from cskd_hf.report.pairs import NAME as PAIRS
 from cskd_hf.report.pairs import write_pairs
 from cskd_hf.report.report import write_report
 from cskd_hf.runs import folder as run_folder
-from cskd_hf.runs.checkpoint import check_epochs, list_checkpoints, load_average, load_best, load_checkpoint
+from cskd_hf.runs.checkpoint import check_epochs, load_average, load_best, load_checkpoint
+from cskd_hf.runs.checkpoint_folders import list_checkpoints
 from cskd_hf.runs.disk import check_space
 from cskd_hf.runs.progress import Progress, Stopwatch
 
@@ -118,8 +119,8 @@ class Run:
         if self.is_main:
             saved = 0 if checkpoint is None else len(list_checkpoints(checkpoint.parent))
             at_once = settings.checkpoints_total_limit + 1 - saved
-            copies = settings.model_ema + (settings.selection == "best_holdout")
-            check_space(self.folder, learner.checkpoint_bytes(copies), at_once)
+            size = checkpoint_bytes(learner.module, learner.network, learner.optimizer, settings)
+            check_space(self.folder, size, at_once)
             run_folder.begin_run(opened, self.recipe, self.described, self.accelerator.num_processes)
         self.ema: ModelEmaV3 | None = None
         self.model: nn.Module = learner.network
@@ -138,7 +139,7 @@ class Run:
             try:
                 self.accelerator.init_trackers("cskd_hf", config=config)
             except Exception as error:  # each tracker has its own: no login, no network, a broken installation
-                trackers, reason = ", ".join(settings.report_to), " ".join(str(error).split())
+                trackers, reason = ", ".join(settings.report_to), one_line(error)
                 raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error
         self._announce()
         if self.is_main:
@@ -157,12 +158,12 @@ class Run:
         try:
             write_report(self.folder, Evaluated(split, predictions, images))
         except (OSError, ImageError) as error:  # a full disk, or a picture that has since disappeared
-            self.console.say(f"note: report.html was not written: {' '.join(str(error).split())}")
+            self.console.say(f"note: report.html was not written: {one_line(error)}")
 
     def _announce(self) -> None:
         """Print what is about to run and, with several ranks, each one's first keys."""
-        network, num_epochs, device = self.learner.network, self.recipe.scheduler.total_epochs, self.accelerator.device
-        self.console.start(self.recipe, self.images, network, self.batches, self.progress, num_epochs, device)
+        network, device = self.learner.network, self.accelerator.device
+        self.console.start(self.recipe, self.images, network, self.batches, self.progress, device)
         if self.accelerator.num_processes > 1:
             self.batches.start_epoch(self.progress.epoch, self.progress.position)
             keys = gather_object([self.batches.first_keys()])

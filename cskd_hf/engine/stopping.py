@@ -29,7 +29,7 @@ class StopRequest:
 
     Args:
         accelerator: whose ranks agree.
-        max_hours: since the process started; None for no limit.
+        max_hours: from now; None for no limit.
         every: all-reduce in every `every`-th call of `agreed`; the answer is read in the next one.
         timeout: seconds to wait for the other ranks.
     """

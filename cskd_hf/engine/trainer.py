@@ -17,6 +17,7 @@ from cskd_hf.engine.evaluation import evaluate, predict
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.stopping import StopRequest
 from cskd_hf.engine.updates import Update, training_updates
+from cskd_hf.errors import one_line
 from cskd_hf.evaluation.predictions import EvaluationStoppedError, Predictions
 from cskd_hf.files import advice
 from cskd_hf.models.memory import gather_memories
@@ -59,7 +60,7 @@ def train(recipe: Recipe) -> Outcome:
         todo = advice(error, Path(recipe.run.output_dir or "."))
         if todo is None:
             raise
-        print(f"error: {' '.join(str(error).split())}; {todo} and rerun the same command", file=sys.stderr)
+        print(f"error: {one_line(error)}; {todo} and rerun the same command", file=sys.stderr)
         return Outcome(1)
     finally:
         lock.release_all()

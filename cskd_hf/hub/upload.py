@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.files import sha256
 
 TIMEOUT = 60.0  # seconds without a byte; the client itself would wait forever
@@ -37,7 +37,7 @@ def check_target(repo_id: str, *, token_needed: bool = True) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is not a legal repository name: {_one_line(error)}") from error
+        raise UserError(f"{repo_id!r} is not a legal repository name: {one_line(error)}") from error
     if "/" not in repo_id:
         raise UserError(f"{repo_id}: write OWNER/{repo_id}; OWNER is your user name or an organization on the Hub")
     if not token_needed:
@@ -202,15 +202,11 @@ def _diagnose(error: BaseException, repo_id: str) -> tuple[str, bool]:
                 404: f"the Hub has no {repo_id}, or hides it from this token",
                 429: "the Hub's rate limit is reached: wait some minutes",
             }
-            detail = f"status {status}: {_one_line(cause.server_message or 'no reason given')}"
+            detail = f"status {status}: {one_line(cause.server_message or 'no reason given')}"
             return f"{advice.get(status, 'the upload failed')} ({detail})", status in _TRANSIENT
         if isinstance(cause, HfHubHTTPError.__bases__[0]):
             timed_out = "Timeout" in type(cause).__name__
-            detail = f"no response within {TIMEOUT:g} s" if timed_out else _one_line(cause) or type(cause).__name__
+            detail = f"no response within {TIMEOUT:g} s" if timed_out else one_line(cause) or type(cause).__name__
             return f"{constants.ENDPOINT} cannot be reached: {detail}", True
         cause = cause.__cause__ or cause.__context__
-    return f"the upload failed: {type(error).__name__}: {_one_line(error)}", False
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    return f"the upload failed: {type(error).__name__}: {one_line(error)}", False

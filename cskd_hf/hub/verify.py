@@ -28,7 +28,7 @@ from cskd_hf.data.duplicates import read_content
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import load_split
 from cskd_hf.data.transforms import Transform, is_sliver
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.files import write_json, write_tensors
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import TransformSection
@@ -58,7 +58,7 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
     try:
         contents, images, saved_logits = _test_images(run, recipe, config["label_names"])
     except UserError as error:
-        say(f"skipped: top-1 on the run's test images: {' '.join(str(error).split())}; logits are compared on noise")
+        say(f"skipped: top-1 on the run's test images: {one_line(error)}; logits are compared on noise")
         contents, images = _noise(recipe)
         saved_logits = None
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (transform.mean, transform.std))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from typing import Any
 
@@ -19,6 +18,7 @@ from cskd_hf.models.starting_weights import (
 )
 from cskd_hf.recipe.pretrained import find_pretrained
 from cskd_hf.recipe.sections import ModelSection
+from cskd_hf.recipe.suggest import did_you_mean
 
 
 def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing: bool = False) -> nn.Module:
@@ -29,7 +29,7 @@ def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing
 
     Raises:
         UserError: unknown architecture, a keyword it does not take, a number of classes other than the data's,
-            pretrained weights that cannot be fetched, or a network without gradient checkpointing.
+            pretrained weights that cannot be fetched, or a network without classifier or gradient checkpointing.
     """
     model = _create(settings, num_classes)
     if grad_checkpointing:
@@ -72,6 +72,8 @@ def _create(settings: ModelSection, num_classes: int) -> Any:
         raise UserError(f"model.model_name: {error}") from None
     except (AssertionError, OSError, RuntimeError, ValueError) as error:  # timm raises any of them
         raise _explain(error, settings) from error
+    if getattr(model, "num_classes", num_classes) != num_classes:
+        raise UserError(f"model.model_name: {name} has no classifier: it is an encoder of features; choose another")
     model.pretrained_model_args = pretrained.model_args  # for the export; timm before 1.0.31 does not set it
     if settings.from_weights:
         model.starting_weights = describe_loading(model, pretrained, file, shapes, keywords, results)
@@ -83,8 +85,7 @@ def _check_name(architecture: str, name: str) -> None:
         return
     if architecture != name.split(".")[0]:
         raise UserError(f"model.model_name: timm has no {architecture!r}, the architecture of {name}")
-    close = difflib.get_close_matches(name, timm.list_models(), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists all models"
+    hint = did_you_mean(name, timm.list_models()) or "timm.list_models() lists all models"
     if "/" in name:
         hint = f"write hf-hub:{name} for a repository of the Hub, or local-dir:{name} for a folder"
     raise UserError(f"model.model_name: timm has no {name!r}; {hint}")

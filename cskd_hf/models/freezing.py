@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.suggest import did_you_mean
 
 
 def backbone_parameters(network: Any) -> list[nn.Parameter]:
@@ -57,9 +57,8 @@ def freeze(network: Any, parts: Sequence[str] | str) -> None:
 def _advice(names: Iterable[str], part: str) -> str:
     """What is close to a mistyped part, or the network's parts."""
     parts = list(dict.fromkeys(name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)))
-    close = difflib.get_close_matches(part, parts, n=3)
     top = dict.fromkeys(name.partition(".")[0] for name in names)
-    return f"did you mean {', '.join(close)}?" if close else f"its parts are {', '.join(top)}"
+    return did_you_mean(part, parts) or f"its parts are {', '.join(top)}"
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import timm
 from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
+from cskd_hf.recipe.pretrained import read_config
 from cskd_hf.recipe.sections import TransformSection
 
 
@@ -62,10 +62,10 @@ def load_trained(source: str) -> TrainedModel:
             raise UserError(f"{source}: not a finished run; name a run folder, local-dir:FOLDER or hf-hub:OWNER/NAME")
         location = f"local-dir:{run / 'model'}"
     try:
-        config = json.loads(_config_file(location).read_text(encoding="utf-8"))
+        config = read_config(location)
         model = timm.create_model(location, pretrained=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{source}: timm cannot load these weights: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source}: timm cannot load these weights: {one_line(error)}") from error
     names, facts = config.get("label_names"), config.get("cskd", {})
     background = facts.get("background", TransformSection().background)
     background = tuple(background) if isinstance(background, list) else background
@@ -83,13 +83,3 @@ def load_trained(source: str) -> TrainedModel:
         run,
         tuple(facts["train_images_per_class"]) if "train_images_per_class" in facts else None,
     )
-
-
-def _config_file(location: str) -> Path:
-    kind, _, name = location.partition(":")
-    if kind == "local-dir":
-        return Path(name) / "config.json"
-    from huggingface_hub import hf_hub_download
-
-    repository, _, revision = name.partition("@")
-    return Path(hf_hub_download(repository, "config.json", revision=revision or None))

@@ -11,7 +11,7 @@ from typing import Any
 from timm.models import load_state_dict
 from torch import nn
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.recipe.pretrained import Pretrained
 
 MIN_SHARE = 0.5  # of a network's tensors that weights must have to count as its own [ours]
@@ -64,7 +64,7 @@ def read_shapes(file: str) -> dict[str, tuple[int, ...]]:
     try:
         return {name: tuple(tensor.shape) for name, tensor in load_state_dict(str(path)).items()}
     except Exception as error:  # pickle, zip and safetensors have their own for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"model.checkpoint: {file} holds no weights that timm can read: {reason}") from None
 
 

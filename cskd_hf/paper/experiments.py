@@ -21,18 +21,18 @@ from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import Recipe, load_recipe
 from cskd_hf.recipe.resolve import resolve
-from cskd_hf.recipe.sections import SchedulerSection
+from cskd_hf.recipe.sections import SchedulerSection, fill
 
 _DISTILLED = ("kd", "kd+cskd")
 _TEACHER = "densenet121"  # the paper's, trained with CS-KD on the same dataset with the same seed
 
 
 class Size(NamedTuple):
-    """Classes and images of a run's data; without a hold-out set the test images are evaluated in its place."""
+    """Classes and images of a run's data; `holdout` is 0 without a hold-out set."""
 
     classes: int
     train: int
-    evaluated: int
+    holdout: int
     test: int
 
 
@@ -59,19 +59,27 @@ class Run:
 
     @functools.cached_property
     def size(self) -> Size:
-        """By the catalog; of a dataset that is not in it, by reading its labels."""
+        """By the catalog's numbers of its splits; otherwise by reading the labels."""
         entry, data = CATALOG.get(self.key.dataset), self.expected.data
-        if entry is None:
+        official = {} if entry is None else entry.num_images
+        if entry is not None:  # in a folder of another name, the splits are called as in the catalog
+            data = fill(data, {"train_split": entry.train_split, "test_split": entry.test_split})
+        named = {split for split in (data.train_split, data.test_split, data.holdout) if isinstance(split, str)}
+        if entry is None or not official.keys() >= named:
             from cskd_hf.data.splits import load_images
 
             images = load_images(data)
-            holdout = None if images.holdout is None else len(images.holdout)
-            return Size(images.num_classes, len(images.train), holdout or len(images.test), len(images.test))
-        train, test = entry.num_images[entry.train_split], entry.num_images[entry.test_split]
-        if isinstance(data.holdout, str):
-            return Size(entry.num_classes, train, entry.num_images[data.holdout], test)
-        validation = round(train * data.holdout) if data.holdout else 0
-        return Size(entry.num_classes, train - validation, validation or test, test)
+            return Size(images.num_classes, len(images.train), len(images.holdout or ()), len(images.test))
+
+        def count(split: str | float | None, of: int) -> int:
+            return official[split] if isinstance(split, str) else round(of * (split or 0))
+
+        train = count(data.train_split, 0)
+        test = count(data.test_split, train)
+        train -= test if isinstance(data.test_split, float) else 0
+        holdout = count(data.holdout, train)
+        train -= holdout if isinstance(data.holdout, float) else 0
+        return Size(entry.num_classes, train, holdout, test)
 
     @property
     def compute(self) -> float:
@@ -98,34 +106,23 @@ class _Recipes:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self._shipped: dict[str, Recipe] = {}
-        self._schedules: dict[str, SchedulerSection] = {}
-        self._resolved: dict[RunKey, Recipe] = {}
+        self._load = functools.cache(load_recipe)
 
     def shipped(self, key: RunKey) -> Recipe:
-        name = recipe_name(key)
-        if name not in self._shipped:
-            recipe = load_recipe(f"recipes/{name}.yaml")
-            if recipe.method.name != "cskd":
-                raise UserError(f"recipes/{name}.yaml: method.name: read {recipe.method.name!r}; the tables need cskd")
-            self._shipped[name] = recipe
-        return self._shipped[name]
+        recipe = self._load(recipe_file(key))
+        if recipe.method.name != "cskd":
+            raise UserError(f"{recipe_file(key)}: method.name: read {recipe.method.name!r}; the tables need cskd")
+        return recipe
 
     def schedule(self, key: RunKey) -> SchedulerSection:
         """The recipe's, with the setup's overrides."""
-        name = recipe_name(key)
-        if name not in self._schedules:
-            self._schedules[name] = load_recipe(f"recipes/{name}.yaml", self.setup.overrides).scheduler
-        return self._schedules[name]
+        return self._load(recipe_file(key), self.setup.overrides).scheduler
 
     def resolved(self, key: RunKey) -> Recipe:
         """The run's recipe."""
-        any_seed = key._replace(seed=0)
-        if any_seed not in self._resolved:
-            recipe = load_recipe(f"recipes/{recipe_name(key)}.yaml", self.overrides(any_seed))
-            self._resolved[any_seed] = resolve(recipe)
         folder, teacher = run_folder(self.setup.root, key), teacher_of(key)
-        recipe = self._resolved[any_seed].replace(run={"seed": key.seed, "output_dir": folder.as_posix()})
+        recipe = resolve(self._load(recipe_file(key), self.overrides(key._replace(seed=0))))
+        recipe = recipe.replace(run={"seed": key.seed, "output_dir": folder.as_posix()})
         if teacher is not None:
             recipe = recipe.replace(method={"teacher": run_folder(self.setup.root, teacher).as_posix()})
         return recipe
@@ -191,7 +188,7 @@ def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) 
         batch = shipped.data.batch_size * shipped.run.gradient_accumulation_steps
         runs[key] = Run(
             key,
-            f"recipes/{recipe_name(key)}.yaml",
+            recipe_file(key),
             recipes.overrides(key),
             run_folder(setup.root, key),
             recipes.resolved(key),
@@ -203,6 +200,10 @@ def runs_of(blocks: Iterable[Block], seeds: Sequence[int] | None, setup: Setup) 
 
 def recipe_name(key: RunKey) -> str:
     return f"{key.dataset}_{key.model}"
+
+
+def recipe_file(key: RunKey) -> str:
+    return f"recipes/{recipe_name(key)}.yaml"
 
 
 def run_folder(root: Path, key: RunKey) -> Path:

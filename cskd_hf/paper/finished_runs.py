@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.evaluation.rows import check_predictions
 from cskd_hf.paper.blocks import method_title
 from cskd_hf.recipe.catalog import entry_of
@@ -84,7 +84,7 @@ def _read_run(folder: Path) -> FinishedRun:
     except KeyError as error:
         raise UserError(f"{path}: has no {error}; the file is truncated or of another version") from None
     except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
     if len(class_names) != logits.shape[1]:
         raise UserError(f"{folder}: {logits.shape[1]} logits, but model/config.json names {len(class_names)} classes")
     if features.ndim != 2 or row.shape != target.shape or len(features) != len(target):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 
+from cskd_hf.report import names
 from cskd_hf.report.figures import STYLE, render
 
 # Inches: a paper's columns, and the page's height less a caption.
@@ -133,20 +134,13 @@ def legend(
 
 
 def shortened(name: str, width: float, size: float, bold: bool = False) -> str:
-    """A name on one line of at most `width` points; two thirds of what fits is its end, where names often differ.
+    """A name on one line of at most `width` points.
 
     A character missing from the font becomes `�`, which it has: matplotlib would warn and draw an empty box.
     """
     known = _characters()
     name = "".join(char if ord(char) in known else "\N{REPLACEMENT CHARACTER}" for char in " ".join(name.split()))
-    if text_width(name, size, bold) <= width:
-        return name
-    for length in range(len(name) - 1, 1, -1):
-        head = length // 3
-        shorter = f"{name[:head].rstrip()}…{name[head - length :].lstrip()}"
-        if text_width(shorter, size, bold) <= width:
-            return shorter
-    return "…"
+    return names.shortened(name, lambda shown: text_width(shown, size, bold) <= width)
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:

@@ -6,7 +6,6 @@ one forward against forward and backward.
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 import tempfile
@@ -63,9 +62,9 @@ def workload(recipe: Recipe) -> str:
 
 def device_hours(run: Run, state: RunState, rate: Rate) -> float:
     """Remaining time of a run on one device."""
-    recipe, (_, train, validation, test) = run.expected, run.size
+    recipe, (_, train, holdout, test) = run.expected, run.size
     epochs = recipe.scheduler.total_epochs - state.epochs
-    evaluated = validation * math.ceil(epochs / recipe.run.val_interval) + test
+    evaluated = recipe.run.num_evaluated(epochs, holdout, test)
     return (train * epochs + evaluated / 3) / rate.images_per_second / 3600
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.evaluation.details import most_confident_mistakes
 from cskd_hf.paper.example_plots import (
     confident_mistakes,
@@ -70,4 +70,4 @@ def _mistakes(runs: Sequence[FinishedRun]) -> Drawing | str:
     try:
         return confident_mistakes(runs, images, load_pictures(runs[0], images))
     except UserError as error:
-        return " ".join(str(error).split())
+        return one_line(error)

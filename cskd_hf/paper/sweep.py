@@ -99,7 +99,8 @@ def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric:
         values = points.setdefault(key.method, [])
         if (summary := states[key].summary) is not None:
             line = next(line for line in read_metrics(run.folder) if line["epoch"] + 1 == summary.epoch)
-            values.append({name: line[f"holdout/{name}"] for name in METRICS})
+            if "holdout/top1_error" in line:  # absent if half-precision logits overflowed
+                values.append({name: line[f"holdout/{name}"] for name in METRICS})
     rows = [
         {
             "point": point,

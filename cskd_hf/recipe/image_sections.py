@@ -39,17 +39,17 @@ class DataSection(Section):
     drop_last: bool = False
     """Drop the short last batch of an epoch; the paper trains on it."""
     sampling: Literal["instance", "class_balanced", "sqrt"] = "instance"
-    """An epoch: every image once (instance), or as many draws, of all classes equally often (class_balanced) or in
-    proportion to the square root of their number of images (sqrt)."""
+    """The N draws of an epoch: every image once (instance), every class equally often (class_balanced), or classes in
+    proportion to the square root of their size (sqrt)."""
     aug_repeats: Count = 1
-    """Repeated augmentation, timm's 3: an epoch shows one in this many of its images, each this often in a row, with
-    other pixels and, in a pair, another partner."""
+    """Repeated augmentation, r (timm uses 3): an epoch shows N/r of its N images, r times each in a row, each time with
+    its own augmentation and, in a pair, its own partner."""
     partner: Literal["any", "not_self"] = "any"
     """x′ is drawn from x's class with x itself (any, the paper) or without it (not_self)."""
     singleton: Literal["self", "error"] = "self"
     """A class with one training image, if `partner` is not_self: pair the image with itself, or stop."""
     labels: Literal["name", "index"] = "name"
-    """What matches labels with the classes of trained weights, or of another split: the names of the classes, or
+    """How labels are matched with the classes of trained weights or of another split: by the classes' names, or by
     integers that number them from 0."""
     on_corrupt: Literal["error", "skip"] = "error"
     """An unreadable image: stop (error), or count it, train on another of its class and do not evaluate it (skip)."""
@@ -105,7 +105,7 @@ class TransformSection(Section):
     input_size: tuple[int, int, int] = (3, 224, 224)
     """(channels, height, width), pixels; 3 channels: RGB, 1: its luma, 4: RGB and alpha."""
     test_input_size: tuple[int, int, int] | None = None
-    """Size for evaluation. null: the pretrained weights' test size if they are trained at theirs, else `input_size`."""
+    """Size for evaluation. null: the pretrained weights' if `input_size` is their training size, else `input_size`."""
     size_schedule: tuple[SizeStep, ...] = ()
     """Progressive resizing: the height of training images up to an epoch, counted from 1, then `input_size`; the width
     in proportion. `[[30, 128], [60, 160]]`: 128 pixels in epochs 1 to 30, 160 in epochs 31 to 60."""
@@ -131,8 +131,8 @@ class TransformSection(Section):
     re_count: Count = 1
     """At most this many rectangles, which share the erased area."""
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
-    """random: bilinear or bicubic per training image, bilinear for evaluation. null, here and for the next two: as the
-    pretrained weights were tested, else bilinear, 0.875, center."""
+    """random: bilinear or bicubic per training image, bilinear for evaluation. null, as for crop_pct and
+    crop_mode: as the pretrained weights were tested, else bilinear, 0.875, center."""
     background: Colour | tuple[Level, Level, Level] = "white"
     """The colour under transparent pixels: a name, '#rrggbb' or [red, green, blue]; unused with 4 channels."""
     crop_pct: Annotated[float, Field(gt=0, le=1.25)] | None = None
@@ -203,6 +203,13 @@ class TransformSection(Section):
         if values is not None and len(values) != channels:
             raise ValueError(f"list of {channels} number{'s' * (channels > 1)}, one for each channel of input_size")
         return values
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Of each channel, in a resolved recipe."""
+        assert self.mean is not None, "the recipe is not resolved"
+        assert self.std is not None, "the recipe is not resolved"
+        return self.mean, self.std
 
     def training_size(self, epoch: int) -> tuple[int, int]:
         """(height, width) of the training images in an epoch, counted from 0.

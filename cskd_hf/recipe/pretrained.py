@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.recipe.sections import ModelSection
 
 
@@ -29,6 +31,23 @@ class Pretrained:
     @property
     def license(self) -> str:
         return (self.cfg and self.cfg.license) or "unknown"
+
+
+def read_config(location: str) -> dict[str, Any]:
+    """The config.json of `hf-hub:OWNER/NAME[@REVISION]` or `local-dir:FOLDER`.
+
+    Raises:
+        OSError, ValueError: there is none, or it is no JSON; the Hub's errors are among these.
+    """
+    kind, _, name = location.partition(":")
+    path = Path(name, "config.json")
+    if kind == "hf-hub":
+        from huggingface_hub import hf_hub_download
+
+        repository, _, revision = name.partition("@")
+        path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
 
 
 def find_pretrained(model: ModelSection) -> Pretrained:
@@ -63,5 +82,5 @@ def find_pretrained(model: ModelSection) -> Pretrained:
     except KeyError as error:
         raise UserError(f"model.model_name: {name} holds no timm model: its config.json has no {error}") from None
     except (OSError, ValueError, TypeError, RuntimeError) as error:  # the Hub's are OSErrors or ValueErrors
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"model.model_name: the config.json of {name} cannot be read: {reason}") from error

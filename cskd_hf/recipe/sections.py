@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS, DataSection, TransformSection, of_channels
-from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section, fill
-
-__all__ = [
-    "TRANSFORM_DEFAULTS",
-    "DataSection",
-    "ModelSection",
-    "OptimizerSection",
-    "RunSection",
-    "SchedulerSection",
-    "Section",
-    "TransformSection",
-    "fill",
-    "of_channels",
-]
+from cskd_hf.errors import one_line
+from cskd_hf.recipe.image_sections import TRANSFORM_DEFAULTS as TRANSFORM_DEFAULTS
+from cskd_hf.recipe.image_sections import DataSection as DataSection
+from cskd_hf.recipe.image_sections import TransformSection as TransformSection
+from cskd_hf.recipe.image_sections import of_channels as of_channels
+from cskd_hf.recipe.section import Count, NonNegative, Positive, Probability, Section
+from cskd_hf.recipe.section import fill as fill
 
 
 class ModelSection(Section):
@@ -94,7 +87,7 @@ class OptimizerSection(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor of the learning rate from each layer to the one below; null: none."""
     layer_decay_min_scale: Probability | None = None
-    """The least factor that `layer_decay` comes to; null: 0."""
+    """Lower bound of the factors of `layer_decay`; null: 0."""
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None
@@ -179,7 +172,7 @@ class RunSection(Section):
     model_ema: bool = False
     """Average the weights (timm's ModelEmaV3); the average is evaluated and exported."""
     model_ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.9998
-    """What remains of the average after an update."""
+    """Weight of the old average in each update."""
     model_ema_warmup: bool = True
     """Start with a short average that grows with the updates up to `model_ema_decay`; false: that decay throughout."""
     channels_last: bool = True
@@ -195,7 +188,7 @@ class RunSection(Section):
     selection: Literal["last", "best_holdout"] = "last"
     """The epoch whose weights are tested and exported: the last, or the best one on the hold-out set."""
     selection_metric: Literal["top1_error", "nll", "refinement_loss"] = "refinement_loss"
-    """What the best epoch has least of. refinement_loss: the NLL after fitting a temperature (arXiv:2501.19195)."""
+    """The metric that the best epoch minimises. refinement_loss: NLL after fitting a temperature (arXiv:2501.19195)."""
     early_stopping_patience: Count | None = None
     """Stop training after this many evaluations without a better `selection_metric`; null: train every epoch."""
     checkpoint_steps: Count | None = None
@@ -221,6 +214,15 @@ class RunSection(Section):
         return self.selection == "best_holdout" or self.early_stopping_patience is not None
 
     @property
+    def extra_weights(self) -> int:
+        """Copies of the network in a checkpoint besides the trained one: a moving average, the best epoch's."""
+        return self.model_ema + (self.selection == "best_holdout")
+
+    def num_evaluated(self, epochs: int, holdout: int, test: int) -> int:
+        """Images that a training evaluates: one split every `val_interval` epochs, and every split at the end."""
+        return math.ceil(epochs / self.val_interval) * (holdout or test) + holdout + test
+
+    @property
     def chosen_epoch(self) -> str:
         """Which epoch's weights are the result, for captions."""
         metric = SELECTION_METRICS[self.selection_metric]
@@ -237,7 +239,7 @@ class RunSection(Section):
             try:
                 validate_repo_id(name)
             except HFValidationError as error:
-                raise ValueError(f"owner/name ({' '.join(str(error).split())})") from None
+                raise ValueError(f"owner/name ({one_line(error)})") from None
             if "/" not in name:
                 raise ValueError(f"OWNER/{name}, where OWNER is your user name or an organization on the Hub")
         return name

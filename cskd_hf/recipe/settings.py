@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import getdoc
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from cskd_hf.recipe.describe import describe, parts_of
 from cskd_hf.recipe.recipe import Recipe
@@ -27,21 +28,32 @@ def settings_page() -> str:
             methods = {kind.model_fields["name"].default: kind for kind in parts_of(field.annotation)}
             names = ", ".join(f"[{name}](#{name})" for name in methods)
             blocks.append(f"## method\n\nThe loss, chosen by `method.name`: {names}.\n")
-            blocks += [_table(f"### {name}", kind) for name, kind in methods.items()]
+            # Classes that several methods extend and that are none themselves: their keys are listed once.
+            bases = {base: None for kind in methods.values() for base in kind.__mro__ if base not in methods.values()}
+            shared = [base for base in bases if getattr(base, "model_fields", {}).keys() - {"name"}]
+            blocks += [_table(f"### {name}", kind, shared) for name, kind in methods.items()]
+            blocks += [_table(f"### {base.__name__}", base) for base in shared]
         else:
             blocks += [_table(f"## {section}", kind) for kind in parts_of(field.annotation)]
     return "\n".join(blocks)
 
 
-def _table(heading: str, kind: type[BaseModel]) -> str:
-    summary = (getdoc(kind) or "").partition("\n\n")[0]
-    return "\n".join([heading, "", " ".join(summary.split()), "", *_rows(kind), ""])
+def _table(heading: str, kind: type[BaseModel], shared: Sequence[type[BaseModel]] = ()) -> str:
+    """A section's or method's keys; those that it has from one of the classes `shared` are left to their table."""
+    bases = [base for base in shared if issubclass(kind, base)]
+    known = {(key, field.get_default()) for base in bases for key, field in base.model_fields.items()}
+    own = {key: field for key, field in kind.model_fields.items() if (key, field.get_default()) not in known}
+    links = [f"Further keys: [{base.__name__}](#{base.__name__.lower()})." for base in bases]
+    summary = " ".join((getdoc(kind) or "").partition("\n\n")[0].split())
+    rows = [*_rows(own), ""]
+    return "\n".join([heading, "", " ".join([summary, *links]), *([""] if len(rows) > 1 else []), *rows])
 
 
-def _rows(kind: type[BaseModel]) -> Iterator[str]:
-    yield "| key | type | default | meaning |"
-    yield "|---|---|---|---|"
-    for key, field in kind.model_fields.items():
+def _rows(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    if fields.keys() > {"name"}:
+        yield "| key | type | default | meaning |"
+        yield "|---|---|---|---|"
+    for key, field in fields.items():
         if key != "name":
             default = "required" if field.is_required() else f"`{flow(field.get_default())}`"
             cells = [f"`{key}`", describe(field), default, " ".join((field.description or "").split())]

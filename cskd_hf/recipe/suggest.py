@@ -99,6 +99,12 @@ def close_matches(word: str, allowed: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(word, list(allowed), n=1)
 
 
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """ "did you mean A, B, C?", with up to three words that look like this one; "" if none does."""
+    close = difflib.get_close_matches(word, list(allowed), n=3)
+    return f"did you mean {', '.join(close)}?" if close else ""
+
+
 def _readings(value: Any, key: str, options: Sequence[str]) -> Iterator[Any]:
     """What the value may mean, the most likely first."""
     scalars = [value]

@@ -63,14 +63,14 @@ class Console:
         network: nn.Module,
         batches: GlobalBatches,
         progress: Progress,
-        epochs: int,
         device: torch.device,
     ) -> None:
         """What is about to run, including how the update's batch size comes about, and warnings."""
+        epochs = recipe.scheduler.total_epochs
         holdout = "" if images.holdout is None else f", {len(images.holdout):,} hold-out"
         accumulation = recipe.run.gradient_accumulation_steps
-        updates = -(-batches.num_samples // (batches.global_batch_size * accumulation))
         anchors = batches.global_batch_size * accumulation
+        updates = -(-batches.num_samples // anchors)
         method = describe_method(recipe.to_dict()["method"])
         lr, rule = recipe.optimizer.scaled_lr(anchors)
         views = NUM_VIEWS[recipe.method.views]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from cskd_hf.methods import METHODS
 from cskd_hf.models.factory import count_parameters
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
@@ -23,8 +24,14 @@ def describe_images(transform: TransformSection) -> str:
 
 
 def describe_method(settings: Mapping[str, Any]) -> str:
-    """Its name and coefficients, without those that are null or false."""
-    chosen = {key: value for key, value in settings.items() if value is not None and value is not False}
+    """Its name and coefficients, without those that are off by default.
+
+    Example:
+        >>> describe_method({"name": "cskd", "temperature": 4.0, "distill_loss_weight": 0.0, "smoothing": 0.0})
+        'cskd, temperature 4.0, distill_loss_weight 0.0'
+    """
+    fields = METHODS[settings["name"]].model_fields
+    chosen = {key: value for key, value in settings.items() if value or fields[key].default}
     return ", ".join(f"{key} {value}" for key, value in chosen.items()).removeprefix("name ")
 
 

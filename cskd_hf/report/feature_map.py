@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.report.figures import PALETTE, STYLE, WIDTH, save
+from cskd_hf.report.names import shortened
 
 MAX_CLASSES = 10
 IMAGES_PER_CLASS = 30  # 300 images take less than a second
@@ -47,7 +48,8 @@ def feature_map(test: Predictions, class_names: tuple[str, ...], path: Path) -> 
         # Matplotlib omits a label that begins with an underscore, and would parse a dollar sign.
         legend = figure.legend(axes.lines, list(map(str, classes)), loc="outside lower center", ncols=2)
         for text, label in zip(legend.get_texts(), classes, strict=True):
-            text.set(text=_shortened(class_names[label]), parse_math=False)
+            name = shortened(class_names[label], lambda shown: len(shown) <= MAX_NAME)
+            text.set(text=name, parse_math=False)
         names = ", ".join(class_names[label] for label in classes)
         save(figure, path, f"t-SNE of the features of {len(images)} test images of the classes {names}.")
 
@@ -71,7 +73,3 @@ def tsne(features: NDArray[np.float64], perplexity: float) -> NDArray[np.float64
         features = np.pad(features, ((0, 0), (0, 2 - features.shape[1])))
     with threadpool_limits(1):  # the order of summation depends on the number of threads
         return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features).astype(np.float64)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 3]}…{name[1 + MAX_NAME // 3 - MAX_NAME :]}"

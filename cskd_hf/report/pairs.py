@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +14,7 @@ from torch import Tensor
 from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import ImageSampler
 from cskd_hf.files import write_bytes
+from cskd_hf.report.names import shortened
 
 NAME = "pairs.png"
 NUM_ROWS, NUM_COLUMNS = 3, 4
@@ -58,7 +58,8 @@ def write_pairs(images: PairedImages, sampler: ImageSampler, path: Path) -> None
         shown = own[:1] if len(set(own)) == 1 else own
         for view, label in enumerate(shown):
             room = width * views / len(shown) - 2
-            text.text((left + view * width, top + line / 2), _fitted(label, font, room), "black", font, anchor="lm")
+            name = shortened(label, functools.partial(_fits, font, room))
+            text.text((left + view * width, top + line / 2), name, "black", font, anchor="lm")
     path.parent.mkdir(parents=True, exist_ok=True)
     size = "×".join(map(str, reversed(batch.images.shape[2:])))
     keys = {1: "images", 2: "pairs"}.get(views, f"groups of {views} views")
@@ -91,11 +92,5 @@ def _cell(pixels: Tensor) -> Image.Image:
     return image
 
 
-def _fitted(name: str, font: Any, room: float) -> str:
-    """A name on one line, its middle left out if it is too wide."""
-    shown: str | Sequence[str] = " ".join(name.split())
-    half = len(shown) // 2
-    while font.getlength(shown) > room and half > 1:
-        half -= 1
-        shown = f"{name[:half]}…{name[-half:]}"
-    return str(shown)
+def _fits(font: ImageFont.FreeTypeFont, room: float, text: str) -> bool:
+    return font.getlength(text) <= room

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
-import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.files import sha256, sync, write_tensors
 from cskd_hf.models.memory import memory_shapes, scatter_memories
+from cskd_hf.runs.checkpoint_folders import STATE, list_checkpoints, state_sha256
 from cskd_hf.runs.progress import Progress
 
 WEIGHTS, AVERAGE, MEMORIES = "model.safetensors", "ema.safetensors", "memories.safetensors"
-BEST, OPTIMIZER, STATE = "best.safetensors", "optimizer.pt", "state.json"
+BEST, OPTIMIZER = "best.safetensors", "optimizer.pt"
 
 
 class CheckpointError(OSError):
@@ -79,7 +77,7 @@ def save_checkpoint(
             "class_names": None if class_names is None else list(class_names),
             "sha256": {file.name: sha256(file) for file in sorted(partial.iterdir())},
         }
-        state["sha256"][STATE] = _state_sha256(state)
+        state["sha256"][STATE] = state_sha256(state)
         (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
         for file in partial.iterdir():
             sync(file)
@@ -90,7 +88,7 @@ def save_checkpoint(
         _prune(folder, final, keep)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         failed = CheckpointError(f"the checkpoint of step {progress.step} could not be written: {reason}")
         failed.errno = error.errno
         raise failed from error
@@ -103,42 +101,6 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
     # Later ones were skipped as damaged when the run resumed; they must not crowd out new ones.
     for checkpoint in checkpoints[: place + 1][:-keep] + checkpoints[place + 1 :]:
         shutil.rmtree(checkpoint)
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; other files in the folder are ignored."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()), key=step_of
-    )
-
-
-def step_of(checkpoint: Path) -> int:
-    """The number of updates before a checkpoint, from its name."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksums match; damaged ones are skipped with a warning."""
-    return newest_intact(list_checkpoints(folder))
-
-
-def newest_intact(checkpoints: Sequence[Path]) -> Path | None:
-    """The last of these checkpoints whose checksums match; damaged ones are skipped with a warning."""
-    for path in reversed(checkpoints):
-        try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            state_digest = state["sha256"].pop(STATE)
-            damaged = [name for name, digest in state["sha256"].items() if sha256(path / name) != digest]
-            if _state_sha256(state) != state_digest:
-                damaged = [STATE]
-        except (OSError, ValueError, KeyError) as error:
-            damaged = [f"{STATE}: {error}"]
-        if not damaged:
-            return path
-        print(f"warning: {path} is damaged ({', '.join(damaged)}); trying the one before it", file=sys.stderr)
-    return None
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
@@ -234,8 +196,3 @@ def _class_name(optimizer: Any) -> str:
     optimizer = getattr(optimizer, "optimizer", optimizer)
     base = getattr(optimizer, "_base_optimizer", None)
     return type(optimizer).__name__ + ("" if base is None else f" of {type(base).__name__}")
-
-
-def _state_sha256(state: dict[str, Any]) -> str:
-    """Of the state without this checksum."""
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

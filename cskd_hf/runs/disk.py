@@ -32,7 +32,7 @@ def probe(folder: Path) -> None:
 
 
 def check_space(folder: Path, checkpoint_bytes: int, num_checkpoints: int) -> None:
-    """Reject a disk without room for one more checkpoint; warn if all that the run keeps do not fit.
+    """Reject a disk without room for one more checkpoint; warn if the checkpoints that the run retains do not fit.
 
     Args:
         folder: the run folder.

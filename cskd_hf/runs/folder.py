@@ -22,7 +22,7 @@ from cskd_hf.files import advice, sync, write_text
 from cskd_hf.recipe.recipe import Recipe, dump_recipe
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
-from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint, step_of
+from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
 from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
@@ -33,7 +33,7 @@ from cskd_hf.runs.summary import read_recipe
 
 
 class Opened(NamedTuple):
-    """A run folder whose recipe and images are those of the run in it, or that was forced.
+    """A run folder that fits recipe and images, or whose run is forced to continue.
 
     Attributes:
         folder: the run folder, locked unless the run is finished.

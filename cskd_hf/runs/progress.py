@@ -102,4 +102,4 @@ class TimeLeft:
             return ""
         update = (progress.seconds - self.seconds) / (self.end - self.begin)
         left = str(timedelta(seconds=round(update * (self.num_updates - self.end))))
-        return f"about {left} of training left ({update:.2g} s an update; evaluation not counted)"
+        return f"about {left} of training left ({update:.2g} s an update; excluding evaluation)"

@@ -1,4 +1,4 @@
-"""In which settings a folder's recipe is another experiment."""
+"""The settings that make a folder's recipe another experiment."""
 
 from __future__ import annotations
 

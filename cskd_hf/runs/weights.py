@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
+from cskd_hf.recipe.pretrained import find_pretrained, read_config
+from cskd_hf.recipe.sections import ModelSection
+from cskd_hf.runs.checkpoint_folders import NAME as CHECKPOINT
+from cskd_hf.runs.checkpoint_folders import STATE, list_checkpoints, newest_intact
 from cskd_hf.runs.summary import NAME as SUMMARY
 from cskd_hf.runs.summary import read_recipe
 
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
     from cskd_hf.recipe.recipe import Recipe
 
 ALLOWED = "a run folder, a checkpoint in it, local-dir:FOLDER, hf-hub:OWNER/NAME or timm's NETWORK.TAG"
-_CHECKPOINT = r"step-\d{8,}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,11 @@ def find_weights(source: str) -> Weights:
         return _of_timm(source)
     if not path.is_dir():
         raise UserError(f"{source}: {'a file' if path.exists() else 'no such folder'}; name {ALLOWED}")
-    if re.fullmatch(_CHECKPOINT, path.name):
-        return _of_checkpoints(source, path.parent.parent, (path,))
+    if re.fullmatch(CHECKPOINT, path.name):
+        return _of_checkpoints(source, path.parent.parent, [path])
     if path.name == "checkpoints":
-        return _of_checkpoints(source, path.parent, _checkpoints(path))
-    checkpoints = _checkpoints(path / "checkpoints")
+        return _of_checkpoints(source, path.parent, list_checkpoints(path))
+    checkpoints = list_checkpoints(path / "checkpoints")
     if checkpoints and not (path / SUMMARY).is_file():
         return _of_checkpoints(source, path, checkpoints)
     if (path / "model" / "config.json").is_file():
@@ -86,9 +90,6 @@ def find_weights(source: str) -> Weights:
 
 def _of_timm(source: str) -> Weights:
     """The repository of a NETWORK.TAG; imports timm, and with it torch."""
-    from cskd_hf.recipe.pretrained import find_pretrained
-    from cskd_hf.recipe.sections import ModelSection
-
     try:
         pretrained = find_pretrained(ModelSection(model_name=source))
     except UserError as error:
@@ -98,18 +99,12 @@ def _of_timm(source: str) -> Weights:
     return Weights(f"hf-hub:{pretrained.name}")
 
 
-def _checkpoints(folder: Path) -> tuple[Path, ...]:
-    """As `list_checkpoints`, which needs torch."""
-    names = [path for path in folder.glob("step-*") if re.fullmatch(_CHECKPOINT, path.name) and path.is_dir()]
-    return tuple(sorted(names, key=lambda path: int(path.name.removeprefix("step-"))))
-
-
-def _of_checkpoints(source: str, run: Path, checkpoints: tuple[Path, ...]) -> Weights:
+def _of_checkpoints(source: str, run: Path, checkpoints: Sequence[Path]) -> Weights:
     if not checkpoints:
         raise UserError(f"{source}: no checkpoint in it; name {ALLOWED}")
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{source}: {run} has no recipe.yaml; a checkpoint needs the recipe of its run folder")
-    return Weights(source, run, checkpoints)
+    return Weights(source, run, tuple(checkpoints))
 
 
 def read_class_names(weights: Weights) -> tuple[str, ...] | None:
@@ -121,20 +116,12 @@ def read_class_names(weights: Weights) -> tuple[str, ...] | None:
     if weights.checkpoints and weights.run is not None:
         return _names_of_checkpoint(weights.checkpoints[-1], read_recipe(weights.run))
     location = weights.source if weights.run is None else f"local-dir:{weights.run / 'model'}"
-    kind, _, name = location.partition(":")
     try:
-        if kind == "hf-hub":
-            from huggingface_hub import hf_hub_download
-
-            repository, _, revision = name.partition("@")
-            path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
-        else:
-            path = Path(name, "config.json")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_config(location)
     except (OSError, ValueError) as error:
-        raise UserError(f"{weights.source}: config.json cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{weights.source}: config.json cannot be read: {one_line(error)}") from error
     names = config.get("label_names")
-    if not names and name.startswith("timm/"):
+    if not names and location.startswith("hf-hub:timm/"):
         names = _imagenet_names(config)
     return tuple(names) if names else None
 
@@ -149,7 +136,7 @@ def _imagenet_names(config: dict[str, Any]) -> list[str] | None:
 
 def _names_of_checkpoint(checkpoint: Path, recipe: Recipe) -> tuple[str, ...]:
     try:
-        names = json.loads((checkpoint / "state.json").read_text(encoding="utf-8")).get("class_names")
+        names = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("class_names")
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: state.json cannot be read: {error}") from None
     if names is None:  # of an earlier version
@@ -178,18 +165,15 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
     from cskd_hf.methods.base import Experiment
     from cskd_hf.models.factory import create_backbone
     from cskd_hf.models.load import TrainedModel
-    from cskd_hf.runs.checkpoint import AVERAGE, WEIGHTS, newest_intact
+    from cskd_hf.runs.checkpoint import AVERAGE, WEIGHTS
 
     checkpoint = newest_intact(checkpoints)
     if checkpoint is None:
         raise UserError(f"{checkpoints[-1]}: damaged; name another checkpoint, or resume the run")
     recipe = read_recipe(run)
     names = _names_of_checkpoint(checkpoint, recipe)
-    mean, std = recipe.transform.mean, recipe.transform.std
-    assert mean is not None, "a run folder's recipe is resolved"
-    assert std is not None, "a run folder's recipe is resolved"
     # The number of images sizes a memory that evaluation does not use.
-    experiment = Experiment(1, recipe.scheduler.total_epochs, names, mean, std)
+    experiment = Experiment(1, recipe.scheduler.total_epochs, names, *recipe.transform.mean_and_std)
     backbone = create_backbone(recipe.model.without_weights(), len(names))
     module: Any = recipe.method.build(backbone, experiment)
     network: Any = recipe.method.export(module)
@@ -200,7 +184,7 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
         else:
             module.load_state_dict(load_file(checkpoint / WEIGHTS))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{checkpoint}: does not fit {run / 'recipe.yaml'}: {reason}") from error
     which = f"{'averaged ' if averaged else ''}weights of {checkpoint.relative_to(run.parent)}"
     verdict = f"not calibrated: {which}; a temperature is fitted when training ends; T = 1"

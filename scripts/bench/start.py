@@ -91,14 +91,14 @@ def write_recipe(folder: Path) -> Path:
 
 def move_checkpoint(run: Path, position: int) -> None:
     """Set the position of the run's only checkpoint to a sample of the first epoch."""
-    from cskd_hf.runs import checkpoint
+    from cskd_hf.runs import checkpoint_folders
 
-    (saved,) = checkpoint.list_checkpoints(run / "checkpoints")
-    state = json.loads((saved / checkpoint.STATE).read_text(encoding="utf-8"))
+    (saved,) = checkpoint_folders.list_checkpoints(run / "checkpoints")
+    state = json.loads((saved / checkpoint_folders.STATE).read_text(encoding="utf-8"))
     state["progress"] |= {"position": position, "step": position // BATCH}
-    del state["sha256"][checkpoint.STATE]
-    state["sha256"][checkpoint.STATE] = checkpoint._state_sha256(state)
-    (saved / checkpoint.STATE).write_text(json.dumps(state), encoding="utf-8")
+    del state["sha256"][checkpoint_folders.STATE]
+    state["sha256"][checkpoint_folders.STATE] = checkpoint_folders.state_sha256(state)
+    (saved / checkpoint_folders.STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def measure_starts(folder: Path, rows: int, shares: Sequence[int], repeats: int) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.recipe.resolve import resolve
 
+BUFFERS = 4 * 2 * 4800 + 8 * 20  # running statistics of ResNet-18's BatchNorms, and their counters
 DIGITS = ROOT / "recipes" / "digits_resnet10.yaml"
 
 
@@ -94,7 +95,7 @@ def test_the_digits_match_their_catalog_entry(checked):
         assert (done.status, done.problems) == (0, [])
         too_small = "data.holdout: 40 hold-out images, fewer than the 200"
         assert any(note.startswith(too_small) for note in done.notes) == (holdout == "0.2")
-    assert "hold-out set: 0.2 of 'train', shared out over its classes" in done.stdout
+    assert "hold-out set: 0.2 of 'train', stratified by class" in done.stdout
 
 
 def test_singletons_are_noted_and_classes_without_test_images_are_problems(folder, recipe, checked):
@@ -113,7 +114,9 @@ def test_left_out_files_are_noted_and_class_names_that_look_alike_are_problems(f
     (folder / "train" / "class 1" / "notes.txt").touch()
     (folder / "train" / "loose.png").touch()
     done = checked(recipe)
-    left_out = ".txt files: 1 (1 in class 1); images beside the class folders: 1"
+    left_out = (
+        ".txt files: 1 (1 in class 1), such as class 1/notes.txt; images beside the class folders: 1, such as loose.png"
+    )
     assert f"split 'train': left out {left_out}" in done.notes
     assert done.problems[0].startswith("classes 'Class 0' and 'class 0' differ only in case")
     assert done.problems[1:] == [
@@ -214,9 +217,10 @@ def test_formats_modes_and_sizes_are_printed(folder, recipe, checked):
 # machine
 
 
-def test_an_unknown_model_is_a_problem(recipe, checked):
+def test_an_unknown_model_or_optimizer_is_a_problem(recipe, checked):
     done = checked(recipe, "model.model_name=resnet18x")
     assert done.problems[0].startswith("model.model_name: timm has no 'resnet18x'; did you mean")
+    assert checked(recipe, "optimizer.opt=admw").problems[0].startswith("optimizer: timm cannot make 'admw'")
 
 
 def test_a_full_disk_is_a_problem(recipe, checked, monkeypatch):
@@ -226,10 +230,11 @@ def test_a_full_disk_is_a_problem(recipe, checked, monkeypatch):
     assert re.match(r"a run writes about [\d.]+ MB; .* has 1 kB free", problem)
 
 
-def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checked):
-    done = checked(recipe, "model.model_name=resnet18", "run.checkpoints_total_limit=4")
+@pytest.mark.parametrize(("settings", "copies"), [((), 2), (("optimizer.opt=adamw", "run.model_ema=true"), 4)])
+def test_disk_space_is_estimated_from_checkpoints_and_predictions(recipe, checked, settings, copies):
+    done = checked(recipe, "model.model_name=resnet18", "run.checkpoints_total_limit=4", *settings)
     weights = 4 * (11_279_112 - 198 * 513)
-    need = 5 * 2 * weights + weights + 4 * 4 * (2 + 512)
+    need = 5 * (copies * weights + copies // 2 * BUFFERS) + weights + 4 * 4 * (2 + 512)
     assert f"about {duplicates.readable_size(need)} for a run: 5 checkpoints of" in done.stdout
 
 

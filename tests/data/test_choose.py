@@ -40,11 +40,11 @@ def test_a_split_is_found_by_its_name(available, keys, expected):
         (
             ["train", "val", "validation"],
             {},
-            "test_split: not set, .* of which val and validation may be meant; write data.test_split=val",
+            "test_split: not set, .* of which val and validation fit; write data.test_split=val",
         ),
-        (["train", "a b"], {}, "test_split: not set, .* none is clearly meant; write data.test_split=0.2"),
+        (["train", "a b"], {}, "test_split: not set, .* none of which clearly fits; write data.test_split=0.2"),
         (["train", "val"], {"holdout": "val"}, "test_split: not set, .* write data.test_split=0.2"),
-        (["a b", "c"], {}, "train_split: not set, .* none is clearly meant; write 'data.train_split=a b'"),
+        (["a b", "c"], {}, "train_split: not set, .* none of which clearly fits; write 'data.train_split=a b'"),
         (
             ["train", "val"],
             {"test_split": "test"},

@@ -37,13 +37,13 @@ def test_what_is_no_image_file_is_counted_and_never_opened(tmp_path):
     assert others == []
     assert nested.endswith(": 1 (1 in b)")
     assert set(note.removeprefix("split 'train': left out ").split("; ")) == {
-        "@eaDir folders: 2 (1 in a)",
-        "__MACOSX folders: 1",
-        "pipes, sockets and devices: 3 (3 in b)",
-        "broken links: 2 (2 in b)",
-        "links to a folder that they are in: 1 (1 in b)",
-        "hidden files: 1 (1 in c)",
-        "class folders without images: 1 (1 in c)",
+        "@eaDir folders: 2 (1 in a), such as @eaDir, a/@eaDir",
+        "__MACOSX folders: 1, such as __MACOSX",
+        "pipes, sockets and devices: 3 (3 in b), such as b/device.png, b/pipe.png, b/socket.png",
+        "broken links: 2 (2 in b), such as b/gone.png, b/itself.png",
+        "links to a folder that they are in: 1 (1 in b), such as b/up",
+        "hidden files: 1 (1 in c), such as c/.DS_Store",
+        "class folders without images: 1 (1 in c), such as c",
     }
 
 
@@ -53,8 +53,9 @@ def test_photographs_that_no_installed_decoder_reads_are_left_out_with_advice(tm
     write(tmp_path, "train/a/1.HEIC", "train/a/2.heic", "train/b/3.heic", "test/a/1.avif")
     notes = load(tmp_path).notes
     assert notes[:2] == (
-        "split 'train': left out .heic files, readable after pip install pillow-heif: 3 (2 in a, 1 in b)",
-        "split 'test': left out .avif files, readable after pip install -U pillow: 1 (1 in a)",
+        "split 'train': left out .heic files, readable after pip install pillow-heif: 3 (2 in a, 1 in b), such as "
+        "a/1.HEIC, a/2.heic, b/3.heic",
+        "split 'test': left out .avif files, readable after pip install -U pillow: 1 (1 in a), such as a/1.avif",
     )
 
 

@@ -140,6 +140,14 @@ def test_of_many_images_evenly_spaced_ones_are_read(tmp_path, monkeypatch, max_i
     )
 
 
+def test_a_row_without_image_is_left_to_the_decoder(tmp_path):
+    root = class_folders(tmp_path / "images")
+    for split in ("train", "test"):
+        rows = [f"{file},{file.parent.name}" for file in sorted((root / split).rglob("*.png"))]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["image,label", *rows, ",a"]))
+    assert describe_images(load(tmp_path))["train"]["images"] == 9
+
+
 def test_an_unreadable_file_is_left_to_the_decoder(tmp_path):
     root = class_folders(tmp_path)
     images = load(root)

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from huggingface_hub.errors import HfHubHTTPError
 
+from cskd_hf.data.hub import _explain
 from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry
@@ -240,6 +242,16 @@ def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
     assert no_revision.startswith(
         "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
     )
+
+
+def test_a_failed_response_is_read_although_requests_takes_it_for_false():
+    """As in huggingface_hub before 1.0."""
+
+    class Failed(dict[str, str]):  # empty, and so false
+        status_code, headers, request = 403, {}, None
+
+    error = HfHubHTTPError("403 Client Error", response=Failed())
+    assert _explain(error, "owner/name", None).startswith("the Hub dataset 'owner/name' is gated: accept the terms")
 
 
 def test_an_unreachable_hub_is_one_line_with_a_fix(tmp_path):

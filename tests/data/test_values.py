@@ -38,7 +38,7 @@ def statistics(*contents: bytes, value_range: tuple[float, float] | None = None,
 
 def checked(content: bytes, value_range: tuple[float, float] | None = None) -> Diagnostics:
     diagnostics = Diagnostics()
-    check_values({"train": statistics(content, value_range=value_range)}, value_range, diagnostics)
+    check_values({"train": statistics(content, value_range=value_range).values}, value_range, diagnostics)
     return diagnostics
 
 
@@ -102,8 +102,8 @@ def test_one_deep_image_among_many_is_found_without_decoding_the_others():
     found = statistics(*[ordinary] * 5, deep, ordinary, num_decoded=1)
     assert found.decoded == 2
     assert describe_values(found.values, None) == "RGB 0 to 255; I;16 0 to 4,095 of 0 to 65,535"
-    assert deep_ranges({"train": found}, None) == {"16-bit": (0, 65_535)}
-    assert deep_ranges({"train": found}, (0, 4095)) == {"16-bit": (0, 4095)}
+    assert deep_ranges({"train": found.values}, None) == {"16-bit": (0, 65_535)}
+    assert deep_ranges({"train": found.values}, (0, 4095)) == {"16-bit": (0, 4095)}
 
 
 def jpeg(orientation: int | None = None, exif: bytes | None = None, size: tuple[int, int] = (16, 8)) -> bytes:

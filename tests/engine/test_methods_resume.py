@@ -10,7 +10,7 @@ from method_cases import method_of, small_network
 from torch import nn
 
 from cskd_hf.methods import METHODS
-from cskd_hf.runs.checkpoint import list_checkpoints
+from cskd_hf.runs.checkpoint_folders import list_checkpoints
 
 CLASSES = ("a", "b", "c")  # of tiny_runs.draw_split
 

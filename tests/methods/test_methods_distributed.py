@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cskd_hf.methods import METHODS
-from cskd_hf.runs.checkpoint import list_checkpoints
+from cskd_hf.runs.checkpoint_folders import list_checkpoints
 
 # Each rank mixes its own shard of a batch, so what is mixed depends on their number, as everywhere in timm.
 MIXED = {"mixup", "mixup_cskd", "ips"}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from cskd_hf import check, evaluate, predict
 from cskd_hf.batch import NUM_VIEWS
 from cskd_hf.methods import METHODS
-from cskd_hf.runs.checkpoint import list_checkpoints
+from cskd_hf.runs.checkpoint_folders import list_checkpoints
 
 CLASSES = ("class 0", "class 1", "class 2")
 WEIGHTS = "model/model.safetensors"

@@ -8,8 +8,13 @@ import shutil
 import pytest
 from written_runs import CUB, ONE_RUN, as_trained, one_run, some_runs, write_finished, write_unfinished
 
-from cskd_hf.paper.find import inspect_run
-from cskd_hf.recipe.recipe import dump_recipe
+from cskd_hf.data.splits import load_images
+from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.experiments import Run
+from cskd_hf.paper.find import RunState, inspect_run
+from cskd_hf.paper.plan import Rate, device_hours
+from cskd_hf.recipe.recipe import dump_recipe, load_recipe
+from cskd_hf.recipe.resolve import resolve
 from cskd_hf.reproduce import main
 
 
@@ -46,6 +51,25 @@ def test_a_run_on_a_prepared_folder_counts_once_data_names_it(tmp_path, capsys):
     assert f"another recipe ({problem}); --data NAME=FOLDER sets" in capsys.readouterr().err
     assert main([*ONE_RUN, "--runs", str(tmp_path), "--data", "cub200=./birds"]) == 0
     assert "| 33.00 (1) " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        ([], (10, 200, 300, 1297)),
+        (["data.holdout=0.1"], (10, 180, 20, 1297)),
+        (["data.test_split=0.2", "data.holdout=0.25"], (10, 120, 40, 40)),
+    ],
+)
+def test_the_images_of_a_run_are_those_of_its_splits_and_shares(tmp_path, overrides, size):
+    recipe = resolve(load_recipe("recipes/digits_resnet10.yaml", overrides))
+    run = Run(RunKey("digits", "resnet10", "cskd", 0), "", (), tmp_path, recipe, 1, None)
+    images = load_images(recipe.data)
+    assert run.size == size == (10, len(images.train), len(images.holdout or ()), len(images.test))
+    assert device_hours(run, RunState("not started"), Rate(1.0, "")) * 3600 == pytest.approx(
+        size[1] * recipe.scheduler.total_epochs
+        + (size[2] * (recipe.scheduler.total_epochs // recipe.run.val_interval + 1) + size[3]) / 3
+    )
 
 
 def test_settings_that_do_not_affect_results_may_differ(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from saved_checkpoints import save, weights_of
 
-from cskd_hf.runs.checkpoint import list_checkpoints, newest_checkpoint
+from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint
 
 FILES = ("model.safetensors", "optimizer.pt", "state.json")
 

@@ -27,7 +27,7 @@ def test_the_time_left_is_said_once_without_the_first_slow_updates(begin):
         progress.seconds += 60.0 if update <= 10 else 2.0
         progress.advance(8, ends_epoch=False)
         lines += filter(None, [estimate.after(progress)])
-    assert lines == ["about 0:30:00 of training left (2 s an update; evaluation not counted)"]
+    assert lines == ["about 0:30:00 of training left (2 s an update; excluding evaluation)"]
 
 
 def test_a_run_of_a_hundred_updates_needs_no_estimate():
