@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.metrics import nll as nll
     from cskd_hf.evaluation.metrics import recall_at_k as recall_at_k
     from cskd_hf.evaluation.metrics import top_k_error as top_k_error
+    from cskd_hf.evaluation.ood import ood_detection as ood_detection
+    from cskd_hf.evaluation.ood import ood_scores as ood_scores
     from cskd_hf.evaluation.refinement import refinement_loss as refinement_loss
     from cskd_hf.methods import BYOT as BYOT
     from cskd_hf.methods import CSKD as CSKD
@@ -77,6 +79,7 @@ _MODULES = {
     "cskd_hf.evaluation.confidence": "adaptive_ece augrc aurc aurc_logit_norm classwise_ece debiased_ece ece "
     "smooth_ece",
     "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_k top_k_error",
+    "cskd_hf.evaluation.ood": "ood_detection ood_scores",
     "cskd_hf.evaluation.refinement": "refinement_loss",
     "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD DLB Distillation DistillationCSKD Experiment "
     "IPS MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",

@@ -3,25 +3,28 @@
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
+python -m cskd_hf.evaluate runs/A runs/B --ood digits,FOLDER
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --corruptions
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.evaluation.images import data_section, load_splits
-from cskd_hf.evaluation.inputs import check_output
+from cskd_hf.evaluation.images import data_section, load_ood, load_splits
+from cskd_hf.evaluation.inputs import check_output, parse_corruptions, parse_heights, parse_ood
 from cskd_hf.files import write_json, write_text
-from cskd_hf.recipe.sections import fill
-from cskd_hf.runs.weights import ALLOWED, find_weights
+from cskd_hf.recipe.sections import DataSection, fill
+from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 if TYPE_CHECKING:
+    from cskd_hf.data.splits import ImageSplit
     from cskd_hf.evaluation.comparison import Compared
 
 FORMATS = ("json", "markdown", "latex", "html")
@@ -36,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.resamples < 0:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     data = data_section(weights, overrides)
-    heights = None if args.resolution is None else _heights(args.resolution)
-    if heights is not None and (len(weights) > 1 or args.markdown or args.latex or args.html):
-        raise UserError("--resolution: takes one model, and of the files --json alone")
+    heights = None if args.resolution is None else parse_heights(args.resolution)
+    corruptions = (
+        None if args.corruptions is None else parse_corruptions(args.corruptions, args.severities or "1,2,3,4,5")
+    )
+    ood = None if args.ood is None else parse_ood(args.ood)
+    _check_instead(args, len(weights))
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
         check_output(path, f"--{name}")
@@ -46,11 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit_openmp_spinning()  # before the first import of torch
     splits = load_splits(weights, data)  # a wrong split shows before torch is imported
     data = fill(data, {"test_split": splits[0].name})
+    others = [(name, load_ood(name, data)) for name in ood or ()]
     import torch
 
-    from cskd_hf.evaluation.comparison import differences
-    from cskd_hf.evaluation.comparison_table import as_text
-    from cskd_hf.evaluation.trained import evaluate
     from cskd_hf.runs.folder import check_share
 
     metrics = _metrics(args.metrics)
@@ -64,7 +68,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.resolution import sweep
 
         return sweep(weights[0], splits[0], data, heights, args.json)
-    models = evaluate(weights, splits, data, args.resamples)
+    if corruptions is not None:
+        from cskd_hf.evaluation.corrupted import sweep as sweep_corruptions
+
+        return sweep_corruptions(weights[0], splits[0], data, corruptions, args.json)
+    if ood is not None:
+        from cskd_hf.evaluation.ood_table import detect
+
+        return detect(weights, splits, data, others, args.json)
+    return _compare(weights, splits, data, args.resamples, metrics, outputs)
+
+
+def _compare(
+    weights: Sequence[Weights],
+    splits: Sequence[ImageSplit],
+    data: DataSection,
+    resamples: int,
+    metrics: Sequence[str],
+    outputs: Mapping[str, Path],
+) -> int:
+    """Print these metrics of each model and their differences; write all of them to the files."""
+    from cskd_hf.evaluation.comparison import differences
+    from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.trained import evaluate
+
+    models = evaluate(weights, splits, data, resamples)
     if models is None:
         return 0
     place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
@@ -98,6 +126,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
     parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        const="all",
+        metavar="KIND,KIND,...",
+        help="evaluate on corrupted test images instead: ImageNet-C's fifteen kinds, or these",
+    )
+    parser.add_argument("--severities", metavar="N,N,...", help="of --corruptions (default: all)")
+    parser.add_argument(
+        "--ood",
+        action="append",
+        metavar="NAME|FOLDER",
+        help="detect images of other classes instead: a dataset's test images, or a folder of images",
+    )
+    parser.add_argument(
         "--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them"
     )
     for name in FORMATS:
@@ -115,10 +157,18 @@ def _metrics(text: str | None) -> list[str]:
     return names
 
 
-def _heights(text: str) -> list[int]:
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UserError(f"--resolution: read {text!r}; write pixels separated by commas, such as 160,192,224")
-    return [int(height) for height in dict.fromkeys(text.split(","))]
+def _check_instead(args: argparse.Namespace, models: int) -> None:
+    """Raises UserError if options exclude each other."""
+    instead = [f"--{name}" for name in ("resolution", "corruptions", "ood") if getattr(args, name) is not None]
+    if args.severities is not None and args.corruptions is None:
+        raise UserError("--severities: write it with --corruptions")
+    if len(instead) > 1:
+        raise UserError(f"{instead[0]}: write it without {instead[1]}, in a command of its own")
+    files = args.markdown or args.latex or args.html
+    if instead == ["--ood"] and files:
+        raise UserError("--ood: takes of the files --json alone")
+    if instead and instead != ["--ood"] and (models > 1 or files):
+        raise UserError(f"{instead[0]}: takes one model, and of the files --json alone")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from operator import truediv
 from typing import Any
@@ -32,6 +32,7 @@ from cskd_hf.recipe.catalog import IMAGENET_MEAN
 from cskd_hf.recipe.sections import TRANSFORM_DEFAULTS, TransformSection, fill, of_channels
 from cskd_hf.seeding import seeded
 
+Corrupt = Callable[[np.ndarray, int], np.ndarray]
 MAX_ASPECT = 16  # [ours]
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by the number of channels
 
@@ -128,6 +129,25 @@ class Transform:
             settings = self.settings.model_copy(update={"input_size": (self.channels, *size)})
             self._sized[size] = settings, _timm_transform(settings, self.is_training)
         return self._sized[size]
+
+
+class CorruptedTransform(Transform):
+    """The evaluation transform, then a change of the pixels that the network would see.
+
+    Args:
+        settings: the recipe's `transform`.
+        value_range: the recipe's `data.value_range`.
+        corruption: (H, W, channels) uint8 and the key's seed → (H, W, channels) uint8; evaluation's seed is the row.
+    """
+
+    def __init__(self, settings: TransformSection, value_range: Range | None, corruption: Corrupt) -> None:
+        super().__init__(settings, False, value_range)
+        self._corruption = corruption
+
+    def write(self, image: Mapping[str, Any], seed: int, out: Tensor) -> None:
+        """See `Transform.write`."""
+        super().write(image, seed, out)
+        out.copy_(torch.tensor(self._corruption(out.numpy(), seed)))
 
 
 def conversion_of(settings: TransformSection, value_range: Range | None) -> Conversion:

@@ -21,6 +21,11 @@ def text_table(cells: Cells) -> str:
     )
 
 
+def number_table(cells: Cells) -> str:
+    """Aligned columns; all but the first to the right."""
+    return text_table([[*row, ""] for row in cells])
+
+
 def markdown_table(cells: Cells) -> str:
     """A Markdown table; its columns are not aligned."""
     header, *body = cells

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.inputs import find_images
 from cskd_hf.recipe import yaml_io
+from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
@@ -80,3 +84,84 @@ def _check_same_classes(weights: Sequence[Weights], names: Sequence[Sequence[str
         difference = "; ".join(f"only {source} has {some(sorted(only))}" for source, only in sides if only)
         if difference:
             raise UserError(f"{other}: has other classes than {first}, so their errors do not compare: {difference}")
+
+
+def load_ood(name: str, data: DataSection) -> ImageSplit:
+    """Images of other classes: the test images of a dataset, or all images of a folder without splits.
+
+    Args:
+        name: what `data.dataset` takes, or a folder of images; labels are not needed.
+        data: the images that the models know, resolved; `labels` are 0 in the result.
+
+    Returns:
+        With the names of its classes, as far as they are known.
+
+    Raises:
+        UserError: no such data, no images, or it is the data that the models know.
+    """
+    from cskd_hf.data.columns import images_only
+    from cskd_hf.data.labels import join_labels, stored_labels
+    from cskd_hf.data.sources import open_splits
+
+    other = resolve_data(DataSection(dataset=name))
+    if _holds_test_images(other.dataset, data):
+        raise UserError(f"--ood: {name} holds the images that the models are tested on; name other images")
+    try:
+        if other.dataset not in CATALOG and os.path.isdir(other.dataset) and not _has_splits(Path(other.dataset)):
+            return split_of_files(find_images([other.dataset]), Path(other.dataset))
+        opened = open_splits(other, train=False)
+        ((role, table),) = opened.tables.items()
+        where, label = f"split {opened.names[role]!r}", other.label_column or ""
+        if other.image_column not in table.column_names:
+            columns = ", ".join(table.column_names)
+            raise UserError(f"{where} has no column {other.image_column!r}; it has {columns}; name a folder of files")
+        names = join_labels([stored_labels(table, label, where)], label)[1] if label in table.column_names else ()
+        return _unlabelled(opened.names[role], images_only(table, where, other), names)
+    except UserError as error:
+        raise UserError(f"--ood: {name}: {str(error).removeprefix('data.dataset: ')}") from error
+
+
+def _holds_test_images(dataset: str, data: DataSection) -> bool:
+    """Whether a dataset is the known one, a folder around it, or its test split's folder."""
+    entry = entry_of(dataset)
+    if dataset == data.dataset or (entry is not None and entry is entry_of(data.dataset)):
+        return True
+    if data.dataset in CATALOG or not (os.path.isdir(dataset) and os.path.isdir(data.dataset)):
+        return False
+    known, own = Path(data.dataset).resolve(), Path(dataset).resolve()
+    test = known / str(data.test_split)
+    return own in (known, *known.parents, test, *test.parents) or test in own.parents
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether a folder is no mere folder of images: folders or files are named like splits, or no file is an image."""
+    from cskd_hf.data.choose import is_split_word
+    from cskd_hf.data.class_folders import split_folders
+    from cskd_hf.data.formats import readable_extensions
+
+    extensions, folders = readable_extensions(), split_folders(root)
+    if root not in folders.values() and any(map(is_split_word, folders)):
+        return True
+    lists = [path for path in root.iterdir() if path.is_file() and path.suffix.lower() not in extensions]
+    return any(is_split_word(path.stem) for path in lists) or not any(
+        path.suffix.lower() in extensions for path in root.rglob("*")
+    )
+
+
+def split_of_files(paths: Sequence[str], root: Path | None = None) -> ImageSplit:
+    """Files without labels, as rows of images; the folders directly below `root` are the names of classes."""
+    from datasets import Dataset, Features, Image
+
+    images = Dataset.from_dict(
+        {"image": [{"bytes": None, "path": path} for path in paths]}, features=Features({"image": Image(decode=False)})
+    )
+    below = () if root is None else (Path(path).relative_to(root).parts for path in paths)
+    return _unlabelled("files", images, dict.fromkeys(parts[0] for parts in below if len(parts) > 1))
+
+
+def _unlabelled(name: str, images: Any, class_names: Iterable[str]) -> ImageSplit:
+    import numpy as np
+
+    from cskd_hf.data.splits import ImageSplit
+
+    return ImageSplit(name, images, np.zeros(len(images), np.int64), tuple(class_names), np.arange(len(images)))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cskd_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from cskd_hf.data.corruptions import Corruption
 
 MAX_HEADER = 99_000_000  # bytes; safetensors allows 100 million
 
@@ -93,3 +98,46 @@ def check_header(paths: Sequence[str], option: str) -> None:
             f"{option}: {len(paths):,} paths of {len(header):,} bytes do not fit into a safetensors file, which holds "
             f"{MAX_HEADER:,}; run the command on parts of the images, or with shorter paths"
         )
+
+
+def parse_heights(text: str) -> list[int]:
+    """The image heights that `--resolution` names, each once."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UserError(f"--resolution: read {text!r}; write pixels separated by commas, such as 160,192,224")
+    return [int(height) for height in dict.fromkeys(text.split(","))]
+
+
+def parse_corruptions(kinds: str, severities: str) -> list[Corruption]:
+    """The corruptions that `--corruptions` and `--severities` name, by kind, each once.
+
+    Args:
+        kinds: separated by commas; "all".
+        severities: 1 to 5, separated by commas.
+
+    Raises:
+        UserError: there is no such kind or severity, or the library is not installed.
+    """
+    from cskd_hf.data.corruptions import KINDS, SEVERITIES, Corruption, require_library
+
+    chosen = KINDS if kinds == "all" else tuple(dict.fromkeys(kinds.split(",")))
+    for kind in chosen:
+        if kind not in KINDS:
+            raise UserError(f"--corruptions: read {kind!r}; allowed: all, {', '.join(KINDS)}")
+    for severity in severities.split(","):
+        if severity not in map(str, SEVERITIES):
+            raise UserError(f"--severities: read {severity!r}; write some of 1,2,3,4,5")
+    require_library()
+    levels = sorted(set(map(int, severities.split(","))))
+    return [Corruption(kind, severity) for kind in chosen for severity in levels]
+
+
+def parse_ood(arguments: Sequence[str]) -> list[str]:
+    """The datasets and folders that the `--ood` options name, each once; a comma separates names.
+
+    Raises:
+        UserError: a name is empty.
+    """
+    names = [name for text in arguments for name in ([text] if os.path.exists(text) else text.split(","))]
+    if not all(names):
+        raise UserError("--ood: read an empty name; write datasets or folders separated by commas")
+    return list(dict.fromkeys(names))

@@ -17,7 +17,7 @@ from cskd_hf.data.normalize import normalize
 from cskd_hf.data.pairing import Draw, PairedImages
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transfer import to_device
-from cskd_hf.data.transforms import Transform
+from cskd_hf.data.transforms import Corrupt, CorruptedTransform, Transform
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection, TransformSection
 
@@ -56,6 +56,7 @@ def predict_split(
     data: DataSection,
     transform: TransformSection,
     *,
+    corruption: Corrupt | None = None,
     channels_last: bool = False,
     autocast: bool = False,
     with_features: bool = True,
@@ -70,6 +71,7 @@ def predict_split(
         accelerator: device, ranks and mixed precision.
         data: `batch_size`, `workers`, `on_corrupt` and `value_range` are used.
         transform: resolved; the images are prepared as for testing.
+        corruption: changes the prepared images, see `CorruptedTransform`.
         channels_last: memory format of the images.
         autocast: use the run's mixed precision (for curves), not float32 (for results).
         with_features: False leaves `features` None, and saves gathering them.
@@ -85,7 +87,8 @@ def predict_split(
     share = -(-len(split) // world)
     start = accelerator.process_index * share
     rows = range(min(start, len(split)), min(start + share, len(split)))
-    loader = _loader(split, rows, data, transform, pin_memory=device.type == "cuda")
+    images = evaluation_images(split, data, transform, corruption)
+    loader = _loader(images, rows, data, pin_memory=device.type == "cuda")
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (transform.mean, transform.std))
 
     def forward(images: Tensor) -> dict[str, Tensor]:
@@ -120,22 +123,24 @@ def predict_split(
     return Predictions(parts["logits"], parts["target"], parts["row"], parts.get("features"), skipped)
 
 
-def evaluation_images(split: ImageSplit, data: DataSection, transform: TransformSection) -> PairedImages:
+def evaluation_images(
+    split: ImageSplit, data: DataSection, transform: TransformSection, corruption: Corrupt | None = None
+) -> PairedImages:
     """A split's images as the network receives them in evaluation."""
     return PairedImages(
         split,
-        Transform(transform, False, data.value_range),
+        Transform(transform, False, data.value_range)
+        if corruption is None
+        else CorruptedTransform(transform, data.value_range, corruption),
         on_corrupt="drop" if data.on_corrupt == "skip" else "error",
     )
 
 
-def _loader(
-    split: ImageSplit, rows: range, data: DataSection, transform: TransformSection, pin_memory: bool
-) -> DataLoader[Any]:
+def _loader(images: PairedImages, rows: range, data: DataSection, pin_memory: bool) -> DataLoader[Any]:
     size = data.batch_size
-    batches = [[Draw((row,), 0) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+    batches = [[Draw((row,), row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
     return batch_loader(
-        evaluation_images(split, data, transform),
+        images,
         batches,
         min(count_workers(data.workers), len(batches)),
         pin_memory=pin_memory,

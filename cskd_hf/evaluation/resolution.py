@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.formats import number_table
 from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_both
-from cskd_hf.evaluation.predictions import predict_split
 from cskd_hf.evaluation.table import number
-from cskd_hf.evaluation.trained import check_finite, load_for_split
 from cskd_hf.files import write_json
 from cskd_hf.models.load import TrainedModel
-from cskd_hf.recipe.sections import DataSection, TransformSection, fill
+from cskd_hf.recipe.sections import DataSection, TransformSection
 from cskd_hf.runs.weights import Weights
 
 _METRICS = ("top1_error", "top5_error", "nll", "ece")
@@ -46,28 +45,23 @@ def sweep(
     trained = load_for_split(weights, split, data)
     transforms = [at_height(trained.transform, height) for height in heights]
     networks = [network_at(trained.model, transform) for transform in transforms]
-    data = fill(data, {"value_range": trained.value_range})
-    problems = check_test_values(split, data, trained.transform)
     accelerator, results = Accelerator(), list[dict[str, Any]]()
+    print_notes(trained, split, data, accelerator)
     for transform, network in zip(transforms, networks, strict=True):
-        network = network.to(accelerator.device)
-        predictions = predict_split(network, split, accelerator, data, transform, with_features=False, progress=True)
+        predictions = predict_finite(weights, trained, split, accelerator, data, network=network, transform=transform)
         network.cpu()
-        logits, target, temperature = predictions.logits, predictions.target, trained.temperature
-        check_finite(predictions, weights, split)
-        metrics, scaled = evaluate_both(logits, target, None, temperature)
+        metrics, scaled = evaluate_both(predictions.logits, predictions.target, None, trained.temperature)
         results.append({"input_size": list(transform.input_size), "metrics": metrics, "metrics_scaled": scaled})
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
-    for note in (*problems, *split.notes):
+    for note in split.notes:
         print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(target):,} images")
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
     print(_table(trained, results))
     if json_file is not None:
-        facts = {"model": weights.source, "images": len(target), "skipped_images": len(predictions.skipped)}
         own = {"own_input_size": list(trained.transform.input_size), "resolutions": results}
-        write_json(json_file, {**facts, "temperature": temperature, "calibration": trained.calibration, **own})
+        write_json(json_file, {**facts(weights, trained, predictions), **own})
     return 0
 
 
@@ -109,8 +103,7 @@ def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> str:
         shown = "×".join(map(str, size[1:])) + ("*" if tuple(size) == own else " ")
         values = [result["metrics"][name] for name in _METRICS] + [result["metrics_scaled"][name] for name in scaled]
         lines.append([shown, *map(number, values)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+    table = [number_table(lines)]
     table.append(
         f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
     )

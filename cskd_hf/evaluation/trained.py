@@ -8,23 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset, Features, Image
 
-from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
-from cskd_hf.evaluation.predictions import NoReadableImageError, Predictions, predict_split
+from cskd_hf.evaluation.conditions import load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.images import split_of_files
+from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
 from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
-from cskd_hf.recipe.sections import DataSection, fill
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.weights import Weights, load_weights
 
 
@@ -52,7 +51,8 @@ def evaluate(
     rows: list[int] = []
     for own, split in zip(weights, splits, strict=True):
         trained = load_for_split(own, split, data)
-        predictions = _predict_finite(own, trained, split, accelerator, data)
+        print_notes(trained, split, data, accelerator)
+        predictions = predict_finite(own, trained, split, accelerator, data, with_features=True)
         if rows and rows != predictions.row.tolist():
             raise UserError(
                 f"{own.source}: could read other images than {weights[0].source}; repair the unreadable ones"
@@ -76,47 +76,6 @@ def evaluate(
                 print(f"note: {line}")
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     return models if accelerator.is_main_process else None
-
-
-def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> TrainedModel:
-    """Load weights whose classes the labels of a split number.
-
-    Raises:
-        UserError: the weights do not load, have fewer classes, or more and no names.
-    """
-    trained = load_weights(weights)
-    classes, outputs = len(split.class_names), trained.model.num_classes
-    if classes > outputs or (classes < outputs and trained.class_names is None and data.labels == "name"):
-        raise UserError(
-            f"data: split {split.name!r} has {classes} classes, but {weights.source} has {outputs}"
-            + (" without names; write data.labels=index if the data's numbers are theirs" if classes < outputs else "")
-            + ("; choose a split" if classes > outputs else "")
-        )
-    return trained
-
-
-def _predict_finite(
-    weights: Weights, trained: TrainedModel, split: ImageSplit, accelerator: Accelerator, data: DataSection
-) -> Predictions:
-    data = fill(data, {"value_range": trained.value_range})
-    problems = check_test_values(split, data, trained.transform)
-    model = trained.model.to(accelerator.device)
-    predictions = predict_split(model, split, accelerator, data, trained.transform, progress=True)
-    for problem in problems if accelerator.is_main_process else ():
-        print(f"note: {problem}")
-    check_finite(predictions, weights, split)
-    return predictions
-
-
-def check_finite(predictions: Predictions, weights: Weights, split: ImageSplit) -> None:
-    """Raises UserError if an image's logits have no softmax."""
-    finite = predictions.logits.amax(dim=1).isfinite()  # a single -inf is probability 0
-    if not finite.all():
-        first = split.describe(int(predictions.row[~finite][0]))
-        raise UserError(
-            f"{weights.source}: the logits of {int((~finite).sum()):,} of {len(finite):,} images are NaN or infinite, "
-            f"first of {first}; its weights are damaged or diverged: name others"
-        )
 
 
 def predict(
@@ -163,7 +122,7 @@ def predict(
     )
     if accelerator.is_main_process:
         print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
-    model, split = trained.model.to(accelerator.device), _split_of_files(paths)
+    model, split = trained.model.to(accelerator.device), split_of_files(paths)
     logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
     try:
         result = predict_split(
@@ -192,14 +151,6 @@ def predict(
             write_text(output, text)
         _report(paths, unreadable)
     return 1 if unreadable else 0
-
-
-def _split_of_files(paths: Sequence[str]) -> ImageSplit:
-    """Files without labels, as rows of images."""
-    images = Dataset.from_dict(
-        {"image": [{"bytes": None, "path": path} for path in paths]}, features=Features({"image": Image(decode=False)})
-    )
-    return ImageSplit("files", images, np.zeros(len(paths), dtype=np.int64), ("",), np.arange(len(paths)))
 
 
 def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:

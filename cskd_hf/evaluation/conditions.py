@@ -1,0 +1,104 @@
+"""Trained weights on a split under some condition: as they are, at another size, on corrupted or on other images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import Accelerator
+
+from cskd_hf.data.inspect import check_test_values
+from cskd_hf.data.splits import ImageSplit
+from cskd_hf.data.transforms import Corrupt
+from cskd_hf.errors import UserError
+from cskd_hf.evaluation.predictions import Predictions, predict_split
+from cskd_hf.models.load import TrainedModel
+from cskd_hf.recipe.sections import DataSection, TransformSection, fill
+from cskd_hf.runs.weights import Weights, load_weights
+
+
+def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> TrainedModel:
+    """Load weights whose classes the labels of a split number.
+
+    Raises:
+        UserError: the weights do not load, have fewer classes, or more and no names.
+    """
+    trained = load_weights(weights)
+    classes, outputs = len(split.class_names), trained.model.num_classes
+    if classes > outputs or (classes < outputs and trained.class_names is None and data.labels == "name"):
+        raise UserError(
+            f"data: split {split.name!r} has {classes} classes, but {weights.source} has {outputs}"
+            + (" without names; write data.labels=index if the data's numbers are theirs" if classes < outputs else "")
+            + ("; choose a split" if classes > outputs else "")
+        )
+    return trained
+
+
+def print_notes(trained: TrainedModel, split: ImageSplit, data: DataSection, accelerator: Accelerator) -> None:
+    """Print what is odd about the pixel values of a split, on the main process.
+
+    Raises:
+        UserError: deep images would come out nearly black.
+    """
+    problems = check_test_values(split, fill(data, {"value_range": trained.value_range}), trained.transform)
+    for problem in problems if accelerator.is_main_process else ():
+        print(f"note: {problem}")
+
+
+def predict_finite(
+    weights: Weights,
+    trained: TrainedModel,
+    split: ImageSplit,
+    accelerator: Accelerator,
+    data: DataSection,
+    *,
+    network: Any = None,
+    transform: TransformSection | None = None,
+    corruption: Corrupt | None = None,
+    with_features: bool = False,
+) -> Predictions:
+    """Finite predictions on a split; a collective.
+
+    Args:
+        weights: named in messages.
+        trained: what they hold.
+        split: its labels are not looked at.
+        accelerator: its device gets the network.
+        data: as for `predict_split`; the weights' own `value_range` is filled in.
+        network: instead of the weights' own.
+        transform: likewise.
+        corruption: of the prepared images.
+        with_features: as for `predict_split`.
+
+    Raises:
+        UserError: as for `predict_split`, or an image's logits have no softmax.
+    """
+    model = (trained.model if network is None else network).to(accelerator.device)
+    predictions = predict_split(
+        model,
+        split,
+        accelerator,
+        fill(data, {"value_range": trained.value_range}),
+        transform or trained.transform,
+        corruption=corruption,
+        with_features=with_features,
+        progress=True,
+    )
+    finite = predictions.logits.amax(dim=1).isfinite()  # a single -inf is probability 0
+    if not finite.all():
+        first = split.describe(int(predictions.row[~finite][0]))
+        raise UserError(
+            f"{weights.source}: the logits of {int((~finite).sum()):,} of {len(finite):,} images are NaN or infinite, "
+            f"first of {first}; its weights are damaged or diverged: name others"
+        )
+    return predictions
+
+
+def facts(weights: Weights, trained: TrainedModel, predictions: Predictions) -> dict[str, Any]:
+    """What every JSON file says of a model."""
+    return {
+        "model": weights.source,
+        "images": len(predictions.target),
+        "skipped_images": len(predictions.skipped),
+        "temperature": trained.temperature,
+        "calibration": trained.calibration,
+    }
