@@ -3,6 +3,7 @@
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --calibration temperature,vector,isotonic --conformal 0.9
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.images import data_section, load_splits
-from cskd_hf.evaluation.inputs import check_output
+from cskd_hf.evaluation.inputs import MAPS, check_output, parse_coverages, parse_names
 from cskd_hf.files import write_json, write_text
 from cskd_hf.recipe.sections import fill
 from cskd_hf.runs.weights import ALLOWED, find_weights
@@ -37,8 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     data = data_section(weights, overrides)
     heights = None if args.resolution is None else _heights(args.resolution)
-    if heights is not None and (len(weights) > 1 or args.markdown or args.latex or args.html):
-        raise UserError("--resolution: takes one model, and of the files --json alone")
+    maps = [] if args.calibration is None else parse_names(args.calibration, "--calibration", MAPS)
+    coverages = [] if args.conformal is None else parse_coverages(args.conformal, "--conformal")
+    tables = [f"--{name}" for name in ("resolution", "calibration", "conformal") if getattr(args, name) is not None]
+    if tables and (len(weights) > 1 or args.markdown or args.latex or args.html):
+        raise UserError(f"{tables[0]}: takes one model, and of the files --json alone")
+    if heights is not None and len(tables) > 1:
+        raise UserError(f"{tables[0]}: write it without {tables[1]}, in a command of its own")
+    if maps or coverages:
+        find_holdout(weights[0], tables[0])
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
         check_output(path, f"--{name}")
@@ -64,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.resolution import sweep
 
         return sweep(weights[0], splits[0], data, heights, args.json)
+    if maps or coverages:
+        from cskd_hf.evaluation.holdout_tables import print_tables
+
+        return print_tables(weights[0], splits[0], data, maps, coverages, args.json)
     models = evaluate(weights, splits, data, args.resamples)
     if models is None:
         return 0
@@ -98,6 +111,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
     parser.add_argument(
+        "--calibration",
+        metavar="MAP,MAP,...",
+        help=f"compare maps of the logits instead, fitted on the run's hold-out images: {', '.join(MAPS)}",
+    )
+    parser.add_argument(
+        "--conformal", metavar="SHARE,SHARE,...", help="measure prediction sets of these coverages instead, such as 0.9"
+    )
+    parser.add_argument(
         "--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them"
     )
     for name in FORMATS:
@@ -108,11 +129,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _metrics(text: str | None) -> list[str]:
     from cskd_hf.evaluation.metrics import DEFINITIONS
 
-    names = list(DEFINITIONS) if text is None else text.split(",")
-    unknown = [name for name in names if name not in DEFINITIONS]
-    if unknown:
-        raise UserError(f"--metrics: read {unknown[0]!r}; allowed: {', '.join(DEFINITIONS)}")
-    return names
+    return list(DEFINITIONS) if text is None else parse_names(text, "--metrics", DEFINITIONS)
 
 
 def _heights(text: str) -> list[int]:

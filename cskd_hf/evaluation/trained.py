@@ -20,6 +20,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
+from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.predictions import NoReadableImageError, Predictions, predict_split
 from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
@@ -52,7 +53,7 @@ def evaluate(
     rows: list[int] = []
     for own, split in zip(weights, splits, strict=True):
         trained = load_for_split(own, split, data)
-        predictions = _predict_finite(own, trained, split, accelerator, data)
+        predictions = predict_finite(own, trained, split, accelerator, data)
         if rows and rows != predictions.row.tolist():
             raise UserError(
                 f"{own.source}: could read other images than {weights[0].source}; repair the unreadable ones"
@@ -95,13 +96,21 @@ def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> Tr
     return trained
 
 
-def _predict_finite(
-    weights: Weights, trained: TrainedModel, split: ImageSplit, accelerator: Accelerator, data: DataSection
+def predict_finite(
+    weights: Weights,
+    trained: TrainedModel,
+    split: ImageSplit,
+    accelerator: Accelerator,
+    data: DataSection,
+    with_features: bool = True,
 ) -> Predictions:
+    """Predictions on a split; prints what is odd about its images. Raises UserError if a row has no softmax."""
     data = fill(data, {"value_range": trained.value_range})
     problems = check_test_values(split, data, trained.transform)
     model = trained.model.to(accelerator.device)
-    predictions = predict_split(model, split, accelerator, data, trained.transform, progress=True)
+    predictions = predict_split(
+        model, split, accelerator, data, trained.transform, with_features=with_features, progress=True
+    )
     for problem in problems if accelerator.is_main_process else ():
         print(f"note: {problem}")
     check_finite(predictions, weights, split)
@@ -129,6 +138,7 @@ def predict(
     output_format: str = "table",
     output: Path | None = None,
     features: Path | None = None,
+    coverage: float | None = None,
 ) -> int:
     """Print the likeliest classes of image files; a collective under `accelerate launch`.
 
@@ -143,14 +153,17 @@ def predict(
         output: write the answers there instead of to standard output.
         features: also write a safetensors file there: 'features' (N, D) float32, pooled, before the classifier; the N
             paths are in its metadata, under 'paths', as JSON.
+        coverage: print each image's conformal prediction set instead of its `topk` classes; needs a finished run's
+            weights.
 
     Returns:
         The exit status: 1 if a file is unreadable. The others are in the answers; it is listed on standard error.
 
     Raises:
-        UserError: the weights do not load.
+        UserError: the weights do not load, or there are no or too few hold-out images for the coverage.
     """
     trained = load_weights(weights)
+    sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
@@ -162,7 +175,8 @@ def predict(
         value_range=trained.value_range,
     )
     if accelerator.is_main_process:
-        print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
+        facts = sys.stdout if output_format == "table" and output is None else sys.stderr
+        print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
     model, split = trained.model.to(accelerator.device), _split_of_files(paths)
     logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
     try:
@@ -184,8 +198,12 @@ def predict(
             write_tensors(features, {"features": result.features}, {"paths": json.dumps(found, ensure_ascii=False)})
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
-        ranked = answers.rank_classes(trained, logits, found, topk)
-        text = answers.as_text(ranked, output_format, min(topk, model.num_classes))
+        ranked = answers.rank_classes(trained, logits, found, topk, None if sets is None else sets.threshold)
+        columns = min(topk, model.num_classes)
+        if sets is not None:
+            ranked = list(ranked)
+            columns = max((len(answer.labels) for answer in ranked), default=0)
+        text = answers.as_text(ranked, output_format, columns)
         if output is None:
             sys.stdout.write(text)
         else:
