@@ -51,8 +51,8 @@ def rank_classes(
             yield Answer(path, [names[label] for label in row[:count]], probs[:count])
 
 
-def as_text(answers: Iterable[Answer], output_format: str, k: int) -> str:
-    """All answers as "csv", "jsonl" or "table"; CSV always has a header, and empty cells up to k classes.
+def as_text(answers: Iterable[Answer], output_format: str, k: int | None) -> str:
+    """All answers as "csv", "jsonl" or "table"; CSV has columns for k classes, or for the most that an answer has.
 
     Example:
         >>> from cskd_hf.evaluation.answers import Answer, as_text
@@ -65,6 +65,9 @@ def as_text(answers: Iterable[Answer], output_format: str, k: int) -> str:
     """
     file = io.StringIO()
     if output_format == "csv":
+        if k is None:
+            answers = list(answers)
+            k = max((len(answer.labels) for answer in answers), default=0)
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", *(f"{column}_{rank}" for rank in range(1, k + 1) for column in ("label", "prob"))])
         for path, labels, probs in answers:

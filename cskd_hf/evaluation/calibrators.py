@@ -38,8 +38,11 @@ def _temperature(logits: Tensor, target: Tensor) -> Map:
     return partial(apply_temperature, temperature=fit_temperature(logits, target))
 
 
-_FITS: tuple[Callable[[Tensor, Tensor], Map], ...] = (_temperature, fit_vector_scaling, fit_isotonic)
-FITS = dict(zip(MAPS, _FITS, strict=True))
+FITS: dict[str, Callable[[Tensor, Tensor], Map]] = {
+    "temperature": _temperature,
+    "vector": fit_vector_scaling,
+    "isotonic": fit_isotonic,
+}
 
 
 def compare_maps(logits: Tensor, target: Tensor, names: Sequence[str] = MAPS) -> list[FittedMap]:
@@ -78,6 +81,7 @@ def compare_maps(logits: Tensor, target: Tensor, names: Sequence[str] = MAPS) ->
         if objection is None and isinstance(apply, VectorScaling):
             objection = _objection_to_vector(apply, target)
         if objection is None and name != "temperature":
+            assert reference is not None
             difference = validated(FITS[name]) - reference
             error = difference.std(correction=0).item() / count_different(logits, target) ** 0.5
             evidence = f"cross-validated hold-out NLL {difference.mean():+.4f} ± {error:.4f} to temperature scaling"

@@ -32,10 +32,9 @@ def find_holdout(weights: Weights, option: str) -> Path:
     from safetensors import SafetensorError, safe_open
 
     if weights.run is None or weights.checkpoints:
-        kind = "a checkpoint" if weights.checkpoints else "not a run folder"
         raise UserError(
-            f"{option}: {weights.source} is {kind}, which has no hold-out predictions; name the run folder of a "
-            "finished training with data.holdout"
+            f"{option}: {weights.source} has no hold-out predictions; name the folder of a finished run, trained with "
+            "data.holdout"
         )
     path = weights.run / _FILE
     try:
@@ -99,7 +98,6 @@ def set_rule(weights: Weights, temperature: float, coverage: float) -> SetRule:
         UserError: there are no hold-out images, or too few for the coverage.
     """
     from cskd_hf.evaluation.conformal import conformal_quantile, fewest_images, target_scores
-    from cskd_hf.evaluation.table import percent
 
     logits, target = read_valid_holdout(find_holdout(weights, "--coverage"), "--coverage", finite=False)
     if len(target) < fewest_images(coverage):
@@ -111,5 +109,5 @@ def set_rule(weights: Weights, temperature: float, coverage: float) -> SetRule:
     return SetRule(
         threshold,
         f"prediction sets with a coverage of {100 * coverage:g} %: the classes of at least "
-        f"{percent(math.exp(-threshold))}, from {len(target):,} hold-out images",
+        f"{100 * math.exp(-threshold):.4g} %, from {len(target):,} hold-out images",
     )

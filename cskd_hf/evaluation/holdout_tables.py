@@ -92,7 +92,7 @@ def print_tables(
 
 
 def _map_results(maps: Sequence[FittedMap], logits: Tensor, target: Tensor) -> list[dict[str, Any]]:
-    results = [{"map": "none", "metrics": evaluate_predictions(logits, target, None)}]
+    results: list[dict[str, Any]] = [{"map": "none", "metrics": evaluate_predictions(logits, target, None)}]
     for fitted in maps:
         metrics = evaluate_predictions(fitted.apply(logits), target, None)
         verdict = {"supported": fitted.supported, "verdict": fitted.verdict}
@@ -113,7 +113,7 @@ def _set_results(
 ) -> list[dict[str, Any]]:
     """A result per score; if there are too few hold-out images, one that says so."""
     images, needed = len(holdout[1]), fewest_images(coverage)
-    wanted: dict[str, Any] = {"wanted": 100 * coverage}
+    wanted: dict[str, Any] = {"wanted": round(100 * coverage, 9)}
     if images < needed:
         return [wanted | {"problem": f"no sets: {images:,} hold-out images, fewer than the {needed:,} it needs"}]
     wanted["expected"] = [100 * end for end in expected_coverage(images, coverage, len(target))]

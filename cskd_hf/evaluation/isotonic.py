@@ -10,7 +10,7 @@ calibration in deep learning", ICML 2020, https://arxiv.org/abs/2003.07329, sect
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 from cskd_hf.evaluation.rows import CHUNK_SIZE, check_predictions
 
 
-class IsotonicMap(NamedTuple):
+@dataclass(frozen=True)
+class IsotonicMap:
     """The map of logits (N, K) to the logarithms of `g(p) + slope · p`, normalised, (N, K) float64.
 
     p are the probabilities of the logits, and g is monotone, so the order of an image's classes stays.

@@ -199,11 +199,7 @@ def predict(
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
         ranked = answers.rank_classes(trained, logits, found, topk, None if sets is None else sets.threshold)
-        columns = min(topk, model.num_classes)
-        if sets is not None:
-            ranked = list(ranked)
-            columns = max((len(answer.labels) for answer in ranked), default=0)
-        text = answers.as_text(ranked, output_format, columns)
+        text = answers.as_text(ranked, output_format, min(topk, model.num_classes) if sets is None else None)
         if output is None:
             sys.stdout.write(text)
         else:

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1706.04599, section 4.2. The ridge towards temperature sca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ MIN_WEIGHT = (
 )
 
 
-class VectorScaling(NamedTuple):
+@dataclass(frozen=True)
+class VectorScaling:
     """The map of logits (N, K) to `logits * weight + bias`, (N, K) float64.
 
     Attributes:
@@ -47,8 +48,8 @@ def fit_vector_scaling(logits: Tensor, target: Tensor, ridge: float = RIDGE) -> 
     """The weight and bias of each class that minimise the NLL plus a ridge.
 
     With T the temperature of `fit_temperature` and weight = (1 + u) / T, the loss is
-    `Σ_i NLL_i + ridge / 2 · (‖u‖² + ‖bias‖²)`, which is convex: on few images the weights stay near 1 / T and the biases
-    near 0. u is at least -0.99. Minimised by scipy's L-BFGS-B.
+    `Σ_i NLL_i + ridge / 2 · (‖u‖² + ‖bias‖²)`, which is convex; on few images the weights stay near 1 / T and the
+    biases near 0. u is at least -0.99. Minimised by scipy's L-BFGS-B.
 
     Args:
         logits: (N, K), of images the model was not trained on.
