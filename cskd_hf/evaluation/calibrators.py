@@ -74,7 +74,7 @@ def compare_maps(logits: Tensor, target: Tensor, names: Sequence[str] = MAPS) ->
     kind, _, temperature_evidence = calibrate(logits, target).verdict.partition(": ")
     common = None if kind == "calibrated" else temperature_evidence.removesuffix("; T = 1")
     validated = partial(_validated_nll, logits=logits, target=target, fold=_folds(logits, target))
-    reference = None if common else validated(_temperature)
+    reference = None if common or set(names) == {"temperature"} else validated(_temperature)
     fitted = []
     for name in names:
         apply, evidence, objection = FITS[name](logits, target), temperature_evidence, common

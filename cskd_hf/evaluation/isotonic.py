@@ -50,7 +50,7 @@ def fit_isotonic(logits: Tensor, target: Tensor) -> IsotonicMap:
     """The monotone function of probability that is closest, in squares, to how often the class is the target.
 
     Every class of every image is one point, by scikit-learn's `IsotonicRegression`. The authors add 1e-9 · p, so that
-    one target where g is 0 costs up to 20 nats; here it is p / N [ours]. Memory: about 50 bytes for each of the N · K
+    one target where g is 0 costs up to 20 nats; here it is p / N [ours]. Memory: about 100 bytes for each of the N · K
     points.
 
     Args:
