@@ -150,8 +150,8 @@ def test_a_mistake_in_the_options_of_evaluate_is_one_line(run, argv, message):
         (["local-dir:run/model", "--coverage", "0.9"], f"--coverage: local-dir:run/model {NOWHERE}"),
         (
             ["run", "--coverage", "0.999"],
-            "--coverage: read 0.999, which needs 999 hold-out images; run has 300: write a lower one, or name a run with "
-            "more",
+            "--coverage: read 0.999, which needs 999 hold-out images; run has 300: write a lower one, or name a run "
+            "with more",
         ),
     ],
 )
