@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from archive_inputs import Input, expand
 from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
@@ -44,6 +44,15 @@ class ImageSet:
 Read = Callable[..., ImageSet]
 
 
+class Number(NamedTuple):
+    """An option of one script, a whole number above 0 that decides which images are written."""
+
+    name: str
+    default: int
+    metavar: str
+    help: str
+
+
 def prepare(
     argv: Sequence[str] | None,
     name: str,
@@ -52,7 +61,7 @@ def prepare(
     read: Read,
     workers: int = 0,
     *,
-    size: int = 0,
+    number: Number | None = None,
     fixed_counts: bool = True,
 ) -> int:
     """The `main` of a script; returns the exit status.
@@ -61,20 +70,20 @@ def prepare(
         doc: the script's docstring, its --help.
         archives: official file names, that of the images first; a folder that holds them may be given instead.
         read: finds the images in the trees; its second argument is the size of a shard in bytes, its third, if
-            `size` is given, the value of --size.
+            `number` is given, the value of that option.
         workers: default number of processes; 0 writes in the script's own.
-        size: default of --size, the side of the images in pixels, for a script that draws them.
+        number: an option of this script alone.
         fixed_counts: there is one official version; otherwise, other counts are worth a note.
 
     Raises:
         UserError: the archives are not the official ones, or OUT cannot be written.
     """
-    arguments = _parse(argv, name, doc, workers, size, fixed_counts)
+    arguments = _parse(argv, name, doc, workers, number, fixed_counts)
     inputs, out = [Input(path) for path in expand(arguments.inputs, archives)], arguments.out
-    options = {"size": arguments.size} if size else {}
+    options = {number.name: getattr(arguments, number.name)} if number else {}
     stamps = sorted(each.stamp for each in inputs)
     plan = {"format": FORMAT, "name": name, "inputs": stamps, "shard_size": arguments.shard_size} | options
-    if _is_complete(out, inputs, plan):
+    if _is_complete(out, inputs, plan, number):
         shutil.rmtree(out / ".partial", ignore_errors=True)  # a kill at the very end leaves it
         print(f"{out} is already complete, from archives of the same size; remove it to prepare it again")
         return 0
@@ -97,16 +106,20 @@ def prepare(
 
 
 def _parse(
-    argv: Sequence[str] | None, name: str, doc: str | None, workers: int, size: int, fixed_counts: bool
+    argv: Sequence[str] | None, name: str, doc: str | None, workers: int, number: Number | None, fixed_counts: bool
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=doc, epilog=f"terms: {CATALOG[name].terms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER", help="see above")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
-    if size:
+    if number:
         parser.add_argument(
-            "--size", type=int, default=size, metavar="PIXELS", help=f"side of the images (default: {size})"
+            f"--{number.name.replace('_', '-')}",
+            type=int,
+            default=number.default,
+            metavar=number.metavar,
+            help=f"{number.help} (default: {number.default})",
         )
     parser.add_argument(
         "--allow-other-counts",
@@ -126,8 +139,8 @@ def _parse(
     arguments = parser.parse_intermixed_args(argv)
     if arguments.shard_size <= 0 or (workers and arguments.workers < 1):
         parser.error("--shard-size and --workers must be above 0")
-    if size and arguments.size < 1:
-        parser.error("--size must be above 0")
+    if number and getattr(arguments, number.name) < 1:
+        parser.error(f"--{number.name.replace('_', '-')} must be above 0")
     return arguments
 
 
@@ -183,7 +196,7 @@ def _require_disk(out: Path, inputs: Sequence[Input]) -> None:
         raise UserError(f"{out}: about {needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room")
 
 
-def _is_complete(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bool:
+def _is_complete(out: Path, inputs: Sequence[Input], plan: dict[str, Any], number: Number | None) -> bool:
     """Whether OUT is the dataset that would be written.
 
     Raises:
@@ -206,8 +219,9 @@ def _is_complete(out: Path, inputs: Sequence[Input], plan: dict[str, Any]) -> bo
             raise UserError(f"{out} holds a dataset that no script made; choose another folder") from None
         if name != plan["name"] or sizes != sorted(each.size for each in inputs):
             raise UserError(f"{out} is a complete {name} from other archives; remove it or choose another folder")
-        if manifest.get("size") != plan.get("size"):
-            raise UserError(f"{out} is a complete {name} with --size {manifest['size']}; choose another folder")
+        if number and (written := manifest.get(number.name, number.default)) != plan[number.name]:
+            option = f"--{number.name.replace('_', '-')} {written}"
+            raise UserError(f"{out} is a complete {name} with {option}; choose another folder")
         return True
     own = set()
     if (partial / "plan.json").is_file():

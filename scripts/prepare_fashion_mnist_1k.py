@@ -1,6 +1,8 @@
 """Prepare Fashion-MNIST with 100 training images per class: original files → a folder for `data.dataset`.
 
     python scripts/prepare_fashion_mnist_1k.py /usr/share/datasets/fashion-mnist OUT
+    python scripts/prepare_fashion_mnist_1k.py /usr/share/datasets/fashion-mnist OUT --images-per-class 500 \\
+        --allow-other-counts
 
 Debian's package dataset-fashion-mnist (31 MB) installs that folder: apt-get install dataset-fashion-mnist; without
 root, apt-get download dataset-fashion-mnist, then dpkg -x dataset-fashion-mnist_*.deb FOLDER. Any folder with the
@@ -9,7 +11,8 @@ t10k-labels-idx1-ubyte.gz.
 
 Split test is the authors' 10,000 test images. Of their 60,000 training images, in file order, the first 100 of each
 class are split train, and the next 100 of each class are split holdout, for the temperature [ours]. Images are stored
-as PGM: the bytes of a PNG, and so a split's SHA-256, would depend on the encoder's version.
+as PGM: the bytes of a PNG, and so a split's SHA-256, would depend on the encoder's version. --images-per-class changes
+both numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from archive_inputs import locate
 from archives import Tree
-from preparation import ImageSet, prepare
+from preparation import ImageSet, Number, prepare
 from shards import InMemory, Row, even_parts
 
 from cskd_hf.data.draws import rank_in_class
@@ -32,7 +35,6 @@ from cskd_hf.errors import UserError, run_command
 FILES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 PACKAGE = "apt-get install dataset-fashion-mnist puts it in /usr/share/datasets/fashion-mnist"
 EXPECTED = f"a folder with {FILES[0]} and the authors' three other files ({PACKAGE})"
-PER_CLASS = 100  # in train, and in holdout
 # From the authors' README: the files have numbers only.
 CLASS_NAMES = "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 
@@ -64,7 +66,7 @@ def read_part(trees: Sequence[Tree], part: str) -> tuple[Path, np.ndarray, list[
     return tree.path, labels, [(label, f"{part}-{row:05d}.pgm", header + scan.tobytes()) for row, (label, scan) in rows]
 
 
-def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
+def read(trees: Sequence[Tree], shard_bytes: int, images_per_class: int) -> ImageSet:
     train, test = read_part(trees, "train"), read_part(trees, "t10k")
 
     def shards(path: Path, scans: Sequence[Row]) -> list[InMemory]:
@@ -75,8 +77,8 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
     path, labels, scans = train
     rank = rank_in_class(labels)
     splits = {}
-    for split, start in (("train", 0), ("holdout", PER_CLASS)):
-        rows = np.flatnonzero((start <= rank) & (rank < start + PER_CLASS))
+    for split, start in (("train", 0), ("holdout", images_per_class)):
+        rows = np.flatnonzero((start <= rank) & (rank < start + images_per_class))
         splits[split] = shards(path, [scans[row] for row in rows])
     splits["test"] = shards(test[0], test[2])
     return ImageSet(list(CLASS_NAMES), splits)
@@ -84,7 +86,8 @@ def read(trees: Sequence[Tree], shard_bytes: int) -> ImageSet:
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        return prepare(argv, "fashion_mnist_1k", __doc__, [], read)
+        per_class = Number("images_per_class", 100, "N", "images of each class for training, and for the hold-out set")
+        return prepare(argv, "fashion_mnist_1k", __doc__, [], read, number=per_class)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise UserError(f"{error}; expected {EXPECTED}") from error

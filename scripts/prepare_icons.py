@@ -38,7 +38,7 @@ import numpy as np
 from archives import Tree
 from icon_sets import Icon, IconSet, draw, read_sets
 from near_duplicates import shape_of, similar_pairs
-from preparation import ImageSet, prepare
+from preparation import ImageSet, Number, prepare
 from shards import InMemory, even_parts
 from tqdm import tqdm
 
@@ -223,7 +223,8 @@ def read(trees: Sequence[Tree], shard_bytes: int, size: int) -> ImageSet:
 def main(argv: Sequence[str] | None = None) -> int:
     if find_spec("resvg_py") is None:
         raise UserError("resvg-py draws the icons and is not installed: pip install resvg-py")
-    return prepare(argv, "icons", __doc__, [], read, size=32, fixed_counts=False)
+    size = Number("size", 32, "PIXELS", "side of the images")
+    return prepare(argv, "icons", __doc__, [], read, number=size, fixed_counts=False)
 
 
 if __name__ == "__main__":

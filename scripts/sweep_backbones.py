@@ -5,7 +5,7 @@
     python scripts/sweep_backbones.py backbones.jsonl --table          # Markdown, from the file alone
 
 Each runs in a process of its own, with random weights, on square images of the smallest size it takes. A network of up
-to 60 million parameters trains on the CPU, is exported, and must give the same logits when plain timm loads it. A
+to 60 million parameters trains on the CPU, is exported, and must give the same logits to 1e-5 in plain timm. A
 larger one trains on torch's meta device, which checks operators and shapes without arithmetic, and is not exported.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg
+from timm.models import get_pretrained_cfg, model_entrypoint
 
 from cskd_hf.batch import Batch
 from cskd_hf.engine.build import build_objective, to_channels_last
@@ -121,8 +121,9 @@ def attempt(name: str) -> dict[str, Any]:
         export_model(model, Path(folder) / "model", recipe.model, recipe.transform, CLASSES, "", {})
         loaded = timm.create_model(f"local-dir:{folder}/model", pretrained=True).eval()
         to_channels_last(loaded)  # as trained; another layout rounds otherwise
-        if not torch.equal(loaded(inputs), expected):
-            return facts | {"problem": "timm's reload gives other logits"}
+        difference = (loaded(inputs) - expected).abs().max().item()
+        if difference > 1e-5 * max(1.0, expected.abs().max().item()):  # as `publish` checks it
+            return facts | {"problem": f"timm's reload gives logits that differ by {difference:.2g}"}
     return facts
 
 
@@ -174,6 +175,7 @@ def main() -> None:
     if not args.table:
         done = {result["name"] for result in results}
         names = sorted({name for pattern in args.patterns for name in timm.list_models(pattern)} - done)
+        names = [name for name in names if model_entrypoint(name).__module__.startswith("timm.")]  # and none of ours
         random.Random(0).shuffle(names)  # an unfinished sweep is a sample of all
         with args.output.open("a", encoding="utf-8") as file:
             for number, name in enumerate(names, start=1):

@@ -29,7 +29,7 @@ def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing
 
     Raises:
         UserError: unknown architecture, a keyword it does not take, a number of classes other than the data's,
-            pretrained weights that cannot be fetched, or a network without gradient checkpointing.
+            pretrained weights that cannot be fetched, or a network without classifier or gradient checkpointing.
     """
     model = _create(settings, num_classes)
     if grad_checkpointing:
@@ -72,6 +72,8 @@ def _create(settings: ModelSection, num_classes: int) -> Any:
         raise UserError(f"model.model_name: {error}") from None
     except (AssertionError, OSError, RuntimeError, ValueError) as error:  # timm raises any of them
         raise _explain(error, settings) from error
+    if getattr(model, "num_classes", num_classes) != num_classes:
+        raise UserError(f"model.model_name: {name} has no classifier: it is an encoder of features; choose another")
     model.pretrained_model_args = pretrained.model_args  # for the export; timm before 1.0.31 does not set it
     if settings.from_weights:
         model.starting_weights = describe_loading(model, pretrained, file, shapes, keywords, results)

@@ -74,6 +74,15 @@ def test_each_class_has_its_first_hundred_images_in_train_and_the_next_hundred_i
     assert np.array_equal(splits["test"][0][..., 0], parts["t10k"][0])
 
 
+def test_another_number_of_images_per_class_is_another_dataset(tmp_path):
+    authors_files(tmp_path / "in")
+    arguments = (NAME, tmp_path / "in", tmp_path / "out")
+    assert prepare(*arguments, "--images-per-class", 3, "--allow-other-counts") == 0
+    assert [len(labels) for _, labels in opened(tmp_path / "out").values()] == [30, 30, 50]
+    assert manifest(tmp_path / "out")["images_per_class"] == 3
+    assert "with --images-per-class 3; choose another folder" in rejection(*arguments)
+
+
 def test_the_prepared_folder_trains_with_its_recipe(tmp_path):
     authors_files(tmp_path / "in")
     assert prepare(NAME, tmp_path / "in", tmp_path / "out", "--shard-size", 0.1) == 0

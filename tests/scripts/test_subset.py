@@ -1,4 +1,4 @@
-"""long_tail.py: exponentially fewer training images from class to class."""
+"""subset.py: fewer classes, fewer training images of each, exponentially fewer from class to class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = {"a": 3, "b": 12, "c": 6, "d": 12}
 
 @pytest.fixture
 def script(scripts_on_path: None) -> ModuleType:
-    return importlib.import_module("long_tail")
+    return importlib.import_module("subset")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_unequal_classes_are_cut_by_size_and_at_least_one_image_is_left(script):
 
 def test_the_cut_has_some_training_images_and_all_others_in_their_order(script, images, tmp_path, capsys):
     script.main([str(images), str(tmp_path / "out"), "--imbalance", "9", "--holdout", "val"])
-    assert "training images of a class: 12 to 1\n" in capsys.readouterr().out
+    assert "4 classes; training images of a class: 12 to 1\n" in capsys.readouterr().out
     whole, cut = (load_images(section(folder, holdout="val")) for folder in (images, tmp_path / "out"))
     assert np.bincount(cut.train.labels).tolist() == [1, 12, 2, 5]
     everything, drawn = content(whole.train), content(cut.train)
@@ -66,13 +66,29 @@ def test_the_cut_has_some_training_images_and_all_others_in_their_order(script, 
     assert content(cut.test) == content(whole.test)
     assert content(cut.holdout) == content(whole.holdout)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["imbalance"], manifest["seed"], manifest["classes"]) == (9.0, 0, list(CLASSES))
+    assert manifest["subset"] == {"classes": None, "images_per_class": None, "imbalance": 9.0, "seed": 0}
+    assert manifest["classes"] == list(CLASSES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_other_classes_leave_every_split_and_labels_follow_the_names(script, images, tmp_path, capsys):
+    arguments = [str(images), str(tmp_path / "out"), "--classes", "2", "--images-per-class", "4", "--holdout", "val"]
+    script.main([*arguments, "--seed", "3"])
+    assert "2 classes; training images of a class: 4 to 4\n" in capsys.readouterr().out
+    whole, cut = (load_images(section(folder, holdout="val")) for folder in (images, tmp_path / "out"))
+    names = cut.train.class_names
+    assert len(names) == 2
+    assert [name for name in CLASSES if name in names] == list(names)
+    for name, split in (("test", cut.test), ("holdout", cut.holdout)):
+        everything = content(getattr(whole, name))
+        of_names = [(list(CLASSES)[label], pixels) for label, pixels in everything if list(CLASSES)[label] in names]
+        assert [(names[label], pixels) for label, pixels in content(split)] == of_names
+    assert np.bincount(cut.train.labels).tolist() == [4, 4]
 
 
 def test_the_draw_depends_on_the_seed_alone(script, images, tmp_path):
     for name, seed in (("one", "0"), ("same", "0"), ("other", "1")):
-        script.main([str(images), str(tmp_path / name), "--seed", seed])
+        script.main([str(images), str(tmp_path / name), "--images-per-class", "2", "--seed", seed])
     one, same, other = (content(load(tmp_path / name).train) for name in ("one", "same", "other"))
     assert one == same != other
 
@@ -80,7 +96,8 @@ def test_the_draw_depends_on_the_seed_alone(script, images, tmp_path):
 def test_an_occupied_folder_is_rejected_and_left_alone(script, images, tmp_path):
     with pytest.raises(UserError, match="in: OUT is not empty"):
         script.main([str(images), str(images)])
-    for imbalance in ("0.5", "nan", "inf"):
+    wrong = [("--imbalance", "0.5"), ("--imbalance", "nan"), ("--imbalance", "inf"), ("--classes", "5")]
+    for option, value in (*wrong, ("--images-per-class", "0")):
         with pytest.raises(SystemExit):
-            script.main([str(images), str(tmp_path / "out"), "--imbalance", imbalance])
+            script.main([str(images), str(tmp_path / "out"), option, value])
     assert not (tmp_path / "out").exists()
