@@ -15,10 +15,9 @@ from accelerate import Accelerator
 from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.formats import text_table
-from cskd_hf.evaluation.metrics import evaluate_both
+from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_both
 from cskd_hf.evaluation.predictions import predict_split
-from cskd_hf.evaluation.table import definitions, number
+from cskd_hf.evaluation.table import number
 from cskd_hf.evaluation.trained import check_finite, load_for_split
 from cskd_hf.files import write_json
 from cskd_hf.models.load import TrainedModel
@@ -110,5 +109,10 @@ def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> str:
         shown = "×".join(map(str, size[1:])) + ("*" if tuple(size) == own else " ")
         values = [result["metrics"][name] for name in _METRICS] + [result["metrics_scaled"][name] for name in scaled]
         lines.append([shown, *map(number, values)])
-    mark = f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
-    return "\n".join([text_table(lines), mark, *definitions(_METRICS), trained.calibration])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.rjust, line, widths)) for line in lines]
+    table.append(
+        f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
+    )
+    table += [f"{name}: {DEFINITIONS[name]}" for name in _METRICS]
+    return "\n".join([*table, trained.calibration])
