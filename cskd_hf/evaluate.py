@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.images import data_section, load_splits
 from cskd_hf.evaluation.inputs import MAPS, check_output, parse_coverages, parse_names
 from cskd_hf.files import write_json, write_text
-from cskd_hf.recipe.sections import fill
-from cskd_hf.runs.weights import ALLOWED, find_weights
+from cskd_hf.recipe.sections import DataSection, fill
+from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 if TYPE_CHECKING:
+    from cskd_hf.data.splits import ImageSplit
     from cskd_hf.evaluation.comparison import Compared
 
 FORMATS = ("json", "markdown", "latex", "html")
@@ -57,9 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = fill(data, {"test_split": splits[0].name})
     import torch
 
-    from cskd_hf.evaluation.comparison import differences
-    from cskd_hf.evaluation.comparison_table import as_text
-    from cskd_hf.evaluation.trained import evaluate
     from cskd_hf.runs.folder import check_share
 
     metrics = _metrics(args.metrics)
@@ -77,7 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.holdout_tables import print_tables
 
         return print_tables(weights[0], splits[0], data, maps, coverages, args.json)
-    models = evaluate(weights, splits, data, args.resamples)
+    return _compare(weights, splits, data, args.resamples, metrics, outputs)
+
+
+def _compare(
+    weights: Sequence[Weights],
+    splits: Sequence[ImageSplit],
+    data: DataSection,
+    resamples: int,
+    metrics: Sequence[str],
+    outputs: Mapping[str, Path],
+) -> int:
+    """Print these metrics of each model and their differences; write all of them to the files."""
+    from cskd_hf.evaluation.comparison import differences
+    from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.trained import evaluate
+
+    models = evaluate(weights, splits, data, resamples)
     if models is None:
         return 0
     place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
