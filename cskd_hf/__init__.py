@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.calibration import apply_temperature as apply_temperature
     from cskd_hf.evaluation.calibration import calibrate as calibrate
     from cskd_hf.evaluation.calibration import fit_temperature as fit_temperature
+    from cskd_hf.evaluation.calibrators import compare_maps as compare_maps
     from cskd_hf.evaluation.confidence import adaptive_ece as adaptive_ece
     from cskd_hf.evaluation.confidence import augrc as augrc
     from cskd_hf.evaluation.confidence import aurc as aurc
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.confidence import debiased_ece as debiased_ece
     from cskd_hf.evaluation.confidence import ece as ece
     from cskd_hf.evaluation.confidence import smooth_ece as smooth_ece
+    from cskd_hf.evaluation.conformal import conformal_quantile as conformal_quantile
+    from cskd_hf.evaluation.conformal import prediction_sets as prediction_sets
+    from cskd_hf.evaluation.isotonic import fit_isotonic as fit_isotonic
     from cskd_hf.evaluation.metrics import brier as brier
     from cskd_hf.evaluation.metrics import evaluate_predictions as evaluate_predictions
     from cskd_hf.evaluation.metrics import nll as nll
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from cskd_hf.evaluation.ood import ood_detection as ood_detection
     from cskd_hf.evaluation.ood import ood_scores as ood_scores
     from cskd_hf.evaluation.refinement import refinement_loss as refinement_loss
+    from cskd_hf.evaluation.vector_scaling import fit_vector_scaling as fit_vector_scaling
     from cskd_hf.methods import BYOT as BYOT
     from cskd_hf.methods import CSKD as CSKD
     from cskd_hf.methods import CSKDE as CSKDE
@@ -76,11 +81,15 @@ _MODULES = {
     "cskd_hf.data.splits": "load_images",
     "cskd_hf.engine.objective": "Objective",
     "cskd_hf.evaluation.calibration": "apply_temperature calibrate fit_temperature",
+    "cskd_hf.evaluation.calibrators": "compare_maps",
     "cskd_hf.evaluation.confidence": "adaptive_ece augrc aurc aurc_logit_norm classwise_ece debiased_ece ece "
     "smooth_ece",
+    "cskd_hf.evaluation.conformal": "conformal_quantile prediction_sets",
+    "cskd_hf.evaluation.isotonic": "fit_isotonic",
     "cskd_hf.evaluation.metrics": "brier evaluate_predictions nll recall_at_k top_k_error",
     "cskd_hf.evaluation.ood": "ood_detection ood_scores",
     "cskd_hf.evaluation.refinement": "refinement_loss",
+    "cskd_hf.evaluation.vector_scaling": "fit_vector_scaling",
     "cskd_hf.methods": "METHODS AdaCos BYOT CSKD CSKDE CrossEntropy DDGSD DLB Distillation DistillationCSKD Experiment "
     "IPS MaxEntropy Method Mixup MixupCSKD MutualCSKD PSKD TfKDReg VirtualSoftmax class_wise_kd_loss",
     "cskd_hf.models.export": "export_model",

@@ -3,6 +3,7 @@
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
 python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
+python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --calibration temperature,vector,isotonic --conformal 0.9
 python -m cskd_hf.evaluate runs/A runs/B --ood digits,FOLDER
 python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --corruptions
 """
@@ -17,8 +18,17 @@ from typing import TYPE_CHECKING
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.images import data_section, load_ood, load_splits
-from cskd_hf.evaluation.inputs import check_output, parse_corruptions, parse_heights, parse_ood
+from cskd_hf.evaluation.inputs import (
+    MAPS,
+    check_output,
+    parse_corruptions,
+    parse_coverages,
+    parse_heights,
+    parse_names,
+    parse_ood,
+)
 from cskd_hf.files import write_json, write_text
 from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
@@ -44,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         None if args.corruptions is None else parse_corruptions(args.corruptions, args.severities or "1,2,3,4,5")
     )
     ood = None if args.ood is None else parse_ood(args.ood)
+    maps = [] if args.calibration is None else parse_names(args.calibration, "--calibration", MAPS)
+    coverages = [] if args.conformal is None else parse_coverages(args.conformal, "--conformal")
     _check_instead(args, len(weights))
+    if maps or coverages:
+        find_holdout(weights[0], "--calibration" if maps else "--conformal")
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
     for name, path in outputs.items():
         check_output(path, f"--{name}")
@@ -68,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cskd_hf.evaluation.resolution import sweep
 
         return sweep(weights[0], splits[0], data, heights, args.json)
+    if maps or coverages:
+        from cskd_hf.evaluation.holdout_tables import print_tables
+
+        return print_tables(weights[0], splits[0], data, maps, coverages, args.json)
     if corruptions is not None:
         from cskd_hf.evaluation.corrupted import sweep as sweep_corruptions
 
@@ -126,6 +144,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
     parser.add_argument(
+        "--calibration",
+        metavar="MAP,MAP,...",
+        help=f"compare maps of the logits instead, fitted on the run's hold-out images: {', '.join(MAPS)}",
+    )
+    parser.add_argument(
+        "--conformal", metavar="SHARE,SHARE,...", help="measure prediction sets of these coverages instead, such as 0.9"
+    )
+    parser.add_argument(
         "--corruptions",
         nargs="?",
         const="all",
@@ -150,25 +176,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _metrics(text: str | None) -> list[str]:
     from cskd_hf.evaluation.metrics import DEFINITIONS
 
-    names = list(DEFINITIONS) if text is None else text.split(",")
-    unknown = [name for name in names if name not in DEFINITIONS]
-    if unknown:
-        raise UserError(f"--metrics: read {unknown[0]!r}; allowed: {', '.join(DEFINITIONS)}")
-    return names
+    return list(DEFINITIONS) if text is None else parse_names(text, "--metrics", DEFINITIONS)
 
 
 def _check_instead(args: argparse.Namespace, models: int) -> None:
     """Raises UserError if options exclude each other."""
-    instead = [f"--{name}" for name in ("resolution", "corruptions", "ood") if getattr(args, name) is not None]
+    options = ("resolution", "corruptions", "ood", "calibration", "conformal")
+    instead = [name for name in options if getattr(args, name) is not None]
+    if len(instead) > 1 and instead != ["calibration", "conformal"]:
+        raise UserError(f"--{instead[0]}, --{instead[1]}: one of them at a time")
+    if instead and (args.markdown or args.latex or args.html):
+        raise UserError(f"--{instead[0]}: writes --json alone; leave the other files out")
     if args.severities is not None and args.corruptions is None:
-        raise UserError("--severities: write it with --corruptions")
-    if len(instead) > 1:
-        raise UserError(f"{instead[0]}: write it without {instead[1]}, in a command of its own")
-    files = args.markdown or args.latex or args.html
-    if instead == ["--ood"] and files:
-        raise UserError("--ood: takes of the files --json alone")
-    if instead and instead != ["--ood"] and (models > 1 or files):
-        raise UserError(f"{instead[0]}: takes one model, and of the files --json alone")
+        raise UserError("--severities: of --corruptions, which is missing")
+    if models > 1 and instead and instead != ["ood"]:
+        raise UserError(f"--{instead[0]}: takes one model; read {models}")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:

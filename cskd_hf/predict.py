@@ -1,6 +1,7 @@
 """Classify image files with calibrated probabilities.
 
 python -m cskd_hf.predict runs/digits_test_resnet-cskd-seed0 scan.png
+python -m cskd_hf.predict runs/NAME scan.png --coverage 0.9
 python -m cskd_hf.predict runs/NAME FOLDER 'more/**/*.png' --output answers.csv --features features.safetensors
 """
 
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.evaluation.inputs import check_header, check_output, find_images
-from cskd_hf.runs.weights import ALLOWED, find_weights
+from cskd_hf.evaluation.holdout import find_holdout
+from cskd_hf.evaluation.inputs import check_header, check_output, find_images, parse_coverages
+from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 FORMATS = ("table", "csv", "jsonl")
 
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("model", help=ALLOWED)
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, a 'glob/**/*.jpg', or - for paths on stdin")
-    add("--topk", type=int, default=5, metavar="K", help="classes per image (default: 5)")
+    add("--topk", type=int, metavar="K", help="classes per image (default: 5)")
+    add("--coverage", metavar="SHARE", help="print prediction sets that hold the class with this probability instead")
     add("--format", choices=FORMATS, help="format of the answers (default: by --output's extension, else table)")
     add("--output", type=Path, metavar="FILE", help="write the answers to FILE, not to standard output")
     add("--features", type=Path, metavar="FILE", help="also write the pooled features, as safetensors")
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if value is not None and value < least:
             raise UserError(f"--{option}: read {value}; write {least} or more")
     weights = find_weights(args.model)
+    coverage = None if args.coverage is None else _coverage(args, weights)
     check_output(args.output, "--output")
     check_output(args.features, "--features")
     paths = find_images(args.images)
@@ -53,13 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return predict(
         weights,
         paths,
-        topk=args.topk,
+        topk=5 if args.topk is None else args.topk,
         batch_size=args.batch_size,
         workers="auto" if args.workers is None else args.workers,
         output_format=args.format or (extension if extension in FORMATS else "table"),
         output=args.output,
         features=args.features,
+        coverage=coverage,
     )
+
+
+def _coverage(args: argparse.Namespace, weights: Weights) -> float:
+    coverage, *others = parse_coverages(args.coverage, "--coverage")
+    if others:
+        raise UserError(f"--coverage: read {args.coverage!r}; write one share, such as {coverage:g}")
+    if args.topk is not None:
+        raise UserError("--topk: does not apply to the sets of --coverage; write one of the two")
+    find_holdout(weights, "--coverage")
+    return coverage
 
 
 def cli() -> None:

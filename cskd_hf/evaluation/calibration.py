@@ -164,7 +164,12 @@ def holdout_note(num_images: int) -> list[str]:
 
 
 def count_different(logits: Tensor, target: Tensor) -> int:
-    """Images whose predictions or targets differ: copies of an image are no further evidence.
+    """Images whose predictions or targets differ: copies of an image are no further evidence."""
+    return len(group_copies(logits, target).unique())
+
+
+def group_copies(logits: Tensor, target: Tensor) -> Tensor:
+    """The number of each image's prediction among the different ones, (N,) int64.
 
     Compared are the target and three statistics of the logits, to 1e-4 of their spread: the same image in another batch
     may differ in the last bits.
@@ -176,7 +181,7 @@ def count_different(logits: Tensor, target: Tensor) -> int:
     ]
     rows = torch.cat(keys)
     rows[:, 1:] /= rows[:, 3].mean().clamp_min(1e-30)
-    return len((1e4 * rows).round().unique(dim=0))
+    return (1e4 * rows).round().unique(dim=0, return_inverse=True)[1]
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:

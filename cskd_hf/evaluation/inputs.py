@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,31 @@ if TYPE_CHECKING:
     from cskd_hf.data.corruptions import Corruption
 
 MAX_HEADER = 99_000_000  # bytes; safetensors allows 100 million
+MAPS = ("temperature", "vector", "isotonic")  # of logits, see calibrators.py
+
+
+def parse_names(text: str, option: str, allowed: Collection[str]) -> list[str]:
+    """Names separated by commas, each once.
+
+    Raises:
+        UserError: one is not allowed.
+    """
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        raise UserError(f"{option}: read {unknown[0]!r}; allowed: {', '.join(allowed)}")
+    return names
+
+
+def parse_coverages(text: str, option: str) -> list[float]:
+    """Coverages separated by commas, each once.
+
+    Raises:
+        UserError: one is not a number between 0 and 1.
+    """
+    if not re.fullmatch(r"0?\.\d*[1-9]\d*(,0?\.\d*[1-9]\d*)*", text):
+        raise UserError(f"{option}: read {text!r}; write shares between 0 and 1, such as 0.9 or 0.8,0.9,0.95")
+    return list(dict.fromkeys(map(float, text.split(","))))
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:

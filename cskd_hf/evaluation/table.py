@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cskd_hf.evaluation.formats import markdown_table, text_table
@@ -50,6 +50,11 @@ def as_markdown(rows: Sequence[MetricRow]) -> str:
 def number(value: float | None) -> str:
     """Four significant digits; a dash for a value that was not measured."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def definitions(names: Iterable[str]) -> list[str]:
+    """A line for each metric, to print below a table with a column for each."""
+    return [f"{name}: {DEFINITIONS[name]}" for name in names]
 
 
 def percent(probability: float) -> str:

@@ -18,6 +18,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
 from cskd_hf.evaluation.conditions import load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.images import split_of_files
 from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
 from cskd_hf.evaluation.resampling import RESAMPLES
@@ -88,6 +89,7 @@ def predict(
     output_format: str = "table",
     output: Path | None = None,
     features: Path | None = None,
+    coverage: float | None = None,
 ) -> int:
     """Print the likeliest classes of image files; a collective under `accelerate launch`.
 
@@ -102,14 +104,17 @@ def predict(
         output: write the answers there instead of to standard output.
         features: also write a safetensors file there: 'features' (N, D) float32, pooled, before the classifier; the N
             paths are in its metadata, under 'paths', as JSON.
+        coverage: print each image's conformal prediction set instead of its `topk` classes; needs a finished run's
+            weights.
 
     Returns:
         The exit status: 1 if a file is unreadable. The others are in the answers; it is listed on standard error.
 
     Raises:
-        UserError: the weights do not load.
+        UserError: the weights do not load, or there are no or too few hold-out images for the coverage.
     """
     trained = load_weights(weights)
+    sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
@@ -121,7 +126,8 @@ def predict(
         value_range=trained.value_range,
     )
     if accelerator.is_main_process:
-        print(trained.calibration, file=sys.stdout if output_format == "table" and output is None else sys.stderr)
+        facts = sys.stdout if output_format == "table" and output is None else sys.stderr
+        print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
     model, split = trained.model.to(accelerator.device), split_of_files(paths)
     logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
     try:
@@ -143,8 +149,8 @@ def predict(
             write_tensors(features, {"features": result.features}, {"paths": json.dumps(found, ensure_ascii=False)})
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
-        ranked = answers.rank_classes(trained, logits, found, topk)
-        text = answers.as_text(ranked, output_format, min(topk, model.num_classes))
+        ranked = answers.rank_classes(trained, logits, found, topk, None if sets is None else sets.threshold)
+        text = answers.as_text(ranked, output_format, min(topk, model.num_classes) if sets is None else None)
         if output is None:
             sys.stdout.write(text)
         else:

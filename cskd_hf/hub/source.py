@@ -7,17 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.holdout import read_holdout
 from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.environment import read_environments
 from cskd_hf.runs.summary import MetricsSummary, Summary, read_recipe, read_summary
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _NEEDED = ("summary.json", "recipe.yaml", "environment.json", "predictions.safetensors", "model/config.json")
 
@@ -48,7 +46,7 @@ class Source:
         temperature = self.summary.metrics.temperature
         if temperature is None:
             return None
-        logits, target = _holdout_predictions(self.folder)
+        logits, target = read_holdout(self.folder)
         results: dict[str, Any] = {"images": len(target)}
         for metric in (nll, ece):
             results[metric.__name__] = metric(logits, target)
@@ -102,14 +100,6 @@ def _checked(run: Path, metrics: MetricsSummary) -> MetricsSummary:
     """The metrics of an earlier version's run, without its temperature if the hold-out set does not support one."""
     from cskd_hf.evaluation.calibration import calibrate
 
-    calibration = calibrate(*_holdout_predictions(run))
+    calibration = calibrate(*read_holdout(run))
     unsupported = {"temperature": None, "metrics_scaled": None} if calibration.temperature is None else {}
     return metrics.model_copy(update={"calibration": calibration, **unsupported})
-
-
-def _holdout_predictions(run: Path) -> tuple[Tensor, Tensor]:
-    """Logits and target of the hold-out set; the test split's, which may be large, are not read."""
-    from safetensors import safe_open
-
-    with safe_open(run / "predictions.safetensors", framework="pt") as file:
-        return file.get_tensor("holdout_logits"), file.get_tensor("holdout_target")
