@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = [find_weights(word) for word in args.words if word not in overrides]
     if not weights:
         raise UserError(f"{overrides[0]}: which model? Name {ALLOWED}")
-    if args.resamples < 0:
+    if args.resamples is not None and args.resamples < 0:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
+    _check_instead(args, len(weights))
     data = data_section(weights, overrides)
     heights = None if args.resolution is None else parse_heights(args.resolution)
     corruptions = (
@@ -56,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ood = None if args.ood is None else parse_ood(args.ood)
     maps = [] if args.calibration is None else parse_names(args.calibration, "--calibration", MAPS)
     coverages = [] if args.conformal is None else parse_coverages(args.conformal, "--conformal")
-    _check_instead(args, len(weights))
     if maps or coverages:
         find_holdout(weights[0], "--calibration" if maps else "--conformal")
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
@@ -101,16 +101,17 @@ def _compare(
     weights: Sequence[Weights],
     splits: Sequence[ImageSplit],
     data: DataSection,
-    resamples: int,
+    resamples: int | None,
     metrics: Sequence[str],
     outputs: Mapping[str, Path],
 ) -> int:
     """Print these metrics of each model and their differences; write all of them to the files."""
     from cskd_hf.evaluation.comparison import differences
     from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.resampling import RESAMPLES
     from cskd_hf.evaluation.trained import evaluate
 
-    models = evaluate(weights, splits, data, resamples)
+    models = evaluate(weights, splits, data, RESAMPLES if resamples is None else resamples)
     if models is None:
         return 0
     place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
@@ -137,9 +138,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="data.key=value",
         help="images to evaluate on; default: those of the runs' recipes",
     )
-    parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals"
-    )
+    parser.add_argument("--resamples", type=int, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals")
     parser.add_argument(
         "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
     )
@@ -181,16 +180,19 @@ def _metrics(text: str | None) -> list[str]:
 
 def _check_instead(args: argparse.Namespace, models: int) -> None:
     """Raises UserError if options exclude each other."""
-    options = ("resolution", "corruptions", "ood", "calibration", "conformal")
-    instead = [name for name in options if getattr(args, name) is not None]
-    if len(instead) > 1 and instead != ["calibration", "conformal"]:
-        raise UserError(f"--{instead[0]}, --{instead[1]}: one of them at a time")
-    if instead and (args.markdown or args.latex or args.html):
-        raise UserError(f"--{instead[0]}: writes --json alone; leave the other files out")
+    options = ("resolution", "calibration", "conformal", "corruptions", "ood")
+    instead = [f"--{name}" for name in options if getattr(args, name) is not None]
     if args.severities is not None and args.corruptions is None:
-        raise UserError("--severities: of --corruptions, which is missing")
-    if models > 1 and instead and instead != ["ood"]:
-        raise UserError(f"--{instead[0]}: takes one model; read {models}")
+        raise UserError("--severities: write it with --corruptions")
+    if not instead:
+        return
+    if len(instead) > 1 and instead != ["--calibration", "--conformal"]:
+        raise UserError(f"{instead[0]}: write it without {instead[1]}, in a command of its own")
+    if models > 1 and instead != ["--ood"]:
+        raise UserError(f"{instead[0]}: takes one model; read {models}")
+    for name in ("metrics", "resamples", "markdown", "latex", "html"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: does not apply with {instead[0]}; leave it out")
 
 
 def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:

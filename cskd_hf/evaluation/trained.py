@@ -20,7 +20,7 @@ from cskd_hf.evaluation.comparison import Compared, measure
 from cskd_hf.evaluation.conditions import load_for_split, predict_finite, print_notes
 from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.images import split_of_files
-from cskd_hf.evaluation.predictions import NoReadableImageError, predict_split
+from cskd_hf.evaluation.predictions import NoReadableImageError
 from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
@@ -111,35 +111,22 @@ def predict(
         The exit status: 1 if a file is unreadable. The others are in the answers; it is listed on standard error.
 
     Raises:
-        UserError: the weights do not load, or there are no or too few hold-out images for the coverage.
+        UserError: the weights do not load or give no finite logits, or there are no or too few hold-out images for the
+            coverage.
     """
     trained = load_weights(weights)
     sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
-    data = DataSection(
-        dataset="files",
-        batch_size=batch_size,
-        workers=workers,
-        on_corrupt="skip",
-        value_range=trained.value_range,
-    )
+    data = DataSection(dataset="files", batch_size=batch_size, workers=workers, on_corrupt="skip")
     if accelerator.is_main_process:
         facts = sys.stdout if output_format == "table" and output is None else sys.stderr
         print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
-    model, split = trained.model.to(accelerator.device), split_of_files(paths)
-    logits, unreadable, found = torch.empty(0, model.num_classes), dict[int, str](), list[str]()
+    num_classes, split = trained.model.num_classes, split_of_files(paths)
+    logits, unreadable, found = torch.empty(0, num_classes), dict[int, str](), list[str]()
     try:
-        result = predict_split(
-            model,
-            split,
-            accelerator,
-            data,
-            trained.transform,
-            with_features=features is not None,
-            progress=True,
-        )
+        result = predict_finite(weights, trained, split, accelerator, data, with_features=features is not None)
     except NoReadableImageError as error:
         unreadable = error.skipped
     else:
@@ -150,7 +137,7 @@ def predict(
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
         ranked = answers.rank_classes(trained, logits, found, topk, None if sets is None else sets.threshold)
-        text = answers.as_text(ranked, output_format, min(topk, model.num_classes) if sets is None else None)
+        text = answers.as_text(ranked, output_format, min(topk, num_classes) if sets is None else None)
         if output is None:
             sys.stdout.write(text)
         else:

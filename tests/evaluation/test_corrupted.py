@@ -185,7 +185,7 @@ def test_severities_without_corruptions_and_several_models_are_one_line(images, 
     model, where = exported("test_resnet", NAMES), f"data.dataset={images}"
     for words, message in (
         ([model, "--severities", "1"], "--severities: write it with --corruptions"),
-        ([model, model, "--corruptions"], "--corruptions: takes one model, and of the files --json alone"),
+        ([model, model, "--corruptions"], "--corruptions: takes one model; read 2"),
     ):
         with pytest.raises(UserError) as error:
             evaluate.main([words[0], where, *words[1:]])

@@ -13,7 +13,7 @@ from command_runs import draw_image
 from method_cases import CLASSES, exported
 from safetensors.torch import load_file, save_file
 
-from cskd_hf import evaluate
+from cskd_hf import evaluate, predict
 from cskd_hf.errors import UserError
 
 
@@ -89,6 +89,13 @@ def test_a_model_that_does_not_compare_is_one_line(images, tmp_path, changes, me
         evaluate.main([*models, images, "data.workers=0", "--json", "out.json"])
     assert "\n" not in str(error.value)
     assert not Path("out.json").exists()
+
+
+def test_predict_gives_no_answer_from_weights_without_finite_logits(images, tmp_path):
+    model, (image, *_) = variant(tmp_path / "a", bias=torch.nan), sorted(Path("images/test", CLASSES[0]).iterdir())
+    with pytest.raises(UserError, match=r"the logits of 1 of 1 images are NaN or infinite"):
+        predict.main([model, str(image), "--output", "answers.csv"])
+    assert not Path("answers.csv").exists()
 
 
 def test_weights_without_names_need_as_many_classes_as_the_data_or_its_numbers(images, tmp_path):

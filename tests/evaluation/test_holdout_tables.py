@@ -121,7 +121,7 @@ NOWHERE = "has no hold-out predictions; name the folder of a finished run, train
             )
             for text in ("90", "1", "0", "0.0", "-0.1", "0.9,", "")
         ),
-        (["run", "run", *DATA, "--conformal", "0.9"], "--conformal: takes one model, and of the files --json alone"),
+        (["run", "run", *DATA, "--conformal", "0.9"], "--conformal: takes one model; read 2"),
         (
             ["run", *DATA, "--conformal", "0.9", "--resolution", "32"],
             "--resolution: write it without --conformal, in a command of its own",

@@ -164,7 +164,9 @@ def test_the_command_compares_models_and_warns_of_known_names(folders, tmp_path,
     [
         (["--ood", "digits,"], "--ood: read an empty name; write datasets or folders separated by commas"),
         (["--ood", "digits", "--resolution", "24"], "--resolution: write it without --ood, in a command of its own"),
-        (["--ood", "digits", "--html", "a.html"], "--ood: takes of the files --json alone"),
+        (["--ood", "digits", "--html", "a.html"], "--html: does not apply with --ood; leave it out"),
+        (["--ood", "digits", "--metrics", "ece"], "--metrics: does not apply with --ood; leave it out"),
+        (["--ood", "digits", "--resamples", "0"], "--resamples: does not apply with --ood; leave it out"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(folders, words, message):
