@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from cskd_hf.batch import NUM_VIEWS
@@ -94,7 +95,8 @@ class Console:
             lines["result"] = recipe.run.chosen_epoch
         self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
-        notes += [*small_data_note(recipe, batches), *milestone_note(recipe.scheduler)]
+        notes += [*small_data_note(recipe, batches), *last_batch_note(recipe, batches, network)]
+        notes += milestone_note(recipe.scheduler)
         notes += size_note(recipe.transform, recipe.scheduler)
         notes += random_weights_note(recipe.model)
         notes += [] if images.holdout is None else holdout_note(len(images.holdout))
@@ -198,6 +200,20 @@ def small_data_note(recipe: Recipe, batches: GlobalBatches) -> list[str]:
     return [
         f"data.batch_size: an update takes {anchors:,} images, but there are {num_images:,}: one update per epoch; "
         f"write data.batch_size={size}"
+    ]
+
+
+def last_batch_note(recipe: Recipe, batches: GlobalBatches, network: nn.Module) -> list[str]:
+    """A warning if BatchNorm normalises by the statistics of very few images once in every epoch.
+
+    The limits are [ours]; recipes/RESULTS.md has a training that 2 of 64 samples undid.
+    """
+    smallest, size = batches.smallest, recipe.data.batch_size
+    if smallest >= min(8, size / 4) or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return []
+    return [
+        f"data.drop_last: an epoch's last batch leaves {smallest} of {size} samples to a process, whose BatchNorm "
+        "statistics are noisy enough to undo training; write data.drop_last=true"
     ]
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from summaries import make_recipe
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
 from cskd_hf.recipe.sections import RunSection
-from cskd_hf.report.console import _batch_note, ema_note, small_data_note
+from cskd_hf.report.console import _batch_note, ema_note, last_batch_note, small_data_note
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,25 @@ def test_an_update_of_more_images_than_there_are_is_noted_with_a_size_that_fits(
     recipe = make_recipe(Path("run")).replace(run={"gradient_accumulation_steps": steps})
     notes = small_data_note(recipe, GlobalBatches(ClassPairSampler(np.arange(64) % 2), batch_size, world))
     assert [note.rpartition(" ")[2] for note in notes] == ([] if size is None else [f"data.batch_size={size}"])
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "world", "drop_last", "left"),
+    [
+        (1730, 64, 1, False, 2),
+        (1730, 64, 1, True, None),
+        (1728, 64, 1, False, None),
+        (1736, 64, 1, False, None),
+        (1735, 64, 1, False, 7),
+        (1742, 32, 2, False, 7),
+        (50, 8, 1, False, None),
+        (49, 8, 1, False, 1),
+    ],
+)
+def test_a_last_batch_too_small_for_batch_norm_is_noted(images, batch_size, world, drop_last, left):
+    batches = GlobalBatches(ClassPairSampler(np.arange(images) % 2), batch_size, world, drop_last=drop_last)
+    recipe = make_recipe(Path("run")).replace(data={"batch_size": batch_size})
+    notes = last_batch_note(recipe, batches, torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+    expected = [] if left is None else [f"data.drop_last: an epoch's last batch leaves {left} of {batch_size} samples"]
+    assert [note.partition(" to a process")[0] for note in notes] == expected
+    assert last_batch_note(recipe, batches, torch.nn.Linear(3, 3)) == []
