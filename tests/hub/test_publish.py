@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from command_runs import isolated_fork, quick, tree
+from command_runs import command, isolated_fork, quick, tree
 from publishable_runs import copied, images, trained, verified_in_a_fork  # noqa: F401
 from safetensors.torch import load_file, save_file
 
@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
 
 
 def test_a_missing_token_is_an_error_before_anything_is_built():
-    done = quick(trained(), NAME, "--license", "mit", module="cskd_hf.publish", HF_HUB_OFFLINE="0")
+    done = command(trained(), NAME, "--license", "mit", module="cskd_hf.publish", HF_HUB_OFFLINE="0")
     assert (done.status, done.stdout) == (2, "")
     assert re.fullmatch(r"error: no Hub token: [^\n]+\n", done.stderr)
     assert "release" not in os.listdir(trained())

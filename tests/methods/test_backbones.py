@@ -18,7 +18,7 @@ BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet18": (64, {"layers": (1, 1, 1, 1), "zero_init_last": False}),
     "densenet121": (32, {"block_config": (2, 2, 2, 2), "growth_rate": 8}),
     "convnext_atto": (32, {"depths": (1, 1, 1, 1)}),
-    "vit_tiny_patch16_224": (64, {"img_size": 64, "depth": 2}),
+    "vit_tiny_patch16_224": (64, {"img_size": 64, "depth": 4}),
     "preactresnet10_32px": (16, {}),
 }
 NUM = 2

@@ -35,7 +35,7 @@ forks.serve(address)
 """
 PACKAGE = (
     *("accelerate", "datasets", "jinja2", "timm", "torch.distributed.run", "yaml"),
-    *("cskd_hf.check", "cskd_hf.data.inspect"),
+    *("cskd_hf.checks.run", "cskd_hf.checks.speed", "cskd_hf.data.inspect"),
     *("cskd_hf.engine.trainer", "cskd_hf.hub.publish", "cskd_hf.hub.upload", "cskd_hf.report.figures"),
 )
 LIBRARIES = ("timm", "safetensors.torch", "torchvision", "transformers.pipelines", "transformers.models.timm_wrapper")
