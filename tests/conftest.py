@@ -10,7 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["shared_fixtures"]
 
 # Files that take a minute or more go first, so that none of them is left for one core at the end.
-LONGEST = ("test_smoke.py", "test_faults.py", "test_distributed.py", "test_stopping.py")
+LONGEST = (
+    *("test_plots.py", "test_methods_train.py", "test_smoke.py", "test_faults.py"),
+    *("test_publish.py", "test_publish_hub.py", "test_compile.py"),
+)
 
 
 def pytest_configure(config):

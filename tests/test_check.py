@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_runs import ROOT, command, draw_folder, write_recipe
+from command_runs import ROOT, draw_folder, quick, write_recipe
 
 from cskd_hf import check
 from cskd_hf.errors import UserError
@@ -29,7 +29,7 @@ def test_a_clean_folder_gives_exit_status_0(recipe, capsys, monkeypatch, full, s
 def test_an_unreadable_recipe_or_dataset_gives_exit_status_2(tmp_path, recipe):
     with pytest.raises(UserError, match="unknown key"):
         check.main([str(recipe), "optimizer.lrr=1"])
-    done = command(recipe, f"data.dataset={tmp_path}/missing", module="cskd_hf.check")
+    done = quick(recipe, f"data.dataset={tmp_path}/missing", module="cskd_hf.check")
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: data.dataset: read '{tmp_path}/missing'; write a folder, ")
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from command_runs import command, draw_folder, write_recipe
+from command_runs import draw_folder, quick, write_recipe
 
 from cskd_hf.checks import speed
 from cskd_hf.checks.speed_report import Speed, advise, describe, estimate
@@ -61,7 +61,7 @@ def test_loader_and_step_are_measured_without_a_run_folder(recipe, settings, cap
 
 
 def test_the_command_measures_with_the_flag(recipe):
-    done = command(recipe, "--speed", "--seconds", 2, module="cskd_hf.check")
+    done = quick(recipe, "--speed", "--seconds", 0.8, module="cskd_hf.check")
     assert done.status == 0, done.stderr
     assert re.search(r"^limit +the (step|loader)", done.stdout, flags=re.MULTILINE)
 

@@ -210,16 +210,22 @@ def load_in_subprocess(home: Path, *sections: dict[str, Any], **variables: str) 
 def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(tmp_path, hub):
     endpoint, requested = hub
     section = data_section("imagenet", CATALOG["imagenet"])
-    assert load_in_subprocess(tmp_path / "home", section, HF_ENDPOINT=endpoint) == [f"OK 3 3 1000 {SHA}"]
+    # By Hub id and revision, the README assigns files to splits.
+    by_id = data_section("ILSVRC/imagenet-1k", CATALOG["imagenet"], revision=SHA)
+    online = load_in_subprocess(tmp_path / "home", section, by_id, HF_ENDPOINT=endpoint)
+    assert online == [f"OK 3 3 1000 {SHA}"] * 2
     assert {Path(file).name.partition("-")[0] for file in requested} == {"README.md", "train", "validation"}
     before = list(requested)
-    offline = load_in_subprocess(tmp_path / "home", section, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
-    assert offline == [f"OK 3 3 1000 {SHA}"]
+    unlisted = data_section("nobody/nothing", CATALOG["imagenet"])
+    missing = data_section("cifar100", CATALOG["cifar100"])
+    offline = load_in_subprocess(
+        tmp_path / "home", section, unlisted, missing, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1"
+    )
+    assert offline[0] == f"OK 3 3 1000 {SHA}"
+    assert offline[1].startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
+    assert offline[2].startswith("data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, ")
+    assert offline[1].endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
     assert requested == before
-    # By Hub id and revision: the README assigns files to splits.
-    by_id = data_section("ILSVRC/imagenet-1k", CATALOG["imagenet"], revision=SHA)
-    assert load_in_subprocess(tmp_path / "other", by_id, HF_ENDPOINT=endpoint) == [f"OK 3 3 1000 {SHA}"]
-    assert not any("data/test" in file for file in requested)
 
 
 def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):

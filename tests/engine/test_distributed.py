@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -212,7 +211,7 @@ def test_both_ranks_together_load_each_anchor_once_per_epoch_with_partners_of_it
 def killed(tmp_path_factory, images) -> tuple[Path, dict[str, Any]]:
     """A run on two ranks, both killed within an epoch: its recipe and the progress of its newest checkpoint."""
     recipe = write_recipe(tmp_path_factory.mktemp("killed") / "run.yaml", images)
-    process = launch("-m", "cskd_hf.train", recipe, *SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = launch("-m", "cskd_hf.train", recipe, *SETTINGS)
     return recipe, kill_within_an_epoch(process, recipe.with_suffix(""))
 
 

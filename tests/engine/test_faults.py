@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import resource
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +14,9 @@ import pytest
 from command_runs import (
     ROOT,
     children,
-    command,
     draw_folder,
-    environment,
+    fork,
+    forked,
     launch,
     quick,
     start,
@@ -38,19 +36,21 @@ def images(tmp_path_factory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("images") / "set", {"train": (10, 10, 10), "test": (3, 3, 3)})
 
 
+FULL = """
+import resource
+from cskd_hf import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # smaller than the weights' 1.5 MB
+train.cli()
+"""
+
+
 def test_a_full_disk_leaves_earlier_checkpoints_intact(tmp_path, images):
     recipe = write_recipe(tmp_path / "run.yaml", images)
     assert quick(recipe, "run.max_hours=1e-9").status == 143
     (before,) = (tmp_path / "run" / "checkpoints").iterdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "cskd_hf.train", str(recipe)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        # Smaller than the weights' 1.5 MB.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
-    )
-    assert done.returncode == 1
+    (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
+    done = fork(tmp_path / "full.py", recipe)
+    assert done.status == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the checkpoint of step 8 could not be written: ")
     assert line.endswith(f"rerun the same command; the last complete checkpoint is {before}")
@@ -113,10 +113,10 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_from_its_checkpoint(tmp
     recipe = write_recipe(tmp_path / "run.yaml", images)
     process = start(recipe, *settings)
     wait_for_a_checkpoint(process, tmp_path / "run")
-    workers = [pid for pid in children(process.pid) if "resource_tracker" not in command_line(pid)]
+    workers = [pid for pid in children(forked(process.pid)) if "resource_tracker" not in command_line(pid)]
     assert workers
     for pid in workers:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1, stderr
     assert stderr.splitlines()[-1].startswith("error: a loader worker was killed ("), stderr
@@ -127,10 +127,10 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_from_its_checkpoint(tmp
 def test_a_lost_rank_is_named_by_a_survivor_and_the_run_resumes(tmp_path, images, rank):
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 2})
     settings = ("run.checkpoint_steps=5", "scheduler.num_epochs=100", "run.ddp_timeout=30")
-    process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = launch("-m", "cskd_hf.train", recipe, *settings)
     wait_for_a_checkpoint(process, tmp_path / "run")
-    (victim,) = (pid for pid in children(process.pid) if f"\0RANK={rank}\0" in environment_of(pid))
-    os.kill(int(victim), signal.SIGKILL)
+    victim = forked(next(pid for pid in children(forked(process.pid)) if f"\0RANK={rank}\0" in environment_of(pid)))
+    os.kill(victim, signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = (line for line in stderr.splitlines() if line.startswith("error: "))
@@ -139,11 +139,11 @@ def test_a_lost_rank_is_named_by_a_survivor_and_the_run_resumes(tmp_path, images
     assert "resuming at step" in quick(recipe, *settings, "run.max_hours=1e-9", "run.resume=force").stdout
 
 
-def environment_of(pid: str) -> str:
+def environment_of(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_text()
 
 
-def command_line(pid: str) -> str:
+def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 
@@ -171,7 +171,7 @@ def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
 
 
 def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):
-    done = command(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
+    done = quick(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
     assert done.status == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: srun started 4 processes (SLURM_NTASKS), but each of them would train alone")
@@ -213,11 +213,14 @@ def test_the_learning_rate_is_printed_with_its_rule(tmp_path, images, lr):
     assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images)\n  lr         {rule}; " in done.stdout
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_nothing(tmp_path, monkeypatch, processes):
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 2), pytest.param(1, 5, marks=pytest.mark.slow), pytest.param(2, 5, marks=pytest.mark.slow)],
+)
+def test_kills_at_random_moments_change_nothing(tmp_path, monkeypatch, processes, kills):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     torture = importlib.import_module("torture")
-    table, different = torture.torture(tmp_path, 5, processes, seed=processes)
-    assert len(table) == 5
+    table, different = torture.torture(tmp_path, kills, processes, seed=processes)
+    assert len(table) == kills
     assert different
     assert set(map(tuple, different.values())) == {()}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-
 import pytest
 import torch
-from command_runs import draw_folder, environment, write_recipe
+from command_runs import draw_folder, fork, write_recipe
 from method_cases import method_of, objective_of
 
 from cskd_hf.engine.objective import dry_run
@@ -52,15 +48,9 @@ SAVES = "run.grad_checkpointing=true"
 )
 def test_a_step_out_of_memory_says_what_fits(tmp_path, images, line):
     data = draw_folder(tmp_path / "images", {"train": (5, 5), "test": (1, 1)})
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(images), str(write_recipe(tmp_path / "run.yaml", data))],
-        env=environment(),
-        cwd=tempfile.gettempdir(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 1, done.stderr
+    (tmp_path / "limited.py").write_text(SCRIPT, encoding="utf-8")
+    done = fork(tmp_path / "limited.py", images, write_recipe(tmp_path / "run.yaml", data))
+    assert done.status == 1, done.stderr
     assert done.stderr == f"error: {line}; there is no checkpoint yet\n"
 
 

@@ -16,6 +16,8 @@ from command_runs import (
     children,
     draw_folder,
     environment,
+    fork,
+    forked,
     launch,
     metrics_lines,
     quick,
@@ -80,7 +82,7 @@ def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, w
     process = start(recipe, *EVERY_STEP)
     wait_for_a_checkpoint(process, tmp_path / "run")
     # Terminals and schedulers signal the workers, too: they must not die before the training process stops.
-    for pid in [*map(int, children(process.pid)), process.pid]:
+    for pid in [*children(forked(process.pid)), process.pid]:
         os.kill(pid, number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status, stderr
@@ -94,18 +96,33 @@ def test_a_signal_stops_at_the_next_step_and_the_run_resumes(tmp_path, images, w
     assert_same_run(tmp_path / "run", whole)
 
 
+SIGNALLED = """
+import os, signal
+from cskd_hf import train
+from cskd_hf.engine import evaluation
+predict_split = evaluation.predict_split
+
+def signal_at_the_second_batch(*args, stop, **keywords):
+    calls = []
+    def stop_after_signal():
+        calls.append(None)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stop()
+    return predict_split(*args, stop=stop_after_signal, **keywords)
+
+evaluation.predict_split = signal_at_the_second_batch
+train.cli()
+"""
+
+
 def test_a_signal_during_evaluation_stops_it_and_resuming_repeats_it_first(tmp_path):
-    images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (400, 400)})
+    images = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
     recipe = write_recipe(tmp_path / "run.yaml", images, data={"batch_size": 1}, scheduler={"num_epochs": 1})
-    process = start(recipe, *EVERY_STEP[:1])
+    (tmp_path / "signalled.py").write_text(SIGNALLED, encoding="utf-8")
     folder = tmp_path / "run"
-    while not (folder / "checkpoints" / "step-00000007").exists():  # of 8 steps; then 800 batches are evaluated
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr
+    done = fork(tmp_path / "signalled.py", recipe, *EVERY_STEP[:1])
+    assert done.status == 143, done.stderr
     progress = newest_state(folder)["progress"]
     assert (progress["step"], progress["epoch"]) == (8, 1)
     assert progress["line"]["epoch"] == 0  # trained, and not yet evaluated
@@ -159,7 +176,7 @@ with stopping.StopRequest(Accelerator(cpu=True)) as stop:
 def test_two_ranks_stop_at_the_same_step_and_resume_to_the_weights_of_an_uninterrupted_run(tmp_path, images):
     settings = (*EVERY_STEP, "data.batch_size=1")
     recipe = write_recipe(tmp_path / "run.yaml", images)
-    process = launch("-m", "cskd_hf.train", recipe, *settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = launch("-m", "cskd_hf.train", recipe, *settings)
     wait_for_a_checkpoint(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)  # torchrun forwards it to the ranks
     _, stderr = process.communicate(timeout=120)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -13,11 +11,11 @@ import torch
 import yaml
 from command_runs import (
     command,
-    environment,
     fifteen_images,
     kill_within_an_epoch,
     metrics_lines,
     quick,
+    start,
     write_recipe,
 )
 from PIL import Image as PillowImage
@@ -124,12 +122,7 @@ def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):
 def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one(tmp_path, images):
     settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
     cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cskd_hf.train", str(cut), *settings],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-    )
-    progress = kill_within_an_epoch(process, tmp_path / "cut")
+    progress = kill_within_an_epoch(start(cut, *settings), tmp_path / "cut")
     assert not (tmp_path / "cut" / "summary.json").exists()
 
     done = quick(cut, *settings)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from command_runs import command, environment, tree
-from publishable_runs import copied, images, trained
+from command_runs import command, isolated_fork, quick, tree
+from publishable_runs import copied, images, trained, verified_in_a_fork  # noqa: F401
 from safetensors.torch import load_file, save_file
 
 from cskd_hf import evaluate, predict, publish
@@ -107,10 +105,8 @@ def test_the_cards_code_runs_without_this_package(folded, tmp_path):
     # Loading from the Hub is tested in test_publish_hub.py.
     code = code.replace(f"hf-hub:{NAME}", f"local-dir:{run / 'release'}").replace(f'"{NAME}"', f'"{run / "release"}"')
     (tmp_path / "card.py").write_text(code.replace("image.jpg", str(picture)))
-    done = subprocess.run(
-        [sys.executable, "-I", "card.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = isolated_fork(tmp_path / "card.py", folder=tmp_path)
+    assert done.status == 0, done.stderr
     lines = done.stdout.splitlines()
     assert re.fullmatch(r" *\d+\.\d %  class \d", lines[0])
     assert lines[-1] == "(1, 96)"
@@ -118,6 +114,7 @@ def test_the_cards_code_runs_without_this_package(folded, tmp_path):
     assert top[1] == lines[0].split("%  ")[1]
 
 
+@pytest.mark.usefixtures("verified_in_a_fork")
 def test_an_architecture_that_timm_lacks_is_stated_and_an_earlier_release_is_replaced(tmp_path):
     run = copied(trained(model_name="preactresnet10_32px"), tmp_path)
     for name in ("release", ".partial-release"):  # a killed command leaves the latter
@@ -131,6 +128,7 @@ def test_an_architecture_that_timm_lacks_is_stated_and_an_earlier_release_is_rep
     assert ".partial-release" not in os.listdir(run)
 
 
+@pytest.mark.usefixtures("verified_in_a_fork")
 def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
     run = copied(trained(), tmp_path)
     (run / "release").mkdir()
@@ -165,7 +163,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
     copied(trained(), tmp_path).rename(tmp_path / "unfinished")
     (tmp_path / "unfinished" / "summary.json").unlink()
     before = {name: sorted(os.listdir(place)) for name, place in places.items()}
-    done = command(*(places.get(word, word) for word in args), "--dry-run", module="cskd_hf.publish")
+    done = quick(*(places.get(word, word) for word in args), "--dry-run", module="cskd_hf.publish")
     assert done.status == 2
     assert done.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr

@@ -10,7 +10,7 @@ from command_runs import draw_folder, quick, write_recipe
 from deep_images import tiff
 from huggingface_hub import constants
 from PIL import Image
-from publishable_runs import trained
+from publishable_runs import trained, verified_in_a_fork  # noqa: F401
 from safetensors.torch import load_file, save_file
 
 from cskd_hf.errors import UserError
@@ -20,6 +20,8 @@ from cskd_hf.hub.source import Release, read_source
 from cskd_hf.hub.verify import _test_images, verify_release
 from cskd_hf.models.load import load_trained
 from cskd_hf.recipe.resolve import resolve
+
+pytestmark = pytest.mark.usefixtures("verified_in_a_fork")
 
 CLASSES = tuple(f"class {number}" for number in range(4))
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from cskd_hf.engine.objective import Objective
 from cskd_hf.methods import METHODS, Batch, CrossEntropy, Method, MutualCSKD
 
-# The paper's two families, a convolution with LayerNorm, a transformer, and the paper's 32-pixel network.
+# The paper's two families, a convolution with LayerNorm, a transformer, and the paper's 32-pixel network; few blocks.
 BACKBONES: dict[str, tuple[int, dict[str, Any]]] = {
-    "resnet18": (64, {"zero_init_last": False}),
-    "densenet121": (32, {}),
-    "convnext_atto": (32, {}),
-    "vit_tiny_patch16_224": (64, {"img_size": 64}),
+    "resnet18": (64, {"layers": (1, 1, 1, 1), "zero_init_last": False}),
+    "densenet121": (32, {"block_config": (2, 2, 2, 2), "growth_rate": 8}),
+    "convnext_atto": (32, {"depths": (1, 1, 1, 1)}),
+    "vit_tiny_patch16_224": (64, {"img_size": 64, "depth": 4}),
     "preactresnet10_32px": (16, {}),
 }
 NUM = 2

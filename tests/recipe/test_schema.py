@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 
 import pytest
@@ -16,10 +18,11 @@ from cskd_hf.recipe.resolve import resolve
 jsonschema = pytest.importorskip("jsonschema")
 
 
-@pytest.fixture
-def schema(capsys):
-    assert main(["--schema"]) == 0
-    schema = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def schema():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["--schema"]) == 0
+    schema = json.loads(printed.getvalue())
     jsonschema.Draft202012Validator.check_schema(schema)
     return schema
 

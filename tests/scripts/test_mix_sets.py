@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from command_runs import fork
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from originals import picture
 from small_sets import load
@@ -186,7 +185,6 @@ def test_an_image_that_vanishes_or_is_empty_is_named_and_nothing_is_left_behind(
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "mix_sets.py"), str(tmp_path / "out"), "a:b=x", "c=y"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = fork(ROOT / "scripts" / "mix_sets.py", tmp_path / "out", "a:b=x", "c=y")
+    assert done.status == 2
     assert done.stderr == "error: a:b=x: a name must not contain a colon, which separates it from the class\n"

@@ -15,7 +15,7 @@ from cskd_hf.methods import METHODS
 
 @pytest.mark.parametrize(
     "methods",
-    [["cross_entropy", "cskd", "distillation", "mutual_cskd"], pytest.param(list(METHODS), marks=pytest.mark.slow)],
+    [["cross_entropy", "cskd", "distillation"], pytest.param(list(METHODS), marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_methods_go_from_plan_to_table_and_figures(tmp_path, methods):

@@ -1,7 +1,7 @@
 """Run the commands as users do, on image folders small enough to train in a second.
 
-`command` and `launch` start a fresh Python and pay for importing torch; `quick` and the ranks of `torchrun` are forks
-of a process that has imported everything. All run offline with an empty Hub cache.
+`command` starts a fresh Python and pays six seconds for imports. All others run real processes, too, but forks of one
+that has imported everything. All run offline with an empty Hub cache.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def command(*args: object, module: str = "cskd_hf.train", **variables: str) -> R
 
 
 @functools.cache
-def _fork_server() -> str:
+def _fork_server(modules: Sequence[str] = forks.PACKAGE, *options: str) -> str:
     """Start a fork server, which exits with this process; returns its address."""
     address = f"{process_folder()}/socket"
     server = subprocess.Popen(
-        [sys.executable, "-c", forks.SERVER, address, str(ROOT / "tests" / "support")],
-        env=environment(),
+        [sys.executable, *options, "-c", forks.SERVER, address, str(ROOT / "tests" / "support"), *modules],
+        env=environment() | {"TRANSFORMERS_VERBOSITY": "error"},
         cwd=tempfile.gettempdir(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -80,18 +80,31 @@ def _fork_server() -> str:
     return address
 
 
-def quick(*args: object) -> Result:
-    program = ["-m", "cskd_hf.train", *map(str, args)]
+def _run(server: str, program: Sequence[object], variables: Mapping[str, str], folder: object) -> Result:
     with (
         open(os.devnull) as stdin,
         tempfile.TemporaryFile("w+") as stdout,
         tempfile.TemporaryFile("w+") as stderr,
     ):
         files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
-        status = forks.run(_fork_server(), program, environment(), files, folder=tempfile.gettempdir())
+        status = forks.run(server, list(map(str, program)), variables, files, str(folder))
         stdout.seek(0)
         stderr.seek(0)
         return Result(status, stdout.read(), stderr.read())
+
+
+def fork(*program: object, folder: object = tempfile.gettempdir(), **variables: str) -> Result:
+    """Run a Python program in a fork: `-m` and a module, or a file; then its arguments."""
+    return _run(_fork_server(), program, environment() | variables, folder)
+
+
+def isolated_fork(*program: object, folder: object, variables: Mapping[str, str] | None = None) -> Result:
+    """Run a file as `python -I` in a fork that has imported timm and transformers, and never this package."""
+    return _run(_fork_server(forks.LIBRARIES, "-I"), program, environment() if variables is None else variables, folder)
+
+
+def quick(*args: object, module: str = "cskd_hf.train", **variables: str) -> Result:
+    return fork("-m", module, *args, **variables)
 
 
 def draw_image(label: int, seed: int, size: int = 20) -> Image.Image:
@@ -151,13 +164,19 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
+def children(pid: int) -> list[int]:
+    """Child processes; of a client of forks.py, its fork."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [*map(int, found), *([int(name.split()[1])] if name.startswith("fork ") else [])]
+
+
 def _process_tree(pid: int) -> list[int]:
     """A process and its descendants; killing the process group is not enough: torchrun gives each rank its own."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        children = []
-    return [pid, *(member for child in children for member in _process_tree(int(child)))]
+    return [pid, *(member for child in children(pid) for member in _process_tree(child))]
 
 
 def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: float = 120.0) -> dict[str, Any]:
@@ -180,37 +199,47 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
             for pid in pids:
                 os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
         time.sleep(0.01)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
     return progress
 
 
-def launch(*args: object, processes: int = 2, use_cpus: bool = True, **options: Any) -> subprocess.Popen[str]:
-    """Start torchrun on this machine's CPU; `use_cpus` for own Accelerators and machines with GPUs."""
+def _client(*program: object) -> list[str]:
+    """A command that runs a Python program in a fork."""
+    return [sys.executable, "-S", "-E", forks.__file__, _fork_server(), *map(str, program)]
+
+
+def launch(*program: object, processes: int = 2, use_cpus: bool = True) -> subprocess.Popen[str]:
+    """Start torchrun on this machine's CPU, itself and its ranks as forks.
+
+    Args:
+        use_cpus: for own Accelerators and machines with GPUs.
+    """
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    options = [f"--nproc_per_node={processes}", f"--master_port={port}", "--no-python"]
     return subprocess.Popen(
-        [*command, *map(str, args)],
+        _client("-m", "torch.distributed.run", *options, *_client(*program)),
         env=environment() | ({"ACCELERATE_USE_CPU": "true"} if use_cpus else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
-def torchrun(*args: object, processes: int = 2, use_cpus: bool = True) -> Result:
-    """Run torchrun to its end; its ranks are forks."""
-    program = ["--no-python", sys.executable, "-S", "-E", forks.__file__, _fork_server(), *args]
-    options = {"processes": processes, "use_cpus": use_cpus}
-    with launch(*program, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def torchrun(*program: object, processes: int = 2, use_cpus: bool = True) -> Result:
+    """Run torchrun to its end."""
+    with launch(*program, processes=processes, use_cpus=use_cpus) as process:
         stdout, stderr = process.communicate()
     return Result(process.returncode, stdout, stderr)
 
 
 def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start training; `forked` has its process id."""
     return subprocess.Popen(
-        [sys.executable, "-m", "cskd_hf.train", str(recipe), *overrides],
+        _client("-m", "cskd_hf.train", recipe, *overrides),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -218,13 +247,15 @@ def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+def forked(client: int) -> int:
+    """The process id of the program that a client of forks.py runs."""
+    (pid,) = children(client)
+    return pid
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path, name: str = "step-*") -> None:
     end = time.monotonic() + 120
-    while not list((folder / "checkpoints").glob("step-*")):
+    while not list((folder / "checkpoints").glob(name)):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.005)
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -4,7 +4,7 @@
 
 Imports, which take seconds, happen once. As a script, this file is the client for launchers: `python -S -E forks.py
 SOCKET PROGRAM…` runs PROGRAM in a fork with the environment and files of this process, forwards signals, and exits with
-its status. So torchrun's ranks are real processes that start in milliseconds.
+its status. So torchrun's ranks are real processes that start in milliseconds. The client takes the name `fork PID`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,24 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+# Arguments: the socket, this folder, the modules to import.
 SERVER = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import accelerate, datasets, timm, torch, yaml
-import cskd_hf.data.inspect, cskd_hf.engine.trainer, cskd_hf.hub.publish, cskd_hf.hub.upload
-import cskd_hf.report.figures
+import importlib, sys
+address, folder, *modules = sys.argv[1:]
+for module in modules:
+    importlib.import_module(module)
+import PIL.Image
+PIL.Image.init()
+sys.path.append(folder)
 import forks
-forks.serve(sys.argv[1])
+forks.serve(address)
 """
+PACKAGE = (
+    *("accelerate", "datasets", "jinja2", "timm", "torch.distributed.run", "yaml"),
+    *("cskd_hf.checks.run", "cskd_hf.checks.speed", "cskd_hf.data.inspect"),
+    *("cskd_hf.engine.trainer", "cskd_hf.hub.publish", "cskd_hf.hub.upload", "cskd_hf.report.figures"),
+)
+LIBRARIES = ("timm", "safetensors.torch", "torchvision", "transformers.pipelines", "transformers.models.timm_wrapper")
 
 
 def run(
@@ -103,7 +112,8 @@ def _run_job(job: dict[str, Any], files: Sequence[int]) -> None:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
             sys.argv = [first, *rest]
-            sys.path.insert(0, os.path.dirname(first))
+            if not sys.flags.isolated:
+                sys.path.insert(0, os.path.dirname(first))
             runpy.run_path(first, run_name="__main__")
     except SystemExit as exit:
         status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
@@ -117,6 +127,8 @@ def _run_job(job: dict[str, Any], files: Sequence[int]) -> None:
 
 def main() -> None:
     def forward_signals(pid: int) -> None:
+        with open("/proc/self/comm", "w") as name:
+            name.write(f"fork {pid}")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda number, _: os.kill(pid, number))
 

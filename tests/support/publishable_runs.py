@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from command_runs import draw_folder, quick, write_recipe
+import pytest
+from command_runs import draw_folder, isolated_fork, quick, write_recipe
 from process_folder import process_folder
 
 
@@ -42,3 +46,16 @@ def copied(run: Path, folder: Path) -> Path:
     """A copy that a test may publish or damage, without checkpoints."""
     shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("checkpoints"))
     return folder / run.name
+
+
+@pytest.fixture
+def verified_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Releases are loaded in forks, which saves the imports of a fresh process."""
+
+    def run(command: list[str], env: dict[str, str], cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
+        executable, option, *program = command
+        assert (executable, option) == (sys.executable, "-I")
+        done = isolated_fork(*program, folder=cwd, variables=env)
+        return subprocess.CompletedProcess(command, done.status, done.stdout, done.stderr)
+
+    monkeypatch.setattr("cskd_hf.hub.verify.subprocess", SimpleNamespace(run=run))
