@@ -174,4 +174,4 @@ def test_metadata_without_labels_beside_class_folders_is_left_out(tmp_path):
     (tmp_path / "train" / "metadata.csv").write_text("file_name,photographer\na/1.png,x\n")
     images = load(tmp_path)
     assert images.train.class_names == ("a", "b")
-    assert images.notes[0] == "split 'train': left out .csv files beside the class folders: 1"
+    assert images.notes[0] == "split 'train': left out .csv files beside the class folders: 1, such as metadata.csv"
