@@ -14,7 +14,7 @@ from cskd_hf.evaluation.comparison import Compared, differences, holm, mcnemar, 
 from cskd_hf.evaluation.comparison_table import as_json, as_latex, as_markdown, as_text
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import Predictions
-from cskd_hf.evaluation.resampling import interval, resamples
+from cskd_hf.evaluation.resampling import interval, p_value, resamples
 
 NAMES = tuple("abcdefg")
 
@@ -148,3 +148,12 @@ def test_without_resamples_there_are_values_and_no_intervals_or_differences() ->
     assert list(differences(models)) == []
     assert "[" not in as_text(models, []).split("definition")[0]
     assert models[0].last.interval("nll") is None
+
+
+def test_an_end_of_an_interval_that_is_zero_but_for_rounding_is_zero() -> None:
+    value, replicated = (
+        100 * (0.8250 - 0.8583),
+        torch.full((100,), 200 * (0.8250 - 0.8583), dtype=torch.float64) + 1e-13,
+    )
+    assert interval(value, replicated) == (0.0, 0.0)
+    assert p_value(value, replicated) == 1.0
