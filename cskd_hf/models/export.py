@@ -53,6 +53,8 @@ def model_config(
     if default.get("fixed_input_size") and settings.img_size is None:
         # timm would build the network for `input_size`, although this one was built for the default and adapts.
         model_args["img_size"] = list(default["input_size"][1:])
+    if architecture == "fbnetc_100":  # `pretrained`, which loading sets, changes timm's default
+        model_args.setdefault("bn_eps", model.bn1.eps)
     if has_cosine_head(model) and architecture != "cosine_classifier":
         architecture, model_args = "cosine_classifier", {"backbone": architecture, **model_args}
     pretrained_cfg = {

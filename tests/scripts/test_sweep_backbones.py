@@ -9,6 +9,7 @@ import sys
 import pytest
 
 FAMILIES = [
+    "fbnetc_100",  # other BatchNorm settings with pretrained=True
     "lambda_resnet26t",
     "test_byobnet",
     "test_convnext",
