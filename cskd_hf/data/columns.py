@@ -56,7 +56,7 @@ def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
 
 
 def _plain(dtype: str) -> str:
-    """An Arrow type without its storage variant: string for large_string and string_view, likewise binary."""
+    """The type without Arrow's prefix and suffix: large_string and string_view become string."""
     return dtype.removeprefix("large_").removesuffix("_view")
 
 

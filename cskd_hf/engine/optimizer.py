@@ -59,7 +59,7 @@ def create_optimizer(
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
-    if getattr(optimizer, "is_second_order", False):
+    if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
     _set_apart(optimizer, apart)
     return optimizer

@@ -65,7 +65,7 @@ def predict_finite(
         accelerator: its device gets the network.
         data: as for `predict_split`; the weights' own `value_range` is filled in.
         network: instead of the weights' own.
-        transform: likewise.
+        transform: instead of the weights' own.
         corruption: of the prepared images.
         with_features: as for `predict_split`.
 
@@ -91,6 +91,13 @@ def predict_finite(
             f"first of {first}; its weights are damaged or diverged: name others"
         )
     return predictions
+
+
+def print_heading(weights: Weights, split: ImageSplit, data: DataSection, predictions: Predictions) -> None:
+    """Print the split's notes, and which model was evaluated on how many images."""
+    for note in split.notes:
+        print(f"note: {note}")
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
 
 
 def facts(weights: Weights, trained: TrainedModel, predictions: Predictions) -> dict[str, Any]:

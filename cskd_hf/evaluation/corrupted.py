@@ -17,7 +17,7 @@ from torch import Tensor
 from cskd_hf.data.corruptions import LIBRARY, Corruption, prepare_library
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
 from cskd_hf.evaluation.confidence import ece
 from cskd_hf.evaluation.formats import number_table
 from cskd_hf.evaluation.metrics import DEFINITIONS, nll, top_k_error
@@ -62,9 +62,7 @@ def sweep(
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
-    for note in split.notes:
-        print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
+    print_heading(weights, split, data, predictions)
     print(as_text(results))
     print(trained.calibration)
     if json_file is not None:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
 from cskd_hf.evaluation.formats import number_table
 from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_both
 from cskd_hf.evaluation.table import number
@@ -55,9 +55,7 @@ def sweep(
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if not accelerator.is_main_process:
         return 0
-    for note in split.notes:
-        print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
+    print_heading(weights, split, data, predictions)
     print(_table(trained, results))
     if json_file is not None:
         own = {"own_input_size": list(trained.transform.input_size), "resolutions": results}
@@ -81,7 +79,7 @@ def network_at(model: Any, transform: TransformSection) -> Any:
     network = copy.deepcopy(model)
     channels, *size = transform.input_size
     try:
-        if hasattr(network, "set_input_size"):
+        if hasattr(network, "set_input_size"):  # networks with a fixed grid have it; others take any size
             network.set_input_size(img_size=tuple(size))
         with torch.inference_mode():
             network(torch.zeros(1, channels, *size))
