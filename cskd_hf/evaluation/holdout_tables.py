@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.evaluation.calibrators import FittedMap, compare_maps
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
 from cskd_hf.evaluation.conformal import (
     SCORES,
     expected_coverage,
@@ -69,9 +69,7 @@ def print_tables(
     if not accelerator.is_main_process:
         return 0
     logits, target, names = predictions.logits, predictions.target, trained.class_names or split.class_names
-    for note in split.notes:
-        print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(target):,} images")
+    print_heading(weights, split, data, predictions)
     print(trained.calibration)
     content = {**facts(weights, trained, predictions), "holdout_images": len(holdout[1])}
     if maps:

@@ -17,9 +17,8 @@ from cskd_hf.evaluation.calibration import fit_temperature
 from cskd_hf.evaluation.rows import row_chunks
 
 RIDGE = 10.0  # [ours] a normal prior of deviation 0.32 on T · weight - 1 and on the bias in nats
-MIN_WEIGHT = (
-    0.01  # [ours] of T · weight: at 0 an image's logit would not matter, below it would count against its class
-)
+# [ours] Of T · weight: a class's logit would not matter at 0, and count against the class below.
+MIN_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
