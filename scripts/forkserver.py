@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
-
-from cskd_hf.paper.launch import failure_reason
 
 # These imports take seconds, longer than the trainings that this module is for.
 _PRELOAD = [
@@ -40,14 +36,3 @@ def _train(arguments: list[str], log: str) -> None:
         os.dup2(descriptor, standard)
     multiprocessing.set_start_method(None, force=True)  # else loader workers would use this process's fork server
     run_command(lambda: train.main(arguments))
-
-
-def train_forked(command: Sequence[str]) -> tuple[int, str]:
-    """`train` of `run_missing` for runs of seconds; each run's output appears when it ends."""
-    with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as log:
-        process = start_forked(command[list(command).index("cskd_hf.train") + 1 :], log.name)
-        process.join()
-        output = log.readlines()
-    sys.stderr.writelines(output)
-    assert process.exitcode is not None
-    return process.exitcode, failure_reason(output)

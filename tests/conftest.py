@@ -11,7 +11,7 @@ pytest_plugins = ["shared_fixtures"]
 
 # Files that take a minute or more go first, so that none of them is left for one core at the end.
 LONGEST = (
-    *("test_plots.py", "test_methods_train.py", "test_smoke.py", "test_faults.py"),
+    *("test_plots.py", "test_methods_train.py", "test_faults.py"),
     *("test_publish.py", "test_publish_hub.py", "test_compile.py"),
 )
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,24 +51,17 @@ def command_of(run: Run, prefix: Sequence[str]) -> list[str]:
     return [*prefix, "-m", "cskd_hf.train", run.recipe, *run.overrides]
 
 
-def run_missing(
-    runs: Mapping[RunKey, Run],
-    prefix: Sequence[str],
-    train: Callable[[Sequence[str]], tuple[int, str]] | None = None,
-    jobs: int = 1,
-) -> dict[RunKey, str]:
+def run_missing(runs: Mapping[RunKey, Run], prefix: Sequence[str], jobs: int = 1) -> dict[RunKey, str]:
     """Train every run that is not finished; a failure stops only the runs that need its teacher.
 
     Args:
         runs: teachers before their students.
-        train: runs a command, sends its output to stderr, returns exit status and `failure_reason`. None: a subprocess.
         jobs: runs at a time; each gets its share of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
         A one-line reason for each run that is still missing.
     """
     children = _Children(jobs)
-    train = children.train if train is None else train
     reasons: dict[RunKey, Future[str | None]] = {}
 
     def finish(number: int, key: RunKey) -> str | None:
@@ -85,7 +78,7 @@ def run_missing(
         else:
             command = command_of(run, prefix)
             print(f"{progress}: {shlex.join(command)}", file=sys.stderr, flush=True)
-            status, reason = train(command)
+            status, reason = children.train(command)
             if status:
                 reason = f"exit status {status}: {reason}"
             else:

@@ -52,7 +52,7 @@ def _rows(grids: Sequence[Grid], column: int) -> list[list[str]]:
 
 
 def _thousands(count: float) -> str:
-    """582 k; 0.27 k of a smoke test."""
+    """582 k; 0.27 k of a test."""
     return f"{count / 1000:,.0f} k" if count >= 10_000 else f"{count / 1000:.2g} k"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ from command_runs import environment
 from written_runs import CUB, ONE_RUN, one_run, some_runs, write_finished, write_unfinished
 
 from cskd_hf.methods import METHODS
-from cskd_hf.paper.blocks import RunKey
+from cskd_hf.paper.blocks import PAPER_NAMES, RunKey
 from cskd_hf.paper.experiments import Setup, runs_of
 from cskd_hf.paper.launch import run_missing
 from cskd_hf.paper.plan import estimate
@@ -211,3 +212,26 @@ def test_an_interrupt_stops_the_run_and_the_command(tmp_path):
         process.kill()
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("methods", [["cskd"], pytest.param(list(METHODS), marks=pytest.mark.slow)], ids=["one", "all"])
+def test_the_command_trains_and_tabulates(tmp_path, methods, capfd):
+    settings = ["model={model_name: test_resnet}", "transform.input_size=[3,32,32]", "data.batch_size=16"]
+    settings += ["data.workers=0", "scheduler.num_epochs=1"]
+    rows = [PAPER_NAMES.get(method, method) for method in methods]
+    selection = ["evidence", "--datasets", "digits", "--methods", *rows, "--seeds", "0", *settings]
+    output = tmp_path / "tables"
+    assert main([*selection, "--run", "--runs", str(tmp_path / "runs"), "--output", str(output)]) == 0
+    summaries = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/summary.json")}
+    cells = json.loads((output / "evidence.json").read_text())["cells"]
+    values = [
+        (f"digits_resnet10-{cell['method'].replace('+', '_')}-seed{seed}", cell["metric"], value)
+        for cell in cells
+        for seed, value in cell["values"].items()
+        if cell["epochs"] == 1 and cell["metric"] != "ece_scaled"
+    ]
+    assert {folder for folder, *_ in values} == {folder for folder in summaries if "epochs-" not in folder}
+    for folder, metric, value in values:
+        assert value == summaries[folder]["metrics"]["last"][metric]
+    printed = capfd.readouterr().out
+    assert all(f"| `{row}`" in printed for row in rows)
