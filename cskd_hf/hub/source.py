@@ -15,7 +15,7 @@ from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.environment import read_environments
-from cskd_hf.runs.summary import MetricsSummary, Summary, read_recipe, read_summary
+from cskd_hf.runs.summary import Summary, read_recipe, read_summary
 
 _NEEDED = ("summary.json", "recipe.yaml", "environment.json", "predictions.safetensors", "model/config.json")
 
@@ -90,16 +90,5 @@ def read_source(run: Path) -> Source:
     recipe = read_recipe(run)
     scrubber = PathScrubber(recipe)
     summary = Summary.model_validate(scrubber.value(read_summary(run, recipe).model_dump(mode="json")))
-    if summary.metrics.temperature is not None and summary.metrics.calibration is None:
-        summary = summary.model_copy(update={"metrics": _checked(run, summary.metrics)})
     config = json.loads((run / "model" / "config.json").read_bytes())
     return Source(run, recipe, summary, scrubber.value(read_environments(run)), config)
-
-
-def _checked(run: Path, metrics: MetricsSummary) -> MetricsSummary:
-    """The metrics of an earlier version's run, without its temperature if the hold-out set does not support one."""
-    from cskd_hf.evaluation.calibration import calibrate
-
-    calibration = calibrate(*read_holdout(run))
-    unsupported = {"temperature": None, "metrics_scaled": None} if calibration.temperature is None else {}
-    return metrics.model_copy(update={"calibration": calibration, **unsupported})

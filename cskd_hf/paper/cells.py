@@ -16,7 +16,7 @@ from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 
 HIGHER_IS_BETTER = ("recall_at_1",)
-_IF_MEASURED = ("ece_scaled", "aurc_logit_norm")  # without a temperature, or by an earlier version, runs lack them
+_IF_MEASURED = ("ece_scaled",)  # runs without a temperature lack it
 
 
 def joint_spread(a: MeanStd | None, b: MeanStd | None) -> float | None:

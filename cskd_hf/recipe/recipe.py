@@ -89,9 +89,6 @@ def identity(recipe: Recipe) -> dict[str, dict[str, Any]]:
         del settings["run"]["model_ema_warmup"]  # no effect
     if not recipe.run.uses_holdout:
         del settings["run"]["selection_metric"]  # no effect
-    for key, value in TRANSFORM_DEFAULTS.items():
-        if settings["transform"][key] is None:  # of a run from before the key
-            settings["transform"][key] = value
     return settings
 
 
@@ -106,8 +103,6 @@ def recipe_hash(recipe: Recipe) -> str:
     changed -= {
         ("transform", key) for key, value in TRANSFORM_DEFAULTS.items() if getattr(recipe.transform, key) == value
     }
-    warmup = {("run", "model_ema_warmup")}  # its first default was false: runs without a warm-up keep their hash
-    changed = changed | warmup if recipe.run.model_ema_warmup else changed - warmup
     hashed = {
         section: {key: value for key, value in keys.items() if (section, key) in changed}
         for section, keys in identity(recipe).items()

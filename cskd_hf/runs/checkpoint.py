@@ -179,7 +179,7 @@ def _misfit(
     built = _shapes(module.state_dict()) | memory_shapes(module)
     pairs = [(name, shapes.get(name, "absent"), built.get(name, "absent")) for name in (*built, *shapes)]
     kind = _class_name(optimizer)
-    pairs.append(("optimizer", state.get("optimizer", kind), kind))  # earlier versions did not save it
+    pairs.append(("optimizer", state["optimizer"], kind))
     there, here = (
         [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
     )

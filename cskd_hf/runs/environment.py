@@ -75,24 +75,22 @@ def record_environment(folder: Path, environment: dict[str, Any], step: int) -> 
 def read_environments(folder: Path) -> list[dict[str, Any]]:
     """The environments of a run, first to last: `describe_environment`'s keys and `started_at_step`.
 
-    A run that was never resumed elsewhere has one, as has a file of a version that recorded one only.
+    A run that was never resumed elsewhere has one.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return content.get("segments", [{"started_at_step": 0, **content}])
-    except (OSError, ValueError, AttributeError) as error:
+        return json.loads((folder / NAME).read_text(encoding="utf-8"))["segments"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{folder / NAME}: cannot be read: {error}; train the run again into another folder") from None
 
 
 def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
     """A remark for each step at which a forced resume went on with other images."""
-    recorded = [segment for segment in segments if "images" in segment]  # earlier versions did not
     return [
         f"the images changed at step {after['started_at_step']}: earlier updates saw others"
-        for before, after in pairwise(recorded)
+        for before, after in pairwise(segments)
         if before["images"] != after["images"]
     ]
 

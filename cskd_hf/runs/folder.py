@@ -24,7 +24,6 @@ from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
-from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
 from cskd_hf.runs.recipe_differences import recipe_differences
 from cskd_hf.runs.summary import NAME as SUMMARY
@@ -119,8 +118,8 @@ def check_share(run: Path, split: ImageSplit, data: DataSection) -> None:
     Raises:
         UserError: the images are others, so that the share has training images in it.
     """
-    recorded = read_environments(run)[-1].get("images") if (run / ENVIRONMENT).is_file() else None
-    if isinstance(data.test_split, float) and recorded is not None:
+    if isinstance(data.test_split, float):
+        recorded = read_environments(run)[-1]["images"]
         other_images = image_differences({"test": recorded["test"]}, {"test": describe_split(split)})
         if other_images:
             raise UserError(
@@ -165,26 +164,18 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 def _differences(folder: Path, recipe: Recipe, images: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The settings and the images in which the run in the folder differs, one line each."""
-    recorded = read_environments(folder)[-1].get("images") if (folder / ENVIRONMENT).is_file() else None
-    if recorded is not None:
-        other_images = image_differences(recorded, images)
-    elif newest_checkpoint(folder / "checkpoints") is not None and not (folder / SUMMARY).is_file():
-        other_images = [
-            "the version that began this run recorded no images, and may have ordered the classes differently"
-        ]
-    else:
-        other_images = []
     try:
         settings = recipe_differences(read_recipe(folder), recipe)
     except UserError as error:
         return [f"{folder / 'recipe.yaml'} cannot be read by this version: {error}"], []
-    if recorded is not None and not other_images:  # the same images have moved
+    other_images = image_differences(read_environments(folder)[-1]["images"], images)
+    if not other_images:  # the same images have moved
         settings = [difference for difference in settings if difference.key != "data.dataset"]
     return list(map(str, settings)), other_images
 
 
 def _warn_of_resize(folder: Path, checkpoint: Path | None, num_processes: int) -> None:
-    if checkpoint is None or not (folder / ENVIRONMENT).is_file():
+    if checkpoint is None:
         return
     before = read_environments(folder)[-1]["num_processes"]
     if before != num_processes:

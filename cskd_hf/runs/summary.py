@@ -26,30 +26,29 @@ class DatasetSummary(_Record):
     """The data of a run.
 
     `images` counts them per split, `holdout` only if there is one; `train_images_per_class` those of each class, in
-    label order, and is empty in folders of earlier versions. `deep` has black and white of images deeper than
-    8 bits, by depth: {"16-bit": [0, 65535]}.
+    label order. `deep` has black and white of images deeper than 8 bits, by depth: {"16-bit": [0, 65535]}.
     """
 
     name: str
     num_classes: int
     images: dict[str, int]
-    train_images_per_class: tuple[int, ...] = ()
-    deep: dict[str, tuple[float, float]] = {}
+    train_images_per_class: tuple[int, ...]
+    deep: dict[str, tuple[float, float]]
 
 
 class ModelSummary(_Record):
     """The exported network; `needs_cskd_hf` if timm alone does not know its architecture.
 
     `finetuned_from`, `finetuned_license` and `loaded` name the weights that training started from and say what of them
-    was loaded; None for random weights, and in folders of earlier versions.
+    was loaded; None for random weights.
     """
 
     model_name: str
     num_parameters: int
     needs_cskd_hf: bool
-    finetuned_from: str | None = None
-    finetuned_license: str | None = None
-    loaded: str | None = None
+    finetuned_from: str | None
+    finetuned_license: str | None
+    loaded: str | None
 
 
 class MetricValues(_Record):
@@ -58,27 +57,27 @@ class MetricValues(_Record):
     top1_error: float
     top5_error: float
     nll: float
-    nll_refinement: float | None = None  # this and other defaults: not measured by earlier versions
-    nll_calibration: float | None = None
+    nll_refinement: float | None
+    nll_calibration: float | None
     brier: float
-    brier_refinement: float | None = None
-    brier_calibration: float | None = None
+    brier_refinement: float | None
+    brier_calibration: float | None
     ece: float
-    debiased_ece: float | None = None
-    smooth_ece: float | None = None
+    debiased_ece: float
+    smooth_ece: float
     adaptive_ece: float
     classwise_ece: float
     aurc: float
-    aurc_logit_norm: float | None = None
-    augrc: float | None = None
+    aurc_logit_norm: float
+    augrc: float
     recall_at_1: float | None
-    recall_at_2: float | None = None
-    recall_at_4: float | None = None
-    recall_at_8: float | None = None
-    macro_error: float | None = None
-    head_error: float | None = None
-    medium_error: float | None = None
-    tail_error: float | None = None
+    recall_at_2: float | None
+    recall_at_4: float | None
+    recall_at_8: float | None
+    macro_error: float
+    head_error: float | None
+    medium_error: float | None
+    tail_error: float | None
 
 
 class Calibration(_Record):
@@ -108,24 +107,22 @@ class MetricsSummary(_Record):
     """Results on the test split; `metrics_scaled` has the logits divided by the temperature, None without one.
 
     `last` is of the exported weights: the last epoch's, or those that `run.selection` chose.
-    `calibration` is None without a hold-out set, and in folders of earlier versions. `class_errors` has the top-1 error
-    of each class, in label order, in percent, None without test images; it is empty in folders of earlier versions.
+    `calibration` is None without a hold-out set. `class_errors` has the top-1 error of each class, in label order, in
+    percent, None without test images.
     """
 
     last: MetricValues
     temperature: float | None
     metrics_scaled: MetricValues | None
-    calibration: Calibration | None = None
-    class_errors: tuple[float | None, ...] = ()
+    calibration: Calibration | None
+    class_errors: tuple[float | None, ...]
 
     @property
     def verdict(self) -> str:
         """Whether the probabilities are calibrated, and why not."""
-        if self.calibration is not None:
-            return self.calibration.verdict
-        if self.temperature is None:
+        if self.calibration is None:
             return "not calibrated: no temperature was fitted, the run had no hold-out set (data.holdout: 0)"
-        return f"logits divided by {self.temperature:.4f}, fitted on a hold-out set whose size was not checked"
+        return self.calibration.verdict
 
 
 class Throughput(_Record):
@@ -148,7 +145,7 @@ class Summary(_Record):
     seed: int
     epochs: int
     selection: Literal["last", "best_holdout"]
-    selected: Selected | None = None
+    selected: Selected | None
     name: str
     dataset: DatasetSummary
     model: ModelSummary

@@ -23,7 +23,6 @@ from cskd_hf.runs.summary import read_recipe
 
 if TYPE_CHECKING:
     from cskd_hf.models.load import TrainedModel
-    from cskd_hf.recipe.recipe import Recipe
 
 ALLOWED = "a run folder, a checkpoint in it, local-dir:FOLDER, hf-hub:OWNER/NAME or timm's NETWORK.TAG"
 
@@ -111,10 +110,10 @@ def read_class_names(weights: Weights) -> tuple[str, ...] | None:
     """K names in label order, without loading the weights; None if they come without names.
 
     Raises:
-        UserError: they cannot be read; for a checkpoint without names: from its data neither.
+        UserError: they cannot be read.
     """
     if weights.checkpoints and weights.run is not None:
-        return _names_of_checkpoint(weights.checkpoints[-1], read_recipe(weights.run))
+        return _names_of_checkpoint(weights.checkpoints[-1])
     location = weights.source if weights.run is None else f"local-dir:{weights.run / 'model'}"
     try:
         config = read_config(location)
@@ -134,16 +133,11 @@ def _imagenet_names(config: dict[str, Any]) -> list[str] | None:
     return None if subset is None else ImageNetInfo(subset).label_names()
 
 
-def _names_of_checkpoint(checkpoint: Path, recipe: Recipe) -> tuple[str, ...]:
+def _names_of_checkpoint(checkpoint: Path) -> tuple[str, ...]:
     try:
-        names = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("class_names")
-    except (OSError, ValueError) as error:
+        return tuple(json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["class_names"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{checkpoint}: state.json cannot be read: {error}") from None
-    if names is None:  # of an earlier version
-        from cskd_hf.data.splits import load_images
-
-        return load_images(recipe.data).train.class_names
-    return tuple(names)
 
 
 def load_weights(weights: Weights) -> TrainedModel:
@@ -171,7 +165,7 @@ def _load_checkpoint(checkpoints: tuple[Path, ...], run: Path) -> TrainedModel:
     if checkpoint is None:
         raise UserError(f"{checkpoints[-1]}: damaged; name another checkpoint, or resume the run")
     recipe = read_recipe(run)
-    names = _names_of_checkpoint(checkpoint, recipe)
+    names = _names_of_checkpoint(checkpoint)
     # The number of images sizes a memory that evaluation does not use.
     experiment = Experiment(1, recipe.scheduler.total_epochs, names, *recipe.transform.mean_and_std)
     backbone = create_backbone(recipe.model.without_weights(), len(names))

@@ -20,7 +20,6 @@ from cskd_hf.hub.source import Release, read_source
 from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.runs.selected import Selected
-from cskd_hf.runs.summary import MetricsSummary
 
 NAME = "acme/cskd-tiny"
 APACHE = Licence("apache-2.0")
@@ -34,9 +33,8 @@ def source():
 @pytest.fixture
 def numbered(source):
     """The same run with conspicuous numbers."""
-    metrics = MetricsSummary(
-        last=metric_values(1000.5), temperature=1.23456, metrics_scaled=metric_values(1020.5, recall_at_1=None)
-    )
+    values = {"last": metric_values(1000.5), "metrics_scaled": metric_values(1020.5, recall_at_1=None)}
+    metrics = source.summary.metrics.model_copy(update={**values, "temperature": 1.23456})
     costs = {"images_per_second": 4321.0, "train_seconds": 7.77 * 3600, "peak_memory_bytes": 9 * 2**29}
     throughput = source.summary.throughput.model_copy(update=costs)
     changes = {"metrics": metrics, "throughput": throughput, "epochs": 777, "seed": 4242, "recipe_hash": "feedbeef"}

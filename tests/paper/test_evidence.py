@@ -119,8 +119,7 @@ def test_tables_show_what_has_finished(tmp_path):
     for key, run in runs.items():
         if key.epochs is None and key.seed < len(errors[key.method]):
             nll = 1.0 + key.seed / 8
-            optional = {"scaled_ece": 1.5 if key.seed else None, "aurc_logit_norm": None}  # of an earlier version
-            write_finished(run, errors[key.method][key.seed], nll=nll, **optional)
+            write_finished(run, errors[key.method][key.seed], nll=nll, scaled_ece=1.5 if key.seed else None)
     states = {key: inspect_run(run) for key, run in runs.items()}
     text = markdown(fill_all(blocks, runs, states))
     title, *tables = text.partition("\n### Missing")[0].split("\n### ")
@@ -129,7 +128,7 @@ def test_tables_show_what_has_finished(tmp_path):
     assert tables[0].startswith("Fashion-MNIST, 100 images per class, test_resnet: equal epochs\n")
     assert tables[1].startswith("Fashion-MNIST, 100 images per class, test_resnet: equal training compute\n")
 
-    metrics = ["top-1 error", "NLL", "ECE", "ECE, fitted T", "Brier", "AURC", "Recall@1"]
+    metrics = ["top-1 error", "NLL", "ECE", "ECE, fitted T", "Brier", "AURC", "AURC, logit norm", "Recall@1"]
     heads, _, *cells = ([cell.strip("| `") for cell in row] for row in epochs)
     assert heads == ["method", "n", "epochs", "compute", *metrics]
     rows = {row[0]: dict(zip(heads, row, strict=True)) for row in cells}

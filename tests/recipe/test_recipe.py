@@ -111,17 +111,6 @@ def test_exactly_the_keys_without_effect_on_results_are_not_hashed(folder):
             assert recipe_hash(other) == recipe_hash(recipe), key
 
 
-def test_the_warm_up_of_an_average_counts_only_where_there_is_one(folder):
-    """Its default changed: folders that record false keep their hash."""
-    write(folder)
-    network = "model.model_name=preact_resnet10_32px"  # of the runs with these hashes
-    plain, average = load_recipe("r.yaml", [network]), load_recipe("r.yaml", [network, "run.model_ema=true"])
-    for recipe, expected in ((plain, "16d14abf2834c735"), (average, "090a49a166fc01de")):
-        assert recipe_hash(recipe.replace(run={"model_ema_warmup": False})) == expected
-    assert recipe_hash(plain) == "16d14abf2834c735"
-    assert recipe_hash(average) != "090a49a166fc01de"
-
-
 @pytest.mark.parametrize(
     "override",
     [

@@ -8,8 +8,6 @@ from saved_checkpoints import save
 from summaries import IMAGES, SUMMARY, make_recipe, start
 
 from cskd_hf.errors import UserError
-from cskd_hf.files import write_json
-from cskd_hf.runs.environment import read_environments
 from cskd_hf.runs.folder import append_metrics, cut_metrics, open_run, read_metrics
 from cskd_hf.runs.progress import Progress, Stopwatch
 from cskd_hf.runs.summary import write_summary
@@ -90,15 +88,6 @@ def test_the_same_images_in_another_folder_are_the_same_run(tmp_path):
     assert start(moved)[0] == tmp_path
     with pytest.raises(UserError, match=r"another recipe.*\ndata.dataset: \"elsewhere\" in the folder"):
         start(make_recipe(tmp_path), images={})
-
-
-def test_a_folder_that_does_not_record_its_images_is_resumed(tmp_path):
-    start(make_recipe(tmp_path))
-    segments = read_environments(tmp_path)
-    del segments[0]["images"]  # an earlier version
-    write_json(tmp_path / "environment.json", {"segments": segments})
-    assert start(make_recipe(tmp_path)) == (tmp_path, None, False)
-    assert read_environments(tmp_path)[-1]["images"] == IMAGES
 
 
 def test_metrics_are_rounded_to_nine_digits(tmp_path):

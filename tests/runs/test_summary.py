@@ -78,9 +78,7 @@ def test_settings_of_another_method_are_absent(tmp_path: Path) -> None:
     assert differences["method.temperature"][1:] == ("absent", "4.0")
 
 
-@pytest.mark.parametrize(
-    "removed", ["transform: crop_mode", "transform: re_prob", "method: smoothing", "data: value_range"]
-)
+@pytest.mark.parametrize("removed", ["transform: re_prob", "method: smoothing", "data: value_range"])
 def test_a_resolved_recipe_from_before_a_key_is_the_same_experiment(tmp_path: Path, removed: str) -> None:
     section, key = removed.split(": ")
     recipe = resolve(make_recipe(tmp_path))

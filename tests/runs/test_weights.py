@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -94,20 +93,6 @@ def test_a_finished_run_is_its_model_and_its_checkpoints_stay_reachable(tmp_path
     assert (weights.run, weights.checkpoints) == (run, ())
     assert read_class_names(weights) == CLASSES
     assert find_weights(str(run / "checkpoints")).checkpoints
-
-
-def test_the_class_names_of_a_checkpoint_without_any_are_those_of_the_data(tmp_path):
-    run, _ = stopped_run(tmp_path / "run")
-    state = run / "checkpoints" / "step-00000007" / "state.json"
-    content = json.loads(state.read_text())
-    del content["class_names"]
-    state.write_text(json.dumps(content))
-    (run / "recipe.yaml").write_text(
-        (run / "recipe.yaml").read_text().replace("train_split: null", "train_split: train")
-        .replace("test_split: null", "test_split: test").replace("holdout: null", "holdout: 0.0")
-        .replace("image_column: null", "image_column: image").replace("label_column: null", "label_column: label")
-    )  # fmt: skip
-    assert read_class_names(find_weights(str(run))) == tuple(map(str, range(10)))
 
 
 def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):

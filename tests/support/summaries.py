@@ -59,11 +59,23 @@ SUMMARY = Summary(
     seed=7,
     epochs=3,
     selection="last",
+    selected=None,
     name="a-run",
     dataset=DatasetSummary(
-        name="cifar100", num_classes=100, images={"train": 45_000, "test": 10_000, "holdout": 5_000}
+        name="cifar100",
+        num_classes=100,
+        images={"train": 45_000, "test": 10_000, "holdout": 5_000},
+        train_images_per_class=(450,) * 100,
+        deep={},
     ),
-    model=ModelSummary(model_name="resnet18_cskd", num_parameters=11_220_132, needs_cskd_hf=True),
+    model=ModelSummary(
+        model_name="resnet18_cskd",
+        num_parameters=11_220_132,
+        needs_cskd_hf=True,
+        finetuned_from=None,
+        finetuned_license=None,
+        loaded=None,
+    ),
     method={"name": "cskd", "temperature": 4.0, "loss_weight": 1.0},
     metrics=MetricsSummary(
         last=metric_values(10.0),
@@ -80,6 +92,7 @@ SUMMARY = Summary(
             nll=1.25,
             nll_scaled=1.125,
         ),
+        class_errors=(10.0,) * 100,
     ),
     throughput=Throughput(
         images_per_second=2431.7,

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from summaries import SUMMARY, metric_values
+from summaries import SUMMARY, metric_values, summary_without_holdout
 
 from cskd_hf.paper.blocks import RunKey
 from cskd_hf.paper.experiments import Run, Setup, at_equal_compute, runs_of
 from cskd_hf.paper.selection import select
 from cskd_hf.recipe.recipe import Recipe, dump_recipe, recipe_hash
-from cskd_hf.runs.summary import MetricsSummary, write_summary
+from cskd_hf.runs.summary import write_summary
 
 CUB = {"datasets": ["cub200"], "models": ["resnet18"]}
 ONE_RUN = ["table1", "--datasets", "cub200", "--models", "resnet18", "--methods", "cskd", "--seeds", "0"]
@@ -59,11 +59,9 @@ def write_finished(
     """Write a finished run; `metrics` are further metrics of its last epoch."""
     write_unfinished(run, run.expected.scheduler.num_epochs)
     values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **metrics}
-    results = MetricsSummary(
-        last=metric_values(**values),
-        temperature=None if scaled_ece is None else 1.5,
-        metrics_scaled=None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece}),
-    )
+    scaled = None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece})
+    before = (summary_without_holdout() if scaled is None else SUMMARY).metrics
+    results = before.model_copy(update={"last": metric_values(**values), "metrics_scaled": scaled})
     throughput = SUMMARY.throughput.model_copy(update={"images_per_second": speed, "num_processes": num_processes})
     images = SUMMARY.dataset.images | {"train": train_images or run.size.train}
     dataset = SUMMARY.dataset.model_copy(update={"images": images})
