@@ -1,6 +1,7 @@
 """Cut an image set: fewer classes, fewer training images of each, or a long tail.
 
     python scripts/subset.py IN OUT --classes 20
+    python scripts/subset.py IN OUT --classes 20 --skip-classes 20      # twenty others, to fine-tune on
     python scripts/subset.py IN OUT --images-per-class 10
     python scripts/subset.py IN OUT --imbalance 100
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", metavar="IN", help="anything that data.dataset accepts")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
     parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: all)")
+    parser.add_argument("--skip-classes", type=int, default=0, metavar="S", help="leave out the first S of the draw")
     parser.add_argument("--images-per-class", type=int, metavar="N", help="at most, for training (default: all)")
     parser.add_argument("--imbalance", type=float, default=1.0, metavar="RATIO", help="largest class : smallest")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
@@ -61,17 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if not 1 <= arguments.imbalance < float("inf") or not 0 <= arguments.seed < 2**32:
         parser.error("--imbalance must be a number from 1, --seed in 0 to 4294967295")
-    if any(number is not None and number < 1 for number in (arguments.classes, arguments.images_per_class)):
-        parser.error("--classes and --images-per-class must be above 0")
+    if arguments.images_per_class is not None and arguments.images_per_class < 1:
+        parser.error("--images-per-class must be above 0")
     check_new(arguments.out)
     splits = list(open_sets(arguments).values())
-    if arguments.classes is not None:
-        num_classes = len(splits[0].class_names)
-        if arguments.classes > num_classes:
-            parser.error(f"--classes: read {arguments.classes}; the dataset has {num_classes}")
+    num_classes, skip = len(splits[0].class_names), arguments.skip_classes
+    wanted = num_classes - skip if arguments.classes is None else arguments.classes
+    if skip < 0 or not 0 < wanted <= num_classes - skip:
+        parser.error(f"--classes, --skip-classes: read {wanted} and {skip}; the dataset has {num_classes} classes")
+    if wanted < num_classes:
         # NumPy guarantees RandomState's stream: every version draws the same.
-        drawn = np.sort(np.random.RandomState(arguments.seed).permutation(num_classes)[: arguments.classes])
-        splits = [of_classes(split, drawn) for split in splits]
+        drawn = np.random.RandomState(arguments.seed).permutation(num_classes)[skip : skip + wanted]
+        splits = [of_classes(split, np.sort(drawn)) for split in splits]
     train, *others = splits
     limit = np.bincount(train.labels, minlength=len(train.class_names))
     if arguments.images_per_class is not None:
@@ -83,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shards = {split.name: [StoredImages(split)] for split in (cut, *others)}
         entries = write_splits(partial, cut.class_names, shards)
         shutil.rmtree(partial / "rows")
-        facts = {name: getattr(arguments, name) for name in ("classes", "images_per_class", "imbalance", "seed")}
+        options = ("classes", "skip_classes", "images_per_class", "imbalance", "seed")
+        facts = {name: getattr(arguments, name) for name in options}
         manifest = write_manifest(partial, cut.class_names, entries, name="subset", subset=facts)
     print_result(arguments.out, manifest)
     left = limit[limit > 0]

@@ -66,7 +66,13 @@ def test_the_cut_has_some_training_images_and_all_others_in_their_order(script, 
     assert content(cut.test) == content(whole.test)
     assert content(cut.holdout) == content(whole.holdout)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["subset"] == {"classes": None, "images_per_class": None, "imbalance": 9.0, "seed": 0}
+    assert manifest["subset"] == {
+        "classes": None,
+        "skip_classes": 0,
+        "images_per_class": None,
+        "imbalance": 9.0,
+        "seed": 0,
+    }
     assert manifest["classes"] == list(CLASSES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
@@ -86,6 +92,14 @@ def test_other_classes_leave_every_split_and_labels_follow_the_names(script, ima
     assert np.bincount(cut.train.labels).tolist() == [4, 4]
 
 
+def test_skipped_classes_are_those_of_the_draw_without_skipping(script, images, tmp_path):
+    for name, options in (("first", ["--classes", "2"]), ("others", ["--skip-classes", "2"])):
+        script.main([str(images), str(tmp_path / name), *options, "--seed", "3"])
+    first, others = (load(tmp_path / name).train.class_names for name in ("first", "others"))
+    assert len(first) == 2
+    assert sorted(first + others) == sorted(CLASSES)
+
+
 def test_the_draw_depends_on_the_seed_alone(script, images, tmp_path):
     for name, seed in (("one", "0"), ("same", "0"), ("other", "1")):
         script.main([str(images), str(tmp_path / name), "--images-per-class", "2", "--seed", seed])
@@ -96,7 +110,15 @@ def test_the_draw_depends_on_the_seed_alone(script, images, tmp_path):
 def test_an_occupied_folder_is_rejected_and_left_alone(script, images, tmp_path):
     with pytest.raises(UserError, match="in: OUT is not empty"):
         script.main([str(images), str(images)])
-    wrong = [("--imbalance", "0.5"), ("--imbalance", "nan"), ("--imbalance", "inf"), ("--classes", "5")]
+    wrong = [
+        ("--imbalance", "0.5"),
+        ("--imbalance", "nan"),
+        ("--imbalance", "inf"),
+        ("--classes", "5"),
+        ("--classes", "0"),
+        ("--skip-classes", "4"),
+        ("--skip-classes", "-1"),
+    ]
     for option, value in (*wrong, ("--images-per-class", "0")):
         with pytest.raises(SystemExit):
             script.main([str(images), str(tmp_path / "out"), option, value])
