@@ -115,7 +115,8 @@ def build_objective(recipe: Recipe, experiment: Experiment) -> Objective:
     Raises:
         UserError: timm has no such network, or the method does not support it or the experiment.
     """
-    model = create_backbone(recipe.model, len(experiment.class_names), recipe.run.grad_checkpointing)
+    names = experiment.class_names
+    model = create_backbone(recipe.model, len(names), recipe.run.grad_checkpointing, names)
     module = recipe.method.build(model, experiment)
     objective = Objective(recipe.method, module, experiment.mean, experiment.std, recipe.run.channels_last)
     if recipe.run.channels_last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -21,17 +22,22 @@ from cskd_hf.recipe.sections import ModelSection
 from cskd_hf.recipe.suggest import did_you_mean
 
 
-def create_backbone(settings: ModelSection, num_classes: int, grad_checkpointing: bool = False) -> nn.Module:
+def create_backbone(
+    settings: ModelSection, num_classes: int, grad_checkpointing: bool = False, class_names: Sequence[str] = ()
+) -> nn.Module:
     """The recipe's model, with a classifier for the data's classes.
 
     Args:
         grad_checkpointing: recompute activations in the backward; see `layers.restore_running_statistics`.
 
+        class_names: K of the data. The classifier of weights that come with other names, or in another order, is not
+            loaded.
+
     Raises:
         UserError: unknown architecture, a keyword it does not take, a number of classes other than the data's,
             pretrained weights that cannot be fetched, or a network without classifier or gradient checkpointing.
     """
-    model = _create(settings, num_classes)
+    model = _create(settings, num_classes, class_names)
     if grad_checkpointing:
         try:
             model.set_grad_checkpointing(True)
@@ -47,14 +53,19 @@ def starting_weights(model: Any) -> StartingWeights | None:
     return getattr(model, "starting_weights", None)
 
 
-def _create(settings: ModelSection, num_classes: int) -> Any:
+def _create(settings: ModelSection, num_classes: int, class_names: Sequence[str]) -> Any:
     name, file = settings.model_name, settings.checkpoint
     if settings.num_classes is not None and settings.num_classes != num_classes:
         raise UserError(f"model.num_classes: read {settings.num_classes}, but the data has {num_classes}; leave it out")
     pretrained = find_pretrained(settings)
     _check_name(pretrained.architecture, name)
     shapes = {} if file is None else read_shapes(file)
-    overlay = None if file is None else overlay_for(file, shapes, pretrained.cfg)
+    names = (pretrained.cfg and pretrained.cfg.label_names) or class_names
+    if file is not None:
+        overlay = overlay_for(file, shapes, pretrained.cfg)
+    else:
+        # timm leaves the classifier of another number of classes at random.
+        overlay = {"num_classes": 0} if class_names and list(names) != list(class_names) else None
     # Without `in_chans` timm would build the network for the channels of its weights.
     keywords = {"in_chans": 3, **settings.keywords}
     try:

@@ -68,6 +68,16 @@ def test_weights_of_a_folder_or_file_are_loaded_up_to_another_number_of_classes(
     assert start.name == (settings["model_name"] if source == "folder" else str(file))
 
 
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1], ("v", "w", "x", "y", "z")], ids=["same", "reversed", "other"])
+def test_the_classifier_is_loaded_for_the_same_classes_in_the_same_order(exported, names):
+    folder = exported / "test_resnet"
+    settings = ModelSection(model_name=f"local-dir:{folder}", pretrained=True)
+    model = create_backbone(settings, 5, class_names=names)
+    start = starting_weights(model)
+    assert start.new == (() if names == NAMES else ("fc.weight", "fc.bias"))
+    assert set(model.state_dict()) - equal_names(model, folder / "model.safetensors") == set(start.new)
+
+
 def test_without_pretrained_a_folder_names_the_network_only(exported):
     model, start = start_of(model_name=f"local-dir:{exported / 'test_vit'}")
     assert start is None
