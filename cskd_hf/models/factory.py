@@ -60,12 +60,12 @@ def _create(settings: ModelSection, num_classes: int, class_names: Sequence[str]
     pretrained = find_pretrained(settings)
     _check_name(pretrained.architecture, name)
     shapes = {} if file is None else read_shapes(file)
-    names = (pretrained.cfg and pretrained.cfg.label_names) or class_names
+    overlay: dict[str, Any] | None = None
+    names = pretrained.cfg and pretrained.cfg.label_names
     if file is not None:
         overlay = overlay_for(file, shapes, pretrained.cfg)
-    else:
-        # timm leaves the classifier of another number of classes at random.
-        overlay = {"num_classes": 0} if class_names and list(names) != list(class_names) else None
+    elif names and class_names and list(names) != list(class_names):
+        overlay = {"num_classes": 0}  # timm then leaves the classifier at random
     # Without `in_chans` timm would build the network for the channels of its weights.
     keywords = {"in_chans": 3, **settings.keywords}
     try:
