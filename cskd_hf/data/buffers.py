@@ -81,40 +81,32 @@ def _shared_memory(num_bytes: int) -> Arena:
     return arena
 
 
-class SharedBatch:
-    """A batch whose pixels are in a shared slot. Unpickling returns the `Batch`, without a copy of the pixels."""
+class SentBatch:
+    """A batch on its way from a worker; unpickling returns the `Batch`.
 
-    def __init__(self, buffers: Buffers, slot: int, batch: Batch) -> None:
-        self.buffers, self.slot, self.batch = buffers, slot, batch
+    Its pixels stay in the slot, or without one go through the worker's pipe, not /dev/shm, which torch would use.
+    """
+
+    def __init__(self, batch: Batch, slot: int | None = None, buffers: Buffers | None = None) -> None:
+        self.batch, self.slot, self.buffers = batch, slot, buffers
 
     def __reduce__(self) -> tuple[object, ...]:
         images, target, index, *rest = self.batch
+        pixels = images.permute(0, 2, 3, 1)
+        source = pixels.numpy() if self.buffers is None else (self.buffers.number, self.slot, pixels.shape)
         # Arrays of some hundred bytes: as tensors, each would be a file to pass on and map.
-        small = target.numpy(), index.numpy()
-        return _from_slot, (self.buffers.number, self.slot, images.permute(0, 2, 3, 1).shape, *small, *rest)
+        return _received, (source, target.numpy(), index.numpy(), *rest)
 
 
-def _from_slot(
-    number: int, slot: int, shape: tuple[int, ...], target: np.ndarray, index: np.ndarray, *rest: object
+def _received(
+    source: np.ndarray | tuple[int, int, tuple[int, ...]], target: np.ndarray, index: np.ndarray, *rest: object
 ) -> Batch:
-    pixels = _buffers[number].borrow(slot)[: prod(shape)].view(shape)
+    if isinstance(source, tuple):
+        number, slot, shape = source
+        pixels = _buffers[number].borrow(slot)[: prod(shape)].view(shape)
+    else:
+        pixels = torch.from_numpy(source)
     return Batch(pixels.permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(index), *rest)  # type: ignore[arg-type]
-
-
-class CopiedBatch:
-    """A batch sent through the worker's pipe, not /dev/shm, which torch would use. Unpickling returns the `Batch`."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __reduce__(self) -> tuple[object, ...]:
-        images, target, index, *rest = self.batch
-        return _from_arrays, (images.permute(0, 2, 3, 1).numpy(), target.numpy(), index.numpy(), *rest)
-
-
-def _from_arrays(images: np.ndarray, target: np.ndarray, index: np.ndarray, *rest: object) -> Batch:
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return Batch(pixels, torch.from_numpy(target), torch.from_numpy(index), *rest)  # type: ignore[arg-type]
 
 
 class SharedBatches(Dataset[Batch]):
@@ -131,7 +123,7 @@ class SharedBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, draws: list[Draw]) -> CopiedBatch | SharedBatch:
+    def __getitems__(self, draws: list[Draw]) -> SentBatch:
         worker = get_worker_info()
         assert worker is not None, "not in a loader's worker"
         first = worker.id * self.slots_per_worker
@@ -139,7 +131,7 @@ class SharedBatches(Dataset[Batch]):
         fits = size <= self.buffers.num_bytes
         slot = self.buffers.acquire(range(first, first + self.slots_per_worker)) if fits else None
         if slot is None:  # the batch is too large, or the training process still refers to all slots
-            return CopiedBatch(self.images.load(draws, torch.empty(size, dtype=torch.uint8)))
+            return SentBatch(self.images.load(draws, torch.empty(size, dtype=torch.uint8)))
         memory = self.buffers.view(slot)
         try:
             batch = self.images.load(draws, memory)
@@ -147,6 +139,6 @@ class SharedBatches(Dataset[Batch]):
             self.buffers.release(slot)
             raise
         if batch.images.data_ptr() == memory.data_ptr():
-            return SharedBatch(self.buffers, slot, batch)
+            return SentBatch(batch, slot, self.buffers)
         self.buffers.release(slot)  # a copy, because samples were dropped
-        return CopiedBatch(batch)
+        return SentBatch(batch)
