@@ -83,7 +83,9 @@ def load_trained(source: str) -> TrainedModel:
     transform = TransformSection(background=background).model_copy(update=preprocessing)
     temperature, black_white = facts.get("temperature"), facts.get("value_range")
     if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
-        raise UserError(f"{source}: config.json: cskd.temperature: read {temperature!r}; write a number above 0, or null")
+        raise UserError(
+            f"{source}: config.json: cskd.temperature: read {temperature!r}; write a number above 0, or null"
+        )
     unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
     return TrainedModel(
         model,

@@ -121,7 +121,6 @@ def test_the_class_names_of_a_checkpoint_without_any_are_those_of_the_data(tmp_p
         ({"cskd": {"temperature": "1.5"}}, "cskd.temperature: read '1.5'; write a number"),
         ({"model_args": {"depth": 3}}, "timm cannot load these weights: .*'depth'"),
         ({"pretrained_cfg": {"input_size": [3, 32]}}, "timm cannot load these weights: "),
-        ({"architecture": None}, "timm cannot load these weights: "),
     ],
 )
 def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path, changed, message):
@@ -130,15 +129,15 @@ def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path, changed, me
     config = json.loads((folder / "config.json").read_text()) | changed
     (folder / "config.json").write_text(json.dumps(config))
     weights = find_weights(f"local-dir:{folder}")
+    read = read_class_names if "two classes" in message else load_weights
     with pytest.raises(UserError, match=f"^local-dir:{folder}: .*{message}") as raised:
-        read_class_names(weights)
-        load_weights(weights)
+        read(weights)
     assert "\n" not in str(raised.value)
 
 
 def test_weights_without_a_classifier_are_rejected(tmp_path):
     save_for_hf(timm.create_model("test_resnet", num_classes=0), tmp_path, safe_serialization=True)
-    with pytest.raises(UserError, match="has no classifier: it is an encoder of features; name another model$"):
+    with pytest.raises(UserError, match=r"has no classifier: it is an encoder of features; name another model$"):
         load_weights(find_weights(f"local-dir:{tmp_path}"))
 
 
