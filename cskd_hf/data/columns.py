@@ -26,7 +26,7 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
             raise UserError(f"data.{key}: {where} has no column {column!r}; it has {', '.join(table.column_names)}")
-    for column in set(SPLIT_COLUMNS) & set(table.column_names):
+    for column in [name for name in table.column_names if name in SPLIT_COLUMNS]:
         named = [value for value in table.unique(column) if is_split_word(str(value))]
         if len(named) > 1:
             raise UserError(

@@ -65,7 +65,7 @@ def load_trained(source: str) -> TrainedModel:
     try:
         config = read_config(location)
         model = timm.create_model(location, pretrained=True).eval()
-        preprocessing = resolve_model_data_config(model)
+        preprocessing = resolve_model_data_config(model, use_test_size=True)  # as timm's validate.py
     except (AssertionError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         reason = f"config.json has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{source}: timm cannot load these weights: {reason or type(error).__name__}") from error

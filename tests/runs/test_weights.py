@@ -135,6 +135,14 @@ def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path, changed, me
     assert "\n" not in str(raised.value)
 
 
+def test_weights_are_tested_at_their_test_size_as_in_timms_validate(tmp_path):
+    size = {"test_input_size": (3, 48, 48), "test_crop_pct": 0.5}
+    model = timm.create_model("test_resnet", num_classes=4, pretrained_cfg_overlay={"input_size": (3, 32, 32), **size})
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    transform = load_weights(find_weights(f"local-dir:{tmp_path}")).transform
+    assert (*transform.input_size, transform.crop_pct) == (3, 48, 48, 0.5)
+
+
 def test_weights_without_a_classifier_are_rejected(tmp_path):
     save_for_hf(timm.create_model("test_resnet", num_classes=0), tmp_path, safe_serialization=True)
     with pytest.raises(UserError, match=r"has no classifier: it is an encoder of features; name another model$"):
