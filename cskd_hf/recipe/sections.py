@@ -142,9 +142,8 @@ class SchedulerSection(Section):
     @property
     def keywords(self) -> dict[str, Any]:
         """For `create_scheduler_v2`, whose `none` drops warm-up and layer decay, and whose milestones must rise."""
-        changed = {"decay_milestones": sorted(self.decay_milestones)}
-        changed |= {"sched": "multistep", "decay_milestones": []} if self.sched == "none" else {}
-        return self.model_dump(exclude_none=True) | changed
+        settings = self.model_dump(exclude_none=True) | {"decay_milestones": sorted(self.decay_milestones)}
+        return settings | ({"sched": "multistep", "decay_milestones": []} if self.sched == "none" else {})
 
     @property
     def total_epochs(self) -> int:
