@@ -48,9 +48,13 @@ def exit_on_signals() -> None:
 
 
 def run_command(command: Callable[[], int]) -> None:
-    """Run a command's `main` and exit: with its status, 2 after a `UserError`, 130 after an interrupt."""
+    """Run a command's `main` and exit: with its status, 2 after a `UserError`, 130 after an interrupt.
+
+    A reader of standard output that ends early, such as head, ends the command with one line and status 141.
+    """
     try:
         status = command()
+        sys.stdout.flush()
         gc.collect()  # modules in reference cycles keep the threads of a destroyed process group alive
         sys.exit(status)
     except UserError as error:
@@ -60,6 +64,14 @@ def run_command(command: Callable[[], int]) -> None:
             message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
             print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+            print("error: the reader of standard output has ended", file=sys.stderr)
+            sys.exit(141)
+        raise  # another pipe, such as a worker's
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -22,7 +22,7 @@ from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.images import data_section, load_ood, load_splits
 from cskd_hf.evaluation.inputs import (
     MAPS,
-    check_output,
+    check_outputs,
     parse_corruptions,
     parse_coverages,
     parse_heights,
@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if maps or coverages:
         find_holdout(weights[0], "--calibration" if maps else "--conformal")
     outputs = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
-    for name, path in outputs.items():
-        check_output(path, f"--{name}")
+    check_outputs({f"--{name}": path for name, path in outputs.items()})
 
     limit_openmp_spinning()  # before the first import of torch
     splits = load_splits(weights, data)  # a wrong split shows before torch is imported

@@ -14,7 +14,7 @@ from pathlib import Path
 from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.evaluation.holdout import find_holdout
-from cskd_hf.evaluation.inputs import check_header, check_output, find_images, parse_coverages
+from cskd_hf.evaluation.inputs import check_header, check_outputs, find_images, parse_coverages
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 FORMATS = ("table", "csv", "jsonl")
@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{option}: read {value}; write {least} or more")
     weights = find_weights(args.model)
     coverage = None if args.coverage is None else _coverage(args, weights)
-    check_output(args.output, "--output")
-    check_output(args.features, "--features")
+    check_outputs({"--output": args.output, "--features": args.features})
     paths = find_images(args.images)
     if args.features:
         check_header(paths, "--features")

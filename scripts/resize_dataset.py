@@ -32,8 +32,9 @@ from stored_images import StoredImages
 
 from cskd_hf.data.decode import UnreadableImageError, decode, fits_jpeg
 from cskd_hf.data.duplicates import read_content
+from cskd_hf.data.fingerprint import fingerprint
 from cskd_hf.data.loaders import available_cores
-from cskd_hf.data.splits import ImageSplit, fingerprint, load_images
+from cskd_hf.data.splits import ImageSplit, load_images
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import parse_data

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from command_runs import command, draw_folder, metrics_lines, summary_of, write_recipe
 from safetensors.torch import load_file
+from timm.scheduler import create_scheduler_v2
 
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import ClassPairSampler
@@ -68,7 +69,8 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         batches = GlobalBatches(ClassPairSampler(np.arange(400) % 3, 0), 4)
         loader: Any = itertools.repeat(batch)
         progress = Progress()
-        learner = Learner(objective, model, model, optimizer, None)
+        scheduler, _ = create_scheduler_v2(optimizer, "cosine", num_epochs=1)
+        learner = Learner(objective, model, model, optimizer, scheduler)
         updates = training_updates(learner, loader, batches, accelerator, progress, RunSection(clip_grad=1.0), 1)
         for _ in range(3):  # the first may wait: they compile and choose kernels
             next(updates)

@@ -1,4 +1,4 @@
-"""A signal while the training command starts ends it with one line, wherever the start is."""
+"""A signal while the training command starts ends it with one line, and so does a reader that ends early."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ sys.meta_path.insert(0, Finder())
 from cskd_hf.train import cli
 cli()
 """
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "error"),
+    [("lambda: print('x' * 10**6)", 141, "error"), ("lambda: os.write(open_pipe, b'x')", 1, "BrokenPipeError")],
+)
+def test_a_reader_that_ends_early_is_one_line(command, status, error):
+    code = "import os; from cskd_hf.errors import run_command; end, open_pipe = os.pipe(); os.close(end); "
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}run_command({command})"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if status == 141:
+            process.stdout.close()
+        *others, last = process.stderr.read().splitlines()
+    assert (process.returncode, last.partition(":")[0], others == []) == (status, error, status == 141)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import time
@@ -69,13 +68,13 @@ def _measure(recipe: Recipe, images: Images, accelerator: Accelerator, seconds: 
     # Rates count every batch as a full one, so a short last batch is dropped.
     recipe = recipe.replace(data={"batch_size": batch_size, "drop_last": batch_size <= len(images.train)})
     recipe = recipe.replace(transform={"size_schedule": ()})  # as in the last epochs
+    # Thousands of steps on one batch must not make the weights diverge; some optimizers reject a rate of 0.
+    recipe = recipe.replace(optimizer={"lr": 1e-30}, scheduler={"sched": "none", "warmup_epochs": 0})
     batches = build_batches(recipe, images.train, accelerator)
     loader = build_loader(recipe, images.train, batches, accelerator)
     objective = build_training_objective(recipe, images, accelerator)
     dry_run(objective, recipe.transform, batches.smallest, images.num_classes, accelerator.device)
-    learner = dataclasses.replace(build_learner(recipe, objective, batches, accelerator), scheduler=None)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = 0.0  # thousands of steps on one batch must not make the weights diverge
+    learner = build_learner(recipe, objective, batches, accelerator)
     workers = count_workers(recipe.data.workers)
 
     def train(source: Any) -> dict[str, float]:

@@ -7,22 +7,32 @@ import re
 import pyarrow.compute as pc
 from datasets import Dataset, Image, Value
 
+from cskd_hf.data.choose import is_split_word
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
+SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+
 
 def require_columns(table: Dataset, where: str, data: DataSection) -> None:
-    """Check that `data.image_column` and `data.label_column` exist.
+    """Check that `data.image_column` and `data.label_column` exist, and that no column divides the rows into splits.
 
     Args:
         where: what `table` is, for messages.
 
     Raises:
-        UserError: one is missing.
+        UserError: one is missing, or the rows are of several splits.
     """
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
             raise UserError(f"data.{key}: {where} has no column {column!r}; it has {', '.join(table.column_names)}")
+    for column in [name for name in table.column_names if name in SPLIT_COLUMNS]:
+        named = [value for value in table.unique(column) if is_split_word(str(value))]
+        if len(named) > 1:
+            raise UserError(
+                f"data: column {column!r} of {where} divides the rows into {', '.join(named)}, and would be ignored; "
+                "write a file for each split, or remove the column"
+            )
 
 
 _ADDRESS = r"^[A-Za-z][A-Za-z0-9+.-]+://"  # a scheme of two letters or more: C:// is a drive

@@ -118,3 +118,11 @@ def _sha256(content: pa.Buffer | None, path: str) -> bytes:
 
 def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def fingerprint(split: ImageSplit) -> str:
+    """16 hexadecimal digits that identify a split's name, class names, labels and rows."""
+    digest = hashlib.sha256(json.dumps([split.name, list(split.class_names)]).encode())
+    for array in (split.labels, split.rows):
+        digest.update(array.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ pixels therefore do not depend on the number of workers or ranks, or on restarts
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class ImageSampler:
             each, one after the other, as timm's `RepeatAugSampler` does.
 
     Raises:
-        UserError: no images.
+        UserError: no images, an unknown `sampling`, or `aug_repeats` below 1.
 
     Example:
         >>> from cskd_hf import ImageSampler
@@ -70,6 +70,10 @@ class ImageSampler:
     ) -> None:
         if num_images < 1:
             raise UserError("no images to sample from; pass one label per training image")
+        if sampling not in get_args(Sampling):
+            raise UserError(f"sampling: read {sampling!r}; allowed: {', '.join(get_args(Sampling))}")
+        if aug_repeats < 1:
+            raise UserError(f"aug_repeats: read {aug_repeats}; write 1 or more")
         self.num_images, self.seed, self.views = num_images, seed, views
         self.sampling, self.aug_repeats = sampling, aug_repeats
         if sampling != "instance":

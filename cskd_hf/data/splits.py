@@ -5,8 +5,6 @@ No image is decoded: labels are read from Arrow, and images stay encoded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,7 +98,8 @@ def load_images(data: DataSection) -> Images:
     """Load the splits of a resolved recipe.
 
     Raises:
-        UserError: no such data, split or column; labels missing or of another type; fewer than two classes.
+        UserError: no such data, split or column; labels missing or of another type; fewer than two classes to train on,
+            or none of them in another split.
 
     Example:
         >>> from cskd_hf import load_images
@@ -123,16 +122,30 @@ def load_images(data: DataSection) -> Images:
         role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)
     }
     notes = [note for split in splits.values() for note in split.notes]
-    if len(class_names) < 2:
-        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes: {some(class_names)}")
     train, holdout, test = splits["train"], splits.get("holdout"), splits.get("test")
     if test is None:
         train, test = _take_share(train, data.test_split, "test_split")
     if isinstance(data.holdout, float) and data.holdout:
         train, holdout = _take_share(train, data.holdout, "holdout")
+    _check_classes(train, [test] if holdout is None else [holdout, test], data)
     notes += [note for note in [note_of_copy(data.dataset)] if note is not None]
     notes += look_alikes(class_names) + _class_notes(train, holdout)
     return Images(train, holdout, test, tuple(notes))
+
+
+def _check_classes(train: ImageSplit, others: Sequence[ImageSplit], data: DataSection) -> None:
+    """Raises UserError without two classes to train on, or if another split has none of them."""
+    trained = np.unique(train.labels)
+    names = some([train.class_names[label] for label in trained])
+    if len(trained) < 2:
+        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes in training: {names}")
+    for split in others:
+        if not np.isin(split.labels, trained).any():
+            own = some([train.class_names[label] for label in np.unique(split.labels)])
+            raise UserError(
+                f"data: split {split.name!r} has none of the classes that are trained, {names}, only {own}; correct "
+                "its labels, or choose another split"
+            )
 
 
 def _take_share(split: ImageSplit, share: float | str | None, key: str) -> tuple[ImageSplit, ImageSplit]:
@@ -230,11 +243,3 @@ def holdout_mask(labels: np.ndarray, share: float) -> np.ndarray:
         order = open_classes[np.lexsort((chance[open_classes], -remainder))]
         taken[order[: total - taken.sum()]] += 1
     return rank < taken[labels]
-
-
-def fingerprint(split: ImageSplit) -> str:
-    """16 hexadecimal digits that identify a split's name, class names, labels and rows."""
-    digest = hashlib.sha256(json.dumps([split.name, list(split.class_names)]).encode())
-    for array in (split.labels, split.rows):
-        digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()[:16]

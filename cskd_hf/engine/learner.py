@@ -113,7 +113,7 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
     optimizer = create_optimizer(recipe.optimizer, network, module, lr, begins_later)
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        **recipe.scheduler.model_dump(exclude_none=True),
+        **recipe.scheduler.keywords,
         updates_per_epoch=-(-len(batches) // accumulation),
     )
     compile_objective(recipe, objective)

@@ -33,8 +33,8 @@ def create_optimizer(
         apart: parameters that share no group with others.
 
     Raises:
-        UserError: timm has no such optimizer, it rejects these settings, a package it needs is missing, or it needs
-            second derivatives.
+        UserError: timm has no such optimizer, it rejects or ignores these settings, a package it needs is missing, or
+            it needs second derivatives.
     """
     if "kron" in settings.opt and find_spec("opt_einsum") is None:  # without it, its products need terabytes
         raise UserError(f"optimizer.opt: {settings.opt} needs the package opt_einsum; pip install opt_einsum")
@@ -54,11 +54,14 @@ def create_optimizer(
                 optimizer.add_param_group(group)
         elif len(added):
             optimizer.add_param_group({"params": list(added), "weight_decay": settings.weight_decay})
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
+    for key in ("betas", "eps"):
+        if getattr(settings, key) is not None and key not in optimizer.param_groups[0]:
+            raise UserError(f"optimizer.{key}: {settings.opt} has none, so timm ignores it; leave it out")
     if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
     _set_apart(optimizer, apart)

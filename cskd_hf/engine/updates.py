@@ -87,7 +87,7 @@ def training_updates(
     caller resumes with the next step. Each step sets train mode, so the caller may evaluate in between.
 
     Args:
-        learner: its scheduler may be None.
+        learner: what the updates change.
         loader: iterates over `batches`.
         settings: accumulation, clipping, gradient checkpointing, seed.
         num_epochs: including warm-up and cool-down.
@@ -99,8 +99,7 @@ def training_updates(
         if progress.position >= batches.num_samples:
             progress.begin_epoch()  # resumed with larger batches and drop_last: the rest of the epoch does not fill one
             continue
-        if learner.scheduler is not None:
-            learner.scheduler.step(progress.epoch)
+        learner.scheduler.step(progress.epoch)
         batches.start_epoch(progress.epoch, progress.position)
         totals = Totals(accelerator.device, progress.totals)
         batch_iterator = iter(loader)
@@ -108,8 +107,7 @@ def training_updates(
         while not ends_epoch:
             started = time.perf_counter()
             learner.train(progress.epoch)
-            if learner.scheduler is not None:
-                learner.scheduler.step_update(progress.step)
+            learner.scheduler.step_update(progress.step)
             _seed_step(settings.seed, progress.step, accelerator.process_index)
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)

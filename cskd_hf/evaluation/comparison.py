@@ -5,6 +5,7 @@ The first model is the reference. For each metric, the p-values of the others ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.resampling import RESAMPLES, Interval, interval, p_value, replicates
 
 _MAY_BE_NEGATIVE = ("nll_calibration", "brier_calibration")
+_LARGEST = {"percent": 100.0, "0 to 2": 2.0}  # by the unit; a reflected replicate may lie beyond
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ class Measured:
         value = self.values[name]
         if value is None or name not in self.replicated:
             return None
-        low, high = interval(value, self.replicated[name])
-        return Interval(low if name in _MAY_BE_NEGATIVE else max(low, 0.0), high)
+        if name in _MAY_BE_NEGATIVE:
+            return interval(value, self.replicated[name])
+        largest = _LARGEST.get(DEFINITIONS[name].rpartition("; ")[2], math.inf)
+        return Interval(*(min(max(end, 0.0), largest) for end in interval(value, self.replicated[name])))
 
 
 @dataclass(frozen=True)

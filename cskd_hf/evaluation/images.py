@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection
+from cskd_hf.runs.summary import read_recipe
 from cskd_hf.runs.weights import Weights, read_class_names
 
 if TYPE_CHECKING:
@@ -68,9 +70,24 @@ def load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSpli
 
     names = [read_class_names(own) for own in weights]
     _check_same_classes(weights, names)
+    uses = _uses(weights, data)
     splits = {own: load_split(data, own) for own in dict.fromkeys(names)}
+    splits = {own: dataclasses.replace(split, notes=split.notes + uses) for own, split in splits.items()}
     _check_same_classes(weights, [splits[own].class_names for own in names])  # of weights without names: the data's
     return [splits[own] for own in names]
+
+
+def _uses(weights: Sequence[Weights], data: DataSection) -> tuple[str, ...]:
+    """Notes about runs that have already used the images: trained on them, or fitted a temperature."""
+    notes = []
+    for own in weights:
+        if own.run is not None and (own.run / "recipe.yaml").is_file():
+            before = read_recipe(own.run).data
+            used = {before.holdout: "fitted its temperature to", before.train_split: "was trained on"}
+            if data.test_split in used and (before.dataset, before.config_name) == (data.dataset, data.config_name):
+                verb = used[data.test_split]
+                notes.append(f"{own.source} {verb} split {data.test_split!r}: new images are harder than these")
+    return tuple(notes)
 
 
 def _check_same_classes(weights: Sequence[Weights], names: Sequence[Sequence[str] | None]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,20 +95,28 @@ def _images_below(folder: str) -> list[str]:
     return sorted(images)
 
 
-def check_output(path: Path | None, option: str) -> None:
-    """Check that a file can be written, before the work whose result it takes.
+def check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Check that files can be written, before the work whose results they take.
+
+    Args:
+        outputs: option → the file that it names.
 
     Raises:
-        UserError: its folder is missing or not writable, or `path` is a folder.
+        UserError: a file's folder is missing or not writable, it is a folder, or two options name it.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"{option}: {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{option}: {path.parent} is no folder; create it, or name a file elsewhere")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"{option}: {path.parent} is not writable; name a file elsewhere")
+    options = dict[Path, str]()
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a folder; name a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{option}: {path.parent} is no folder; create it, or name a file elsewhere")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"{option}: {path.parent} is not writable; name a file elsewhere")
+        first = options.setdefault(path.resolve(), option)
+        if first != option:
+            raise UserError(f"{option}: {path} is also the file of {first}; name another one")
 
 
 def check_header(paths: Sequence[str], option: str) -> None:

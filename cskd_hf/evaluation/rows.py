@@ -54,7 +54,7 @@ def row_chunks(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Iter
         raise ValueError(f"temperature is {temperature}; needs a finite number above 0")
     num_rows = max(1, CHUNK_SIZE // logits.shape[1])
     chunks = zip(logits.split(num_rows), target.split(num_rows), strict=True)
-    return ((rows.double() / temperature, labels) for rows, labels in chunks)
+    return ((rows.detach().double() / temperature, labels) for rows, labels in chunks)
 
 
 def per_image(

@@ -47,7 +47,8 @@ def load_trained(source: str) -> TrainedModel:
         source: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
 
     Raises:
-        UserError: there is no such folder or repository, or timm cannot load its weights.
+        UserError: there is no such folder or repository, timm cannot load its weights, or they are no classifier of the
+            classes that config.json names.
 
     Example:
         >>> from cskd_hf import load_trained
@@ -64,18 +65,31 @@ def load_trained(source: str) -> TrainedModel:
     try:
         config = read_config(location)
         model = timm.create_model(location, pretrained=True).eval()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{source}: timm cannot load these weights: {one_line(error)}") from error
+        preprocessing = resolve_model_data_config(model, use_test_size=True)  # as timm's validate.py
+    except (AssertionError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        reason = f"config.json has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise UserError(f"{source}: timm cannot load these weights: {reason or type(error).__name__}") from error
     names, facts = config.get("label_names"), config.get("cskd", {})
+    if model.num_classes == 0:
+        raise UserError(f"{source}: has no classifier: it is an encoder of features; name another model")
+    if names and len(names) != model.num_classes:
+        raise UserError(
+            f"{source}: config.json names {len(names)} classes in label_names, but the network has "
+            f"{model.num_classes}; correct the list, or remove it"
+        )
     background = facts.get("background", TransformSection().background)
     background = tuple(background) if isinstance(background, list) else background
     # Not validated: evaluation takes whatever timm does.
-    transform = TransformSection(background=background).model_copy(update=resolve_model_data_config(model))
+    transform = TransformSection(background=background).model_copy(update=preprocessing)
     temperature, black_white = facts.get("temperature"), facts.get("value_range")
+    if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
+        raise UserError(
+            f"{source}: config.json: cskd.temperature: read {temperature!r}; write a number above 0, or null"
+        )
     unknown = "no temperature comes with these weights" if temperature is None else "nothing says how T was fitted"
     return TrainedModel(
         model,
-        tuple(names) if names else None,
+        tuple(map(str, names)) if names else None,
         temperature,
         facts.get("calibration", f"not known to be calibrated: {unknown}"),
         transform,

@@ -140,10 +140,10 @@ class TransformSection(Section):
     crop_mode: Literal["center", "squash", "border"] | None = None
     """Evaluation, instead of the short side: resize both sides to input / crop_pct (squash), or the long side, and pad
     (border)."""
-    mean: tuple[float, ...] | None = None
-    """Of each channel, in [0, 1]. null: the pretrained weights', else the catalog's, else ImageNet's, of which grey and
-    alpha take the average."""
-    std: tuple[Positive, ...] | None = None
+    mean: tuple[Probability, ...] | None = None
+    """Of each channel, where black is 0 and white is 1. null: the pretrained weights', else the catalog's, else
+    ImageNet's, of which grey and alpha take the average."""
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     """As `mean`."""
 
     @field_validator("auto_augment")
@@ -181,6 +181,16 @@ class TransformSection(Section):
                 f"[[last epoch, pixels], …], with rising epochs, of at most {largest} pixels, as input_size"
             )
         return steps
+
+    @field_validator("crop_padding")
+    @classmethod
+    def _within_the_image(cls, padding: int | None, read: ValidationInfo) -> int | None:
+        _, height, width = read.data.get("input_size", (3, 224, 224))
+        heights = (height, *(pixels for _, pixels in read.data.get("size_schedule", ())))
+        smallest = min(heights) * min(1, width / height)
+        if padding is not None and padding >= smallest:
+            raise ValueError(f"whole number below {smallest:g}, the smallest side of the training images, or null")
+        return padding
 
     @field_validator("background")
     @classmethod

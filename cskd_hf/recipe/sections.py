@@ -119,7 +119,7 @@ class SchedulerSection(Section):
     num_epochs: Count
     """Without `cooldown_epochs`, and without a warm-up under `warmup_prefix`."""
     sched: Literal["cosine", "tanh", "step", "multistep", "poly", "none"] = "cosine"
-    """Shape of the decay; none: a constant rate."""
+    """Shape of the decay; none: a constant rate, after the warm-up if there is one."""
     decay_milestones: tuple[Count, ...] = (90, 180, 270)
     """multistep: the rate is lower from each of these epochs on, counted from 1."""
     decay_epochs: Positive | None = None
@@ -138,6 +138,12 @@ class SchedulerSection(Section):
     """Epochs after `num_epochs`, at the last rate."""
     step_on_epochs: bool = True
     """Change the rate once per epoch; false: at every update."""
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """For `create_scheduler_v2`, whose `none` drops warm-up and layer decay, and whose milestones must rise."""
+        settings = self.model_dump(exclude_none=True) | {"decay_milestones": sorted(self.decay_milestones)}
+        return settings | ({"sched": "multistep", "decay_milestones": []} if self.sched == "none" else {})
 
     @property
     def total_epochs(self) -> int:
@@ -226,9 +232,8 @@ class RunSection(Section):
     def chosen_epoch(self) -> str:
         """Which epoch's weights are the result, for captions."""
         metric = SELECTION_METRICS[self.selection_metric]
-        best = self.selection == "best_holdout"
         stopped = "" if self.early_stopping_patience is None else f", with early stopping by hold-out {metric}"
-        return (f"epoch with the best hold-out {metric}" if best else "last epoch") + stopped
+        return (f"epoch with the best hold-out {metric}" if self.selection != "last" else "last epoch") + stopped
 
     @field_validator("hub_model_id")
     @classmethod

@@ -25,7 +25,7 @@ from cskd_hf.models.factory import starting_weights
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import SELECTION_METRICS, RunSection
 from cskd_hf.report.describe import describe_images, describe_method, describe_network, random_weights_note
-from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch, size_note
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rate_notes, rates_by_epoch, size_note
 from cskd_hf.runs.progress import Progress, TimeLeft
 from cskd_hf.runs.summary import read_summary
 
@@ -77,7 +77,8 @@ class Console:
         views = NUM_VIEWS[recipe.method.views]
         unit = "images" if views == 1 else f"anchors ({views * anchors:,} images)"
         start = starting_weights(network)
-        schedule = describe_schedule(recipe.scheduler, rates_by_epoch(recipe.scheduler, lr, updates))
+        rates = rates_by_epoch(recipe.scheduler, lr, updates)
+        schedule = describe_schedule(recipe.scheduler, rates)
         lines = {
             "data": f"{recipe.data.dataset}: {images.num_classes:,} classes, {len(images.train):,} training images"
             f"{holdout}, {len(images.test):,} test",
@@ -96,7 +97,7 @@ class Console:
         self.say("\n".join([str(recipe.run.output_dir), *(_wrapped(name, text) for name, text in lines.items())]))
         notes = [*images.notes, *_batch_note(recipe, batches, lr), *ema_note(recipe.run, epochs * updates)]
         notes += [*small_data_note(recipe, batches), *last_batch_note(recipe, batches, network)]
-        notes += milestone_note(recipe.scheduler)
+        notes += rate_notes(recipe.scheduler, lr, rates) + milestone_note(recipe.scheduler)
         notes += size_note(recipe.transform, recipe.scheduler)
         notes += random_weights_note(recipe.model)
         notes += [] if images.holdout is None else holdout_note(len(images.holdout))

@@ -22,14 +22,11 @@ def rates_by_epoch(scheduler: SchedulerSection, lr: float, updates_per_epoch: in
         [0.1, 0.1, 0.01, 0.01]
     """
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
-    timms, _ = create_scheduler_v2(
-        optimizer, **scheduler.model_dump(exclude_none=True), updates_per_epoch=updates_per_epoch
-    )
+    timms, _ = create_scheduler_v2(optimizer, **scheduler.keywords, updates_per_epoch=updates_per_epoch)
     rates = []
     for epoch in range(scheduler.total_epochs):
-        if timms is not None:
-            timms.step(epoch)
-            timms.step_update(epoch * updates_per_epoch)
+        timms.step(epoch)
+        timms.step_update(epoch * updates_per_epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     return rates
 
@@ -61,6 +58,22 @@ def size_note(transform: TransformSection, scheduler: SchedulerSection) -> list[
         f"transform.size_schedule: training ends with epoch {scheduler.total_epochs}, before it reaches "
         "transform.input_size; shorten the schedule"
     ]
+
+
+def rate_notes(scheduler: SchedulerSection, lr: float, rates: Sequence[float]) -> list[str]:
+    """Warnings if the rate never reaches `lr`, or exceeds it."""
+    notes = []
+    if scheduler.warmup_epochs >= scheduler.total_epochs:
+        notes.append(
+            f"scheduler.warmup_epochs: training ends with epoch {scheduler.total_epochs}, in the warm-up, before the "
+            f"rate reaches {lr:g}; write a smaller number, or more epochs"
+        )
+    key = "warmup_lr" if rates[0] > lr else "min_lr"
+    if max(rates) > lr:
+        notes.append(
+            f"scheduler.{key}: {getattr(scheduler, key):g} is above the learning rate, {lr:g}; write a smaller number"
+        )
+    return notes
 
 
 def milestone_note(scheduler: SchedulerSection) -> list[str]:

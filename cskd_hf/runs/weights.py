@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def read_class_names(weights: Weights) -> tuple[str, ...] | None:
     """K names in label order, without loading the weights; None if they come without names.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or two are equal.
     """
     if weights.checkpoints and weights.run is not None:
         return _names_of_checkpoint(weights.checkpoints[-1])
@@ -122,7 +123,10 @@ def read_class_names(weights: Weights) -> tuple[str, ...] | None:
     names = config.get("label_names")
     if not names and location.startswith("hf-hub:timm/"):
         names = _imagenet_names(config)
-    return tuple(names) if names else None
+    if names and len(set(names)) < len(names):
+        ((twice, _),) = Counter(names).most_common(1)
+        raise UserError(f"{weights.source}: config.json names two classes {twice!r} in label_names; rename one")
+    return tuple(map(str, names)) if names else None
 
 
 def _imagenet_names(config: dict[str, Any]) -> list[str] | None:

@@ -76,7 +76,15 @@ def test_class_folders_are_numbered_as_timm_numbers_them(tmp_path):
 
 
 def test_class_names_that_look_alike_are_noted(tmp_path):
-    write(tmp_path, "train/Cat/1.png", "train/dog/1.png", "train/dog/2.png", "train/Cat/2.png", "test/cat/1.png")
+    write(
+        tmp_path,
+        "train/Cat/1.png",
+        "train/dog/1.png",
+        "train/dog/2.png",
+        "train/Cat/2.png",
+        "test/cat/1.png",
+        "test/dog/1.png",
+    )
     alike = (
         "classes 'Cat' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one"
     )

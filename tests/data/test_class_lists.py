@@ -143,7 +143,7 @@ def test_the_readme_names_the_classes_of_files_without_a_list_and_gives_the_orde
 
 
 def test_a_readme_may_rename_classes_but_not_drop_them(tmp_path):
-    files = {"train": part(ABC.names, "ant", "cat"), "test": part(ABC.names, "bee")}
+    files = {"train": part(ABC.names, "ant", "cat"), "test": part(ABC.names, "bee", "cat")}
     renamed = load(describe(write(tmp_path / "a", "parquet", **files), "Formica", "bee", "cat"))
     assert renamed.train.class_names == ("Formica", "bee", "cat")
     assert renamed.train.labels.tolist() == [0, 2]
@@ -170,10 +170,10 @@ def test_the_files_of_a_saved_split_may_have_their_own_lists(tmp_path):
 def test_files_may_store_the_other_columns_differently(tmp_path):
     """Programs other than `datasets` leave out its metadata, and columns that training ignores may differ."""
     plain = part(None, "cat", metadata=False)
-    files = {"train_1": plain.append_column("note", [["x"]]), "train_2": part(CAB, "ant"), "test": part(None, "bee")}
+    files = {"train_1": plain.append_column("note", [["x"]]), "train_2": part(CAB, "ant"), "test": part(None, "cat")}
     images = load(write(tmp_path / "d", "parquet", **files))
     assert_right(images.train, "cat", "ant")
-    assert_right(images.test, "bee")
+    assert_right(images.test, "cat")
 
 
 def stored(labels: list[Any], kind: pa.DataType) -> pa.Table:

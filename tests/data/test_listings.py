@@ -42,6 +42,10 @@ def test_a_csv_lists_paths_and_labels(tmp_path):
         ("image,label\n1.png,a\n2.png,\n", "1 of 2 rows of split 'train' have no label"),
         ("image,label\n1.png,a\n2.png\n", "train|CSV parse error"),
         ("", "Empty CSV"),
+        (
+            "image,label,split\n1.png,a,train\n2.png,b,test\n",
+            "column 'split' of split 'train' divides the rows into tr",
+        ),
     ],
 )
 def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):

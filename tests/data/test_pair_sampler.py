@@ -193,7 +193,7 @@ def test_labels_must_be_one_integer_per_image(labels):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("setting", [{"partner": "self"}, {"singleton": "skip"}])
+@pytest.mark.parametrize("setting", [{"partner": "self"}, {"singleton": "skip"}, {"sampling": "balanced"}])
 def test_a_misspelt_setting_lists_the_allowed_values(setting):
     with pytest.raises(UserError, match="allowed: "):
         ClassPairSampler(LABELS, **setting)

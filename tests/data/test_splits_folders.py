@@ -87,7 +87,8 @@ def test_class_folders_contribute_every_image_and_nothing_else(tmp_path):
 def test_odd_file_names_are_read(tmp_path):
     names = ["with space.png", "知更鳥.png", "[a] (1)*?.png", "100%#2::3.png"]
     for level, name in enumerate(names):
-        write(tmp_path, f"train/a/{name}", f"test/b/{name}", content=png(level))
+        write(tmp_path, f"train/a/{name}", f"test/a/{name}", content=png(level))
+    write(tmp_path, "train/b/1.png")
     train = load(tmp_path).train
     assert sorted(level_of(train, index) for index in range(len(names))) == list(range(len(names)))
     assert "知更鳥.png" in " ".join(train.describe(index) for index in range(len(names)))
@@ -177,10 +178,25 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
         load(tmp_path)
 
 
-def test_a_single_class_is_an_error(tmp_path):
-    write(tmp_path, "train/a/1.jpg", "test/a/1.jpg")
-    with pytest.raises(UserError, match=r"'label' has fewer than two classes: a"):
-        load(tmp_path)
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (("train/a/1.jpg", "test/a/1.jpg"), r"data.label_column: 'label' has fewer than two classes in training: a$"),
+        (("train/a/1.jpg", "test/b/1.jpg"), r"data.label_column: 'label' has fewer than two classes in training: a$"),
+        (
+            ("train/0.0/1.jpg", "train/1.0/1.jpg", "test/0/1.jpg", "test/1/1.jpg"),
+            "data: split 'test' has none of the classes that are trained, 0.0, 1.0, only 0, 1; correct its labels",
+        ),
+        (
+            ("train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "val/c/1.jpg"),
+            "data: split 'val' has none of the classes that are trained, a, b, only c; ",
+        ),
+    ],
+)
+def test_splits_without_common_classes_are_an_error(tmp_path, paths, message):
+    write(tmp_path, *paths)
+    with pytest.raises(UserError, match=f"^{message}"):
+        load(tmp_path, holdout="val" if "val/c/1.jpg" in paths else 0.0)
 
 
 def test_a_class_folder_of_other_files_is_an_error_and_an_empty_one_is_ignored(tmp_path):

@@ -91,7 +91,7 @@ def test_classes_are_matched_across_splits_by_name(tmp_path):
 
 
 def test_empty_classes_count_and_are_noted(tmp_path):
-    images = load(as_parquet(tmp_path / "d", train=table([0, 0, 2, 2], ABC), test=table([1], ABC)))
+    images = load(as_parquet(tmp_path / "d", train=table([0, 0, 2, 2], ABC), test=table([0, 1], ABC)))
     assert images.num_classes == 3
     assert images.notes == ("1 of 3 classes have no training image: bee",)
 

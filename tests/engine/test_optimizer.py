@@ -16,7 +16,7 @@ from torch import nn
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.errors import UserError
 from cskd_hf.methods import Method
-from cskd_hf.recipe.sections import OptimizerSection
+from cskd_hf.recipe.sections import OptimizerSection, SchedulerSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
 from cskd_hf.runs.progress import Progress
 
@@ -97,11 +97,13 @@ def test_layer_decay_applies_to_the_network_but_not_to_heads():
     groups = described(optimizer, module)
     assert groups["model.stem.0.weight"][2] < groups["model.stages.3.blocks.0.conv_dw.weight"][2] < 1.0
     assert groups["branches.0.classifier.weight"][2] == 1.0
-    scheduler, _ = create_scheduler_v2(optimizer, sched="multistep", decay_milestones=[2], decay_rate=0.1, num_epochs=5)
-    scheduler.step(2)
-    after = described(optimizer, module)
-    for key, (_, _, share) in groups.items():
-        assert after[key][1] == pytest.approx(0.1 * LR * share), key
+    multistep = {"sched": "multistep", "decay_milestones": (3,), "decay_rate": 0.1}
+    for settings, factor in (({"sched": "none"}, 1), (multistep, 0.1)):
+        scheduler, _ = create_scheduler_v2(optimizer, **SchedulerSection(num_epochs=5, **settings).keywords)
+        scheduler.step(3)
+        after = described(optimizer, module)
+        for key, (_, _, share) in groups.items():
+            assert after[key][1] == pytest.approx(factor * LR * share), key
 
 
 def test_frozen_parameters_are_left_out():
@@ -131,6 +133,19 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
         UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
     ):
         optimizer_of("byot", settings_of(opt="adammm"), small_network())
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"opt": "momentum", "betas": (0.9, 0.99)}, r"optimizer\.betas: momentum has none, so timm ignores it"),
+        ({"opt": "lion", "eps": 1e-6}, r"optimizer\.eps: lion has none, so timm ignores it; leave it out$"),
+        ({"opt": "adan", "betas": (0.9, 0.99)}, "optimizer: timm cannot make 'adan' with these settings: "),
+    ],
+)
+def test_settings_that_an_optimizer_does_not_take_are_rejected(settings, line):
+    with pytest.raises(UserError, match=f"^{line}"):
+        optimizer_of("cskd", settings_of(**settings), small_network())
 
 
 def test_kron_without_opt_einsum_is_rejected(monkeypatch):

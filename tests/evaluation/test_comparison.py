@@ -10,7 +10,7 @@ import torch
 from random_logits import predictions
 
 from cskd_hf.evaluation import weighted
-from cskd_hf.evaluation.comparison import Compared, differences, holm, mcnemar, measure
+from cskd_hf.evaluation.comparison import Compared, Measured, differences, holm, mcnemar, measure
 from cskd_hf.evaluation.comparison_table import as_json, as_latex, as_markdown, as_text
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.predictions import Predictions
@@ -40,6 +40,21 @@ def test_every_metric_has_its_value_and_an_interval_around_it() -> None:
         assert found is not None, name
         assert 0 <= found.high - found.low < 20
         assert model.last.replicated[name].shape == (50,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "replicates", "expected"),
+    [
+        ("top1_error", 93.0, [80.0, 90.0], (96.0, 100.0)),
+        ("ece", 1.0, [3.0, 5.0], (0.0, 0.0)),
+        ("brier", 1.5, [0.5, 1.5], (1.5, 2.0)),
+        ("nll", 2.0, [1.0, 5.0], (0.0, 3.0)),
+        ("nll_calibration", 0.0, [1.0, 1.0], (-1.0, -1.0)),
+    ],
+)
+def test_intervals_end_where_a_metric_does(name, value, replicates, expected) -> None:
+    measured = Measured({name: value}, {name: torch.tensor(replicates, dtype=torch.float64)})
+    assert measured.interval(name) == pytest.approx(expected, abs=0.3)
 
 
 def test_replicates_are_the_metric_on_images_drawn_with_replacement_and_paired_between_models() -> None:

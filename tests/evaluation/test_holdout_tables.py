@@ -16,6 +16,9 @@ from safetensors.torch import save_file
 
 from cskd_hf import compare_maps, evaluate, predict
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.images import data_section, load_splits
+from cskd_hf.recipe.recipe import dump_recipe, parse_recipe
+from cskd_hf.runs.weights import find_weights
 
 CLASSES = tuple(f"class {label}" for label in range(4))
 TEMPERATURE = 50.0  # the random logits are large
@@ -39,6 +42,26 @@ def run(tmp_path, monkeypatch):
     Path("run/model/config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(holdout(), "run/predictions.safetensors")
     return "run"
+
+
+@pytest.mark.parametrize(
+    ("split", "note"),
+    [
+        ("train", "run was trained on split 'train': new images are harder than these"),
+        ("holdout", "run fitted its temperature to split 'holdout': new images are harder than these"),
+        ("test", None),
+    ],
+)
+def test_images_that_a_run_has_used_are_noted(run, split, note):
+    config = json.loads(Path("run/model/config.json").read_text(encoding="utf-8"))
+    Path("run/model/config.json").write_text(json.dumps(config | {"label_names": [*map(str, range(10))]}))
+    data = {"dataset": "digits", "train_split": "train", "holdout": "holdout", "test_split": "test"}
+    settings = {"data": data, "model": {"model_name": "test_resnet"}, "method": {"name": "cskd"}}
+    settings |= {"optimizer": {"lr": 0.1}, "scheduler": {"num_epochs": 1}}
+    dump_recipe(parse_recipe(settings), Path("run/recipe.yaml"))
+    weights = [find_weights("run")]
+    (images,) = load_splits(weights, data_section(weights, [f"data.test_split={split}"]))
+    assert images.notes == (() if note is None else (note,))
 
 
 DATA = ("data.dataset=images", "data.workers=0")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.inputs import MAX_HEADER, check_header, check_output, find_images
+from cskd_hf.evaluation.inputs import MAX_HEADER, check_header, check_outputs, find_images
 
 
 @pytest.fixture
@@ -66,15 +66,16 @@ def test_names_without_an_image_are_one_line(folder, monkeypatch, arguments, mes
 
 
 def test_a_file_that_cannot_be_written_is_rejected_before_the_work(folder):
-    check_output(None, "--json")
-    check_output(Path("new.json"), "--json")
+    check_outputs({"--json": None, "--html": Path("new.html"), "--latex": Path("new.tex")})
     for path, message in (
         (Path("b"), "b is a folder"),
         (Path("x/y.json"), "x is no folder"),
         (Path("a.jpg/y"), "a.jpg"),
     ):
         with pytest.raises(UserError, match=f"^--json: {message}"):
-            check_output(path, "--json")
+            check_outputs({"--json": path})
+    with pytest.raises(UserError, match=r"^--html: b/\.\./new is also the file of --json; name another one$"):
+        check_outputs({"--json": Path("new"), "--html": Path("b/../new")})
 
 
 def test_more_paths_than_a_safetensors_file_holds_are_rejected(monkeypatch):

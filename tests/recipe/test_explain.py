@@ -75,6 +75,14 @@ OVERRIDES = [
         "command line: model.img_size: read [32, 48], but transform.input_size is [3, 224, 224]; write "
         "'transform.input_size=[3,32,48]' or 'model.img_size=[224,224]'",
     ),
+    (
+        "transform.crop_padding=224",
+        "command line: transform.crop_padding: read 224; allowed: whole number below 224, the smallest side of …",
+    ),
+    (
+        "transform.mean=[123.7, 116.3, 103.5]",
+        "command line: transform.mean: read [123.7, 116.3, 103.5]; allowed: list of numbers from 0 to 1, or null; …",
+    ),
     *(
         (
             f"transform.size_schedule={value}",

@@ -7,7 +7,7 @@ from recipe_files import SHIPPED
 
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.recipe.sections import SchedulerSection, TransformSection
-from cskd_hf.report.schedule import describe_schedule, milestone_note, rates_by_epoch, size_note
+from cskd_hf.report.schedule import describe_schedule, milestone_note, rate_notes, rates_by_epoch, size_note
 
 
 def schedule(**settings: object) -> SchedulerSection:
@@ -31,7 +31,9 @@ def schedule(**settings: object) -> SchedulerSection:
             "0.05 from epoch 6, 0.025 from epoch 11, 0.0125 from epoch 16, …, 0.00313 from epoch 26",
         ),
         ({"sched": "multistep", "decay_milestones": (31,)}, "no drop"),
+        ({"sched": "multistep", "decay_milestones": (24, 16)}, "0.01 from epoch 16, 0.001 from epoch 24"),
         ({"sched": "none"}, "constant"),
+        ({"sched": "none", "warmup_epochs": 2, "warmup_lr": 0.001}, "2 warm-up epochs from 0.001"),
         ({"sched": "cosine", "cooldown_epochs": 2, "min_lr": 1e-5}, "cosine to 1e-05 in epoch 32"),
     ],
 )
@@ -40,6 +42,22 @@ def test_the_schedule_is_described_as_timm_runs_it(settings, words):
     rates = rates_by_epoch(section, 0.1, updates_per_epoch=7)
     assert len(rates) == section.total_epochs
     assert describe_schedule(section, rates) == words
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"warmup_epochs": 30}, "warmup_epochs"),
+        ({"warmup_epochs": 30, "warmup_prefix": True}, None),
+        ({"warmup_epochs": 1, "warmup_lr": 0.2}, "warmup_lr"),
+        ({"min_lr": 0.2}, "min_lr"),
+        ({"warmup_epochs": 1, "min_lr": 0.1}, None),
+    ],
+)
+def test_a_rate_that_never_reaches_or_exceeds_the_learning_rate_is_noted(settings, key):
+    section = schedule(**settings)
+    notes = rate_notes(section, 0.1, rates_by_epoch(section, 0.1, updates_per_epoch=7))
+    assert [note.partition(":")[0] for note in notes] == [f"scheduler.{key}"] * (key is not None)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from method_cases import CLASSES, EXPERIMENT, MEAN, STD, exported, method_of
+from timm.models import save_for_hf
 from torch import nn
 
 from cskd_hf.errors import UserError
@@ -93,6 +95,43 @@ def test_a_finished_run_is_its_model_and_its_checkpoints_stay_reachable(tmp_path
     assert (weights.run, weights.checkpoints) == (run, ())
     assert read_class_names(weights) == CLASSES
     assert find_weights(str(run / "checkpoints")).checkpoints
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"label_names": ["cat", "dog"]}, "names 2 classes in label_names, but the network has 4; correct the list"),
+        ({"label_names": ["cat"] * 4}, "config.json names two classes 'cat' in label_names; rename one"),
+        ({"cskd": {"temperature": 0}}, "cskd.temperature: read 0; write a number above 0, or null"),
+        ({"cskd": {"temperature": "1.5"}}, "cskd.temperature: read '1.5'; write a number"),
+        ({"model_args": {"depth": 3}}, "timm cannot load these weights: .*'depth'"),
+        ({"pretrained_cfg": {"input_size": [3, 32]}}, "timm cannot load these weights: "),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path, changed, message):
+    folder = tmp_path / "model"
+    shutil.copytree(exported("test_resnet").removeprefix("local-dir:"), folder)
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = find_weights(f"local-dir:{folder}")
+    read = read_class_names if "two classes" in message else load_weights
+    with pytest.raises(UserError, match=f"^local-dir:{folder}: .*{message}") as raised:
+        read(weights)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_are_tested_at_their_test_size_as_in_timms_validate(tmp_path):
+    size = {"test_input_size": (3, 48, 48), "test_crop_pct": 0.5}
+    model = timm.create_model("test_resnet", num_classes=4, pretrained_cfg_overlay={"input_size": (3, 32, 32), **size})
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    transform = load_weights(find_weights(f"local-dir:{tmp_path}")).transform
+    assert (*transform.input_size, transform.crop_pct) == (3, 48, 48, 0.5)
+
+
+def test_weights_without_a_classifier_are_rejected(tmp_path):
+    save_for_hf(timm.create_model("test_resnet", num_classes=0), tmp_path, safe_serialization=True)
+    with pytest.raises(UserError, match=r"has no classifier: it is an encoder of features; name another model$"):
+        load_weights(find_weights(f"local-dir:{tmp_path}"))
 
 
 def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):

@@ -115,7 +115,7 @@ class Run:
     weights: int = 0
     seed: int = 5
     method: Method = field(default_factory=CSKD)
-    scheduler: Callable[[Any], Any] = lambda _: None
+    scheduler: Callable[[Any], Any] = lambda optimizer: create_scheduler_v2(optimizer, "step", decay_epochs=9)[0]
     collate: Callable[[Any], Any] | None = None
     network: Callable[[], nn.Module] | None = None
     double: bool = False
