@@ -69,7 +69,7 @@ def torture(folder: Path, num_kills: int, processes: int, seed: int) -> tuple[li
         The kills, and for each finished run the results that differ from those of an uninterrupted run.
     """
     generator = random.Random(seed)
-    start(folder / "warm-up", processes, None)  # starts the process that the others are forked from
+    start(folder / "warm-up", processes, 0)  # starts the process that the others are forked from
     status, output, duration = start(folder / "uninterrupted", processes, None)
     if status != 0:
         raise SystemExit(f"error: an uninterrupted run failed:\n{output}")
