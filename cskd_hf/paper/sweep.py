@@ -66,8 +66,8 @@ def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root
         root: parent of the run folders.
 
     Raises:
-        UserError: an override is wrong at some point of the grid, nothing varies, two points are the same experiment, or
-            the recipe has no hold-out set.
+        UserError: an override is wrong at some point of the grid, nothing varies, two points train the same, or the
+            recipe has no hold-out set.
     """
     fixed, grid = grid_of(overrides)
     if not grid:
