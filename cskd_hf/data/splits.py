@@ -203,7 +203,8 @@ def load_split(data: DataSection, class_names: Sequence[str] | None) -> ImageSpl
 def _read_labels(
     data: DataSection, opened: OpenedSplits, class_names: Sequence[str] | None = None
 ) -> dict[str, StoredLabels]:
-    assert data.label_column is not None
+    if data.label_column is None:
+        raise UserError("data.label_column: read null; fill null keys first: load_images(resolve(recipe).data)")
     stored = {}
     for role, table in opened.tables.items():
         where = f"split {opened.names[role]!r}"

@@ -136,8 +136,10 @@ class Run:
         if settings.report_to:
             sections = self.recipe.to_dict().items()
             config = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
+            # TensorBoard then drops what a killed run had logged after the checkpoint.
+            purge = {"tensorboard": {"purge_step": self.progress.step + 1}} if self.progress.step else {}
             try:
-                self.accelerator.init_trackers("cskd_hf", config=config)
+                self.accelerator.init_trackers("cskd_hf", config=config, init_kwargs=purge)
             except Exception as error:  # each tracker has its own: no login, no network, a broken installation
                 trackers, reason = ", ".join(settings.report_to), one_line(error)
                 raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error

@@ -95,6 +95,8 @@ def training_updates(
     Raises:
         NonFiniteLossError: before the optimizer steps.
     """
+    update_samples = batches.global_batch_size * settings.gradient_accumulation_steps
+    updates_per_epoch = -(-batches.num_samples // update_samples)
     while progress.epoch < num_epochs:
         if progress.position >= batches.num_samples:
             progress.begin_epoch()  # resumed with larger batches and drop_last: the rest of the epoch does not fill one
@@ -107,7 +109,8 @@ def training_updates(
         while not ends_epoch:
             started = time.perf_counter()
             learner.train(progress.epoch)
-            learner.scheduler.step_update(progress.step)
+            # Not `progress.step`: earlier updates may have been of another size, on another number of ranks.
+            learner.scheduler.step_update(progress.epoch * updates_per_epoch + progress.position // update_samples)
             _seed_step(settings.seed, progress.step, accelerator.process_index)
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)

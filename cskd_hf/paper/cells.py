@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cskd_hf.paper.blocks import Block, MeanStd, RunKey
 from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
+from cskd_hf.runs.environment import CHANGED_SETTINGS
 
 HIGHER_IS_BETTER = ("recall_at_1",)
 _IF_MEASURED = ("ece_scaled",)  # runs without a temperature lack it
@@ -151,7 +152,8 @@ def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:
 def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
     """A line for each number of images, of training or of an update, other than the table's recipe has.
 
-    A folder given by `--data` may be another set, and more processes make another experiment.
+    A folder given by `--data` may be another set, more processes make another experiment, and so do updates made with
+    other settings before a forced resume.
     """
     trained: dict[str, list[str]] = {}
     for key, run in runs.items():
@@ -160,6 +162,9 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
             continue
         per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
         batch, images = per_process * summary.throughput.num_processes, summary.dataset.images["train"]
+        for note in summary.notes:
+            if note.startswith(CHANGED_SETTINGS):
+                trained.setdefault(note, []).append(run.folder.name)
         if batch != run.shipped_batch:
             note = f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}"
             trained.setdefault(note, []).append(run.folder.name)

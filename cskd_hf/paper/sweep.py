@@ -19,7 +19,7 @@ from cskd_hf.paper.cells import joint_spread
 from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
 from cskd_hf.paper.text import aligned, number
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.runs.folder import read_metrics
 
@@ -34,18 +34,20 @@ def grid_of(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         (['transform.input_size=[3,32,32]'], {'optimizer.lr': ['0.1', '0.2']})
 
     Raises:
-        UserError: a value is empty or occurs twice.
+        UserError: a value is empty or occurs twice, or a key has values in two overrides.
     """
     fixed, grid = [], {}
-    for override in overrides:
-        key, _, text = override.partition("=")
-        values = [value.strip() for value in _split(text)]
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        values = [value.strip() for value in _split(override.partition("=")[2])]
+        if keys.count(key) > 1:
+            raise UserError(f"{override}: {key} is given twice; write {key}=A,B,… once")
         if len(values) == 1:
             fixed.append(override)
             continue
         if "" in values or len(set(values)) < len(values):
             raise UserError(f"{override}: a value is empty or occurs twice; write {key}=A,B,…")
-        grid[key.strip()] = values
+        grid[key] = values
     return fixed, grid
 
 
@@ -64,21 +66,25 @@ def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root
         root: parent of the run folders.
 
     Raises:
-        UserError: an override is wrong at some point of the grid, nothing varies, or the recipe has no hold-out set.
+        UserError: an override is wrong at some point of the grid, nothing varies, two points train the same, or the
+            recipe has no hold-out set.
     """
     fixed, grid = grid_of(overrides)
     if not grid:
         raise UserError("sweep: nothing varies; write several values, such as optimizer.lr=0.05,0.1")
-    shipped, runs = load_recipe(recipe), {}
+    shipped, runs, points = load_recipe(recipe), {}, dict[str, str]()
     for seed, values in itertools.product(seeds, itertools.product(*grid.values())):
         point = [f"{key}={value}" for key, value in zip(grid, values, strict=True)]
-        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(setting.partition(".")[2] for setting in point))
+        name = re.sub(r"[^\w.,=+-]+", "_", ",".join(re.sub(r"^\w+\.", "", setting) for setting in point))
         folder = root / f"{Path(recipe).stem}-{name}-seed{seed}"
         settings = (*fixed, *point, f"run.seed={seed}", f"run.output_dir={json.dumps(folder.as_posix())}")
         expected = resolve(load_recipe(recipe, settings))
         if not expected.data.holdout:
             raise UserError("data.holdout: none, and a sweep compares on hold-out images; write data.holdout=0.1")
         key = RunKey(expected.data.dataset, expected.model.model_name, " ".join(point), seed)
+        same = points.setdefault(recipe_hash(expected), key.method)
+        if same != key.method:
+            raise UserError(f"sweep: {same} and {key.method} train the same; leave one out")
         batch = shipped.data.batch_size * shipped.run.gradient_accumulation_steps
         runs[key] = Run(key, recipe, settings, folder, expected, batch, teacher=None)
     folders = {run.folder for run in runs.values()}

@@ -19,6 +19,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 
 NAME = "environment.json"
+CHANGED_SETTINGS = "settings changed at step"
 _PACKAGES = (
     *("torch", "torchvision", "timm", "datasets", "accelerate", "safetensors", "huggingface-hub", "pydantic"),
     *("numpy", "pillow", "pyarrow", "transformers"),
@@ -87,12 +88,25 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 
 
 def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A remark for each step at which a forced resume went on with other images."""
-    return [
-        f"the images changed at step {after['started_at_step']}: earlier updates saw others"
-        for before, after in pairwise(segments)
-        if before["images"] != after["images"]
-    ]
+    """A remark for each step at which a forced resume went on with other settings or images."""
+    notes = []
+    for before, after in pairwise(segments):
+        step, earlier, later = after["started_at_step"], _settings(before), _settings(after)
+        changed = sorted(key for key in earlier.keys() | later.keys() if earlier.get(key) != later.get(key))
+        if earlier and changed:
+            notes.append(f"{CHANGED_SETTINGS} {step}: {', '.join(changed)}; earlier updates had others")
+        if before["images"] != after["images"]:
+            notes.append(f"the images changed at step {step}: earlier updates saw others")
+    return notes
+
+
+def _settings(segment: Mapping[str, Any]) -> dict[str, Any]:
+    """By "section.key"; none in a segment of an older version. Without the place of the images, which may move."""
+    settings = {
+        f"{name}.{key}": value for name, keys in segment.get("settings", {}).items() for key, value in keys.items()
+    }
+    settings.pop("data.dataset", None)
+    return settings
 
 
 def hardware_line(environment: dict[str, Any]) -> str:

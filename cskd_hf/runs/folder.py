@@ -19,7 +19,7 @@ from cskd_hf.data.fingerprint import describe_split, image_differences
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
 from cskd_hf.files import advice, sync, write_text
-from cskd_hf.recipe.recipe import Recipe, dump_recipe
+from cskd_hf.recipe.recipe import Recipe, dump_recipe, identity
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint, step_of
@@ -105,7 +105,8 @@ def begin_run(opened: Opened, recipe: Recipe, images: Mapping[str, Any], num_pro
         _warn_of_resize(folder, checkpoint, num_processes)
         if (folder / SUMMARY).is_file():
             os.replace(folder / SUMMARY, folder / PREVIOUS_SUMMARY)
-        environment = describe_environment(num_processes, recipe.run.mixed_precision or "no") | {"images": images}
+        environment = describe_environment(num_processes, recipe.run.mixed_precision or "no")
+        environment |= {"images": images, "settings": identity(recipe)}
         record_environment(folder, environment, 0 if checkpoint is None else step_of(checkpoint))
         dump_recipe(recipe, folder / "recipe.yaml")
     except OSError as error:

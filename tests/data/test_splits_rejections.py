@@ -7,7 +7,9 @@ from datasets import DatasetDict, Sequence, Value
 from small_sets import ABC, LAYOUTS, as_parquet, as_split_folders, load, table, write
 
 from cskd_hf.data.sources import OpenedSplits
+from cskd_hf.data.splits import load_images
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.sections import DataSection
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -48,6 +50,11 @@ def test_a_missing_column_names_its_key_and_the_existing_columns(tmp_path):
         load(root, image_column="img")
     with pytest.raises(UserError, match=r"data\.label_column: split 'train' has no column 'fine'; it has image, label"):
         load(root, label_column="fine")
+
+
+def test_a_recipe_that_is_not_resolved_is_rejected():
+    with pytest.raises(UserError, match=r"data\.label_column: read null; .* load_images\(resolve\(recipe\)\.data\)"):
+        load_images(DataSection(dataset="digits", train_split="train", test_split="test"))
 
 
 def test_a_column_missing_in_one_split_names_the_split(tmp_path):

@@ -15,6 +15,8 @@ from command_runs import (
     summary_of,
     tree,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from whole_runs import whole_run
 
 images = pytest.fixture(fifteen_images, scope="module")
@@ -78,12 +80,21 @@ def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp
     (copy / "summary.json").unlink()
     weights = copy / "checkpoints" / "step-00000006" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    done = quick(recipe, f"run.output_dir={copy}")
+    with SummaryWriter(str(copy / "cskd_hf")) as earlier:
+        for step in range(1, 7):
+            earlier.add_scalar("update/loss", 9.0, step)
+    done = quick(recipe, f"run.output_dir={copy}", "run.report_to=[tensorboard]", "run.logging_steps=1")
     assert done.status == 0, done.stderr
     assert "step-00000006 is damaged" in done.stderr
     assert "resuming at step 3, after epoch 1" in done.stdout
     assert (copy / "model" / "model.safetensors").read_bytes() == (folder / "model" / "model.safetensors").read_bytes()
     assert metrics_lines(copy) == metrics_lines(folder)
+    events = EventAccumulator(str(copy / "cskd_hf"))
+    events.Reload()
+    # The values of repeated updates are replaced.
+    assert [(event.step, event.value == 9.0) for event in events.Scalars("update/loss")] == [
+        (step, step <= 3) for step in range(1, 7)
+    ]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_start_over(finished, tmp_path):
@@ -125,6 +136,7 @@ def test_resume_force_continues_with_the_changed_recipe(finished, tmp_path):
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert lines[2]["lr"] == 0.5
     assert summary_of(copy)["epochs"] == 3
+    assert any(note.startswith("settings changed at step 6: optimizer.lr, ") for note in summary_of(copy)["notes"])
     assert yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))["optimizer"]["lr"] == 0.5
 
 

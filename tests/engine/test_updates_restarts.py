@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.scheduler import create_scheduler_v2
 from tiny_runs import cosine
 
 from cskd_hf.data.batches import GlobalBatches
@@ -67,6 +68,24 @@ def test_an_epoch_interrupted_by_a_restart_has_the_mean_loss_of_a_whole_one(tmp_
     resumed = last.totals.read(second.accelerator)
     assert resumed["samples"] == 22
     assert resumed == pytest.approx(means, rel=1e-12)
+
+
+def test_a_schedule_by_updates_goes_on_where_the_images_are_after_a_restart_with_other_batches(tmp_path, make_run):
+    def by_updates(per_epoch: int) -> Any:
+        def schedule(optimizer: Any) -> Any:
+            settings = {"num_epochs": 3, "step_on_epochs": False, "updates_per_epoch": per_epoch}
+            return create_scheduler_v2(optimizer, sched="cosine", **settings)[0]
+
+        return schedule
+
+    small = make_run(num_images=24, batch_size=4, scheduler=by_updates(6))
+    rates = [update.lr for update in small.train(18)]
+    first = make_run(num_images=24, batch_size=4, scheduler=by_updates(6))
+    first.train(8)
+    path = save_checkpoint(tmp_path, first.module, first.optimizer, None, first.progress, "hash", keep=1)
+    large = make_run(num_images=24, batch_size=8, scheduler=by_updates(3))
+    large.progress = load_checkpoint(path, large.module, large.optimizer, None)
+    assert [update.lr for update in large.train(5)] == pytest.approx(rates[8::2], rel=1e-6)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

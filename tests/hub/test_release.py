@@ -10,7 +10,7 @@ from command_runs import summary_of, tree
 from publishable_runs import copied, home, images, trained
 from safetensors import safe_open
 from safetensors.torch import load_file
-from summaries import measured
+from summaries import IMAGES, measured
 from timm.models import PretrainedCfg
 from written_runs import some_runs, write_finished, write_unfinished
 
@@ -25,6 +25,7 @@ from cskd_hf.hub.source import Release, read_source
 from cskd_hf.models.load import load_trained
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.runs.environment import record_environment
 
 NAME = "acme/cskd-tiny"
 
@@ -249,6 +250,7 @@ def seeds_of(tmp_path, *errors, **more):
     runs = list(some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"]).values())
     for run, error in zip(runs, errors, strict=False):
         write_finished(run, error, scaled_ece=1.0 + error, **more)
+        record_environment(run.folder, {"images": IMAGES}, 0)
     return [run.folder for run in runs], runs
 
 
@@ -272,6 +274,12 @@ def test_seeds_must_be_finished_distinct_and_of_the_same_recipe(tmp_path):
     write_finished(other, 11.0)
     with pytest.raises(UserError, match=r'differs from .* in more than the seed: method.*name: "cross_entropy" in'):
         read_seeds(folders[0], [other.folder])
+    others = IMAGES | {"test": {"images": 1297, "labels": "0000"}}
+    record_environment(folders[1], {"images": others}, 0)
+    with pytest.raises(UserError, match=r"--seeds: .*seed1 and .*seed0 were tested on different images: test images:"):
+        read_seeds(folders[0], [folders[1]])
+    record_environment(folders[1], {"images": IMAGES | {"train": {"images": 9}}}, 0)  # the hold-out share is the seed's
+    read_seeds(folders[0], [folders[1]])
     shutil.copytree(folders[1], tmp_path / "again")
     with pytest.raises(UserError, match="several runs have the seed 1; name each seed once"):
         read_seeds(folders[0], [folders[1], tmp_path / "again"])

@@ -17,6 +17,7 @@ from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
 from cskd_hf.paper.selection import select
+from cskd_hf.runs.environment import CHANGED_SETTINGS
 
 
 def grids_of(root, values, table="table1", **chosen):
@@ -223,13 +224,18 @@ def test_latex_prints_n_per_cell_if_it_varies(tmp_path):
     assert r"33.28 $\pm$ 0.99}" in text
 
 
-def test_a_global_batch_other_than_the_recipes_is_noted(tmp_path):
+def test_another_global_batch_and_a_forced_change_of_settings_are_noted(tmp_path):
     runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
     first, second = runs.values()
     write_finished(first, 33.0)
     write_finished(second, 33.0, num_processes=4)
     notes = data_notes(runs, {key: inspect_run(run) for key, run in runs.items()})
     assert notes == ["trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1"]
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    key, state = next((key, state) for key, state in states.items() if state.summary is not None)
+    changed = f"{CHANGED_SETTINGS} 5: optimizer.lr; earlier updates had others"
+    states[key] = replace(state, summary=state.summary.model_copy(update={"notes": (changed, "another note")}))
+    assert data_notes(runs, states)[0] == f"{changed}: {runs[key].folder.name}"
 
 
 def test_images_other_than_the_catalogs_are_noted_and_counted(tmp_path):

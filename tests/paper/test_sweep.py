@@ -57,6 +57,15 @@ def test_every_point_has_a_run_for_each_seed_and_its_own_settings(tmp_path):
     assert names[:2] == [f"digits_resnet10-lr=0.05,distill_loss_weight={weight}-seed0" for weight in (1, 3)]
 
 
+def test_the_folders_of_a_sweep_of_methods_name_them(tmp_path):
+    methods = "method={name: cskd, temperature: 4.0},{name: cross_entropy}"
+    names = [run.folder.name for run in sweep_runs("digits_resnet10", [methods], [0], tmp_path).values()]
+    assert names == [
+        "digits_resnet10-method=_name_cskd,_temperature_4.0_-seed0",
+        "digits_resnet10-method=_name_cross_entropy_-seed0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -66,6 +75,10 @@ def test_every_point_has_a_run_for_each_seed_and_its_own_settings(tmp_path):
             r"optimizer.lr=0.1,,0.2: a value is empty or occurs twice; write optimizer.lr=A,B,…",
         ),
         (["optimizer.lr=0.1,0.1"], r"optimizer.lr=0.1,0.1: a value is empty or occurs twice"),
+        (["optimizer.lr=0.1,0.2", "optimizer.lr=0.3,0.4"], "optimizer.lr=0.1,0.2: optimizer.lr is given twice; write"),
+        (["optimizer.lr=0.1,0.2", "optimizer.lr =0.3"], "optimizer.lr=0.1,0.2: optimizer.lr is given twice; write"),
+        (["optimizer.lr=0.1,1e-1"], "sweep: optimizer.lr=0.1 and optimizer.lr=1e-1 train the same; leave one out"),
+        (["data.workers=0,1"], "sweep: data.workers=0 and data.workers=1 train the same; leave one out"),
         (["optimizer.lr=0.1,-1"], r"command line: optimizer.lr: read -1; allowed"),
         (["data.holdout=0.1,0"], r"data.holdout: none, and a sweep compares on hold-out images"),
         (["data.dataset=a/b,a_b", "data.holdout=0.1"], r"sweep: the values make no distinct, short names of folders"),

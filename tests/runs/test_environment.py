@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from saved_checkpoints import save
 from summaries import ENVIRONMENT, make_recipe, start
@@ -82,3 +84,23 @@ def test_images_that_changed_between_two_segments_are_remarked():
     assert notes_of_changes([*segments, segment(8, images={"train": 2})]) == [
         "the images changed at step 8: earlier updates saw others"
     ]
+
+
+def test_a_forced_resume_with_other_settings_is_remarked_even_if_it_was_stopped_at_once(tmp_path):
+    start(make_recipe(tmp_path))
+    save(tmp_path / "checkpoints", 5)
+    other = make_recipe(tmp_path, method="cross_entropy", resume="force", clip_grad=2.0, logging_steps=7)
+    for _ in range(2):  # the second finds the other recipe in the folder
+        start(other)
+    assert steps(tmp_path) == [0, 5]
+    (note,) = notes_of_changes(read_environments(tmp_path))
+    assert re.fullmatch(
+        r"settings changed at step 5: .*method\.name.*, run\.clip_grad; earlier updates had others", note
+    )
+    assert "logging_steps" not in note
+
+
+def test_moved_images_and_segments_without_settings_are_no_change():
+    moved = [{"settings": {"data": {"dataset": name}}, **ENVIRONMENT, "images": {}} for name in ("a", "b")]
+    old = {**ENVIRONMENT, "started_at_step": 0, "images": {}}
+    assert notes_of_changes([old, *({**segment, "started_at_step": 1} for segment in moved)]) == []
