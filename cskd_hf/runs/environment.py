@@ -93,7 +93,7 @@ def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
     for before, after in pairwise(segments):
         step, earlier, later = after["started_at_step"], _settings(before), _settings(after)
         changed = sorted(key for key in earlier.keys() | later.keys() if earlier.get(key) != later.get(key))
-        if earlier and changed:
+        if changed:
             notes.append(f"{CHANGED_SETTINGS} {step}: {', '.join(changed)}; earlier updates had others")
         if before["images"] != after["images"]:
             notes.append(f"the images changed at step {step}: earlier updates saw others")
@@ -101,11 +101,9 @@ def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _settings(segment: Mapping[str, Any]) -> dict[str, Any]:
-    """By "section.key"; none in a segment of an older version. Without the place of the images, which may move."""
-    settings = {
-        f"{name}.{key}": value for name, keys in segment.get("settings", {}).items() for key, value in keys.items()
-    }
-    settings.pop("data.dataset", None)
+    """By "section.key", without the place of the images, which may move."""
+    settings = {f"{name}.{key}": value for name, keys in segment["settings"].items() for key, value in keys.items()}
+    del settings["data.dataset"]
     return settings
 
 

@@ -121,5 +121,6 @@ ENVIRONMENT = {
     "num_processes": 8,
     "mixed_precision": "bf16",
     "command": "python -m cskd_hf.train recipe.yaml",
+    "settings": {"data": {"dataset": "cifar100"}},
 }
 """The result of `describe_environment`, shortened."""
