@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = {name: getattr(arguments, name) for name in options}
         manifest = write_manifest(partial, cut.class_names, entries, name="subset", subset=facts)
     print_result(arguments.out, manifest)
-    left = limit[limit > 0]
-    print(f"{len(limit):,} classes; training images of a class: {left.max():,} to {left.min():,}")
+    left = limit[limit > 0].tolist()
+    print(f"{len(limit):,} classes; training images of a class: {max(left):,} to {min(left):,}")
     return 0
 
 
