@@ -276,7 +276,7 @@ def test_seeds_must_be_finished_distinct_and_of_the_same_recipe(tmp_path):
         read_seeds(folders[0], [other.folder])
     others = IMAGES | {"test": {"images": 1297, "labels": "0000"}}
     record_environment(folders[1], {"images": others}, 0)
-    with pytest.raises(UserError, match=r"--seeds: .*seed1 and .*seed0 were tested on different images: test images:"):
+    with pytest.raises(UserError, match=r"--seeds: .*seed1 and .*seed0 were tested on different images; name runs"):
         read_seeds(folders[0], [folders[1]])
     record_environment(folders[1], {"images": IMAGES | {"train": {"images": 9}}}, 0)  # the hold-out share is the seed's
     read_seeds(folders[0], [folders[1]])
