@@ -19,7 +19,7 @@ from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.resampling import RESAMPLES, Interval, interval, p_value, replicates
 
 _MAY_BE_NEGATIVE = ("nll_calibration", "brier_calibration")
-_LARGEST = {"percent": 100.0, "0 to 2": 2.0}  # by the unit; a reflected replicate may lie beyond
+_LARGEST = {"nll": math.inf, "brier": 2.0}  # by the name's first word; the others are percentages
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Measured:
             return None
         if name in _MAY_BE_NEGATIVE:
             return interval(value, self.replicated[name])
-        largest = _LARGEST.get(DEFINITIONS[name].rpartition("; ")[2], math.inf)
+        largest = _LARGEST.get(name.partition("_")[0], 100.0)
+        # A replicate reflected at the value may lie beyond the metric's range.
         return Interval(*(min(max(end, 0.0), largest) for end in interval(value, self.replicated[name])))
 
 

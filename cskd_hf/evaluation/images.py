@@ -84,7 +84,9 @@ def _uses(weights: Sequence[Weights], data: DataSection) -> tuple[str, ...]:
         if own.run is not None and (own.run / "recipe.yaml").is_file():
             before = read_recipe(own.run).data
             used = {before.holdout: "fitted its temperature to", before.train_split: "was trained on"}
-            if data.test_split in used and (before.dataset, before.config_name) == (data.dataset, data.config_name):
+            # A number is a share, which differs from a hold-out share of the same size.
+            named = isinstance(data.test_split, str) and data.test_split in used
+            if named and (before.dataset, before.config_name) == (data.dataset, data.config_name):
                 verb = used[data.test_split]
                 notes.append(f"{own.source} {verb} split {data.test_split!r}: new images are harder than these")
     return tuple(notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -29,7 +30,6 @@ def create_backbone(
 
     Args:
         grad_checkpointing: recompute activations in the backward; see `layers.restore_running_statistics`.
-
         class_names: K of the data. The classifier of weights that come with other names, or in another order, is not
             loaded.
 
@@ -61,10 +61,11 @@ def _create(settings: ModelSection, num_classes: int, class_names: Sequence[str]
     _check_name(pretrained.architecture, name)
     shapes = {} if file is None else read_shapes(file)
     overlay: dict[str, Any] | None = None
-    names = pretrained.cfg and pretrained.cfg.label_names
+    own_names = pretrained.cfg and pretrained.cfg.label_names
+    other_classes = bool(own_names and class_names) and list(own_names) != list(class_names)
     if file is not None:
         overlay = overlay_for(file, shapes, pretrained.cfg)
-    elif names and class_names and list(names) != list(class_names):
+    elif other_classes:
         overlay = {"num_classes": 0}  # timm then leaves the classifier at random
     # Without `in_chans` timm would build the network for the channels of its weights.
     keywords = {"in_chans": 3, **settings.keywords}
@@ -87,7 +88,10 @@ def _create(settings: ModelSection, num_classes: int, class_names: Sequence[str]
         raise UserError(f"model.model_name: {name} has no classifier: it is an encoder of features; choose another")
     model.pretrained_model_args = pretrained.model_args  # for the export; timm before 1.0.31 does not set it
     if settings.from_weights:
-        model.starting_weights = describe_loading(model, pretrained, file, shapes, keywords, results)
+        start = describe_loading(model, pretrained, file, shapes, keywords, results)
+        if other_classes and start.new:
+            start = replace(start, adapted=("its classes have other names or another order", *start.adapted))
+        model.starting_weights = start
     return model
 
 

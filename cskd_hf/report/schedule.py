@@ -68,8 +68,8 @@ def rate_notes(scheduler: SchedulerSection, lr: float, rates: Sequence[float]) -
             f"scheduler.warmup_epochs: training ends with epoch {scheduler.total_epochs}, in the warm-up, before the "
             f"rate reaches {lr:g}; write a smaller number, or more epochs"
         )
-    key = "warmup_lr" if rates[0] > lr else "min_lr"
     if max(rates) > lr:
+        key = "warmup_lr" if rates[0] > lr else "min_lr"
         notes.append(
             f"scheduler.{key}: {getattr(scheduler, key):g} is above the learning rate, {lr:g}; write a smaller number"
         )

@@ -45,17 +45,18 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("split", "note"),
+    ("split", "holdout", "note"),
     [
-        ("train", "run was trained on split 'train': new images are harder than these"),
-        ("holdout", "run fitted its temperature to split 'holdout': new images are harder than these"),
-        ("test", None),
+        ("train", "holdout", "run was trained on split 'train': new images are harder than these"),
+        ("holdout", "holdout", "run fitted its temperature to split 'holdout': new images are harder than these"),
+        ("test", "holdout", None),
+        ("0.1", 0.1, None),  # two shares of one size are not the same images
     ],
 )
-def test_images_that_a_run_has_used_are_noted(run, split, note):
+def test_images_that_a_run_has_used_are_noted(run, split, holdout, note):
     config = json.loads(Path("run/model/config.json").read_text(encoding="utf-8"))
     Path("run/model/config.json").write_text(json.dumps(config | {"label_names": [*map(str, range(10))]}))
-    data = {"dataset": "digits", "train_split": "train", "holdout": "holdout", "test_split": "test"}
+    data = {"dataset": "digits", "train_split": "train", "holdout": holdout, "test_split": "test"}
     settings = {"data": data, "model": {"model_name": "test_resnet"}, "method": {"name": "cskd"}}
     settings |= {"optimizer": {"lr": 0.1}, "scheduler": {"num_epochs": 1}}
     dump_recipe(parse_recipe(settings), Path("run/recipe.yaml"))

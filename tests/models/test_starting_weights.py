@@ -75,6 +75,8 @@ def test_the_classifier_is_loaded_for_the_same_classes_in_the_same_order(exporte
     model = create_backbone(settings, 5, class_names=names)
     start = starting_weights(model)
     assert start.new == (() if names == NAMES else ("fc.weight", "fc.bias"))
+    reason = "which starts at random; its classes have other names or another order"
+    assert start.loaded == ("all of the network" if names == NAMES else f"all but fc, {reason}")
     assert set(model.state_dict()) - equal_names(model, folder / "model.safetensors") == set(start.new)
 
 
