@@ -88,7 +88,7 @@ def _uses(weights: Sequence[Weights], data: DataSection) -> tuple[str, ...]:
             named = isinstance(data.test_split, str) and data.test_split in used
             if named and (before.dataset, before.config_name) == (data.dataset, data.config_name):
                 verb = used[data.test_split]
-                notes.append(f"{own.source} {verb} split {data.test_split!r}: new images are harder than these")
+                notes.append(f"{own.source} {verb} split {data.test_split!r}: expect worse results on new images")
     return tuple(notes)
 
 

@@ -88,7 +88,7 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 
 
 def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A remark for each step at which a forced resume went on with other settings or images."""
+    """A note for each step at which a forced resume changed settings or images."""
     notes = []
     for before, after in pairwise(segments):
         step, earlier, later = after["started_at_step"], _settings(before), _settings(after)

@@ -70,7 +70,7 @@ def test_an_epoch_interrupted_by_a_restart_has_the_mean_loss_of_a_whole_one(tmp_
     assert resumed == pytest.approx(means, rel=1e-12)
 
 
-def test_a_schedule_by_updates_goes_on_where_the_images_are_after_a_restart_with_other_batches(tmp_path, make_run):
+def test_a_schedule_by_updates_resumes_at_the_position_in_the_images_with_other_batches(tmp_path, make_run):
     def by_updates(per_epoch: int) -> Any:
         def schedule(optimizer: Any) -> Any:
             settings = {"num_epochs": 3, "step_on_epochs": False, "updates_per_epoch": per_epoch}

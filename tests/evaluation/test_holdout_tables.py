@@ -47,8 +47,8 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("split", "holdout", "note"),
     [
-        ("train", "holdout", "run was trained on split 'train': new images are harder than these"),
-        ("holdout", "holdout", "run fitted its temperature to split 'holdout': new images are harder than these"),
+        ("train", "holdout", "run was trained on split 'train': expect worse results on new images"),
+        ("holdout", "holdout", "run fitted its temperature to split 'holdout': expect worse results on new images"),
         ("test", "holdout", None),
         ("0.1", 0.1, None),  # two shares of one size are not the same images
     ],

@@ -75,7 +75,7 @@ def test_the_hardware_is_one_line():
     assert hardware_line(alone) == "1 × a CPU (CPU), 1 thread each, float32"
 
 
-def test_images_that_changed_between_two_segments_are_remarked():
+def test_images_that_changed_between_two_segments_are_noted():
     def segment(step, **images):
         return {"started_at_step": step, **ENVIRONMENT, **images}
 
@@ -86,7 +86,7 @@ def test_images_that_changed_between_two_segments_are_remarked():
     ]
 
 
-def test_a_forced_resume_with_other_settings_is_remarked_even_if_it_was_stopped_at_once(tmp_path):
+def test_a_forced_resume_with_other_settings_is_noted_even_if_stopped_at_once(tmp_path):
     start(make_recipe(tmp_path))
     save(tmp_path / "checkpoints", 5)
     other = make_recipe(tmp_path, method="cross_entropy", resume="force", clip_grad=2.0, logging_steps=7)
