@@ -7,11 +7,17 @@ import re
 import pyarrow.compute as pc
 from datasets import Dataset, Image, Value
 
-from cskd_hf.data.choose import is_split_word
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
-SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+_SPLITS = "train|test|val|dev"
+_OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase)"  # whose values are names of splits
+_YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
+
+
+def may_divide(column: str) -> bool:
+    """Whether a column of this name may say which split a row is of: split, Usage, is_training_image."""
+    return re.fullmatch(f"{_OF_NAMES}|{_YES_OR_NO}", column, re.IGNORECASE) is not None
 
 
 def require_columns(table: Dataset, where: str, data: DataSection) -> None:
@@ -26,11 +32,13 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
             raise UserError(f"data.{key}: {where} has no column {column!r}; it has {', '.join(table.column_names)}")
-    for column in [name for name in table.column_names if name in SPLIT_COLUMNS]:
-        named = [value for value in table.unique(column) if is_split_word(str(value))]
-        if len(named) > 1:
+    for column in [name for name in table.column_names if may_divide(name) and name != data.label_column]:
+        values = [str(value) for value in table.unique(column) if value is not None]
+        if re.fullmatch(_OF_NAMES, column, re.IGNORECASE):
+            values = [value for value in values if re.search(_SPLITS, value, re.IGNORECASE)]
+        if len(values) > 1:
             raise UserError(
-                f"data: column {column!r} of {where} divides the rows into {', '.join(named)}, and would be ignored; "
+                f"data: column {column!r} of {where} divides the rows into {', '.join(values)}, and would be ignored; "
                 "write a file for each split, or remove the column"
             )
 

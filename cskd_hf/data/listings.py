@@ -20,7 +20,7 @@ from datasets import Dataset
 from pyarrow import csv
 
 from cskd_hf.data.choose import Choose, is_split_word
-from cskd_hf.data.columns import SPLIT_COLUMNS, is_address
+from cskd_hf.data.columns import is_address, may_divide
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
@@ -129,7 +129,7 @@ def _as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) ->
                 path if path is None or is_address(path) else str(folder / path) for path in table[image].to_pylist()
             ]
             table = table.set_column(table.column_names.index(image), image, pa.array(joined, pa.string()))
-        needed = [name for name in table.column_names if name in (image, label, *SPLIT_COLUMNS)]
+        needed = [name for name in table.column_names if name in (image, label) or may_divide(name)]
         tables.append(table.select(needed) if {image, label} <= set(needed) else table)
     return Dataset(pa.concat_tables(tables, promote_options="default"))
 

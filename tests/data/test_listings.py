@@ -44,7 +44,15 @@ def test_a_csv_lists_paths_and_labels(tmp_path):
         ("", "Empty CSV"),
         (
             "image,label,split\n1.png,a,train\n2.png,b,test\n",
-            "column 'split' of split 'train' divides the rows into tr",
+            "column 'split' of split 'train' divides the rows into train, test",
+        ),
+        (
+            "image,label,Usage\n1.png,a,Training\n2.png,b,PublicTest\n3.png,b,PrivateTest\n",
+            "column 'Usage' of split 'train' divides the rows into Training, PublicTest, PrivateTest",
+        ),
+        (
+            "image,label,is_training_image\n1.png,a,1\n2.png,b,0\n",
+            "column 'is_training_image' of split 'train' divides the rows into 1, 0",
         ),
     ],
 )
