@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cskd_hf.errors import UserError
+from cskd_hf.runs.summary import read_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,15 @@ def read_valid_holdout(run: Path, option: str, finite: bool) -> tuple[Tensor, Te
     return logits, target
 
 
+def selection_notes(run: Path) -> list[str]:
+    """What makes the hold-out predictions of a run too good: that they chose its epoch."""
+    settings = read_recipe(run).run
+    if not settings.uses_holdout:
+        return []
+    choice = "chose the epoch" if settings.selection == "best_holdout" else "decided when training stopped"
+    return [f"the hold-out images also {choice}: coverage and calibration may be worse on new images"]
+
+
 class SetRule(NamedTuple):
     """Which classes are in an image's prediction set: those whose score "lac" is at most `threshold`."""
 
@@ -99,15 +109,16 @@ def set_rule(weights: Weights, temperature: float, coverage: float) -> SetRule:
     """
     from cskd_hf.evaluation.conformal import conformal_quantile, fewest_images, target_scores
 
-    logits, target = read_valid_holdout(find_holdout(weights, "--coverage"), "--coverage", finite=False)
+    run = find_holdout(weights, "--coverage")
+    logits, target = read_valid_holdout(run, "--coverage", finite=False)
     if len(target) < fewest_images(coverage):
         raise UserError(
             f"--coverage: read {coverage:g}, which needs {fewest_images(coverage):,} hold-out images; "
             f"{weights.source} has {len(target):,}: write a lower one, or name a run with more"
         )
     threshold = conformal_quantile(target_scores(logits, target, "lac", temperature), coverage)
-    return SetRule(
-        threshold,
+    rule = (
         f"prediction sets with a coverage of {100 * coverage:g} %: the classes of at least "
-        f"{100 * math.exp(-threshold):.4g} %, from {len(target):,} hold-out images",
+        f"{100 * math.exp(-threshold):.4g} %, from {len(target):,} hold-out images"
     )
+    return SetRule(threshold, "\nnote: ".join([rule, *selection_notes(run)]))

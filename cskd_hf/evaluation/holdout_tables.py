@@ -20,7 +20,7 @@ from cskd_hf.evaluation.conformal import (
     prediction_sets,
 )
 from cskd_hf.evaluation.formats import text_table
-from cskd_hf.evaluation.holdout import find_holdout, read_valid_holdout
+from cskd_hf.evaluation.holdout import find_holdout, read_valid_holdout, selection_notes
 from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.evaluation.table import definitions, number
 from cskd_hf.files import write_json
@@ -61,7 +61,8 @@ def print_tables(
         UserError: as `evaluate`, or the run has no hold-out predictions.
     """
     option = "--calibration" if maps else "--conformal"
-    holdout = read_valid_holdout(find_holdout(weights, option), option, finite=bool(maps))
+    run = find_holdout(weights, option)
+    holdout = read_valid_holdout(run, option, finite=bool(maps))
     trained, accelerator = load_for_split(weights, split, data), Accelerator()
     print_notes(trained, split, data, accelerator)
     predictions = predict_finite(weights, trained, split, accelerator, data)
@@ -71,6 +72,8 @@ def print_tables(
     logits, target, names = predictions.logits, predictions.target, trained.class_names or split.class_names
     print_heading(weights, split, data, predictions)
     print(trained.calibration)
+    for note in selection_notes(run):
+        print(f"note: {note}")
     content = {**facts(weights, trained, predictions), "holdout_images": len(holdout[1])}
     if maps:
         content["maps"] = _map_results(compare_maps(*holdout, maps), logits, target)

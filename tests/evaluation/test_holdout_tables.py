@@ -41,7 +41,14 @@ def run(tmp_path, monkeypatch):
     config["cskd"] = {"temperature": TEMPERATURE, "calibration": "calibrated: by the test"}
     Path("run/model/config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(holdout(), "run/predictions.safetensors")
+    write_recipe({"dataset": "images"})
     return "run"
+
+
+def write_recipe(data, **settings):
+    recipe = {"data": data, "model": {"model_name": "test_resnet"}, "method": {"name": "cskd"}, "run": settings}
+    recipe |= {"optimizer": {"lr": 0.1}, "scheduler": {"num_epochs": 1}}
+    dump_recipe(parse_recipe(recipe), Path("run/recipe.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -56,10 +63,7 @@ def run(tmp_path, monkeypatch):
 def test_images_that_a_run_has_used_are_noted(run, split, holdout, note):
     config = json.loads(Path("run/model/config.json").read_text(encoding="utf-8"))
     Path("run/model/config.json").write_text(json.dumps(config | {"label_names": [*map(str, range(10))]}))
-    data = {"dataset": "digits", "train_split": "train", "holdout": holdout, "test_split": "test"}
-    settings = {"data": data, "model": {"model_name": "test_resnet"}, "method": {"name": "cskd"}}
-    settings |= {"optimizer": {"lr": 0.1}, "scheduler": {"num_epochs": 1}}
-    dump_recipe(parse_recipe(settings), Path("run/recipe.yaml"))
+    write_recipe({"dataset": "digits", "train_split": "train", "holdout": holdout, "test_split": "test"})
     weights = [find_weights("run")]
     (images,) = load_splits(weights, data_section(weights, [f"data.test_split={split}"]))
     assert images.notes == (() if note is None else (note,))
@@ -125,6 +129,23 @@ def test_predict_writes_the_classes_of_at_least_the_hold_out_quantile(run, cover
     capsys.readouterr()
     assert predict.main([run, "images", "--workers", "0", "--coverage", str(coverage)]) == 0
     assert capsys.readouterr().out.count("  no class\n") == list(wanted.values()).count(0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "choice"),
+    [
+        ({"selection": "best_holdout"}, "chose the epoch"),
+        ({"early_stopping_patience": 2}, "decided when training stopped"),
+        ({}, None),
+    ],
+)
+def test_hold_out_images_that_chose_the_epoch_are_noted(run, settings, choice, capsys):
+    write_recipe({"dataset": "images", "holdout": 0.1}, **settings)
+    note = f"note: the hold-out images also {choice}: coverage and calibration may be worse on new images"
+    for command, options in ((evaluate, [*DATA, "--conformal", "0.9"]), (predict, ["images", "--coverage", "0.9"])):
+        assert command.main([run, *options]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if "hold-out images also" in line]
+        assert notes == ([] if choice is None else [note])
 
 
 NOWHERE = "has no hold-out predictions; name the folder of a finished run, trained with data.holdout"
