@@ -64,9 +64,9 @@ def export_onnx(folder: Path) -> Path:
     except ImportError as error:
         raise UserError(f"ONNX export needs {error.name}: pip install cskd_hf[onnx]") from None
     trained = load_trained(f"local-dir:{folder}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    folded = config.get("cskd", {}).get("folded_temperature")  # absent from other people's weights
-    calibrated = _Calibrated(trained.model, 1.0 if folded else trained.temperature or 1.0).eval()
+    # A folded release has a temperature of 1.
+    temperature = None if trained.temperature is None else trained.temperature * trained.folded_temperature
+    calibrated = _Calibrated(trained.model, trained.temperature or 1.0).eval()
     path, partial = folder / "model.onnx", folder / ".partial-model.onnx"
     try:
         with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def export_onnx(folder: Path) -> Path:
                 output_names=list(OUTPUTS),
             )
         graph = onnx.load(partial)
-        onnx.helper.set_model_props(graph, _metadata(trained, folded or trained.temperature))
+        onnx.helper.set_model_props(graph, _metadata(trained, temperature))
         onnx.save(graph, partial)
         session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
         for batch in CHECKED_BATCHES:

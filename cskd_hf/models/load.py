@@ -28,6 +28,7 @@ class TrainedModel:
         value_range: the values of black and white in images deeper than 8 bits; None: by their format.
         run: the run folder, if the source is one.
         train_images: of each class; None if the weights come without these numbers.
+        folded_temperature: what the classifier's weights are already divided by.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class TrainedModel:
     value_range: tuple[float, float] | None
     run: Path | None
     train_images: tuple[int, ...] | None = None
+    folded_temperature: float = 1.0
 
 
 def load_trained(source: str) -> TrainedModel:
@@ -96,4 +98,5 @@ def load_trained(source: str) -> TrainedModel:
         None if black_white is None else tuple(black_white),
         run,
         tuple(facts["train_images_per_class"]) if "train_images_per_class" in facts else None,
+        facts.get("folded_temperature", 1.0),
     )

@@ -29,6 +29,7 @@ class ModelWithTeacher(nn.Module):
     def __init__(self, model: nn.Module, teacher: TrainedModel, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model, self.teacher = model, teacher.model.requires_grad_(False).eval()
+        self.folded_temperature = teacher.folded_temperature
         # x is normalised already: the teacher's input is (x · std + mean − teacher mean) / teacher std.
         m, s, m_t, s_t = (
             torch.tensor(channels).view(1, -1, 1, 1)
@@ -44,8 +45,8 @@ class ModelWithTeacher(nn.Module):
 
     @torch.no_grad()
     def teacher_output(self, images: Tensor) -> Tensor:
-        """The teacher's logits (N, K) of the student's images (N, C, H, W)."""
-        return self.teacher(images * self.factor + self.shift)
+        """The teacher's logits (N, K) of the student's images (N, C, H, W), before calibration."""
+        return self.teacher(images * self.factor + self.shift) * self.folded_temperature
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)

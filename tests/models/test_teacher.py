@@ -25,8 +25,10 @@ from method_cases import (
     objective_of,
     small_network,
 )
+from safetensors.torch import save_file
 
 from cskd_hf.errors import UserError
+from cskd_hf.hub.fold import fold_temperature
 from cskd_hf.models.teacher import ModelWithTeacher, with_teacher
 
 METHOD = method_of("distillation")
@@ -54,6 +56,18 @@ def test_the_teacher_gets_the_students_pixels_normalised_by_its_own_mean_and_std
         expected = teacher(normalise(TEACHER_MEAN, TEACHER_STD))
         assert not torch.allclose(teacher(normalise(MEAN, STD)), expected, atol=0.01)
     torch.testing.assert_close(build().train().teacher_output(normalise(MEAN, STD)), expected, rtol=0, atol=1e-4)
+
+
+def test_a_teacher_with_a_folded_temperature_gives_its_logits_before_calibration(tmp_path: Path) -> None:
+    images = torch.randn(4, 3, 32, 32)
+    expected = build().teacher_output(images)
+    folder = copy_teacher(tmp_path)
+    folded, _ = fold_temperature(timm.create_model(TEACHER, pretrained=True).eval(), 2.5, (3, 32, 32))
+    save_file(folded.state_dict(), folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["cskd"] = {"temperature": 1.0, "folded_temperature": 2.5}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    torch.testing.assert_close(build(f"local-dir:{folder}").teacher_output(images), expected)
 
 
 def test_forward_and_mode_are_the_students() -> None:
