@@ -196,7 +196,8 @@ def _sweep(argv: Sequence[str]) -> int:
     runs = sweep.sweep_runs(args.recipe, args.overrides, seeds, args.runs)
 
     def show_table(states: Mapping[RunKey, RunState]) -> None:
-        print(sweep.markdown(args.recipe, sweep.table(runs, states, args.metric), args.metric), end="")
+        rows, notes = sweep.table(runs, states, args.metric), sweep.notes(runs, states)
+        print(sweep.markdown(args.recipe, rows, args.metric, notes), end="")
 
     return _carry_out(args, runs, show_table)
 

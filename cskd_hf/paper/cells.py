@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cskd_hf.paper.blocks import Block, MeanStd, RunKey
 from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
-from cskd_hf.runs.environment import CHANGED_SETTINGS
+from cskd_hf.runs.environment import CHANGES
 
 HIGHER_IS_BETTER = ("recall_at_1",)
 _IF_MEASURED = ("ece_scaled",)  # runs without a temperature lack it
@@ -152,8 +152,8 @@ def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:
 def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
     """A line for each number of images, of training or of an update, other than the table's recipe has.
 
-    A folder given by `--data` may be another set, more processes make another experiment, and so do updates made with
-    other settings before a forced resume.
+    A folder given by `--data` may be another set, more processes make another experiment, and so do updates before a
+    forced resume with other settings or images.
     """
     trained: dict[str, list[str]] = {}
     for key, run in runs.items():
@@ -163,7 +163,7 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
         per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
         batch, images = per_process * summary.throughput.num_processes, summary.dataset.images["train"]
         for note in summary.notes:
-            if note.startswith(CHANGED_SETTINGS):
+            if note.startswith(CHANGES):
                 trained.setdefault(note, []).append(run.folder.name)
         if batch != run.shipped_batch:
             note = f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}"

@@ -21,6 +21,7 @@ from cskd_hf.paper.find import RunState
 from cskd_hf.paper.text import aligned, number
 from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
+from cskd_hf.runs.environment import CHANGES
 from cskd_hf.runs.folder import read_metrics
 
 METRICS = {"top1_error": "Top-1 error, %", "nll": "NLL, nats", "ece": "ECE, %"}
@@ -119,8 +120,27 @@ def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric:
     return sorted(rows, key=lambda row: (row[metric] is None, row[metric].mean if row[metric] else 0.0))
 
 
-def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """The table and, if two points or more have finished, which of them the spread cannot tell from the best."""
+def notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
+    """A line for each reason not to compare rows: other hold-out images, changes at a forced resume."""
+    lines, sizes = [], dict[int, str]()
+    for key, run in runs.items():
+        if (summary := states[key].summary) is not None:
+            lines += [f"{run.folder.name}: {note}" for note in summary.notes if note.startswith(CHANGES)]
+            sizes.setdefault(summary.dataset.images["holdout"], key.method)
+    if len(sizes) > 1:
+        counts = ", ".join(f"{images:,} with `{point}`" for images, point in sizes.items())
+        lines.append(f"rows of different hold-out images are not comparable: {counts}")
+    return lines
+
+
+def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str, notes: Sequence[str] = ()) -> str:
+    """The table and, if two points or more have finished, which of them the spread cannot tell from the best.
+
+    Args:
+        recipe: for the heading.
+        rows, metric: of `table`.
+        notes: printed below it.
+    """
     lines = [f"## Sweep of {recipe}", ""]
     chosen = sorted({row["chosen_epoch"] for row in rows})
     lines += [f"On hold-out images, {' or '.join(chosen)}; mean ± sample standard deviation over n seeds.", ""]
@@ -141,6 +161,7 @@ def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str) -> str
         lines += ["", f"Best by {METRICS[metric].partition(',')[0]}: `{best['point']}`."]
         if ties:
             lines += [f"Not behind it by more than the joint spread: {', '.join(f'`{point}`' for point in ties)}."]
+    lines += [line for note in notes for line in ("", f"Note: {note}.")]
     return "\n".join(lines) + "\n"
 
 

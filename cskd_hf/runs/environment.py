@@ -19,7 +19,8 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 
 NAME = "environment.json"
-CHANGED_SETTINGS = "settings changed at step"
+CHANGES = ("settings changed at step", "the images changed at step")
+"""How the notes of `notes_of_changes` begin."""
 _PACKAGES = (
     *("torch", "torchvision", "timm", "datasets", "accelerate", "safetensors", "huggingface-hub", "pydantic"),
     *("numpy", "pillow", "pyarrow", "transformers"),
@@ -89,14 +90,16 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 
 def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
     """A note for each step at which a forced resume changed settings or images."""
-    notes = []
+    notes, (of_settings, of_images) = [], CHANGES
     for before, after in pairwise(segments):
         step, earlier, later = after["started_at_step"], _settings(before), _settings(after)
         changed = sorted(key for key in earlier.keys() | later.keys() if earlier.get(key) != later.get(key))
         if changed:
-            notes.append(f"{CHANGED_SETTINGS} {step}: {', '.join(changed)}; earlier updates had others")
+            notes.append(f"{of_settings} {step}: {', '.join(changed)}; earlier updates had others")
         if before["images"] != after["images"]:
-            notes.append(f"the images changed at step {step}: earlier updates saw others")
+            notes.append(
+                f"{of_images} {step}: earlier updates saw others, maybe some that hold-out or test set have now"
+            )
     return notes
 
 

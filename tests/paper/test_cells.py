@@ -17,7 +17,7 @@ from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
 from cskd_hf.paper.selection import select
-from cskd_hf.runs.environment import CHANGED_SETTINGS
+from cskd_hf.runs.environment import CHANGES
 
 
 def grids_of(root, values, table="table1", **chosen):
@@ -233,7 +233,7 @@ def test_another_global_batch_and_a_forced_change_of_settings_are_noted(tmp_path
     assert notes == ["trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1"]
     states = {key: inspect_run(run) for key, run in runs.items()}
     key, state = next((key, state) for key, state in states.items() if state.summary is not None)
-    changed = f"{CHANGED_SETTINGS} 5: optimizer.lr; earlier updates had others"
+    changed = f"{CHANGES[0]} 5: optimizer.lr; earlier updates had others"
     states[key] = replace(state, summary=state.summary.model_copy(update={"notes": (changed, "another note")}))
     assert data_notes(runs, states)[0] == f"{changed}: {runs[key].folder.name}"
 

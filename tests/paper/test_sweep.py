@@ -13,7 +13,7 @@ from summaries import SUMMARY
 from cskd_hf.errors import UserError
 from cskd_hf.paper.experiments import Run
 from cskd_hf.paper.find import RunState
-from cskd_hf.paper.sweep import grid_of, markdown, sweep_runs, table
+from cskd_hf.paper.sweep import grid_of, markdown, notes, sweep_runs, table
 from cskd_hf.reproduce import main
 from cskd_hf.runs.selected import Selected
 
@@ -94,7 +94,7 @@ def test_a_wrong_grid_is_rejected_in_one_line(tmp_path, overrides, message):
 
 def write_epochs(run: Run, errors: list[float], **changes: Any) -> RunState:
     """metrics.jsonl with these errors on the hold-out set, of a finished run of as many epochs."""
-    run.folder.mkdir()
+    run.folder.mkdir(exist_ok=True)
     lines = [{"epoch": epoch, "holdout/top1_error": error} for epoch, error in enumerate(errors)]
     lines = [line | {"holdout/nll": 50 - line["holdout/top1_error"], "holdout/ece": 5.0} for line in lines]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -138,6 +138,26 @@ def test_rows_are_of_the_epoch_that_each_run_selected(tmp_path):
     text = markdown("digits_resnet10", rows, "top1_error")
     assert "On hold-out images, epoch with the best hold-out NLL or last epoch; mean ± " in text
     assert "do not compare them with those of a last epoch" in text
+
+
+def test_changes_at_a_forced_resume_and_other_hold_out_images_are_noted(tmp_path):
+    runs = sweep_runs("digits_resnet10", ["data.holdout=0.1,0.2"], [0], tmp_path)
+    first, second = runs
+    change = "settings changed at step 5: optimizer.lr; earlier updates had others"
+    dataset = SUMMARY.dataset.model_copy(update={"images": {"train": 1, "holdout": 7, "test": 1}})
+    states = {
+        first: write_epochs(runs[first], [30.0], notes=(change, "an empty class")),
+        second: write_epochs(runs[second], [20.0], dataset=dataset),
+    }
+    expected = [
+        f"{runs[first].folder.name}: {change}",
+        "rows of different hold-out images are not comparable: "
+        "5,000 with `data.holdout=0.1`, 7 with `data.holdout=0.2`",
+    ]
+    assert notes(runs, states) == expected
+    text = markdown("digits_resnet10", table(runs, states, "nll"), "nll", expected)
+    assert text.endswith(f"Note: {expected[0]}.\n\nNote: {expected[1]}.\n")
+    assert notes({first: runs[first]}, {first: write_epochs(runs[first], [30.0])}) == []
 
 
 def own_sweep(folder: Path) -> list[str]:

@@ -82,7 +82,7 @@ def test_images_that_changed_between_two_segments_are_noted():
     segments = [segment(0, images={"train": 1}), segment(5, images={"train": 1})]
     assert notes_of_changes(segments) == []
     assert notes_of_changes([*segments, segment(8, images={"train": 2})]) == [
-        "the images changed at step 8: earlier updates saw others"
+        "the images changed at step 8: earlier updates saw others, maybe some that hold-out or test set have now"
     ]
 
 
