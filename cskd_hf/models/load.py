@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from PIL.Image import Resampling
 from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 
@@ -72,6 +73,13 @@ def load_trained(source: str) -> TrainedModel:
         reason = f"config.json has no {error}" if isinstance(error, KeyError) else one_line(error)
         raise UserError(f"{source}: timm cannot load these weights: {reason or type(error).__name__}") from error
     names, facts = config.get("label_names"), config.get("cskd", {})
+    if not isinstance(facts, dict):
+        raise UserError(f"{source}: config.json: cskd: read {facts!r}; write an object, or remove it")
+    if preprocessing["interpolation"].upper() not in Resampling.__members__:
+        raise UserError(
+            f"{source}: config.json: interpolation: read {preprocessing['interpolation']!r}; allowed: "
+            f"{', '.join(Resampling.__members__).lower()}"
+        )
     if model.num_classes == 0:
         raise UserError(f"{source}: has no classifier: it is an encoder of features; name another model")
     if names and len(names) != model.num_classes:

@@ -105,6 +105,8 @@ def test_a_finished_run_is_its_model_and_its_checkpoints_stay_reachable(tmp_path
         ({"label_names": ["cat"] * 4}, "config.json names two classes 'cat' in label_names; rename one"),
         ({"cskd": {"temperature": 0}}, "cskd.temperature: read 0; write a number above 0, or null"),
         ({"cskd": {"temperature": "1.5"}}, "cskd.temperature: read '1.5'; write a number"),
+        ({"cskd": [1.5]}, r"cskd: read \[1.5\]; write an object, or remove it"),
+        ({"pretrained_cfg": {"interpolation": "cubic"}}, "interpolation: read 'cubic'; allowed: nearest, .*bicubic"),
         ({"model_args": {"depth": 3}}, "timm cannot load these weights: .*'depth'"),
         ({"pretrained_cfg": {"input_size": [3, 32]}}, "timm cannot load these weights: "),
     ],
