@@ -39,11 +39,8 @@ ODD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("num_runs", [1, 2])
-def test_every_figure_is_written_as_pdf_and_png(
-    tmp_path: Path, num_runs: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = draw_figures([digits_run(tmp_path / str(seed), seed) for seed in range(num_runs)], tmp_path / "a" / "out")
+def test_every_figure_is_written_as_pdf_and_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = draw_figures([digits_run(tmp_path / str(seed), seed) for seed in range(2)], tmp_path / "a" / "out")
     assert [path.name for path in files] == [
         f"{name}.{extension}"
         for name in ("reliability", "log_probability", "features", "confident_mistakes")
@@ -103,10 +100,9 @@ def test_existing_figures_are_replaced(tmp_path: Path) -> None:
     assert all(path.read_bytes() != before[path] for path in first)
 
 
-@pytest.mark.parametrize("num_runs", [1, 2])
-def test_odd_names_are_drawn_literally_without_a_warning(tmp_path: Path, num_runs: int) -> None:
+def test_odd_names_are_drawn_literally_without_a_warning(tmp_path: Path) -> None:
     names = [f"{'$x_1^^ _' if label % 2 else '_a'}: {name}" for label, name in enumerate(ODD_NAMES)]
-    folders = [digits_run(tmp_path / f"$r_{seed}^^", seed, class_names=names) for seed in range(num_runs)]
+    folders = [digits_run(tmp_path / f"$r_{seed}^^", seed, class_names=names) for seed in range(2)]
     runs = read_runs(folders)
     images = most_confident_mistakes(runs[0].logits, runs[0].target, 2).numpy()
     pictures = [Image.new("RGB", size) for size in ((30, 3), (3, 30))]
@@ -125,7 +121,7 @@ def test_odd_names_are_drawn_literally_without_a_warning(tmp_path: Path, num_run
     assert shown[2] == "_a: Łódź \N{REPLACEMENT CHARACTER}"
 
 
-@pytest.mark.parametrize("num_runs", [1, 3, 4, 6])
+@pytest.mark.parametrize("num_runs", [1, 4, 6])
 def test_no_text_is_clipped_or_overlaps(tmp_path: Path, num_runs: int) -> None:
     names = [f"{'superclass' if label % 2 else 'another_superclass'}: {'long_class_name' * 3} {label}" for label in range(10)]  # fmt: skip  # noqa: E501
     method = {"name": "cross_entropy", "smoothing": 0.1}
