@@ -196,8 +196,7 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
     names = {"scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "crop_pct", "crop_mode"}
     keywords = settings.model_dump(include=names)
     channels, *size = settings.input_size
-    if settings.crop_mode == "border" or channels == 1:  # the colour of borders; timm's default has three channels
-        keywords["mean"] = settings.mean or of_channels(IMAGENET_MEAN, channels)
+    keywords["mean"] = settings.mean or of_channels(IMAGENET_MEAN, channels)  # the colour of borders
     fixed_interpolation = _fixed_interpolation(settings)
     try:
         transform = create_transform(

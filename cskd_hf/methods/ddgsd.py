@@ -69,8 +69,12 @@ class DDGSD(Method):
         import torch
         import torch.nn.functional as F
 
+        from cskd_hf.models.layers import freeze_running_statistics
+
         maps = module.forward_features(batch.images)
-        features, output = module.forward_head(maps, pre_logits=True), module.forward_head(maps)
+        output = module.forward_head(maps)
+        with freeze_running_statistics(module):  # of norms in the head, which `output` has updated
+            features = module.forward_head(maps, pre_logits=True)
         first, second = output.chunk(2)
         first_features, second_features = features.chunk(2)
         task_loss = F.cross_entropy(at_least_float32(output), batch.target)

@@ -35,7 +35,8 @@ class PSKD(Method):
     """Cross-entropy against (1 − α_t) · y + α_t · P_{t−1}(x), where α_t = α_T · t / T grows over the epochs.
 
     P_{t−1}(x) is the network's prediction when it last trained on the image, under that epoch's augmentation. t counts
-    the image's own visits: the epoch from 1, unless `data.drop_last` skipped the image in some. The first epoch learns
+    the image's own visits: the epoch from 1, unless `data.drop_last` skipped the image in some, or it also replaced an
+    unreadable one. The first epoch learns
     from labels alone. The memory takes N · K half floats over all ranks: 2.6 GB for ImageNet-1k.
 
     Example:

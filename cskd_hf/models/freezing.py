@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cskd_hf.errors import UserError
+from cskd_hf.models.layers import classifiers
 from cskd_hf.recipe.suggest import did_you_mean
 
 
 def backbone_parameters(network: Any) -> list[nn.Parameter]:
-    """A timm model's parameters without its classifier's.
+    """A timm model's parameters without its classifiers'.
 
     Example:
         >>> import timm
@@ -21,9 +22,7 @@ def backbone_parameters(network: Any) -> list[nn.Parameter]:
         >>> len(list(network.parameters())) - len(backbone_parameters(network))
         2
     """
-    classifier = network.get_classifier()
-    heads = classifier if isinstance(classifier, (tuple, list)) else (classifier,)  # two with a distillation token
-    own = {id(parameter) for head in heads for parameter in head.parameters()}
+    own = {id(parameter) for head in classifiers(network) for parameter in head.parameters()}
     return [parameter for parameter in network.parameters() if id(parameter) not in own]
 
 

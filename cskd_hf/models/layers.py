@@ -1,7 +1,8 @@
-"""A timm model's classifier, and BatchNorm's running statistics."""
+"""A timm model's classifiers, and BatchNorm's running statistics."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,17 +13,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cskd_hf.errors import UserError
 
 
+def classifiers(model: Any) -> list[nn.Module]:
+    """A timm model's classifiers: also that of a distillation token, and VOLO's of all tokens, if it has them."""
+    found = model.get_classifier()
+    heads = (*(found if isinstance(found, (tuple, list)) else (found,)), getattr(model, "aux_head", None))
+    return [head for head in heads if head is not None]
+
+
 def linear_classifier(model: Any, method_name: str) -> nn.Linear:
-    """A timm model's classifier.
+    """A timm model's classifier, which alone makes logits of what `forward_head(…, pre_logits=True)` returns.
 
     Raises:
-        UserError: it is not a single linear layer.
+        UserError: it is not a single linear layer, or the head has layers beside it: the norm of an EfficientViT-M, the
+            second classifier of a VOLO. `pre_logits=True` leaves these out.
     """
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise UserError(
             f"method.name: {method_name} needs a linear classifier, and this model's is a "
             f"{type(classifier).__name__}; choose another model or method"
+        )
+    headless = copy.deepcopy(model)
+    headless.reset_classifier(0)
+    own = {f"{name}.{key}" for name, part in model.named_modules() if part is classifier for key in part.state_dict()}
+    beside = sorted(model.state_dict().keys() - headless.state_dict().keys() - own)
+    if beside:
+        raise UserError(
+            f"method.name: {method_name} needs logits from the linear classifier alone, and this model's head also has "
+            f"{', '.join(dict.fromkeys(key.rpartition('.')[0] for key in beside))}; choose another model or method"
         )
     return classifier
 

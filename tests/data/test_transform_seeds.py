@@ -111,6 +111,15 @@ def test_the_largest_magnitude_posterizes_to_black_on_every_pillow(policy):
     assert any(not view.any() for view in views) or policy.startswith("augmix")  # which mixes black with the original
 
 
+@pytest.mark.parametrize("mean", [(51 / 255, 102 / 255, 204 / 255), (51 / 255,)])
+def test_rotated_and_shifted_images_have_borders_of_the_mean_colour(mean):
+    augment = transform(True, input_size=(len(mean), 16, 16), mean=mean, auto_augment="rand-m9-n1-p1")
+    colour = [51, 102, 204] if len(mean) == 3 else [51, 51, 51]
+    flat, white = (encoded(np.full((16, 16, 3), value, dtype=np.uint8)) for value in (colour, 255))
+    assert all((augment(flat, seed).flatten(1).diff() == 0).all() for seed in range(40))
+    assert colour[: len(mean)] in [augment(white, seed)[:, 0, 0].tolist() for seed in range(40)]
+
+
 def test_stronger_colour_jitter_spreads_colours_wider():
     image = encoded(np.full((8, 8, 3), 128, dtype=np.uint8))
 

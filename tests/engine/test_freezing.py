@@ -106,6 +106,21 @@ def test_the_backbone_is_in_groups_of_its_own():
 
 
 @pytest.mark.parametrize(
+    ("model_name", "settings", "heads"),
+    [
+        ("volo_d1_224", {}, {"head", "aux_head"}),  # summed
+        ("efficientformerv2_s0", {}, {"head", "head_dist"}),  # averaged
+        ("efficientformerv2_s0", {"distillation": False}, {"head"}),
+    ],
+)
+def test_a_linear_probe_trains_every_classifier_of_a_network(model_name, settings, heads):
+    with torch.device("meta"):
+        network = timm.create_model(model_name, num_classes=3, **settings)
+    freeze(network, "backbone")
+    assert {name.partition(".")[0] for name, value in network.named_parameters() if value.requires_grad} == heads
+
+
+@pytest.mark.parametrize(
     ("parts", "frozen"),
     [
         (("blocks.1",), {"blocks.1"}),  # not blocks.10

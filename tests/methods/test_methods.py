@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from method_cases import ZERO, batch_for, method_of, objective_of, supervised
+from method_cases import ZERO, backbone, batch_for, method_of, objective_of, supervised
 from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS, Views
@@ -70,6 +70,18 @@ def test_a_forward_changes_neither_the_batch_nor_the_weights(name: str) -> None:
     objective(batch)
     assert all(torch.equal(tensor, original) for tensor, original in zip(batch[:3], before, strict=True))
     assert [key for key, value in objective.named_parameters() if not torch.equal(value, weights[key])] == []
+
+
+@each_method
+def test_a_step_updates_the_batch_norm_of_a_head_as_often_as_the_others(name: str) -> None:
+    method = method_of(name)
+    objective = objective_of(method, backbone("mobilenetv4_conv_small_035"))
+    objective(batch_for(method, size=32))
+    states = method.export(objective.module).state_dict().items()
+    updates = {key: value.item() for key, value in states if key.endswith("num_batches_tracked")}
+    assert "norm_head.num_batches_tracked" in updates
+    forwards = {"cskd": 2, "distillation_cskd": 2, "dlb": 2, "cskd_e": 3, "mixup_cskd": 3}
+    assert set(updates.values()) == {forwards.get(name, 1)}
 
 
 @each_method

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from method_cases import EXPERIMENT, backbone, batch_for, cross_entropy, method_of
+from method_cases import EXPERIMENT, NUM_CLASSES, backbone, batch_for, cross_entropy, method_of
 
 from cskd_hf.errors import UserError
 from cskd_hf.methods import Batch, VirtualSoftmax
@@ -51,6 +51,19 @@ def test_the_bias_stays_zero_and_keeps_timms_name() -> None:
 def test_a_classifier_that_is_not_linear_is_rejected(name: str) -> None:
     with pytest.raises(UserError, match=rf"^method\.name: {name} needs a linear classifier"):
         method_of(name).build(timm.create_model("test_resnet", num_classes=0), EXPERIMENT)
+
+
+@pytest.mark.parametrize("name", ["virtual_softmax", "adacos"])
+@pytest.mark.parametrize(
+    ("model_name", "beside"), [("efficientvit_m0", r"head\.bn"), ("shvit_s1", r"head\.bn"), ("volo_d1_224", "aux_head")]
+)
+def test_a_head_with_layers_that_the_loss_would_skip_is_rejected(name: str, model_name: str, beside: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(model_name, num_classes=NUM_CLASSES)
+    with pytest.raises(
+        UserError, match=rf"^method\.name: {name} needs .* alone, and this model's head also has {beside};"
+    ):
+        method_of(name).build(model, EXPERIMENT)
 
 
 def test_adacos_rejects_two_classes() -> None:
