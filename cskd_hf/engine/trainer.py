@@ -151,7 +151,7 @@ def begin_line(run: Run, update: Update) -> None:
     It is part of the progress, so a run stopped during the evaluation resumes with it.
     """
     world = run.accelerator.num_processes
-    if world > 1:  # every rank has its own running statistics
+    if world > 1:  # running statistics differ by the last update: before each, DDP broadcasts rank 0's
         distribute_bn(run.learner.module, world, reduce=True)
         if run.ema is not None:  # rank 0's, which a checkpoint within the epoch has saved
             distribute_bn(run.model, world, reduce=False)
