@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import traceback
 
@@ -32,7 +31,7 @@ def explain_out_of_memory(
     elif fits == 0:
         advice = "not even one sample fits: choose a smaller model or transform.input_size"
     else:
-        steps = math.ceil(batch_size * accumulation / fits)
+        steps = batch_size * accumulation // fits
         advice = f"{fits} fits, by measurement: write data.batch_size={fits} run.gradient_accumulation_steps={steps}"
     return (
         f"data.batch_size: {batch_size} does not fit into the device's memory{_memory(accelerator.device)}; {advice}, "
@@ -51,7 +50,9 @@ def explain_out_of_host_memory(error: BaseException, recipe: Recipe) -> str:
 
 
 def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerator) -> int:
-    """The first of half, a quarter, … of the batch size whose forward and backward fit; 0 if none does.
+    """The largest proper divisor of the batch size whose forward and backward fit; 0 if none does.
+
+    A divisor, so that accumulation restores the global batch exactly.
 
     Gradients, running statistics and memories of predictions are overwritten: the run must be over.
     """
@@ -60,15 +61,15 @@ def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerat
     # Neither compiled, which would compile again for each size, nor prepared.
     objective = Objective(recipe.method, module, *recipe.transform.mean_and_std, recipe.run.channels_last)
     objective = objective.to(accelerator.device).train()
-    batch_size = recipe.data.batch_size // 2
-    while batch_size:
+    smaller = range(recipe.data.batch_size // 2, 0, -1)
+    for batch_size in (size for size in smaller if recipe.data.batch_size % size == 0):
         objective.zero_grad(set_to_none=True)
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         num_images = batch_size * NUM_VIEWS[recipe.method.views]
-        size = (num_images, *recipe.transform.input_size)
+        shape = (num_images, *recipe.transform.input_size)
         try:
-            images = torch.zeros(size, dtype=torch.uint8, device=accelerator.device)
+            images = torch.zeros(shape, dtype=torch.uint8, device=accelerator.device)
             index = torch.arange(num_images, device=accelerator.device) % batch_size
             with accelerator.autocast():
                 loss = objective(Batch(images, index % num_classes, torch.full_like(index, -1)))["loss"]
@@ -76,7 +77,6 @@ def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerat
             return batch_size
         except torch.OutOfMemoryError as error:
             traceback.clear_frames(error.__traceback__)
-            batch_size //= 2
     return 0
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import Accelerator
 from command_runs import draw_folder, fork, write_recipe
 from method_cases import method_of, objective_of
 
-from cskd_hf.engine.objective import dry_run
+from cskd_hf.engine.memory import explain_out_of_memory
+from cskd_hf.engine.objective import Objective, dry_run
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.resolve import resolve
 from cskd_hf.recipe.sections import TransformSection
 
 SCRIPT = """
@@ -52,6 +56,23 @@ def test_a_step_out_of_memory_says_what_fits(tmp_path, images, line):
     done = fork(tmp_path / "limited.py", images, write_recipe(tmp_path / "run.yaml", data))
     assert done.status == 1, done.stderr
     assert done.stderr == f"error: {line}; there is no checkpoint yet\n"
+
+
+@pytest.mark.parametrize(("batch_size", "limit", "fits", "steps"), [(30, 7, 6, 15), (48, 20, 16, 9), (7, 5, 1, 21)])
+def test_the_accumulation_restores_the_global_batch_exactly(monkeypatch, batch_size, limit, fits, steps):
+    objective, forward = objective_of(method_of("cross_entropy")), Objective.forward
+
+    def limited(self, batch):
+        if len(batch.images) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Objective, "forward", limited)
+    overrides = [f"data.batch_size={batch_size}", "run.gradient_accumulation_steps=3", "model.num_classes=4"]
+    recipe = resolve(load_recipe("digits_resnet10", ["method={name: cross_entropy}", *overrides]))
+    line = explain_out_of_memory(torch.OutOfMemoryError(), recipe, objective.module, Accelerator(cpu=True))
+    assert f"{fits} fits, by measurement: write data.batch_size={fits} run.gradient_accumulation_steps={steps}" in line
+    assert fits * steps == 3 * batch_size
 
 
 @pytest.mark.parametrize("host", [False, True])
