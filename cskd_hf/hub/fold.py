@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cskd_hf.errors import UserError
+from cskd_hf.models.layers import classifiers
 
 
 def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) -> tuple[Any, list[str]]:
@@ -24,14 +25,13 @@ def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) 
         input_size: (channels, height, width) of the noise on which the result is checked.
 
     Returns:
-        A folded copy of the model, and the names of the folded layers: two for distilled networks, which average two.
+        A folded copy of the model, and the names of the folded layers: distilled networks and VOLO combine two.
 
     Raises:
         UserError: the logits are not linear in the classifier's parameters, as with a cosine head or an MLP.
     """
     folded = copy.deepcopy(model)
-    classifier = folded.get_classifier()
-    heads = list(classifier) if isinstance(classifier, (tuple, list, nn.ModuleList)) else [classifier]
+    heads = classifiers(folded)
     names = [name for name, module in folded.named_modules() if any(module is head for head in heads)]
     with torch.no_grad():
         for head in heads:

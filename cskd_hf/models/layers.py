@@ -16,7 +16,8 @@ from cskd_hf.errors import UserError
 def classifiers(model: Any) -> list[nn.Module]:
     """A timm model's classifiers: also that of a distillation token, and VOLO's of all tokens, if it has them."""
     found = model.get_classifier()
-    heads = (*(found if isinstance(found, (tuple, list)) else (found,)), getattr(model, "aux_head", None))
+    several = isinstance(found, (tuple, list, nn.ModuleList))
+    heads = (*(found if several else (found,)), getattr(model, "aux_head", None))
     return [head for head in heads if head is not None]
 
 

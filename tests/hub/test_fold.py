@@ -19,13 +19,13 @@ FAMILIES = {
     "efficientnet_b0": ["classifier"],
     "regnetx_002": ["head.fc"],
     "mobilenetv3_small_050": ["classifier"],
-    "swin_tiny_patch4_window7_224": ["head.fc"],
     "mixer_s32_224": ["head"],
     "deit_tiny_distilled_patch16_224": ["head", "head_dist"],
+    "volo_d1_224": ["aux_head", "head"],
     "resnetv2_50x1_bit": ["head.fc"],
     "preactresnet10_32px": ["fc"],
 }
-FIXED_GRID = ("vit", "swin", "mixer", "deit")
+FIXED_GRID = ("vit", "mixer", "deit", "volo")
 
 
 @torch.inference_mode()
