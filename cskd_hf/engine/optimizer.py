@@ -59,8 +59,9 @@ def create_optimizer(
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
-    for key in ("betas", "eps"):
-        if getattr(settings, key) is not None and key not in optimizer.param_groups[0]:
+    for key in ("momentum", "betas", "eps"):
+        is_default = getattr(settings, key) == type(settings).model_fields[key].default
+        if not is_default and key not in optimizer.param_groups[0]:
             raise UserError(f"optimizer.{key}: {settings.opt} has none, so timm ignores it; leave it out")
     if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")

@@ -88,6 +88,14 @@ class OptimizerSection(Section):
     """Factor of the learning rate from each layer to the one below; null: none."""
     layer_decay_min_scale: Probability | None = None
     """Lower bound of the factors of `layer_decay`; null: 0."""
+
+    @field_validator("layer_decay_min_scale")
+    @classmethod
+    def _of_layer_decay(cls, value: float | None, read: ValidationInfo) -> float | None:
+        if value is not None and read.data.get("layer_decay", 1) is None:
+            raise ValueError("null without layer_decay, whose factors it bounds; write one, or leave it out")
+        return value
+
     betas: tuple[NonNegative, NonNegative] | None = None
     """Adam's; null, here and for eps: the optimizer's default."""
     eps: Positive | None = None

@@ -139,6 +139,7 @@ def test_an_unknown_optimizer_is_rejected_in_one_line():
     ("settings", "line"),
     [
         ({"opt": "momentum", "betas": (0.9, 0.99)}, r"optimizer\.betas: momentum has none, so timm ignores it"),
+        ({"opt": "adamw", "momentum": 0.8}, r"optimizer\.momentum: adamw has none, so timm ignores it; leave it out$"),
         ({"opt": "lion", "eps": 1e-6}, r"optimizer\.eps: lion has none, so timm ignores it; leave it out$"),
         ({"opt": "adan", "betas": (0.9, 0.99)}, "optimizer: timm cannot make 'adan' with these settings: "),
     ],

@@ -94,6 +94,10 @@ OVERRIDES = [
         "optimizer.lr_base=1",
         "r.yaml:9: optimizer.lr: read 0.1; allowed: null with lr_base; write optimizer.lr=null, or …",
     ),
+    (
+        "optimizer.layer_decay_min_scale=0.1",
+        "command line: optimizer.layer_decay_min_scale: read 0.1; allowed: null without layer_decay, whose factors …",
+    ),
     # methods
     (
         "method.name=cross_entropy",
