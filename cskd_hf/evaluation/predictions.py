@@ -101,6 +101,7 @@ def predict_split(
         return outputs
 
     training, tf32 = model.training, torch.backends.cudnn.allow_tf32
+    model.train()  # the only call in which older timm drop attention biases cached in eval mode (LeViT, TinyViT)
     model.eval()
     if not autocast:  # by default cuDNN rounds the inputs of float32 convolutions to TF32
         torch.backends.cudnn.allow_tf32 = False

@@ -55,6 +55,32 @@ def test_predictions_equal_a_plain_forward_image_by_image(predict, make_network,
         torch.testing.assert_close(predictions.features[row], features, rtol=0, atol=1e-5)
 
 
+class CachedLinear(torch.nn.Linear):
+    """Like attention biases in timm 1.0.26: cached in eval mode until train mode."""
+
+    cache = None
+
+    def train(self, mode=True):
+        self.cache = None if mode else self.cache
+        return super().train(mode)
+
+    def forward(self, features):
+        if not self.training and self.cache is None:
+            self.cache = self.weight.detach().clone()
+        return torch.nn.functional.linear(features, self.weight if self.training else self.cache, self.bias)
+
+
+def test_an_average_which_stays_in_eval_mode_is_evaluated_with_its_current_weights(predict, make_network, make_split):
+    network, split = make_network(), make_split(4)
+    network.fc = CachedLinear(8, 3, bias=False)
+    network.eval()
+    before = predict(network, split)
+    with torch.no_grad():
+        network.fc.weight.mul_(2)
+    torch.testing.assert_close(predict(network, split).logits, 2 * before.logits)
+    assert not network.training
+
+
 def test_predictions_are_in_the_order_of_the_split(predict, make_network, make_split):
     split = make_split(11)
     predictions = predict(make_network(), split)
