@@ -43,6 +43,8 @@ class DLB(Method):
     The past predictions live in the memory of PS-KD, N · K half floats over all ranks, so that they survive a restart
     on any number of ranks. [ours]: each image comes again exactly B samples later. The code repeats whole batches; this
     differs only where an epoch ends in a short one. A run's first update repeats its own images, without a teacher.
+    With gradient accumulation, an image that an earlier batch of the same update drew again has that batch's prediction
+    as its teacher; without `data.sampling`, only where epochs meet.
 
     Example:
         >>> import timm, torch
