@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, get_optimizer_info, param_groups_weight_decay
 from torch import nn
 
 from cskd_hf.errors import UserError
@@ -59,9 +59,10 @@ def create_optimizer(
             f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
             "timm.optim.list_optimizers() names what it has"
         ) from error
+    takes = get_optimizer_info(settings.opt.lower().split("_")[-1])  # without lookahead_
     for key in ("momentum", "betas", "eps"):
         is_default = getattr(settings, key) == type(settings).model_fields[key].default
-        if not is_default and key not in optimizer.param_groups[0]:
+        if not is_default and not getattr(takes, f"has_{key}"):
             raise UserError(f"optimizer.{key}: {settings.opt} has none, so timm ignores it; leave it out")
     if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")

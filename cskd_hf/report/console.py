@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from cskd_hf.batch import NUM_VIEWS
@@ -22,6 +21,7 @@ from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.models.factory import starting_weights
+from cskd_hf.models.freezing import batch_norms, frozen_norms
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import SELECTION_METRICS, RunSection
 from cskd_hf.report.describe import describe_images, describe_method, describe_network, random_weights_note
@@ -210,7 +210,7 @@ def last_batch_note(recipe: Recipe, batches: GlobalBatches, network: nn.Module) 
     The limits are [ours]; recipes/RESULTS.md has a training that 2 of 64 samples undid.
     """
     smallest, size = batches.smallest, recipe.data.batch_size
-    if smallest >= min(8, size / 4) or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if smallest >= min(8, size / 4) or len(batch_norms(network)) == len(frozen_norms(network)):
         return []
     return [
         f"data.drop_last: an epoch's last batch leaves {smallest} of {size} samples to a process, whose BatchNorm "

@@ -149,6 +149,12 @@ def test_settings_that_an_optimizer_does_not_take_are_rejected(settings, line):
         optimizer_of("cskd", settings_of(**settings), small_network())
 
 
+def test_settings_under_another_name_are_taken():
+    """Adafactor's groups hold the first of the betas alone."""
+    optimizer, *_ = optimizer_of("cskd", settings_of(opt="adafactor", betas=(0.7, 0.999)), small_network())
+    assert optimizer.param_groups[0]["beta1"] == 0.7
+
+
 def test_kron_without_opt_einsum_is_rejected(monkeypatch):
     monkeypatch.setattr("cskd_hf.engine.optimizer.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"^optimizer\.opt: kron needs the package opt_einsum; pip install opt_einsum$"):

@@ -85,3 +85,4 @@ def test_a_last_batch_too_small_for_batch_norm_is_noted(images, batch_size, worl
     expected = [] if left is None else [f"data.drop_last: an epoch's last batch leaves {left} of {batch_size} samples"]
     assert [note.partition(" to a process")[0] for note in notes] == expected
     assert last_batch_note(recipe, batches, torch.nn.Linear(3, 3)) == []
+    assert last_batch_note(recipe, batches, torch.nn.BatchNorm2d(3).requires_grad_(False)) == []  # running statistics
