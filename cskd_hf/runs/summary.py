@@ -156,6 +156,11 @@ class Summary(_Record):
     notes: tuple[str, ...]
 
     @property
+    def tested_images(self) -> int:
+        """How many images the metrics are of: the test split's readable ones."""
+        return self.dataset.images["test"] - self.skipped_images["test"]
+
+    @property
     def epoch(self) -> int:
         """The epoch of the exported weights, counted from 1."""
         return self.epochs if self.selected is None else self.selected.epoch
