@@ -17,7 +17,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
-from cskd_hf.evaluation.conditions import load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import load_for_split, load_unfolded, predict_finite, print_notes
 from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.images import split_of_files
 from cskd_hf.evaluation.predictions import NoReadableImageError
@@ -25,7 +25,7 @@ from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection
-from cskd_hf.runs.weights import Weights, load_weights
+from cskd_hf.runs.weights import Weights
 
 
 def evaluate(
@@ -114,7 +114,7 @@ def predict(
         UserError: the weights do not load or give no finite logits, or there are no or too few hold-out images for the
             coverage.
     """
-    trained = load_weights(weights)
+    trained = load_unfolded(weights)
     sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
