@@ -26,6 +26,11 @@ mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 o
 zlib
 """
 HUB_LICENCES = frozenset(_LISTED.split())
+# Under these, and those of Creative Commons that ask for attribution alone, weights may be Apache-2.0.
+_PERMISSIVE = re.compile(
+    r"afl-3\.0|apache-2\.0|bsd(-[23]-clause(-clear)?)?|bsl-1\.0|cc-by-\d\.\d|cc0-1\.0|cdla-permissive-\d\.0|ecl-2\.0|isc|"
+    r"mit|ms-pl|ncsa|odc-by|pddl|postgresql|unlicense|wtfpl|zlib"
+)
 # Identifiers of licences without commercial use: cc-by-nc-4.0, fair-noncommercial-research-license, other, …
 _NON_COMMERCIAL = re.compile(r"(^|-)(nc|noncommercial|research)(-|$)|^(other|apple-amlr|deepfloyd-if-license)$")
 
@@ -77,7 +82,8 @@ def choose_licence(
 ) -> Licence:
     """The weights' licence.
 
-    The default is Apache-2.0, or `other` with the terms in LICENSE if any of `terms` forbids commercial use.
+    The default is Apache-2.0 if all `terms` are permissive, or `other` with the terms in LICENSE if any of them forbids
+    commercial use.
 
     Args:
         requested: an identifier of the Hub's list.
@@ -85,25 +91,27 @@ def choose_licence(
         name: of a licence that is not in the list, with `other`.
         link: URL of its text.
         option: what the user writes to request a licence, for messages.
-        required: otherwise `unknown` where nothing is requested and some of `terms` are unknown.
+        required: otherwise `unknown` where nothing is requested and some of `terms` are unknown or not permissive.
 
     Raises:
-        UserError: nothing is requested, some of `terms` are unknown, and a licence is required; `requested` is not in
-            the list, lacks its name and link, or allows commercial use that `terms` forbid.
+        UserError: nothing is requested, some of `terms` are unknown or not permissive, and a licence is required;
+            `requested` is not in the list, lacks its name and link, or allows commercial use that `terms` forbid.
     """
     forbidding = [term for term in terms if not allows_commercial_use(term.licence)]
-    unknown = [term for term in terms if term.licence == "unknown"]
+    open_terms = [term for term in terms if not _PERMISSIVE.fullmatch(term.licence)]
     if requested is None and (name or link):
         raise UserError(f"--license-name and --license-link: only with {option} {OTHER}")
     if requested is None and forbidding:
         return Licence(OTHER, RESTRICTED_NAME, "LICENSE")
-    if requested is None and unknown and not required:
+    if requested is None and open_terms and not required:
         return Licence("unknown")
-    if requested is None and unknown:
-        said = f" ({unknown[0].text})" if unknown[0].text else ""
+    if requested is None and open_terms:
+        first = open_terms[0]
+        said = f" ({first.text})" if first.text and first.text != first.licence else ""
+        terms_are = f"are unknown{said}" if first.licence == "unknown" else f"are those of {first.licence}{said}"
         raise UserError(
-            f"{option}: needed, because the terms of {unknown[0].source} are unknown{said}: write the licence that "
-            f"they allow for the weights, such as {DEFAULT} if they are your own"
+            f"{option}: needed, because the terms of {first.source} {terms_are}: write the licence that they allow for "
+            f"the weights, such as {DEFAULT} if they are your own"
         )
     if requested is None:
         return Licence(DEFAULT)

@@ -156,6 +156,23 @@ def test_unknown_terms_are_asked_for():
     assert choose_licence(None, terms).identifier == "other"
 
 
+@pytest.mark.parametrize(
+    "licence", ["dinov3-license", "seer-license", "gemma", "apple-ascl", "gpl-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0"]
+)
+def test_no_licence_is_chosen_beside_terms_that_are_not_permissive(licence):
+    terms = [Terms("the data", "mit", "MIT"), Terms("the pretrained weights timm/x", licence, licence)]
+    message = rf"--license: needed, because the terms of the pretrained weights timm/x are those of {licence}: write"
+    with pytest.raises(UserError, match=message):
+        choose_licence(None, terms)
+    assert choose_licence(None, terms, required=False) == Licence("unknown")
+    assert choose_licence("cc-by-4.0", terms) == Licence("cc-by-4.0")
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "bsd-3-clause", "bsd", "cc-by-4.0", "cc0-1.0", "isc"])
+def test_weights_are_apache_by_default_beside_permissive_terms(licence):
+    assert choose_licence(None, [Terms("the data", licence, None)]) == Licence("apache-2.0")
+
+
 def test_pretrained_weights_have_their_own_terms():
     terms = [Terms("the data", "mit", "MIT"), Terms("the pretrained weights timm/x", "cc-by-nc-4.0", "cc-by-nc-4.0")]
     with pytest.raises(UserError, match=r"the terms of the pretrained weights timm/x forbid \(cc-by-nc-4\.0\)"):
