@@ -98,23 +98,12 @@ def choose_licence(
             `requested` is not in the list, lacks its name and link, or allows commercial use that `terms` forbid.
     """
     forbidding = [term for term in terms if not allows_commercial_use(term.licence)]
-    open_terms = [term for term in terms if not _PERMISSIVE.fullmatch(term.licence)]
     if requested is None and (name or link):
         raise UserError(f"--license-name and --license-link: only with {option} {OTHER}")
     if requested is None and forbidding:
         return Licence(OTHER, RESTRICTED_NAME, "LICENSE")
-    if requested is None and open_terms and not required:
-        return Licence("unknown")
-    if requested is None and open_terms:
-        first = open_terms[0]
-        said = f" ({first.text})" if first.text and first.text != first.licence else ""
-        terms_are = f"are unknown{said}" if first.licence == "unknown" else f"are those of {first.licence}{said}"
-        raise UserError(
-            f"{option}: needed, because the terms of {first.source} {terms_are}: write the licence that they allow for "
-            f"the weights, such as {DEFAULT} if they are your own"
-        )
     if requested is None:
-        return Licence(DEFAULT)
+        return _default_licence(terms, option, required)
     if requested not in HUB_LICENCES:
         close = difflib.get_close_matches(requested.lower().replace(" ", "-"), sorted(HUB_LICENCES), n=1)
         hint = f" (did you mean {close[0]}?)" if close else f", such as {DEFAULT} or cc-by-nc-4.0"
@@ -137,6 +126,21 @@ def choose_licence(
             "lower-case letters, digits, - and ., and --license-link URL, where its text is"
         )
     return Licence(OTHER, name, link)
+
+
+def _default_licence(terms: Sequence[Terms], option: str, required: bool) -> Licence:
+    """The licence beside terms that allow commercial use."""
+    first = next((term for term in terms if not _PERMISSIVE.fullmatch(term.licence)), None)
+    if first is None:
+        return Licence(DEFAULT)
+    if not required:
+        return Licence("unknown")
+    said = f" ({first.text})" if first.text and first.text != first.licence else ""
+    terms_are = "are unknown" if first.licence == "unknown" else f"are those of {first.licence}"
+    raise UserError(
+        f"{option}: needed, because the terms of {first.source} {terms_are}{said}: write the licence that they allow for "
+        f"the weights, such as {DEFAULT} if they are your own"
+    )
 
 
 def licence_text(licence: Licence, terms: Sequence[Terms], title: str) -> str:
