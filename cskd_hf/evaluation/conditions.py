@@ -12,6 +12,7 @@ from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Corrupt
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.formats import count_images
 from cskd_hf.evaluation.predictions import Predictions, predict_split
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, TransformSection, fill
@@ -112,7 +113,8 @@ def print_heading(weights: Weights, split: ImageSplit, data: DataSection, predic
     """Print the split's notes, and which model was evaluated on how many images."""
     for note in split.notes:
         print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
+    images = count_images(len(predictions.target), len(predictions.skipped))
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {images}")
 
 
 def facts(weights: Weights, trained: TrainedModel, predictions: Predictions) -> dict[str, Any]:

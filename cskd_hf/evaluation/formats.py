@@ -12,6 +12,16 @@ _SPECIAL = str.maketrans(
 )
 
 
+def count_images(images: int, skipped: int) -> str:
+    """How many images were evaluated, and how many not.
+
+    Example:
+        >>> count_images(1000, 0), count_images(997, 3)
+        ('1,000 images', '997 images, 3 unreadable skipped')
+    """
+    return f"{images:,} images" + (f", {skipped:,} unreadable skipped" if skipped else "")
+
+
 def text_table(cells: Cells) -> str:
     """Aligned columns; all but the first and the last to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
