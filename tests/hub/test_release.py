@@ -19,12 +19,14 @@ from cskd_hf.evaluation.metrics import evaluate_predictions
 from cskd_hf.hub.card_metadata import card_metadata
 from cskd_hf.hub.licences import Licence, Terms, choose_licence, licence_text
 from cskd_hf.hub.paths import PathScrubber
+from cskd_hf.hub.provenance import terms_of
 from cskd_hf.hub.release import build_release
 from cskd_hf.hub.seeds import read_seeds
 from cskd_hf.hub.source import Release, read_source
+from cskd_hf.methods import METHODS
 from cskd_hf.models.load import load_trained
 from cskd_hf.recipe.catalog import CATALOG
-from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.recipe import dump_recipe, load_recipe
 from cskd_hf.runs.environment import record_environment
 
 NAME = "acme/cskd-tiny"
@@ -171,6 +173,30 @@ def test_no_licence_is_chosen_beside_terms_that_are_not_permissive(licence):
 @pytest.mark.parametrize("licence", ["apache-2.0", "bsd-3-clause", "bsd", "cc-by-4.0", "cc0-1.0", "isc"])
 def test_weights_are_apache_by_default_beside_permissive_terms(licence):
     assert choose_licence(None, [Terms("the data", licence, None)]) == Licence("apache-2.0")
+
+
+def test_a_student_has_its_teachers_terms(tmp_path):
+    student = load_recipe(trained() / "recipe.yaml")
+
+    def terms_beside_the_data(teacher):
+        method = METHODS["distillation"](name="distillation", teacher=teacher)
+        data, *others = terms_of(student.model_copy(update={"method": method}))
+        assert data.source == "the data my images"
+        return [(term.source, term.licence) for term in others]
+
+    assert terms_beside_the_data(str(trained())) == []  # of the same images
+    run = copied(trained(), tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["model"] |= {"finetuned_from": "timm/net.fb", "finetuned_license": "cc-by-nc-4.0", "loaded": "all"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    dump_recipe(student.replace(model={"pretrained": True}), run / "recipe.yaml")
+    assert terms_beside_the_data(str(run)) == [("the pretrained weights timm/net.fb", "cc-by-nc-4.0")]
+    assert terms_beside_the_data(str(tmp_path / "moved")) == [("the teacher moved", "unknown")]
+    config = json.loads((run / "model" / "config.json").read_text())
+    for licence, expected in (("cc-by-nc-4.0", "cc-by-nc-4.0"), (None, "unknown")):
+        config["pretrained_cfg"]["license"] = licence
+        (run / "model" / "config.json").write_text(json.dumps(config))
+        assert terms_beside_the_data(f"local-dir:{run}/model") == [("the teacher model", expected)]
 
 
 def test_pretrained_weights_have_their_own_terms():
