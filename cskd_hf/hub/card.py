@@ -53,6 +53,7 @@ def release_card(release: Release) -> str:
         num_features=source.num_features,
         class_map=listable(source.config["label_names"]),
         data=data,
+        official_split=data.official_split(recipe.data),
         paper=paper_of(recipe.method),
         terms=terms_of(recipe, summary.model),
         licence=str(release.licence),

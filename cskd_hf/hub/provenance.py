@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cskd_hf.data.choose import same_split
 from cskd_hf.errors import UserError
 from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
@@ -15,6 +16,7 @@ from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
 from cskd_hf.recipe.pretrained import find_pretrained, read_config
 from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.summary import ModelSummary, read_recipe, read_summary
 
 # The paper uses the names of the large networks for its 32-pixel ones.
@@ -38,6 +40,12 @@ class DataSource:
     name: str
     hub_id: str | None
     entry: CatalogEntry | None
+
+    def official_split(self, data: DataSection) -> str | None:
+        """Who divided the images into those trained and those tested on; None if the publisher did, or it is unknown."""
+        if self.entry is None or same_split(str(data.test_split)) != same_split(self.entry.test_split):
+            return None
+        return self.entry.official_split if data.train_split == self.entry.train_split else None
 
 
 def data_source(recipe: Recipe) -> DataSource:
@@ -144,10 +152,13 @@ def _terms_of_teacher(teacher: str | None) -> list[Terms]:
 def published_results(recipe: Recipe) -> dict[str, MeanStd]:
     """Metric → the CS-KD paper's result for this method, network and image set.
 
-    The paper's other settings may differ from the recipe's.
+    The paper's other settings may differ from the recipe's; none if the images are divided otherwise.
     """
     network = recipe.model.model_name.partition(".")[0]
-    cell = _paper_method(recipe.method), data_source(recipe).name, _PAPER_NETWORKS.get(network, network)
+    data = data_source(recipe)
+    if data.official_split(recipe.data) is None:
+        return {}
+    cell = _paper_method(recipe.method), data.name, _PAPER_NETWORKS.get(network, network)
     blocks = [block for table in paper_tables().values() for block in table]
     return {block.metric: block.paper[cell] for block in blocks if cell in block.paper}
 

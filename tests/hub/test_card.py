@@ -125,6 +125,28 @@ def test_a_hub_dataset_is_named_with_its_terms_and_the_papers_results(tmp_path, 
     assert "data.dataset=bentrevett/caltech-ucsd-birds-200-2011" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "official"),
+    [
+        ({}, True),
+        ({"test_split": 0.2}, False),
+        ({"test_split": "train", "train_split": "test"}, False),
+        ({"train_split": "trainval"}, False),
+    ],
+)
+def test_only_results_on_the_official_split_go_under_the_sets_name(tmp_path, source, settings, official):
+    recipe = cub200(tmp_path, source).replace(data=settings)
+    text = card(source, recipe)
+    assert (f"Split of the images: {CATALOG['cub200'].official_split}." in text) == official
+    assert ("Split of the images: the publisher's own." in text) != official
+    assert ("| paper |" in text) == official
+    write_eval_results(Release(dataclasses.replace(source, recipe=recipe), NAME, APACHE), tmp_path)
+    (entry,) = yaml.safe_load((tmp_path / ".eval_results" / "cub200.yaml").read_text())
+    assert entry["dataset"]["id"] == (CATALOG["cub200"].path if official else "acme/cub200")
+    assert "20 images of split " in entry["notes"]
+    assert ("not the official test split" in entry["notes"]) != official
+
+
 def test_an_experiment_that_the_paper_lacks_has_no_paper_column(source):
     assert published_results(source.recipe) == {}
     assert "| paper |" not in card(source)
