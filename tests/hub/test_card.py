@@ -223,6 +223,7 @@ def test_weights_of_another_epoch_than_the_last_are_named(tmp_path, source):
     chosen = dataclasses.replace(source, summary=summary)
     text = card(chosen)
     assert "Metrics of epoch 1 of 5 on split" in text
+    assert ": 2 of 5 epochs, seed" in text
     assert "* weights of epoch 1 of 5, chosen by hold-out NLL; hold-out metrics of the chosen epoch are" in text
     assert "last epoch" not in text
     write_eval_results(Release(chosen, NAME, APACHE), tmp_path)
