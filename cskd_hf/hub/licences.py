@@ -13,7 +13,8 @@ from cskd_hf.errors import UserError
 DEFAULT = "apache-2.0"
 OTHER = "other"  # the Hub's identifier for terms that are given in LICENSE
 RESTRICTED_NAME = "non-commercial-research"
-# https://huggingface.co/docs/hub/repositories-licenses, and what its API accepted in 2026; not "unknown".
+_LIST = "https://huggingface.co/docs/hub/repositories-licenses"
+# Of that page, and what its API accepted in 2026; not "unknown".
 _LISTED = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
@@ -154,7 +155,7 @@ def licence_text(licence: Licence, terms: Sequence[Terms], title: str) -> str:
     elif licence.name is not None:
         own = f"The weights are licensed under {licence.name}: {licence.link}"
     else:
-        own = f"The weights are licensed under {licence.identifier}: https://spdx.org/licenses/ has the text."
+        own = f"The weights are licensed under {licence.identifier}, as {_LIST} names it."
     sources = "\n".join(f"  - {term.source}: {term.text or 'terms unknown'}" for term in terms)
     text = f"{title}\n\n{own}\n\nSources, each under its own terms:\n{sources}\n"
     return f"{text}\n{_apache_text()}" if licence.identifier == DEFAULT else text
