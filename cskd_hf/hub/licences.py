@@ -139,8 +139,8 @@ def _default_licence(terms: Sequence[Terms], option: str, required: bool) -> Lic
     said = f" ({first.text})" if first.text and first.text != first.licence else ""
     terms_are = "are unknown" if first.licence == "unknown" else f"are those of {first.licence}"
     raise UserError(
-        f"{option}: needed, because the terms of {first.source} {terms_are}{said}: write the licence that they allow for "
-        f"the weights, such as {DEFAULT} if they are your own"
+        f"{option}: needed, because the terms of {first.source} {terms_are}{said}: write the licence that they allow "
+        f"for the weights, such as {DEFAULT} if they are your own"
     )
 
 

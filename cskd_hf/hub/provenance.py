@@ -42,7 +42,7 @@ class DataSource:
     entry: CatalogEntry | None
 
     def official_split(self, data: DataSection) -> str | None:
-        """Who divided the images into those trained and those tested on; None if the publisher did, or it is unknown."""
+        """Who divided the images into training and test; None if the publisher did, or it is unknown."""
         if self.entry is None or same_split(str(data.test_split)) != same_split(self.entry.test_split):
             return None
         return self.entry.official_split if data.train_split == self.entry.train_split else None

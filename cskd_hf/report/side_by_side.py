@@ -60,7 +60,11 @@ def write_comparison(
         runs=[(name, read_summary(run)) for name, run in finished],
         figures=[
             *([curves_figure(drawing)] if (drawing := _curves(named)) is not None else []),
-            *(png_figure(figure)._replace(caption=f"{name}: the run's own test split") for name, figure in reliability if figure.is_file()),
+            *(
+                png_figure(figure)._replace(caption=f"{name}: the run's own test split")
+                for name, figure in reliability
+                if figure.is_file()
+            ),
         ],
         classes=_class_differences(models)[:MAX_CLASSES],
     )

@@ -47,7 +47,7 @@ def test_standard_input_names_files_and_folders(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a.jpg\r\n\n[1].jpg\nb\n")))
     assert find_images(["-"]) == ["a.jpg", "[1].jpg", "b/c.webp", "b/d.PNG"]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="^-: several processes cannot share standard input; name a folder"):
+    with pytest.raises(UserError, match=r"^-: several processes cannot share standard input; name a folder"):
         find_images(["-"])
 
 

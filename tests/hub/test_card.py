@@ -276,11 +276,17 @@ def test_the_card_states_the_size_of_the_features_that_its_code_gives(tmp_path, 
     ("data", "expected"),
     [
         ({}, "data.dataset=FOLDER data.test_split=test"),
-        ({"label_column": "species", "labels": "index"}, "data.test_split=test data.label_column=species data.labels=index"),
+        (
+            {"label_column": "species", "labels": "index"},
+            "data.test_split=test data.label_column=species data.labels=index",
+        ),
         ({"test_split": 0.2, "train_split": "all"}, "data.test_split=0.2 data.train_split=all"),
         ({"test_split": "my test"}, "'data.test_split=my test'"),
         ({"dataset": "cifar100", "test_split": "test"}, "data.dataset=cifar100 data.test_split=test\n"),
-        ({"dataset": "cifar100", "test_split": "test", "revision": "v2"}, "data.dataset=cifar100 data.revision=v2 data.test"),
+        (
+            {"dataset": "cifar100", "test_split": "test", "revision": "v2"},
+            "data.dataset=cifar100 data.revision=v2 data.test",
+        ),
     ],
 )
 def test_the_command_that_evaluates_names_the_same_images(source, data, expected):
