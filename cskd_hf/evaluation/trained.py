@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
+from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
@@ -24,7 +25,7 @@ from cskd_hf.evaluation.predictions import NoReadableImageError
 from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
-from cskd_hf.recipe.sections import DataSection
+from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import Weights
 
 
@@ -124,6 +125,8 @@ def predict(
         facts = sys.stdout if output_format == "table" and output is None else sys.stderr
         print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
     num_classes, split = trained.model.num_classes, split_of_files(paths)
+    if accelerator.is_main_process:
+        _note_values(trained, split, data)
     logits, unreadable, found = torch.empty(0, num_classes), dict[int, str](), list[str]()
     try:
         result = predict_finite(weights, trained, split, accelerator, data, with_features=features is not None)
@@ -144,6 +147,14 @@ def predict(
             write_text(output, text)
         _report(paths, unreadable)
     return 1 if unreadable else 0
+
+
+def _note_values(trained: TrainedModel, split: ImageSplit, data: DataSection) -> None:
+    """Print what would be an error for the images of a split; a single dark file may be meant."""
+    try:
+        check_test_values(split, fill(data, {"value_range": trained.value_range}), trained.transform)
+    except UserError as error:
+        print(f"note: {str(error).partition('; write data.value_range')[0]}", file=sys.stderr)
 
 
 def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:
