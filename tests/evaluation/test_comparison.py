@@ -113,6 +113,7 @@ def test_few_images_show_no_more_than_an_exact_test_on_them(images: int) -> None
     assert found["nll"].verdict == ("better" if images == 6 else "")
     assert models[1].last.values["top1_error"] == 0
     assert models[1].last.interval("top1_error") is None
+    assert "[0, 0]" not in as_text(models, list(found.values()))
 
 
 def test_calibrated_differences_need_both_temperatures_and_a_metric_that_depends_on_them() -> None:
