@@ -112,8 +112,8 @@ def test_deep_images_that_come_out_nearly_black_are_noted(model, images, capsys)
     assert "note" not in capsys.readouterr().err
     assert predict.main([model, "12-bit.png"]) == 0
     assert capsys.readouterr().err == (
-        "note: 16-bit images (mode I;16) come out nearly black or uniform: black is 0, white 65,535, but values are 0 to "
-        "4,095 in files\n"
+        "note: 16-bit images (mode I;16) come out nearly black or uniform: black is 0, white 65,535, but values are "
+        "0 to 4,095 in files\n"
     )
 
 
