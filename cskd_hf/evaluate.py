@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from cskd_hf.engine.cpu_tuning import join_ranks_on_cpus, keep_freed_memory, limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
+from cskd_hf.evaluation.formats import count_images
 from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.images import data_section, load_ood, load_splits
 from cskd_hf.evaluation.inputs import (
@@ -113,7 +114,7 @@ def _compare(
     models = evaluate(weights, splits, data, RESAMPLES if resamples is None else resamples)
     if models is None:
         return 0
-    place = f"split {data.test_name!r} of {data.dataset}: {len(models[0].correct):,} images"
+    place = f"split {data.test_name!r} of {data.dataset}: {count_images(len(models[0].correct), models[0].skipped)}"
     for number, model in enumerate(models, start=1):
         print(f"{f'{number}: ' if len(models) > 1 else ''}{model.source}{f' on {place}' if len(models) == 1 else ''}")
         print(f"{'   ' if len(models) > 1 else ''}{model.calibration}")

@@ -23,8 +23,8 @@ from cskd_hf.engine.launch import (
     check_environment,
     check_open_files,
     check_temporary_folder,
-    check_trackers,
 )
+from cskd_hf.engine.trackers import check_trackers
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.recipe import Recipe
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import tempfile
-from importlib.util import find_spec
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend
@@ -16,7 +15,6 @@ from cskd_hf.recipe.recipe import Recipe
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # Strategies for models that do not fit a device; Accelerate ignores them in silence where it sees no GPU.
 _STRATEGIES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
-_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
 def check_environment(recipe: Recipe) -> None:
@@ -99,21 +97,3 @@ def check_accelerator(accelerator: Accelerator) -> None:
         raise UserError("accelerate: it accumulates gradients by itself; write run.gradient_accumulation_steps instead")
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise UserError("accelerate: it compiles by itself; write run.compile=true instead")
-
-
-def check_trackers(recipe: Recipe) -> None:
-    """Reject trackers that are not installed; Accelerate would leave them out in silence.
-
-    Raises:
-        UserError: with the command that installs them.
-    """
-    missing = [name for name in recipe.run.report_to if not any(map(_is_installed, _PACKAGES[name]))]
-    if missing:
-        raise UserError(
-            f"run.report_to: {', '.join(missing)} not installed; pip install {' '.join(missing)}, or leave it out"
-        )
-
-
-def _is_installed(package: str) -> bool:
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None  # a folder of logs called wandb is a package without a file

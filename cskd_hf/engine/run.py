@@ -17,7 +17,8 @@ from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner, checkpoint_bytes
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.engine.selection import Selection
-from cskd_hf.errors import ImageError, UserError, one_line
+from cskd_hf.engine.trackers import start_trackers
+from cskd_hf.errors import ImageError, one_line
 from cskd_hf.evaluation.predictions import Predictions, evaluation_images
 from cskd_hf.recipe.recipe import Recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
@@ -133,16 +134,7 @@ class Run:
         self.stopwatch = Stopwatch(self.progress)
         if self.is_main:
             run_folder.cut_metrics(self.folder, self.progress.epoch - bool(self.progress.line))
-        if settings.report_to:
-            sections = self.recipe.to_dict().items()
-            config = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
-            # TensorBoard then drops what a killed run had logged after the checkpoint.
-            purge = {"tensorboard": {"purge_step": self.progress.step + 1}} if self.progress.step else {}
-            try:
-                self.accelerator.init_trackers("cskd_hf", config=config, init_kwargs=purge)
-            except Exception as error:  # each tracker has its own: no login, no network, a broken installation
-                trackers, reason = ", ".join(settings.report_to), one_line(error)
-                raise UserError(f"run.report_to: {trackers} cannot start: {type(error).__name__}: {reason}") from error
+        start_trackers(self.accelerator, self.recipe, self.progress.step)
         self._announce()
         if self.is_main:
             images = training_images(self.recipe, self.images.train)

@@ -36,9 +36,9 @@ class Measured:
     replicated: dict[str, Tensor]
 
     def interval(self, name: str) -> Interval | None:
-        """The metric's 95 % interval; None without one."""
+        """The metric's 95 % interval; None without one, or if all resamples agree, as on no error at all."""
         value = self.values[name]
-        if value is None or name not in self.replicated:
+        if value is None or name not in self.replicated or (self.replicated[name] - value).abs().max() < 1e-9:
             return None
         if name in _MAY_BE_NEGATIVE:
             return interval(value, self.replicated[name])
@@ -77,7 +77,8 @@ class Difference(NamedTuple):
     Attributes:
         model: its place among the models, from 1.
         calibrated: of the logits divided by each model's temperature.
-        p: by McNemar's exact test for `top1_error`, else by the bootstrap; corrected for the number of models.
+        p: by McNemar's exact test for `top1_error`, else by the bootstrap, at least 2 / 2^N; corrected for the number
+            of models.
         verdict: "better" or "worse" if the interval excludes 0, p is at most 0.05, and the difference shows in the four
             digits that are printed; else "".
     """
@@ -157,7 +158,8 @@ def _differences(
         if name == "top1_error":
             p = mcnemar(models[0].correct, models[number - 1].correct)
         else:
-            p = p_value(value, replicated)
+            # An exact test swaps the models' answers image by image, in 2^N ways; resamples of few images all agree.
+            p = max(p_value(value, replicated), 2.0 ** (1 - len(models[0].correct)))
         rows.append((number, value, low, high, abs(value) > 1e-4 * max(abs(ours), abs(theirs)), p))
     for (number, value, low, high, visible, _), p in zip(rows, holm([row[-1] for row in rows]), strict=True):
         verdict = ""

@@ -47,7 +47,8 @@ def difference_cells(differences: Sequence[Difference]) -> Cells:
     rows = [["metric", "models", "difference", "p", "verdict"]]
     for row in differences:
         name = f"{row.metric}, calibrated" if row.calibrated else row.metric
-        difference = f"{number(row.value)} {_brackets(Interval(row.low, row.high))}"
+        interval = "" if row.low == row.high else f" {_brackets(Interval(row.low, row.high))}"  # all resamples agree
+        difference = f"{number(row.value)}{interval}"
         p = "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
         rows.append([name, f"{row.model} − 1", difference, p, row.verdict])
     return rows

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Corrupt
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.formats import count_images
 from cskd_hf.evaluation.predictions import Predictions, predict_split
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, TransformSection, fill
 from cskd_hf.runs.weights import Weights, load_weights
+
+
+def load_unfolded(weights: Weights) -> TrainedModel:
+    """Load weights whose `temperature` divides the logits of `predict_finite`, which are those before it was folded.
+
+    "As trained" so means the same for folded weights as for others.
+    """
+    trained = load_weights(weights)
+    if trained.temperature is None:
+        return trained
+    return dataclasses.replace(trained, temperature=trained.temperature * trained.folded_temperature)
 
 
 def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> TrainedModel:
@@ -22,7 +36,7 @@ def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> Tr
     Raises:
         UserError: the weights do not load, have fewer classes, or more and no names.
     """
-    trained = load_weights(weights)
+    trained = load_unfolded(weights)
     classes, outputs = len(split.class_names), trained.model.num_classes
     if classes > outputs or (classes < outputs and trained.class_names is None and data.labels == "name"):
         raise UserError(
@@ -56,11 +70,11 @@ def predict_finite(
     corruption: Corrupt | None = None,
     with_features: bool = False,
 ) -> Predictions:
-    """Finite predictions on a split; a collective.
+    """Finite predictions on a split, of the weights before a temperature was folded into them; a collective.
 
     Args:
         weights: named in messages.
-        trained: what they hold.
+        trained: what they hold, from `load_unfolded`.
         split: its labels are not looked at.
         accelerator: its device gets the network.
         data: as for `predict_split`; the weights' own `value_range` is filled in.
@@ -90,6 +104,8 @@ def predict_finite(
             f"{weights.source}: the logits of {int((~finite).sum()):,} of {len(finite):,} images are NaN or infinite, "
             f"first of {first}; its weights are damaged or diverged: name others"
         )
+    with torch.inference_mode():  # as the logits were computed
+        predictions.logits.mul_(trained.folded_temperature)
     return predictions
 
 
@@ -97,7 +113,8 @@ def print_heading(weights: Weights, split: ImageSplit, data: DataSection, predic
     """Print the split's notes, and which model was evaluated on how many images."""
     for note in split.notes:
         print(f"note: {note}")
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {len(predictions.target):,} images")
+    images = count_images(len(predictions.target), len(predictions.skipped))
+    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {images}")
 
 
 def facts(weights: Weights, trained: TrainedModel, predictions: Predictions) -> dict[str, Any]:

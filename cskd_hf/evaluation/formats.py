@@ -8,8 +8,27 @@ Cells = Sequence[Sequence[str]]
 
 _SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "−": "$-$",
+        "<": "$<$",
+        ">": "$>$",
+        "|": "$|$",
+    }
 )
+
+
+def count_images(images: int, skipped: int) -> str:
+    """How many images were evaluated, and how many not.
+
+    Example:
+        >>> count_images(1000, 0), count_images(997, 3)
+        ('1,000 images', '997 images, 3 unreadable skipped')
+    """
+    return f"{images:,} images" + (f", {skipped:,} unreadable skipped" if skipped else "")
 
 
 def text_table(cells: Cells) -> str:

@@ -72,9 +72,21 @@ def load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSpli
     _check_same_classes(weights, names)
     uses = _uses(weights, data)
     splits = {own: load_split(data, own) for own in dict.fromkeys(names)}
+    if isinstance(data.test_split, float) and data.labels == "name":
+        # Which images a share takes depends on the order of the classes: here on that of a run, which left them out.
+        reference = splits[next((own for model, own in zip(weights, names, strict=True) if model.run), names[0])]
+        splits = {own: _renumbered(reference, split.class_names) for own, split in splits.items()}
     splits = {own: dataclasses.replace(split, notes=split.notes + uses) for own, split in splits.items()}
     _check_same_classes(weights, [splits[own].class_names for own in names])  # of weights without names: the data's
     return [splits[own] for own in names]
+
+
+def _renumbered(split: ImageSplit, class_names: tuple[str, ...]) -> ImageSplit:
+    """The same images, labels in the order of other names of the same classes."""
+    from cskd_hf.data.labels import StoredLabels, renumber
+
+    stored = StoredLabels(f"split {split.name!r}", "names", split.labels, split.class_names, listed=True)
+    return dataclasses.replace(split, labels=renumber(stored, class_names)[0], class_names=class_names)
 
 
 def _uses(weights: Sequence[Weights], data: DataSection) -> tuple[str, ...]:

@@ -53,12 +53,14 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             input, one a line.
 
     Raises:
-        UserError: a folder has no image, a pattern no match, or no file exists. One missing among others is returned:
-            it counts as unreadable.
+        UserError: a folder has no image, a pattern no match, no file exists, or several processes would read standard
+            input. One missing among others is returned: it counts as unreadable.
     """
     paths: list[str] = []
     for argument in arguments:
         if argument == "-":
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each would read a part of it
+                raise UserError("-: several processes cannot share standard input; name a folder, or start one process")
             lines = sys.stdin.buffer.read().splitlines()
             named = [os.fsdecode(line) for line in lines if line.strip()]
             if not named:

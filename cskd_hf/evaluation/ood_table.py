@@ -12,7 +12,7 @@ from torch import Tensor
 from cskd_hf.data.labels import some
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
-from cskd_hf.evaluation.formats import number_table
+from cskd_hf.evaluation.formats import count_images, number_table
 from cskd_hf.evaluation.ood import DETECTION, SCORES, ood_detection, ood_scores
 from cskd_hf.evaluation.table import number
 from cskd_hf.files import write_json
@@ -91,9 +91,10 @@ def as_text(models: Sequence[dict[str, Any]], place: str) -> str:
     several, lines = len(models) > 1, list[str]()
     for place_of, model in enumerate(models, start=1):
         lines += [f"{place_of}: {model['model']}" if several else model["model"], f"   {model['calibration']}"]
-    lines.append(f"on {place}: {models[0]['images']:,} images")
+    lines.append(f"on {place}: {count_images(models[0]['images'], models[0]['skipped_images'])}")
     for number_of, first in enumerate(models[0]["ood"]):
-        lines += ["", f"against split {first['split']!r} of {first['dataset']}: {first['images']:,} images"]
+        images = count_images(first["images"], first["skipped_images"])
+        lines += ["", f"against split {first['split']!r} of {first['dataset']}: {images}"]
         if first["shared_classes"]:
             shared = first["shared_classes"]
             lines.append(f"warning: {len(shared)} of its classes have names of known ones: {some(shared)}")

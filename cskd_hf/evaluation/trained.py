@@ -11,21 +11,22 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
+from cskd_hf.data.inspect import check_test_values
 from cskd_hf.data.normalize import normalize
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
-from cskd_hf.evaluation.conditions import load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import load_for_split, load_unfolded, predict_finite, print_notes
 from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.images import split_of_files
 from cskd_hf.evaluation.predictions import NoReadableImageError
 from cskd_hf.evaluation.resampling import RESAMPLES
 from cskd_hf.files import write_tensors, write_text
 from cskd_hf.models.load import TrainedModel
-from cskd_hf.recipe.sections import DataSection
-from cskd_hf.runs.weights import Weights, load_weights
+from cskd_hf.recipe.sections import DataSection, fill
+from cskd_hf.runs.weights import Weights
 
 
 def evaluate(
@@ -114,7 +115,7 @@ def predict(
         UserError: the weights do not load or give no finite logits, or there are no or too few hold-out images for the
             coverage.
     """
-    trained = load_weights(weights)
+    trained = load_unfolded(weights)
     sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
@@ -124,6 +125,8 @@ def predict(
         facts = sys.stdout if output_format == "table" and output is None else sys.stderr
         print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
     num_classes, split = trained.model.num_classes, split_of_files(paths)
+    if accelerator.is_main_process:
+        _note_values(trained, split, data)
     logits, unreadable, found = torch.empty(0, num_classes), dict[int, str](), list[str]()
     try:
         result = predict_finite(weights, trained, split, accelerator, data, with_features=features is not None)
@@ -144,6 +147,14 @@ def predict(
             write_text(output, text)
         _report(paths, unreadable)
     return 1 if unreadable else 0
+
+
+def _note_values(trained: TrainedModel, split: ImageSplit, data: DataSection) -> None:
+    """Print what would be an error for the images of a split; a single dark file may be meant."""
+    try:
+        check_test_values(split, fill(data, {"value_range": trained.value_range}), trained.transform)
+    except UserError as error:
+        print(f"note: {str(error).partition('; write data.value_range')[0]}", file=sys.stderr)
 
 
 def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:

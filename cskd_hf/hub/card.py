@@ -5,6 +5,7 @@ Every number comes from the run's summary, environment or recipe.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from cskd_hf.evaluation.table import number
 from cskd_hf.hub.card_metadata import card_metadata
 from cskd_hf.hub.provenance import data_source, paper_of, published_results, terms_of
 from cskd_hf.hub.source import Release
+from cskd_hf.models.export import listable
+from cskd_hf.recipe.recipe import Recipe
+from cskd_hf.recipe.resolve import resolve_data
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.report.describe import describe_method
 from cskd_hf.runs.environment import hardware_line
 
@@ -45,13 +50,14 @@ def release_card(release: Release) -> str:
         deep=_deep(summary.dataset.deep),
         mode=conversion.mode,
         background=repr(conversion.background).replace("'", '"'),
-        num_features=source.config["num_features"],
+        num_features=source.num_features,
+        class_map=listable(source.config["label_names"]),
         data=data,
+        official_split=data.official_split(recipe.data),
         paper=paper_of(recipe.method),
         terms=terms_of(recipe, summary.model),
         licence=str(release.licence),
         method=describe_method(summary.method),
-        test_split=recipe.data.test_split,
         test_name=recipe.data.test_name,
         raw=metrics.last,
         scaled=metrics.metrics_scaled,
@@ -59,11 +65,24 @@ def release_card(release: Release) -> str:
         columns=_columns(release),
         definitions={name: DEFINITIONS[name] for name, value in metrics.last if value is not None},
         onnx_names=(INPUT, *OUTPUTS),
-        data_argument=dataset or data.hub_id or "FOLDER",
+        images=_images(recipe, dataset or data.hub_id or "FOLDER"),
         rerun="" if dataset else " data.dataset=FOLDER",
         device="; then ".join(dict.fromkeys(map(hardware_line, source.environments))),
         hours=_duration(summary.throughput.train_seconds, source.environments),
         number=number,
+    )
+
+
+def _images(recipe: Recipe, dataset: str) -> str:
+    """Arguments of `evaluate` that name the test images: the recipe's settings, as far as they are not the defaults."""
+    defaults = resolve_data(DataSection(dataset=dataset)).model_copy(update={"test_split": None})
+    shown = ["config_name", "revision", "test_split", "image_column", "label_column", "labels"]
+    shown += ["train_split"] * isinstance(recipe.data.test_split, float)
+    settings = {"dataset": dataset} | {key: getattr(recipe.data, key) for key in shown}
+    return shlex.join(
+        f"data.{key}={value}"
+        for key, value in settings.items()
+        if value is not None and (key == "dataset" or value != getattr(defaults, key))
     )
 
 

@@ -70,23 +70,27 @@ def _eval_results(release: Release) -> list[EvalResult]:
 def write_eval_results(release: Release, folder: Path) -> None:
     """Write `.eval_results/DATA.yaml`: top-1 accuracy, for a leaderboard of the image set.
 
-    The format identifies the set by a Hub id. For images that are not from the Hub the id is in the publisher's own
-    namespace, so that the number cannot appear on somebody else's leaderboard.
+    The format identifies the set by a Hub id. For images that are not from the Hub, or not divided as others divide
+    them, the id is in the publisher's own namespace, so that the number cannot appear on somebody else's leaderboard.
     """
     recipe, summary = release.source.recipe, release.source.summary
     data = data_source(recipe)
     values = summary.metrics.metrics_scaled if release.folded else summary.metrics.last
     assert values is not None, "a folded release has a temperature"
     own_id = f"{release.repo_id.partition('/')[0]}/{slug(data.name)}"
-    dataset = {"id": data.hub_id or own_id, "task_id": recipe.data.config_name or "default"}
-    if data.hub_id and recipe.data.revision:
+    named = data.official_split(recipe.data) if data.entry else isinstance(recipe.data.test_split, str)
+    hub_id = data.hub_id if named else None
+    dataset = {"id": hub_id or own_id, "task_id": recipe.data.config_name or "default"}
+    if hub_id and recipe.data.revision:
         dataset["revision"] = recipe.data.revision
     notes = (
-        f"top-1 accuracy in percent on split {recipe.data.test_name}, {summary.which_epoch}, seed {summary.seed}; "
+        f"top-1 accuracy in percent on {summary.tested_images} images of split {recipe.data.test_name}, "
+        f"{summary.which_epoch}, seed {summary.seed}; "
         f"ECE {values.ece:.4g} %, NLL {values.nll:.4g}"
     )
-    if data.hub_id is None:
-        notes += "; the images are not from the Hub: the id is the publisher's name for them"
+    if hub_id is None:
+        reason = "are not from the Hub" if data.hub_id is None else "are not the official test split"
+        notes += f"; the images {reason}: the id is the publisher's name for them"
     entry = {"dataset": dataset, "value": 100 - values.top1_error, "notes": notes}
     path = folder / ".eval_results" / f"{slug(data.name)}.yaml"
     path.parent.mkdir()

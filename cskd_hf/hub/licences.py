@@ -13,7 +13,8 @@ from cskd_hf.errors import UserError
 DEFAULT = "apache-2.0"
 OTHER = "other"  # the Hub's identifier for terms that are given in LICENSE
 RESTRICTED_NAME = "non-commercial-research"
-# https://huggingface.co/docs/hub/repositories-licenses, and what its API accepted in 2026; not "unknown".
+_LIST = "https://huggingface.co/docs/hub/repositories-licenses"
+# Of that page, and what its API accepted in 2026; not "unknown".
 _LISTED = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
@@ -26,6 +27,11 @@ mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 o
 zlib
 """
 HUB_LICENCES = frozenset(_LISTED.split())
+# Under these, and those of Creative Commons that ask for attribution alone, weights may be Apache-2.0.
+_PERMISSIVE = re.compile(
+    r"afl-3\.0|apache-2\.0|bsd(-[23]-clause(-clear)?)?|bsl-1\.0|cc-by-\d\.\d|cc0-1\.0|cdla-permissive-\d\.0|ecl-2\.0|isc|"
+    r"mit|ms-pl|ncsa|odc-by|pddl|postgresql|unlicense|wtfpl|zlib"
+)
 # Identifiers of licences without commercial use: cc-by-nc-4.0, fair-noncommercial-research-license, other, …
 _NON_COMMERCIAL = re.compile(r"(^|-)(nc|noncommercial|research)(-|$)|^(other|apple-amlr|deepfloyd-if-license)$")
 
@@ -77,7 +83,8 @@ def choose_licence(
 ) -> Licence:
     """The weights' licence.
 
-    The default is Apache-2.0, or `other` with the terms in LICENSE if any of `terms` forbids commercial use.
+    The default is Apache-2.0 if all `terms` are permissive, or `other` with the terms in LICENSE if any of them forbids
+    commercial use.
 
     Args:
         requested: an identifier of the Hub's list.
@@ -85,28 +92,19 @@ def choose_licence(
         name: of a licence that is not in the list, with `other`.
         link: URL of its text.
         option: what the user writes to request a licence, for messages.
-        required: otherwise `unknown` where nothing is requested and some of `terms` are unknown.
+        required: otherwise `unknown` where nothing is requested and some of `terms` are unknown or not permissive.
 
     Raises:
-        UserError: nothing is requested, some of `terms` are unknown, and a licence is required; `requested` is not in
-            the list, lacks its name and link, or allows commercial use that `terms` forbid.
+        UserError: nothing is requested, some of `terms` are unknown or not permissive, and a licence is required;
+            `requested` is not in the list, lacks its name and link, or allows commercial use that `terms` forbid.
     """
     forbidding = [term for term in terms if not allows_commercial_use(term.licence)]
-    unknown = [term for term in terms if term.licence == "unknown"]
     if requested is None and (name or link):
         raise UserError(f"--license-name and --license-link: only with {option} {OTHER}")
     if requested is None and forbidding:
         return Licence(OTHER, RESTRICTED_NAME, "LICENSE")
-    if requested is None and unknown and not required:
-        return Licence("unknown")
-    if requested is None and unknown:
-        said = f" ({unknown[0].text})" if unknown[0].text else ""
-        raise UserError(
-            f"{option}: needed, because the terms of {unknown[0].source} are unknown{said}: write the licence that "
-            f"they allow for the weights, such as {DEFAULT} if they are your own"
-        )
     if requested is None:
-        return Licence(DEFAULT)
+        return _default_licence(terms, option, required)
     if requested not in HUB_LICENCES:
         close = difflib.get_close_matches(requested.lower().replace(" ", "-"), sorted(HUB_LICENCES), n=1)
         hint = f" (did you mean {close[0]}?)" if close else f", such as {DEFAULT} or cc-by-nc-4.0"
@@ -131,6 +129,21 @@ def choose_licence(
     return Licence(OTHER, name, link)
 
 
+def _default_licence(terms: Sequence[Terms], option: str, required: bool) -> Licence:
+    """The licence beside terms that allow commercial use."""
+    first = next((term for term in terms if not _PERMISSIVE.fullmatch(term.licence)), None)
+    if first is None:
+        return Licence(DEFAULT)
+    if not required:
+        return Licence("unknown")
+    said = f" ({first.text})" if first.text and first.text != first.licence else ""
+    terms_are = "are unknown" if first.licence == "unknown" else f"are those of {first.licence}"
+    raise UserError(
+        f"{option}: needed, because the terms of {first.source} {terms_are}{said}: write the licence that they allow "
+        f"for the weights, such as {DEFAULT} if they are your own"
+    )
+
+
 def licence_text(licence: Licence, terms: Sequence[Terms], title: str) -> str:
     """The file LICENSE: the licence of the weights, then the terms of their sources."""
     if licence.name == RESTRICTED_NAME:
@@ -142,7 +155,7 @@ def licence_text(licence: Licence, terms: Sequence[Terms], title: str) -> str:
     elif licence.name is not None:
         own = f"The weights are licensed under {licence.name}: {licence.link}"
     else:
-        own = f"The weights are licensed under {licence.identifier}: https://spdx.org/licenses/ has the text."
+        own = f"The weights are licensed under {licence.identifier}, as {_LIST} names it."
     sources = "\n".join(f"  - {term.source}: {term.text or 'terms unknown'}" for term in terms)
     text = f"{title}\n\n{own}\n\nSources, each under its own terms:\n{sources}\n"
     return f"{text}\n{_apache_text()}" if licence.identifier == DEFAULT else text

@@ -7,14 +7,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cskd_hf.data.choose import same_split
+from cskd_hf.errors import UserError
 from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
-from cskd_hf.recipe.pretrained import find_pretrained
+from cskd_hf.recipe.pretrained import find_pretrained, read_config
 from cskd_hf.recipe.recipe import Recipe
-from cskd_hf.runs.summary import ModelSummary
+from cskd_hf.recipe.sections import DataSection
+from cskd_hf.runs.summary import ModelSummary, read_recipe, read_summary
 
 # The paper uses the names of the large networks for its 32-pixel ones.
 _PAPER_NETWORKS = {
@@ -37,6 +40,12 @@ class DataSource:
     name: str
     hub_id: str | None
     entry: CatalogEntry | None
+
+    def official_split(self, data: DataSection) -> str | None:
+        """Who divided the images into training and test; None if the publisher did, or it is unknown."""
+        if self.entry is None or same_split(str(data.test_split)) != same_split(self.entry.test_split):
+            return None
+        return self.entry.official_split if data.train_split == self.entry.train_split else None
 
 
 def data_source(recipe: Recipe) -> DataSource:
@@ -119,17 +128,37 @@ def terms_of(recipe: Recipe, trained: ModelSummary | None = None) -> list[Terms]
     if pretrained is not None:
         licence = pretrained.licence
         text = None if licence == "unknown" else licence
-        terms.append(Terms(f"the pretrained weights {pretrained.name}", licence, text))
-    return terms
+        name = pretrained.name if pretrained.hub_id else Path(pretrained.name).name  # of a teacher's, paths are private
+        terms.append(Terms(f"the pretrained weights {name}", licence, text))
+    terms += _terms_of_teacher(getattr(recipe.method, "teacher", None))
+    return list(dict.fromkeys(terms))
+
+
+def _terms_of_teacher(teacher: str | None) -> list[Terms]:
+    """What a run that taught was made from, else the licence in a teacher's config.json; "unknown" without either."""
+    if teacher is None:
+        return []
+    licence = None
+    try:
+        if not teacher.startswith(("local-dir:", "hf-hub:")):
+            return terms_of(read_recipe(Path(teacher)), read_summary(Path(teacher)).model)
+        licence = read_config(teacher).get("pretrained_cfg", {}).get("license")
+    except (OSError, ValueError, UserError):  # moved or deleted since, or no network
+        pass
+    name = teacher if teacher.startswith("hf-hub:") else Path(teacher).name
+    return [Terms(f"the teacher {name}", licence or "unknown", licence)]
 
 
 def published_results(recipe: Recipe) -> dict[str, MeanStd]:
     """Metric → the CS-KD paper's result for this method, network and image set.
 
-    The paper's other settings may differ from the recipe's.
+    The paper's other settings may differ from the recipe's; none if the images are divided otherwise.
     """
     network = recipe.model.model_name.partition(".")[0]
-    cell = _paper_method(recipe.method), data_source(recipe).name, _PAPER_NETWORKS.get(network, network)
+    data = data_source(recipe)
+    if data.official_split(recipe.data) is None:
+        return {}
+    cell = _paper_method(recipe.method), data.name, _PAPER_NETWORKS.get(network, network)
     blocks = [block for table in paper_tables().values() for block in table]
     return {block.metric: block.paper[cell] for block in blocks if cell in block.paper}
 

@@ -67,7 +67,7 @@ def publish_run(
     if dry_run:
         say(f"dry run: nothing was uploaded; the card is {folder / 'README.md'}")
         if chosen.identifier == "unknown":
-            say("the terms of the data are unknown: to publish, write --license IDENTIFIER")
+            say("no licence follows from the terms of the sources: to publish, write --license IDENTIFIER")
         return 0
     command = ["python", "-m", "cskd_hf.publish", str(run), repo_id, *([] if private else ["--public"])]
     url = upload_release(

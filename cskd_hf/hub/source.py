@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.holdout import read_holdout
 from cskd_hf.hub.licences import Licence
@@ -36,6 +38,12 @@ class Source:
     summary: Summary
     environments: list[dict[str, Any]]
     config: dict[str, Any]
+
+    @property
+    def num_features(self) -> int:
+        """Of an image: what the network returns without its classifier, which may not be timm's `num_features`."""
+        with safe_open(self.folder / "predictions.safetensors", framework="np") as predictions:
+            return int(predictions.get_slice("features").get_shape()[1])
 
     @functools.cached_property
     def holdout(self) -> dict[str, Any] | None:

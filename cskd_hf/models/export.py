@@ -149,11 +149,16 @@ def export_model(
 def write_class_map(folder: Path, class_names: Sequence[str]) -> None:
     """Write class_map.txt, which timm's `--class-map` reads: the classes in label order, one a line.
 
-    Without it, timm numbers the folders of a split by themselves, wrong if one class has none. Not written if a name
-    has a line break or blanks at its ends, which timm would cut.
+    Without it, timm numbers the folders of a split by themselves, wrong if one class has none. Not written unless they
+    are `listable`.
     """
-    if all(name and name == name.strip() and not set(name) & set("\r\n") for name in class_names):
+    if listable(class_names):
         write_text(folder / "class_map.txt", "".join(f"{name}\n" for name in class_names))
+
+
+def listable(class_names: Sequence[str]) -> bool:
+    """Whether class_map.txt can hold the names: timm would cut line breaks and outer blanks."""
+    return all(name and name == name.strip() and not set(name) & set("\r\n") for name in class_names)
 
 
 def loading_code(location: str, needs_cskd_hf: bool) -> str:

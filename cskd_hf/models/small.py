@@ -21,7 +21,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from cskd_hf.errors import UserError
 from cskd_hf.models.staged import StagedNetwork
 
 
@@ -159,25 +158,6 @@ def preactresnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwor
 def preactresnet10_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
     """PreAct ResNet-10: one block per stage."""
     return _create_32px(PreActResNet, "preactresnet10_32px", pretrained, **{"depths": (1, 1, 1, 1), **kwargs})
-
-
-def _replaced(name: str, successor: str) -> UserError:
-    return UserError(
-        f"{name} was replaced by {successor}, whose identity shortcuts start after the block's first ReLU; its weights "
-        f"do not fit: train again with model.model_name={successor}"
-    )
-
-
-@register_model
-def preact_resnet18_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-    """Raises a UserError: weights under this name were trained with identity shortcuts of the block's input."""
-    raise _replaced("preact_resnet18_32px", "preactresnet18_32px")
-
-
-@register_model
-def preact_resnet10_32px(pretrained: bool = False, **kwargs: Any) -> StagedNetwork:
-    """Raises a UserError: see `preact_resnet18_32px`."""
-    raise _replaced("preact_resnet10_32px", "preactresnet10_32px")
 
 
 @register_model

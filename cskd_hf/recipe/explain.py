@@ -13,12 +13,6 @@ from cskd_hf.recipe.describe import describe
 from cskd_hf.recipe.suggest import close_matches, paste, quote, suggest
 from cskd_hf.recipe.yaml_io import COMMAND_LINE
 
-REMOVED = {
-    "data.worker_type": "removed, loader threads were never faster than processes; delete it",
-    "data.decode": "removed, CPU workers decode all images (GPU decoding was never run); delete it",
-}
-"""Keys of earlier versions."""
-
 OTHER_NAMES = {
     **dict.fromkeys(("learning_rate", "base_lr", "lr0"), "lr"),
     **dict.fromkeys(("epochs", "max_epochs", "num_train_epochs"), "num_epochs"),
@@ -149,8 +143,6 @@ def _no_such_section(name: str, value: Any, checked: Checked) -> str:
 
 def _unknown_key(keys: Sequence[str], value: Any, checked: Checked) -> str:
     (section, key), name, fields = keys, ".".join(keys), checked.fields(keys[0])
-    if name in REMOVED:
-        return REMOVED[name]
     if section != "method" and key.startswith(("mixup", "cutmix", "smoothing", "label_smoothing", "bce_")):
         owners = [method for method in checked.methods if "mixup_alpha" in checked.methods[method].model_fields]
         return (

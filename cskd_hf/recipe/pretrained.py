@@ -34,7 +34,7 @@ class Pretrained:
 
 
 def read_config(location: str) -> dict[str, Any]:
-    """The config.json of `hf-hub:OWNER/NAME[@REVISION]` or `local-dir:FOLDER`.
+    """The config.json of `hf-hub:OWNER/NAME[@REVISION]` or `local-dir:FOLDER`; `label_names` is a list or missing.
 
     Raises:
         OSError, ValueError: there is none, or it is no JSON; the Hub's errors are among these.
@@ -47,6 +47,9 @@ def read_config(location: str) -> dict[str, Any]:
         repository, _, revision = name.partition("@")
         path = Path(hf_hub_download(repository, "config.json", revision=revision or None))
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    names = config.get("label_names")
+    if isinstance(names, dict):  # timm also allows label → name
+        config["label_names"] = [names[label] for label in sorted(names, key=int)]
     return config
 
 

@@ -214,7 +214,7 @@ class RunSection(Section):
     logging_steps: Count = 50
     """Updates between readings of the loss for progress bar and trackers; each is a device sync."""
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Trackers that get the metrics; each is a package to install."""
+    """Trackers of the metrics, each a package to install; a resumed run continues its record in project cskd_hf."""
     hub_model_id: str | None = None
     """owner/name on the Hub, where the weights are published after training; null: not published."""
     hub_private_repo: bool = True

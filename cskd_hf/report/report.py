@@ -92,7 +92,6 @@ def render_page(template: str, **values: Any) -> str:
 
 def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
     metrics = summary.metrics
-    count = summary.dataset.images["test"] - summary.skipped_images["test"]
     error = torch.tensor(metrics.last.top1_error / 100)
     return {
         "summary": summary,
@@ -100,7 +99,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
         "model_name": summary.model.model_name,
         "dataset": summary.dataset.name,
         "method": summary.method,
-        "interval": tuple(100 * end.item() for end in wilson_interval(error, torch.tensor(count))),
+        "interval": tuple(100 * end.item() for end in wilson_interval(error, torch.tensor(summary.tested_images))),
         "rows": metric_rows(metrics.last, metrics.metrics_scaled),
         "temperature": None if metrics.temperature is None else f"{metrics.temperature:.3f}",
         "usage": _usage(summary, folder),

@@ -60,7 +60,11 @@ def write_comparison(
         runs=[(name, read_summary(run)) for name, run in finished],
         figures=[
             *([curves_figure(drawing)] if (drawing := _curves(named)) is not None else []),
-            *(png_figure(figure)._replace(caption=name) for name, figure in reliability if figure.is_file()),
+            *(
+                png_figure(figure)._replace(caption=f"{name}: the run's own test split")
+                for name, figure in reliability
+                if figure.is_file()
+            ),
         ],
         classes=_class_differences(models)[:MAX_CLASSES],
     )
@@ -73,12 +77,14 @@ def write_comparison(
 def _curves(runs: Sequence[tuple[str, Path]]) -> Any:
     """Training loss, error, NLL and ECE, a curve per run; None if no run has any."""
     lines = {name: read_metrics(folder) for name, folder in runs}
-    keys = {"training loss": ["train/loss"]}
-    keys |= {title: [f"holdout/{metric}", f"test/{metric}"] for metric, title in TITLES.items()}
     panels = []
-    for title, splits in keys.items():
-        # The watched split: the hold-out set, if there is one.
-        curves = {name: next(filter(None, (points(own, key) for key in splits)), []) for name, own in lines.items()}
+    for metric, title in {"loss": "training loss", **TITLES}.items():
+        curves = {}
+        for name, own in lines.items():
+            # The watched split: the hold-out set, if there is one.
+            watched = "holdout" if any("holdout/top1_error" in line for line in own) else "test"
+            split = "train" if metric == "loss" else watched
+            curves[f"{name}, {split}"] = points(own, f"{split}/{metric}")
         if any(curves.values()):
             panels.append(Panel(title, curves, may_be_logarithmic=title == "training loss"))
     return draw(panels, f"Learning curves of {', '.join(lines)}.") if panels else None

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from cskd_hf.data.fingerprint import describe_split, image_differences
 from cskd_hf.data.splits import ImageSplit
@@ -106,7 +107,8 @@ def begin_run(opened: Opened, recipe: Recipe, images: Mapping[str, Any], num_pro
         if (folder / SUMMARY).is_file():
             os.replace(folder / SUMMARY, folder / PREVIOUS_SUMMARY)
         environment = describe_environment(num_processes, recipe.run.mixed_precision or "no")
-        environment |= {"images": images, "settings": identity(recipe)}
+        run_id = uuid4().hex[:12] if checkpoint is None else read_environments(folder)[-1]["run_id"]
+        environment |= {"run_id": run_id, "images": images, "settings": identity(recipe)}
         record_environment(folder, environment, 0 if checkpoint is None else step_of(checkpoint))
         dump_recipe(recipe, folder / "recipe.yaml")
     except OSError as error:

@@ -156,6 +156,18 @@ class Summary(_Record):
     notes: tuple[str, ...]
 
     @property
+    def tested_images(self) -> int:
+        """How many images the metrics are of: the test split's readable ones."""
+        return self.dataset.images["test"] - self.skipped_images["test"]
+
+    @property
+    def epochs_trained(self) -> str:
+        """In words: "90", or "12 of 90" if training stopped early."""
+        if self.selected is None or self.selected.epochs_trained == self.epochs:
+            return str(self.epochs)
+        return f"{self.selected.epochs_trained} of {self.epochs}"
+
+    @property
     def epoch(self) -> int:
         """The epoch of the exported weights, counted from 1."""
         return self.epochs if self.selected is None else self.selected.epoch

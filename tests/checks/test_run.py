@@ -134,7 +134,8 @@ def test_left_out_files_are_noted_and_class_names_that_look_alike_are_problems(f
 @pytest.mark.parametrize("holdout", [0.0, 0.3])
 def test_duplicates_are_found_within_and_across_splits(tmp_path, folder, checked, arrow, full, holdout):
     train, test = folder / "train", folder / "test"
-    (test / "class 0" / "twin.png").write_bytes((train / "class 0" / "01.png").read_bytes())
+    for name in ("twin.png", "twin again.png"):
+        (test / "class 0" / name).write_bytes((train / "class 0" / "01.png").read_bytes())
     draw_image(9, 9).save(train / "class 0" / "y.png")
     (train / "class 1" / "z.png").write_bytes((train / "class 0" / "y.png").read_bytes())
     for name in ("s.png", "t.png", "u.png"):
@@ -144,7 +145,7 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path, folder, checked
     assert done.status == 1
     if not holdout:
         across, labels = done.problems
-        assert across.startswith("1 image in train and in test, such as split 'test', row 2")
+        assert across.startswith("2 images in train and in test, such as split 'test', row 2")
         assert "= split 'train', row 1" in across
         assert labels.startswith("1 image twice in train under two labels, such as split 'train', row")
         assert "(class 0) = split 'train', row" in labels

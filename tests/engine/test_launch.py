@@ -1,4 +1,4 @@
-"""Settings of the launcher and of the shell are rejected or recorded, and missing trackers are named."""
+"""Settings of the launcher and of the shell are rejected or recorded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from summaries import make_recipe
 
-from cskd_hf.engine import launch
 from cskd_hf.engine.launch import (
     check_accelerator,
     check_environment,
     check_open_files,
     check_temporary_folder,
-    check_trackers,
 )
 from cskd_hf.errors import UserError
 
@@ -66,21 +64,6 @@ def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings
         AcceleratorState._reset_state()
         for variable in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
             del os.environ[variable]
-
-
-def test_a_missing_tracker_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
-    check_trackers(make_recipe(tmp_path))
-    monkeypatch.setattr(launch, "_PACKAGES", {"tensorboard": ("pytest",), "wandb": ("no_such_package",)})
-    check_trackers(make_recipe(tmp_path, report_to=["tensorboard"]))
-    with pytest.raises(UserError, match="report_to: wandb not installed; pip install wandb"):
-        check_trackers(make_recipe(tmp_path, report_to=["tensorboard", "wandb"]))
-
-
-def test_a_folder_of_logs_is_no_installed_tracker(tmp_path, monkeypatch):
-    (tmp_path / "logs_of_a_tracker").mkdir()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert not launch._is_installed("logs_of_a_tracker")
-    assert launch._is_installed("pytest")
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):

@@ -101,6 +101,21 @@ def test_better_is_written_only_for_a_difference_that_the_images_show() -> None:
     assert {row.p for row in differences([measured(), measured()])} == {1.0}
 
 
+@pytest.mark.parametrize("images", [1, 2, 5, 6])
+def test_few_images_show_no_more_than_an_exact_test_on_them(images: int) -> None:
+    """Every image favours the second model: of 2^N ways to swap the answers, two are as extreme."""
+    logits, target = torch.eye(3)[torch.arange(images) % 3] + 0.1 * torch.rand(images, 3), torch.arange(images) % 3
+    models = [
+        measure("", Predictions(gain * logits, target, target, None, {}), NAMES[:3], count=200) for gain in (1, 3)
+    ]
+    found = {row.metric: row for row in differences(models)}
+    assert found["nll"].p == found["brier"].p == max(0.5 ** (images - 1), 1 / 201)
+    assert found["nll"].verdict == ("better" if images == 6 else "")
+    assert models[1].last.values["top1_error"] == 0
+    assert models[1].last.interval("top1_error") is None
+    assert "[0, 0]" not in as_text(models, list(found.values()))
+
+
 def test_calibrated_differences_need_both_temperatures_and_a_metric_that_depends_on_them() -> None:
     rows = list(differences([measured(temperature=2.0), measured(noise=1.0, temperature=1.5)]))
     calibrated = {row.metric for row in rows if row.calibrated}
@@ -151,6 +166,7 @@ def test_the_tables_name_models_and_hold_the_same_numbers() -> None:
     )
     assert "1. `runs/a_b`: calibrated: by the test" in markdown
     assert r"top1\_error & 2 $-$ 1 &" in latex
+    assert "& $<$0.001 &" in latex  # OT1, LaTeX's default encoding, prints < as an inverted exclamation mark
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 2
     content = as_json(models)
     assert [each["model"] for each in content] == ["runs/a_b", "runs/c"]

@@ -15,6 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from cskd_hf import evaluate, predict
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.images import load_splits
+from cskd_hf.recipe.resolve import resolve_data
+from cskd_hf.recipe.sections import DataSection
+from cskd_hf.runs.weights import find_weights
 
 
 def variant(folder: Path, order: list[int] | None = None, bias: float | None = None, **config: Any) -> str:
@@ -70,6 +74,18 @@ def test_models_are_compared_on_the_same_images_whatever_the_order_of_their_clas
     assert all(model in page for model in models)
     assert "<h2>Differences</h2>" in page
     assert "<h2>Classes that differ most</h2>" in page
+
+
+def test_models_whose_classes_are_in_another_order_get_the_same_share_of_the_images(images, tmp_path):
+    """A quarter of 12 images takes one of each class but one, which the order of the classes decides."""
+    models = [find_weights(variant(tmp_path / name, order)) for name, order in (("a", None), ("b", [3, 1, 0, 2]))]
+    data = resolve_data(DataSection(dataset="images", train_split="test", test_split=0.25))
+    splits = load_splits(models, data)
+    paths = [[image["path"] for image in split.fetch(range(len(split)))] for split in splits]
+    assert paths[0] == paths[1]
+    for split in splits:
+        assert [split.class_names[label] for label in split.labels] == [Path(path).parent.name for path in paths[0]]
+    assert [split.class_names for split in splits] == [CLASSES, tuple(CLASSES[label] for label in (3, 1, 0, 2))]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ def test_files_folders_and_patterns(folder, arguments, expected):
 def test_standard_input_names_files_and_folders(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a.jpg\r\n\n[1].jpg\nb\n")))
     assert find_images(["-"]) == ["a.jpg", "[1].jpg", "b/c.webp", "b/d.PNG"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^-: several processes cannot share standard input; name a folder"):
+        find_images(["-"])
 
 
 @pytest.mark.parametrize(

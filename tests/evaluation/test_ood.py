@@ -186,3 +186,5 @@ def test_an_unreadable_image_stops_or_is_counted(folders, tmp_path, capsys):
     evaluate.main([*command, "data.on_corrupt=skip"])
     (found,) = json.loads((tmp_path / "ood.json").read_text(encoding="utf-8"))["ood"]
     assert (found["images"], found["skipped_images"]) == (1, 1)
+    assert "\nagainst split 'files' of " in (output := capsys.readouterr().out)
+    assert ": 1 images, 1 unreadable skipped\n" in output

@@ -105,6 +105,18 @@ def test_table_and_json_lines_hold_the_same_answers(model, images, capsys):
             assert ">99.9" in shown if prob > 0.999 else float(shown) == pytest.approx(100 * prob, abs=0.006)
 
 
+def test_deep_images_that_come_out_nearly_black_are_noted(model, images, capsys):
+    for name, greatest in (("12-bit", 4095), ("16-bit", 65535)):
+        Image.fromarray(np.linspace(0, greatest, 32 * 32).reshape(32, 32).astype(np.uint16)).save(f"{name}.png")
+    assert predict.main([model, "16-bit.png", *images]) == 0
+    assert "note" not in capsys.readouterr().err
+    assert predict.main([model, "12-bit.png"]) == 0
+    assert capsys.readouterr().err == (
+        "note: 16-bit images (mode I;16) come out nearly black or uniform: black is 0, white 65,535, but values are "
+        "0 to 4,095 in files\n"
+    )
+
+
 def test_without_a_readable_image_the_files_are_listed_and_the_answers_empty(model, images, capsys):
     assert predict.main([model, "in/c.png", "--format", "csv", "--topk", "1"]) == 1
     done = capsys.readouterr()

@@ -5,20 +5,22 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
 from publishable_runs import trained
+from safetensors.torch import save_file
 from summaries import measured, metric_values
 
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.hub.card import release_card
 from cskd_hf.hub.card_metadata import slug, write_eval_results
 from cskd_hf.hub.licences import Licence
-from cskd_hf.hub.paths import PathScrubber
-from cskd_hf.hub.provenance import PretrainedSource, data_source, paper_of, pretrained_source, published_results
+from cskd_hf.hub.provenance import PretrainedSource, pretrained_source, published_results
 from cskd_hf.hub.source import Release, read_source
-from cskd_hf.methods import METHODS
 from cskd_hf.recipe.catalog import CATALOG
+from cskd_hf.recipe.resolve import resolve_data
+from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.selected import Selected
 
 NAME = "acme/cskd-tiny"
@@ -121,29 +123,31 @@ def test_a_hub_dataset_is_named_with_its_terms_and_the_papers_results(tmp_path, 
     assert "data.dataset=bentrevett/caltech-ucsd-birds-200-2011" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "official"),
+    [
+        ({}, True),
+        ({"test_split": 0.2}, False),
+        ({"test_split": "train", "train_split": "test"}, False),
+        ({"train_split": "trainval"}, False),
+    ],
+)
+def test_only_results_on_the_official_split_go_under_the_sets_name(tmp_path, source, settings, official):
+    recipe = cub200(tmp_path, source).replace(data=settings)
+    text = card(source, recipe)
+    assert (f"Split of the images: {CATALOG['cub200'].official_split}." in text) == official
+    assert ("Split of the images: the publisher's own." in text) != official
+    assert ("| paper |" in text) == official
+    write_eval_results(Release(dataclasses.replace(source, recipe=recipe), NAME, APACHE), tmp_path)
+    (entry,) = yaml.safe_load((tmp_path / ".eval_results" / "cub200.yaml").read_text())
+    assert entry["dataset"]["id"] == (CATALOG["cub200"].path if official else "acme/cub200")
+    assert "20 images of split " in entry["notes"]
+    assert ("not the official test split" in entry["notes"]) != official
+
+
 def test_an_experiment_that_the_paper_lacks_has_no_paper_column(source):
     assert published_results(source.recipe) == {}
     assert "| paper |" not in card(source)
-
-
-def test_published_results_know_the_papers_names_of_networks_and_methods(source):
-    recipe = source.recipe.replace(data={"dataset": "cifar100"}, model={"model_name": "preactresnet18_32px"})
-
-    def top1_error(**method):
-        changed = recipe.model_copy(update={"method": METHODS[method["name"]](**method)}) if method else recipe
-        return published_results(changed)["top1_error"].mean if published_results(changed) else None
-
-    assert top1_error() == pytest.approx(21.99)
-    assert top1_error(name="cross_entropy") == pytest.approx(24.71)
-    assert top1_error(name="cross_entropy", smoothing=0.1) not in (top1_error(), top1_error(name="cross_entropy"), None)
-    assert top1_error(name="mixup_cskd") not in (top1_error(), None)
-    for settings in (
-        {"smoothing": 0.1},
-        {"cutmix_alpha": 1.0},
-        {"mixup_alpha": 1.0},
-        {"bce_loss": True},
-    ):  # not the paper's CS-KD
-        assert top1_error(name="cskd", **settings) is None
 
 
 def test_pretrained_weights_are_named_with_their_licence(source):
@@ -197,6 +201,7 @@ def test_weights_of_another_epoch_than_the_last_are_named(tmp_path, source):
     chosen = dataclasses.replace(source, summary=summary)
     text = card(chosen)
     assert "Metrics of epoch 1 of 5 on split" in text
+    assert ": 2 of 5 epochs, seed" in text
     assert "* weights of epoch 1 of 5, chosen by hold-out NLL; hold-out metrics of the chosen epoch are" in text
     assert "last epoch" not in text
     write_eval_results(Release(chosen, NAME, APACHE), tmp_path)
@@ -208,46 +213,65 @@ def test_without_a_holdout_set_the_card_says_that_nothing_is_calibrated():
     text = card(read_source(trained(holdout=0.0)))
     assert "Probabilities: not calibrated: no temperature was fitted, the run had no hold-out set" in text
     assert "there is no hold-out set" in text
+    assert "evaluated once, at the end" not in text
     assert "| calibrated |" not in text
     assert "None" not in text.replace("[None]", "")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_cites_its_paper(name):
-    fields = {"teacher": "runs/t"} if "teacher" in METHODS[name].model_fields else {}
-    paper = paper_of(METHODS[name](name=name, **fields))
-    assert paper.title in paper.citation
-    assert "https://" in paper.citation
-    assert paper.arxiv is None or paper.arxiv in paper.citation
+def uncalibrated(source):
+    """The same run, as if its hold-out set supported no temperature."""
+    metrics = source.summary.metrics.model_copy(update={"temperature": None, "metrics_scaled": None})
+    return dataclasses.replace(source, summary=source.summary.model_copy(update={"metrics": metrics}))
+
+
+def test_a_holdout_set_that_supports_no_temperature_is_not_denied(source):
+    text = card(uncalibrated(source))
+    assert "which was evaluated once, at the end." in text
+    assert "there is no hold-out set" not in text
+
+
+def test_the_card_counts_the_images_that_the_metrics_are_of(source):
+    summary = source.summary.model_copy(update={"skipped_images": {"train": 0, "test": 3, "holdout": 1}})
+    assert "On the 17 images of split `test`" in card(dataclasses.replace(source, summary=summary))
+
+
+def test_a_class_map_that_the_release_lacks_is_not_described(source):
+    assert "class_map.txt" in card(source)
+    config = source.config | {"label_names": ["a", "b", "c", "two\nlines"]}
+    assert "class_map.txt" not in card(dataclasses.replace(source, config=config))
+
+
+@pytest.mark.parametrize("size", [1024, 1280])
+def test_the_card_states_the_size_of_the_features_that_its_code_gives(tmp_path, source, size):
+    """MobileNets have a layer between the features that timm counts, 288 of this one, and the classifier."""
+    save_file({"features": torch.zeros(1, size)}, tmp_path / "predictions.safetensors")
+    config = source.config | {"num_features": 288}
+    run = dataclasses.replace(uncalibrated(source), folder=tmp_path, config=config)
+    assert f"Features, (1, {size}), without the classifier" in card(run)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "name", "hub_id"),
+    ("data", "expected"),
     [
-        ("digits", "digits", None),
-        ("cifar100", "cifar100", "uoft-cs/cifar100"),
-        ("Donghyun99/CUB-200-2011", "cub200", "bentrevett/caltech-ucsd-birds-200-2011"),
-        ("somebody/flowers", "flowers", None),  # perhaps a deleted folder
-        ("images/birds", "birds", None),
-        ("/data/gone/flowers", "flowers", None),
-        ("./flowers", "flowers", None),
+        ({}, "data.dataset=FOLDER data.test_split=test"),
+        (
+            {"label_column": "species", "labels": "index"},
+            "data.test_split=test data.label_column=species data.labels=index",
+        ),
+        ({"test_split": 0.2, "train_split": "all"}, "data.test_split=0.2 data.train_split=all"),
+        ({"test_split": "my test"}, "'data.test_split=my test'"),
+        ({"dataset": "cifar100", "test_split": "test"}, "data.dataset=cifar100 data.test_split=test\n"),
+        (
+            {"dataset": "cifar100", "test_split": "test", "revision": "v2"},
+            "data.dataset=cifar100 data.revision=v2 data.test",
+        ),
     ],
 )
-def test_data_are_named_without_their_folder(source, dataset, name, hub_id):
-    data = data_source(source.recipe.replace(data={"dataset": dataset}))
-    assert (data.name, data.hub_id) == (name, hub_id)
-
-
-def test_a_dataset_in_the_hubs_cache_is_a_hub_dataset(source, tmp_path, monkeypatch):
-    commit = "5f" * 20
-    (tmp_path / "datasets--somebody--flowers" / "snapshots" / commit).mkdir(parents=True)
-    (tmp_path / "datasets--somebody--flowers" / "refs").mkdir()
-    (tmp_path / "datasets--somebody--flowers" / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    recipe = source.recipe.replace(data={"dataset": "somebody/flowers"})
-    data = data_source(recipe)
-    assert (data.name, data.hub_id) == ("somebody/flowers", "somebody/flowers")
-    assert PathScrubber(recipe).text("data.dataset=somebody/flowers") == "data.dataset=somebody/flowers"
+def test_the_command_that_evaluates_names_the_same_images(source, data, expected):
+    section = resolve_data(DataSection(**{"dataset": source.recipe.data.dataset, "test_split": "test"} | data))
+    text = card(source, source.recipe.model_copy(update={"data": section}))
+    (command,) = re.findall(r"^python -m cskd_hf\.evaluate .*\n", text, re.MULTILINE)
+    assert expected in command
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,12 @@ from written_runs import some_runs, write_finished, write_unfinished
 
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.metrics import evaluate_predictions
-from cskd_hf.hub.card_metadata import card_metadata
-from cskd_hf.hub.licences import Licence, Terms, choose_licence, licence_text
+from cskd_hf.hub.licences import Licence
 from cskd_hf.hub.paths import PathScrubber
 from cskd_hf.hub.release import build_release
 from cskd_hf.hub.seeds import read_seeds
 from cskd_hf.hub.source import Release, read_source
 from cskd_hf.models.load import load_trained
-from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.runs.environment import record_environment
 
@@ -124,83 +122,6 @@ def test_an_unfinished_run_is_rejected(tmp_path, name):
     shutil.rmtree(run / name) if name == "model" else (run / name).unlink()
     with pytest.raises(UserError, match=rf"not finished \(no {name}.*; to finish it: python -m cskd_hf\.train"):
         read_source(run)
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_a_permissive_licence_is_rejected_if_the_data_forbid_commercial_use(name):
-    terms = [Terms(f"the data {name}", CATALOG[name].licence, CATALOG[name].terms)]
-    if name in ("fashion_mnist_1k", "icons", "digits"):
-        assert choose_licence(None, terms) == Licence("apache-2.0")
-        assert choose_licence("mit", terms) == Licence("mit")
-        return
-    if name == "cifar100":
-        with pytest.raises(UserError, match=r"the terms of the data cifar100 are unknown \(no licence stated"):
-            choose_licence(None, terms)
-        assert choose_licence(None, terms, required=False) == Licence("unknown")
-        return
-    assert choose_licence(None, terms) == Licence("other", "non-commercial-research", "LICENSE")
-    assert choose_licence("cc-by-nc-sa-4.0", terms) == Licence("cc-by-nc-sa-4.0")
-    for licence in ("apache-2.0", "mit", "cc-by-4.0", "openrail"):
-        with pytest.raises(UserError, match=f"--license: {licence} allows commercial use, which the terms of the data"):
-            choose_licence(licence, terms)
-
-
-def test_unknown_terms_are_asked_for():
-    terms = [Terms("the data stamps", "unknown", None), Terms("the pretrained weights timm/x", "mit", "mit")]
-    with pytest.raises(
-        UserError, match=r"^run\.hub_license: needed, because the terms of the data stamps are unknown: "
-    ):
-        choose_licence(None, terms, option="run.hub_license")
-    assert choose_licence("cc-by-4.0", terms) == Licence("cc-by-4.0")
-    terms.append(Terms("the pretrained weights timm/y", "cc-by-nc-4.0", "cc-by-nc-4.0"))
-    assert choose_licence(None, terms).identifier == "other"
-
-
-def test_pretrained_weights_have_their_own_terms():
-    terms = [Terms("the data", "mit", "MIT"), Terms("the pretrained weights timm/x", "cc-by-nc-4.0", "cc-by-nc-4.0")]
-    with pytest.raises(UserError, match=r"the terms of the pretrained weights timm/x forbid \(cc-by-nc-4\.0\)"):
-        choose_licence("apache-2.0", terms)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("Apache 2",), r"read 'Apache 2'; write an identifier of the Hub's list \(did you mean apache-2\.0\?\)"),
-        (("MIT",), r"did you mean mit\?"),
-        (("cc-by-nc-4",), r"did you mean cc-by-nc-4\.0\?"),
-        (("unknown",), "read 'unknown'"),
-        (("my-licence",), "for a licence that is not in it, publish with --license other --license-name NAME"),
-        (("",), "such as apache-2.0"),
-        (("other",), "read the name None and the link None; publish with --license-name NAME"),
-        (("other", "my-licence"), "the link None"),
-        (("other", "My Licence", "https://example.org/terms"), "the name 'My Licence'"),
-        (("other", "my-licence", "example.org"), "the link 'example.org'"),
-        (("mit", "my-licence"), "only with --license other, read mit"),
-    ],
-)
-def test_a_licence_that_the_hub_does_not_list_is_rejected(arguments, message):
-    requested, name, link = (*arguments, None, None)[:3]
-    with pytest.raises(UserError, match=message):
-        choose_licence(requested, [], name, link)
-
-
-def test_another_licence_is_named_and_linked_in_the_release():
-    licence = choose_licence("other", [Terms("the data", "unknown", None)], "my-licence", "https://example.org/terms")
-    assert licence == Licence("other", "my-licence", "https://example.org/terms")
-    assert "licensed under my-licence: https://example.org/terms\n" in licence_text(licence, [], NAME)
-    written = card_metadata(Release(read_source(trained()), NAME, licence)).to_dict()
-    assert (written["license"], written["license_name"]) == ("other", "my-licence")
-    assert written["license_link"] == "https://example.org/terms"
-
-
-def test_the_licence_file_states_the_terms_of_the_sources():
-    terms = [Terms("the data cub200", "other", CATALOG["cub200"].terms), Terms("the data mine", "unknown", None)]
-    text = licence_text(choose_licence(None, terms), terms, NAME)
-    assert "non-commercial research and education only" in text
-    assert f"the data cub200: {CATALOG['cub200'].terms}" in text
-    assert "the data mine: terms unknown" in text
-    assert "Version 2.0, January 2004" in licence_text(Licence("apache-2.0"), [], NAME)
-    assert "cc-by-nc-4.0" in licence_text(Licence("cc-by-nc-4.0"), terms, NAME)
 
 
 @pytest.mark.parametrize(

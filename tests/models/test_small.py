@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from small_networks import ALL, SMALL, images
-from timm.models import save_for_hf
 from torch import Tensor, nn
 
 import cskd_hf.models  # noqa: F401  (registers)
 from cskd_hf.errors import UserError
 from cskd_hf.models.factory import create_backbone
-from cskd_hf.models.load import load_trained
 from cskd_hf.recipe.sections import ModelSection
 
 
@@ -170,21 +166,6 @@ def test_preact_shortcuts_start_after_the_first_relu_of_the_block(name: str) -> 
 def test_preact_ends_without_norm_or_relu() -> None:
     features = timm.create_model("preactresnet18_32px").eval().forward_features(images())
     assert (features < 0).any()
-
-
-@pytest.mark.parametrize("name", ["preact_resnet18_32px", "preact_resnet10_32px"])
-def test_recipes_and_weights_of_the_replaced_networks_are_rejected(name: str, tmp_path: Path) -> None:
-    successor = name.replace("preact_", "preact")
-    replaced = f"{name} was replaced by {successor}, .* model.model_name={successor}$"
-    with pytest.raises(UserError, match=f"^model.model_name: {replaced}"):
-        create_backbone(ModelSection(model_name=name), num_classes=10)
-    save_for_hf(timm.create_model(successor), str(tmp_path), safe_serialization=True)
-    config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace(successor, name))
-    with pytest.raises(UserError, match=f"^{replaced}"):
-        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    with pytest.raises(UserError, match=f"^local-dir:{tmp_path}: timm cannot load these weights: {replaced}"):
-        load_trained(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ALL)

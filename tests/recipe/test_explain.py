@@ -12,7 +12,6 @@ from recipe_files import GOOD, ROOT, changed, write
 
 from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS
-from cskd_hf.recipe.explain import REMOVED
 from cskd_hf.recipe.recipe import load_recipe, parse_data
 
 NAMES = ", ".join(METHODS)
@@ -28,10 +27,6 @@ LR = "lr: 0.1"
 FILES: list[tuple[str | bytes, str]] = [
     (changed(LR, f"{LR}\n  momentun: 0.8"), "r.yaml:10: optimizer.momentun: unknown key, read 0.8; …"),
     (changed(LR, f"{LR}\n  3: 2"), f"r.yaml:10: optimizer.3: unknown key, read 2; allowed: {OPTIMIZER_KEYS}"),
-    (
-        changed("data:\n", "data:\n  worker_type: thread\n"),
-        f"r.yaml:2: data.worker_type: {REMOVED['data.worker_type']}",
-    ),
     (GOOD + "optimiser:\n  lr: 1\n", f"r.yaml:12: optimiser: no such section; allowed: {SECTIONS}; did you mean opt…"),
     (changed("temperature", "temprature"), "r.yaml:7: method.temprature: unknown key, read 4.0; …mean temperature?"),
     # types

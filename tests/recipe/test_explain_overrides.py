@@ -7,7 +7,6 @@ from error_lines import assert_lines, error_lines
 from recipe_files import write
 
 from cskd_hf.methods import METHODS
-from cskd_hf.recipe.explain import REMOVED
 
 NAMES = ", ".join(METHODS)
 SECTIONS = "data, transform, model, method, optimizer, scheduler, run"
@@ -23,7 +22,6 @@ OVERRIDES = [
         f"command line: optimizer.momentun: unknown key, read 0.8; allowed: {OPTIMIZER_KEYS}; did you mean momentum?",
     ),
     ("optimiser.lr=1", f"command line: optimiser: no such section; allowed: {SECTIONS}; did you mean optimizer?"),
-    ("data.decode=cuda", f"command line: data.decode: {REMOVED['data.decode']}"),
     # types
     (
         "data.revision=123456",

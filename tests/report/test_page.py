@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,40 @@ import torch
 from browser import CHROMIUM, Browser
 from pairing_cases import split_of
 from PIL import Image
+from random_logits import predictions
 from report_pages import LINES, Page, evaluated, write_run, write_unfinished
 
 from cskd_hf.data.pairing import PairedImages
 from cskd_hf.data.sampling import ClassPairSampler, ImageSampler
 from cskd_hf.data.transforms import Transform
+from cskd_hf.evaluation.comparison import measure
+from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.recipe.sections import TransformSection
 from cskd_hf.report.figures import reliability_diagram
 from cskd_hf.report.pairs import MAX_SIDE, MIN_SIDE, write_pairs
 from cskd_hf.report.report import write_report
+from cskd_hf.report.side_by_side import write_comparison
 
 LABELS, ANSWERS = [0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 2, 2]
+
+
+def test_compared_runs_say_of_which_split_their_curves_and_diagrams_are(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "with"), write_run(tmp_path / "without")]
+    lines = [{"epoch": 0, "train/loss": 2.0, "test/top1_error": 30.0}]
+    (runs[1] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    logits, target = predictions()
+    for run in runs:
+        reliability_diagram(logits, target, None, run / "figures" / "reliability.png")
+    found = Predictions(logits, target, target, None, {})
+    models = [measure(str(run), found, tuple("abcdefg"), count=0) for run in runs]
+    write_comparison(models, [], runs, tmp_path / "page.html", "Models on split 'val'")
+    page = Page(tmp_path / "page.html")
+    assert "1 with: the run's own test split" in page.text
+    assert "2 without: the run's own test split" in page.text
+    curves = next(tag for tag in page.tags if (tag[1].get("src") or "").startswith("data:image/svg"))[1]["src"]
+    assert curves is not None
+    drawn = base64.b64decode(curves.partition("base64,")[2]).decode()
+    assert all(f"● {name}" in drawn for name in ("1 with, holdout", "2 without, test", "1 with, train"))
 
 
 def test_each_class_has_its_images_recall_precision_and_most_frequent_confusion(tmp_path: Path) -> None:

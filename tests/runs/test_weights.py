@@ -123,6 +123,16 @@ def test_weights_that_do_not_fit_their_config_are_one_line(tmp_path, changed, me
     assert "\n" not in str(raised.value)
 
 
+def test_class_names_may_be_given_by_their_numbers(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(exported("test_resnet").removeprefix("local-dir:"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["label_names"] = {str(label): CLASSES[label] for label in (2, 0, 3, 1)}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = find_weights(f"local-dir:{folder}")
+    assert read_class_names(weights) == load_weights(weights).class_names == CLASSES
+
+
 def test_weights_are_tested_at_their_test_size_as_in_timms_validate(tmp_path):
     size = {"test_input_size": (3, 48, 48), "test_crop_pct": 0.5}
     model = timm.create_model("test_resnet", num_classes=4, pretrained_cfg_overlay={"input_size": (3, 32, 32), **size})
