@@ -8,6 +8,7 @@ from datasets import Split
 from datasets.data_files import SPLIT_KEYWORDS
 
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.catalog import same_split
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.recipe.suggest import paste
 from cskd_hf.recipe.yaml_io import COMMAND_LINE
@@ -17,11 +18,6 @@ Choose = Callable[[Iterable[str]], list[str]]
 
 TEST_SHARE = 0.2  # what messages propose [ours]
 _ROLES = {"train": (Split.TRAIN,), "test": (Split.TEST, Split.VALIDATION)}  # in order of preference
-
-
-def same_split(split: str) -> str:
-    """One name for val, valid and validation: `datasets` renames some of them when it reads files."""
-    return "validation" if split in ("val", "valid") else split
 
 
 def is_split_word(name: str) -> bool:

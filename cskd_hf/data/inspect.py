@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cskd_hf.data.choose import same_split
 from cskd_hf.data.decode import Conversion
 from cskd_hf.data.deep import Range
 from cskd_hf.data.duplicates import Diagnostics, find_duplicates, named_splits, sample_rows
@@ -23,7 +22,7 @@ from cskd_hf.data.splits import Images, ImageSplit
 from cskd_hf.data.statistics import ImageStatistics, image_statistics
 from cskd_hf.data.transforms import conversion_of
 from cskd_hf.data.values import check_values, deep_ranges, describe_values
-from cskd_hf.recipe.catalog import entry_of
+from cskd_hf.recipe.catalog import entry_of, same_split
 from cskd_hf.recipe.sections import DataSection, TransformSection
 
 NUM_DECODED = 50  # sampled images that the quick check decodes

@@ -7,13 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cskd_hf.data.choose import same_split
 from cskd_hf.errors import UserError
 from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
-from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of
+from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of, same_split
 from cskd_hf.recipe.pretrained import find_pretrained, read_config
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import DataSection

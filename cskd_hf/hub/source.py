@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.holdout import read_holdout
 from cskd_hf.hub.licences import Licence
@@ -42,6 +40,8 @@ class Source:
     @property
     def num_features(self) -> int:
         """Of an image: what the network returns without its classifier, which may not be timm's `num_features`."""
+        from safetensors import safe_open
+
         with safe_open(self.folder / "predictions.safetensors", framework="np") as predictions:
             return int(predictions.get_slice("features").get_shape()[1])
 

@@ -156,6 +156,11 @@ CATALOG = {
 }
 
 
+def same_split(split: str) -> str:
+    """One name for val, valid and validation: `datasets` renames some of them when it reads files."""
+    return "validation" if split in ("val", "valid") else split
+
+
 def entry_of(dataset: str) -> CatalogEntry | None:
     """The entry of a catalog name, a Hub id, or a folder that one of scripts/ prepared; None for other data."""
     for name, entry in CATALOG.items():
