@@ -117,7 +117,7 @@ def compare(
         for second in names[number + 1 :]:
             shared, rows, others = np.intersect1d(keys[first], keys[second], return_indices=True)
             if len(shared):
-                count = np.isin(keys[second], shared).sum()
+                count = int(np.isin(keys[second], shared).sum())
                 diagnostics.problems.append(
                     f"{num_images(count)} in {first} and in {second}, such as "
                     f"{splits[second].describe(others[0])} = {splits[first].describe(rows[0])}"
