@@ -36,8 +36,8 @@ class PSKD(Method):
 
     P_{t−1}(x) is the network's prediction when it last trained on the image, under that epoch's augmentation. t counts
     the image's own visits: the epoch from 1, unless `data.drop_last` skipped the image in some, or it also replaced an
-    unreadable one. The first epoch learns
-    from labels alone. The memory takes N · K half floats over all ranks: 2.6 GB for ImageNet-1k.
+    unreadable one. The first epoch learns from labels alone. The memory takes N · K half floats over all ranks: 2.6 GB
+    for ImageNet-1k.
 
     Example:
         >>> import timm, torch
