@@ -105,7 +105,6 @@ def test_progressive_sizes_and_short_batches_get_a_static_graph_each(monkeypatch
     ("name", "settings"),
     [(name, {}) for name in METHODS]
     + [("cskd", {"batch_norm": batch_norm}) for batch_norm in ("joint", "anchors_only")]
-    + [("mixup_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0})]
     + [("mutual_cskd", {"smoothing": 0.1, "cutmix_alpha": 1.0, "logit_adjustment": 1.0, "class_weight_beta": 0.9})]
     + [("cskd", {"bce_loss": True, "bce_target_thresh": 0.2, "bce_sum": True})],
 )

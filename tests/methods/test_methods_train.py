@@ -150,8 +150,8 @@ def adacos(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     return recipe.with_suffix("")
 
 
-# Within the first epoch, at its end, within the second, and before the results.
-@pytest.mark.parametrize(("name", "step"), [("pskd", 1), ("pskd", 4), ("pskd", 6), ("pskd", 8), ("adacos", 4)])
+# At the end of the first epoch, and within the second.
+@pytest.mark.parametrize(("name", "step"), [("pskd", 4), ("pskd", 6), ("adacos", 4)])
 def test_a_run_resumes_from_any_step_to_the_same_bits(request: Any, tmp_path: Path, name: str, step: int) -> None:
     whole: Path = request.getfixturevalue(name)
     assert (last_checkpoint(whole) / "memories.safetensors").is_file() == (name == "pskd")
