@@ -154,3 +154,27 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
             f"transform.test_input_size: the model trains on images of {training_size} and does not run on {size}: "
             f"{one_line(error)}; leave it out"
         ) from error
+
+
+def check_bf16_on_cpu(objective: Objective, transform: TransformSection) -> None:
+    """Reject networks whose gradients oneDNN leaves undefined (torch 2.14): of a strided convolution of 1×1 pixels.
+
+    Raises:
+        UserError: the network has one at a training size.
+    """
+    model = copy.deepcopy(objective.method.export(objective.module)).eval()
+    undefined: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and max(module.stride) > 1:
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: undefined.append(name) if inputs[0].shape[-2:] == (1, 1) else None
+            )
+    for size in transform.training_sizes:
+        with torch.no_grad():
+            model(torch.zeros(1, transform.input_size[0], *size))
+        if undefined:
+            raise UserError(
+                f"run.mixed_precision: read bf16, in which torch gets the gradients of {undefined[0]} wrong on a CPU "
+                f"with images of {'×'.join(map(str, size))}; write run.mixed_precision=no, or a larger "
+                "transform.input_size"
+            )

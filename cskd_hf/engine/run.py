@@ -15,7 +15,7 @@ from cskd_hf.engine.build import build_batches, build_loader, build_training_obj
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner, checkpoint_bytes
-from cskd_hf.engine.objective import dry_run
+from cskd_hf.engine.objective import check_bf16_on_cpu, dry_run
 from cskd_hf.engine.selection import Selection
 from cskd_hf.engine.trackers import start_trackers
 from cskd_hf.errors import ImageError, one_line
@@ -90,6 +90,8 @@ class Run:
         objective = build_training_objective(recipe, self.images, accelerator)
         num_classes = self.images.num_classes
         dry_run(objective, recipe.transform, self.batches.smallest, num_classes, accelerator.device)
+        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+            check_bf16_on_cpu(objective, recipe.transform)
         self.learner = build_learner(recipe, objective, self.batches, accelerator)
         # From here on the recipe says everything the run computes with.
         self.recipe = recipe.replace(

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+import timm
 import torch
 from method_cases import MEAN, NUM_CLASSES, STD, backbone
 from torch import Tensor, nn
 
 from cskd_hf.batch import Views
-from cskd_hf.engine.objective import Objective, dry_run
+from cskd_hf.engine.objective import Objective, check_bf16_on_cpu, dry_run
 from cskd_hf.errors import UserError
 from cskd_hf.methods import Batch, CrossEntropy, Method
 from cskd_hf.recipe.sections import TransformSection
@@ -89,3 +90,12 @@ def test_a_size_that_the_model_does_not_take_is_rejected_wherever_the_schedule_h
         error = r"^transform.size_schedule: the model does not run on images of 16×16: "
         with pytest.raises(UserError, match=error) if rejected else nullcontext():
             dry_run(fixed, transform, 1, NUM_CLASSES, torch.device("cpu"))
+
+
+def test_bf16_on_a_cpu_is_rejected_where_a_strided_convolution_sees_one_pixel():
+    objective = Objective(CrossEntropy(), timm.create_model("test_resnet", num_classes=NUM_CLASSES))
+    check_bf16_on_cpu(objective, TransformSection(input_size=(3, 32, 32)))
+    with pytest.raises(
+        UserError, match=r"read bf16, .* of layer4\.0\.conv1 wrong .* 16×16; write run\.mixed_precision=no"
+    ):
+        check_bf16_on_cpu(objective, TransformSection(input_size=(3, 16, 16)))
