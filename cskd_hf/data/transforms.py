@@ -215,7 +215,7 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
     if settings.crop_padding is not None:
         mode = str_to_interp_mode(fixed_interpolation)
         crop.transforms[:1] = [tv.Resize(size, mode), tv.RandomCrop(size, padding=settings.crop_padding)]
-    for policy in augment.transforms:  # timm keeps the operations of RandAugment in ops, of other policies in policy
+    for policy in augment.transforms:  # timm's RandAugment has its operations in ops, other policies in policy
         for operation in (*getattr(policy, "ops", ()), *itertools.chain(*getattr(policy, "policy", ()))):
             if operation.aug_fn is auto_augment.posterize:
                 operation.aug_fn = _posterize

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from command_runs import Result, draw_folder, environment, quick, write_recipe
+from command_runs import Result, environment
 from hub_client import PYTHON, error_line
 from hub_server import READER, WRITER, Hub
+from publishable_runs import copied, images, trained
 
 # A user with timm and transformers, without this package.
 LOAD = """
@@ -73,15 +74,9 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("publish")
-    images = draw_folder(folder / "images", {"train": [8, 8, 8], "val": [4, 4, 4], "holdout": [70, 70, 70]})
-    recipe = write_recipe(
-        folder / "run.yaml", images, data={"test_split": "val", "holdout": "holdout"}, optimizer={"lr": 0.05}
-    )
-    trained = quick(recipe)
-    assert trained.status == 0, trained.stderr
-    pictures = sorted((images / "val").glob("*/*.png"))[::2]
+    pictures = sorted((images() / "test").glob("*/*.png"))[::2]
     with Hub() as hub:
-        yield Site(hub, folder / "run", pictures, folder / "home")
+        yield Site(hub, copied(trained(), folder), pictures, folder / "home")
 
 
 def test_timm_and_transformers_load_a_published_run_without_this_package(site: Site) -> None:
@@ -106,7 +101,7 @@ def test_timm_and_transformers_load_a_published_run_without_this_package(site: S
     assert loaded.status == 0, loaded.stderr
     result = json.loads(loaded.stdout.splitlines()[-1])
     assert result["identical"]
-    assert result["labels"][0] == result["labels"][1] == ["class 0", "class 1", "class 2"]
+    assert result["labels"][0] == result["labels"][1] == ["class 0", "class 1", "class 2", "class 3"]
     for timm, pipeline in zip(result["timm"], result["pipeline"], strict=True):
         assert timm[0] == pipeline[0]
         assert timm[1] == pytest.approx(pipeline[1], abs=1e-5)
@@ -166,12 +161,12 @@ def test_a_branch_holds_the_calibrated_weights_of_the_same_run(site: Site) -> No
 def test_training_checks_for_a_token_first_and_publishes_last(site: Site) -> None:
     site.hub.repos.clear()
     site.hub.faults.clear()
-    train = ("-m", "cskd_hf.train", site.run.with_suffix(".yaml"), "run.hub_model_id=org/trained")
+    train = ("-m", "cskd_hf.train", trained().with_suffix(".yaml"), "run.hub_model_id=org/trained")
     licence = "run.hub_license=mit"
     folder = site.run.parent / "published"
     train = (*train, f"run.output_dir={folder}")
     assert "no Hub token" in error_line(site.python(*train, licence, token=None))
-    assert "run.hub_license: needed, because the terms of the data images are unknown" in error_line(
+    assert "run.hub_license: needed, because the terms of the data my images are unknown" in error_line(
         site.python(*train)
     )
     assert not folder.exists()
