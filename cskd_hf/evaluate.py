@@ -36,7 +36,7 @@ from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 if TYPE_CHECKING:
     from cskd_hf.data.splits import ImageSplit
-    from cskd_hf.evaluation.comparison import Compared
+    from cskd_hf.evaluation.comparison import Compared, Difference
 
 FORMATS = ("json", "markdown", "latex", "html")
 
@@ -51,11 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     _check_instead(args, len(weights))
     data = data_section(weights, overrides)
-    heights = None if args.resolution is None else parse_heights(args.resolution)
-    corruptions = (
-        None if args.corruptions is None else parse_corruptions(args.corruptions, args.severities or "1,2,3,4,5")
-    )
-    ood = None if args.ood is None else parse_ood(args.ood)
+    heights = [] if args.resolution is None else parse_heights(args.resolution)
+    severities = args.severities or "1,2,3,4,5"
+    corruptions = [] if args.corruptions is None else parse_corruptions(args.corruptions, severities)
+    ood = [] if args.ood is None else parse_ood(args.ood)
     maps = [] if args.calibration is None else parse_names(args.calibration, "--calibration", MAPS)
     coverages = [] if args.conformal is None else parse_coverages(args.conformal, "--conformal")
     if maps or coverages:
@@ -66,52 +65,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit_openmp_spinning()  # before the first import of torch
     splits = load_splits(weights, data)  # a wrong split shows before torch is imported
     data = fill(data, {"test_split": splits[0].name})
-    others = [(name, load_ood(name, data)) for name in ood or ()]
+    others = [(name, load_ood(name, data)) for name in ood]
     import torch
+    from accelerate import Accelerator
 
     from cskd_hf.runs.folder import check_share
 
-    metrics = _metrics(args.metrics)
     for own, split in zip(weights, splits, strict=True):
         if own.run is not None:
             check_share(own.run, split, data)
     join_ranks_on_cpus()
     if not torch.cuda.is_available():
         keep_freed_memory()
-    if heights is not None:
+    if not (heights or maps or coverages or corruptions or others):
+        return _compare(weights, splits, data, args, outputs)
+    accelerator, one = Accelerator(), (weights[0], splits[0], data)
+    if heights:
         from cskd_hf.evaluation.resolution import sweep
 
-        return sweep(weights[0], splits[0], data, heights, args.json)
-    if maps or coverages:
-        from cskd_hf.evaluation.holdout_tables import print_tables
+        result = sweep(*one, accelerator, heights)
+    elif maps or coverages:
+        from cskd_hf.evaluation.holdout_tables import holdout_tables
 
-        return print_tables(weights[0], splits[0], data, maps, coverages, args.json)
-    if corruptions is not None:
+        result = holdout_tables(*one, accelerator, maps, coverages)
+    elif corruptions:
         from cskd_hf.evaluation.corrupted import sweep as sweep_corruptions
 
-        return sweep_corruptions(weights[0], splits[0], data, corruptions, args.json)
-    if ood is not None:
+        result = sweep_corruptions(*one, accelerator, corruptions)
+    else:
         from cskd_hf.evaluation.ood_table import detect
 
-        return detect(weights, splits, data, others, args.json)
-    return _compare(weights, splits, data, args.resamples, metrics, outputs)
+        result = detect(weights, splits, data, accelerator, others)
+    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
+    if accelerator.is_main_process:
+        print("\n".join(result.lines))
+        for path in outputs.values():  # JSON alone, see `_check_instead`
+            write_json(path, result.content)
+            print(f"wrote {path}")
+    return 0
 
 
 def _compare(
     weights: Sequence[Weights],
     splits: Sequence[ImageSplit],
     data: DataSection,
-    resamples: int | None,
-    metrics: Sequence[str],
+    args: argparse.Namespace,
     outputs: Mapping[str, Path],
 ) -> int:
-    """Print these metrics of each model and their differences; write all of them to the files."""
+    """Print the metrics of each model and their differences; write all of them to the files."""
     from cskd_hf.evaluation.comparison import differences
     from cskd_hf.evaluation.comparison_table import as_text
+    from cskd_hf.evaluation.metrics import DEFINITIONS
     from cskd_hf.evaluation.resampling import RESAMPLES
     from cskd_hf.evaluation.trained import evaluate
 
-    models = evaluate(weights, splits, data, RESAMPLES if resamples is None else resamples)
+    metrics = list(DEFINITIONS) if args.metrics is None else parse_names(args.metrics, "--metrics", DEFINITIONS)
+    models = evaluate(weights, splits, data, RESAMPLES if args.resamples is None else args.resamples)
     if models is None:
         return 0
     place = f"split {data.test_name!r} of {data.dataset}: {count_images(len(models[0].correct), models[0].skipped)}"
@@ -120,9 +129,10 @@ def _compare(
         print(f"{'   ' if len(models) > 1 else ''}{model.calibration}")
     if len(models) > 1:
         print(f"on {place}")
-    print(as_text(models, list(differences(models)), metrics))
+    rows = list(differences(models))
+    print(as_text(models, rows, metrics))
     for name, path in outputs.items():
-        _write(name, path, models, [own.run for own in weights], place)
+        _write(name, path, models, rows, [own.run for own in weights], place)
     return 0
 
 
@@ -131,51 +141,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m cskd_hf.evaluate",
         description="Evaluate weights on the images of a test split; several models are compared with the first.",
     )
-    parser.add_argument("words", nargs="+", metavar="MODEL", help=ALLOWED)
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="data.key=value",
-        help="images to evaluate on; default: those of the runs' recipes",
-    )
-    parser.add_argument("--resamples", type=int, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals")
-    parser.add_argument(
-        "--resolution", metavar="PIXELS,PIXELS,...", help="compare the errors on test images of these heights instead"
-    )
-    parser.add_argument(
-        "--calibration",
-        metavar="MAP,MAP,...",
-        help=f"compare maps of the logits instead, fitted on the run's hold-out images: {', '.join(MAPS)}",
-    )
-    parser.add_argument(
-        "--conformal", metavar="SHARE,SHARE,...", help="measure prediction sets of these coverages instead, such as 0.9"
-    )
-    parser.add_argument(
-        "--corruptions",
-        nargs="?",
-        const="all",
-        metavar="KIND,KIND,...",
-        help="evaluate on corrupted test images instead: ImageNet-C's fifteen kinds, or these",
-    )
-    parser.add_argument("--severities", metavar="N,N,...", help="of --corruptions (default: all)")
-    parser.add_argument(
-        "--ood",
-        action="append",
-        metavar="NAME|FOLDER",
-        help="detect images of other classes instead: a dataset's test images, or a folder of images",
-    )
-    parser.add_argument(
-        "--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them"
-    )
+    add = parser.add_argument
+    add("words", nargs="+", metavar="MODEL", help=ALLOWED)
+    images = "images to evaluate on; default: those of the runs' recipes"
+    add("overrides", nargs="*", metavar="data.key=value", help=images)
+    add("--resamples", type=int, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals")
+    resolution = "compare the errors on test images of these heights instead"
+    add("--resolution", metavar="PIXELS,PIXELS,...", help=resolution)
+    maps = f"compare maps of the logits instead, fitted on the run's hold-out images: {', '.join(MAPS)}"
+    add("--calibration", metavar="MAP,MAP,...", help=maps)
+    coverages = "measure prediction sets of these coverages instead, such as 0.9"
+    add("--conformal", metavar="SHARE,SHARE,...", help=coverages)
+    kinds = "evaluate on corrupted test images instead: ImageNet-C's fifteen kinds, or these"
+    add("--corruptions", nargs="?", const="all", metavar="KIND,KIND,...", help=kinds)
+    add("--severities", metavar="N,N,...", help="of --corruptions (default: all)")
+    ood = "detect images of other classes instead: a dataset's test images, or a folder of images"
+    add("--ood", action="append", metavar="NAME|FOLDER", help=ood)
+    add("--metrics", metavar="NAME,NAME,...", help="print these metrics only; files always have all of them")
     for name in FORMATS:
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"also write {name.upper()}")
+        add(f"--{name}", type=Path, metavar="FILE", help=f"also write {name.upper()}")
     return parser.parse_intermixed_args(argv)
-
-
-def _metrics(text: str | None) -> list[str]:
-    from cskd_hf.evaluation.metrics import DEFINITIONS
-
-    return list(DEFINITIONS) if text is None else parse_names(text, "--metrics", DEFINITIONS)
 
 
 def _check_instead(args: argparse.Namespace, models: int) -> None:
@@ -195,11 +180,11 @@ def _check_instead(args: argparse.Namespace, models: int) -> None:
             raise UserError(f"--{name}: does not apply with {instead[0]}; leave it out")
 
 
-def _write(name: str, path: Path, models: list[Compared], runs: Sequence[Path | None], place: str) -> None:
+def _write(
+    name: str, path: Path, models: list[Compared], rows: list[Difference], runs: Sequence[Path | None], place: str
+) -> None:
     from cskd_hf.evaluation import comparison_table as table
-    from cskd_hf.evaluation.comparison import differences
 
-    rows = list(differences(models))
     title = f"{'Models' if len(models) > 1 else 'Model'} on {place}"
     if name == "json":
         content = table.as_json(models)

@@ -9,7 +9,7 @@ from cskd_hf.evaluation.comparison import Compared, Difference, Measured
 from cskd_hf.evaluation.formats import Cells, latex_table, markdown_table, text_table
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.resampling import Interval
-from cskd_hf.evaluation.table import number
+from cskd_hf.evaluation.table import brackets, number
 
 INTERVALS = (
     "In brackets: 95 % bootstrap intervals over the images. They show how far chance in the images moves a value, not "
@@ -47,7 +47,7 @@ def difference_cells(differences: Sequence[Difference]) -> Cells:
     rows = [["metric", "models", "difference", "p", "verdict"]]
     for row in differences:
         name = f"{row.metric}, calibrated" if row.calibrated else row.metric
-        interval = "" if row.low == row.high else f" {_brackets(Interval(row.low, row.high))}"  # all resamples agree
+        interval = "" if row.low == row.high else f" {brackets(row.low, row.high)}"  # all resamples agree
         difference = f"{number(row.value)}{interval}"
         p = "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
         rows.append([name, f"{row.model} − 1", difference, p, row.verdict])
@@ -69,7 +69,8 @@ def as_text(
 
 def as_markdown(models: Sequence[Compared], differences: Sequence[Difference], title: str) -> str:
     """Everything, with a heading."""
-    lines = [f"## {title}", "", *_legend(models), "", markdown_table(metric_cells(models)), ""]
+    legend = [f"{place}. `{model.source}`: {model.calibration}" for place, model in enumerate(models, start=1)]
+    lines = [f"## {title}", "", *legend, "", markdown_table(metric_cells(models)), ""]
     lines += [INTERVALS, ""] if models[0].last.replicated else []
     lines += [markdown_table(difference_cells(differences)), "", VERDICTS, ""] if differences else []
     return "\n".join(lines)
@@ -105,18 +106,10 @@ def as_json(models: Sequence[Compared]) -> list[dict[str, Any]]:
     ]
 
 
-def _legend(models: Sequence[Compared]) -> list[str]:
-    return [f"{place}. `{model.source}`: {model.calibration}" for place, model in enumerate(models, start=1)]
-
-
 def _intervals(measured: Measured) -> dict[str, Interval]:
     return {name: found for name in DEFINITIONS if (found := measured.interval(name)) is not None}
 
 
 def _value(measured: Measured, name: str) -> str:
     found = measured.interval(name)
-    return number(measured.values[name]) + ("" if found is None else f" {_brackets(found)}")
-
-
-def _brackets(interval: Interval) -> str:
-    return f"[{number(interval.low)}, {number(interval.high)}]"
+    return number(measured.values[name]) + ("" if found is None else f" {brackets(*found)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,13 @@ from cskd_hf.recipe.sections import DataSection, TransformSection, fill
 from cskd_hf.runs.weights import Weights, load_weights
 
 
+class Result(NamedTuple):
+    """What an evaluation prints on the main process, and what it writes as JSON."""
+
+    lines: list[str]
+    content: dict[str, Any]
+
+
 def load_unfolded(weights: Weights) -> TrainedModel:
     """Load weights whose `temperature` divides the logits of `predict_finite`, which are those before it was folded.
 
@@ -30,11 +37,11 @@ def load_unfolded(weights: Weights) -> TrainedModel:
     return dataclasses.replace(trained, temperature=trained.temperature * trained.folded_temperature)
 
 
-def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> TrainedModel:
-    """Load weights whose classes the labels of a split number.
+def load_for_split(weights: Weights, split: ImageSplit, data: DataSection, accelerator: Accelerator) -> TrainedModel:
+    """Load weights whose classes the labels of a split number, and print the notes on its pixel values.
 
     Raises:
-        UserError: the weights do not load, have fewer classes, or more and no names.
+        UserError: the weights do not load, have fewer classes, or more and no names; as `print_notes`.
     """
     trained = load_unfolded(weights)
     classes, outputs = len(split.class_names), trained.model.num_classes
@@ -44,6 +51,7 @@ def load_for_split(weights: Weights, split: ImageSplit, data: DataSection) -> Tr
             + (" without names; write data.labels=index if the data's numbers are theirs" if classes < outputs else "")
             + ("; choose a split" if classes > outputs else "")
         )
+    print_notes(trained, split, data, accelerator)
     return trained
 
 
@@ -109,12 +117,11 @@ def predict_finite(
     return predictions
 
 
-def print_heading(weights: Weights, split: ImageSplit, data: DataSection, predictions: Predictions) -> None:
-    """Print the split's notes, and which model was evaluated on how many images."""
-    for note in split.notes:
-        print(f"note: {note}")
+def heading(weights: Weights, split: ImageSplit, data: DataSection, predictions: Predictions) -> list[str]:
+    """The split's notes, and which model was evaluated on how many images."""
     images = count_images(len(predictions.target), len(predictions.skipped))
-    print(f"{weights.source} on split {data.test_name!r} of {data.dataset}: {images}")
+    place = f"{weights.source} on split {data.test_name!r} of {data.dataset}: {images}"
+    return [*(f"note: {note}" for note in split.notes), place]
 
 
 def facts(weights: Weights, trained: TrainedModel, predictions: Predictions) -> dict[str, Any]:

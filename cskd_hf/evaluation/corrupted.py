@@ -7,7 +7,6 @@ As in D. Hendrycks, T. Dietterich, ICLR 2019, https://arxiv.org/abs/1903.12261, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,12 +16,11 @@ from torch import Tensor
 from cskd_hf.data.corruptions import LIBRARY, Corruption, prepare_library
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
+from cskd_hf.evaluation.conditions import Result, facts, heading, load_for_split, predict_finite
 from cskd_hf.evaluation.confidence import ece
 from cskd_hf.evaluation.formats import number_table
-from cskd_hf.evaluation.metrics import DEFINITIONS, nll, top_k_error
-from cskd_hf.evaluation.table import number
-from cskd_hf.files import write_json
+from cskd_hf.evaluation.metrics import nll, top_k_error
+from cskd_hf.evaluation.table import definitions, number
 from cskd_hf.recipe.sections import DataSection, TransformSection
 from cskd_hf.runs.weights import Weights
 
@@ -33,43 +31,31 @@ def sweep(
     weights: Weights,
     split: ImageSplit,
     data: DataSection,
+    accelerator: Accelerator,
     corruptions: Sequence[Corruption],
-    json_file: Path | None = None,
-) -> int:
-    """Print the metrics of a split without and under each corruption; a collective under `accelerate launch`.
+) -> Result:
+    """The metrics of a split without and under each corruption; a collective under `accelerate launch`.
 
     Args:
         weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`.
+        accelerator: its device gets the network.
         corruptions: every kind at the same severities.
-        json_file: also write the metrics there.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: as `evaluate`, the network's images have other channels, or the library does not work.
     """
-    trained = load_for_split(weights, split, data)
+    trained, results = load_for_split(weights, split, data, accelerator), list[dict[str, Any]]()
     check_channels(trained.transform)
     prepare_library()
-    accelerator, results = Accelerator(), list[dict[str, Any]]()
-    print_notes(trained, split, data, accelerator)
     for corruption in (None, *corruptions):
         predictions = predict_finite(weights, trained, split, accelerator, data, corruption=corruption)
         metrics, scaled = measure(predictions.logits, predictions.target, trained.temperature)
         where = {"kind": corruption and corruption.kind, "severity": corruption.severity if corruption else 0}
         results.append({**where, "metrics": metrics, "metrics_scaled": scaled})
-    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
-    if not accelerator.is_main_process:
-        return 0
-    print_heading(weights, split, data, predictions)
-    print(as_text(results))
-    print(trained.calibration)
-    if json_file is not None:
-        about = {"library": LIBRARY, "seed": corruptions[0].seed, "mean_corruption_error": mean_error(results)}
-        found = {"clean": results[0], "corruptions": results[1:]}
-        write_json(json_file, {**facts(weights, trained, predictions), **about, **found})
-    return 0
+    about = {"library": LIBRARY, "seed": corruptions[0].seed, "mean_corruption_error": mean_error(results)}
+    found = {"clean": results[0], "corruptions": results[1:]}
+    lines = [*heading(weights, split, data, predictions), as_text(results), trained.calibration]
+    return Result(lines, {**facts(weights, trained, predictions), **about, **found})
 
 
 def check_channels(transform: TransformSection) -> None:
@@ -83,14 +69,11 @@ def measure(
     logits: Tensor, target: Tensor, temperature: float | None
 ) -> tuple[dict[str, float], dict[str, float] | None]:
     """Error, NLL and ECE with the logits as trained, and divided by the temperature; None without one."""
+    error = top_k_error(logits, target, 1)
 
     def at(divisor: float) -> dict[str, float]:
-        error = top_k_error(logits, target, 1)
-        return {
-            "top1_error": error,
-            "nll": nll(logits, target, divisor),
-            "ece": ece(logits, target, temperature=divisor),
-        }
+        values = error, nll(logits, target, divisor), ece(logits, target, temperature=divisor)
+        return dict(zip(_METRICS, values, strict=True))
 
     return at(1.0), None if temperature is None else at(temperature)
 
@@ -120,8 +103,7 @@ def as_text(results: Sequence[dict[str, Any]]) -> str:
         f"mCE, unnormalised: {number(mean_error(results))}, the mean of top1_error; not divided by AlexNet's, which is "
         "known for ImageNet alone"
     )
-    definitions = "\n".join(f"{name}: {DEFINITIONS[name]}" for name in _METRICS)
-    return "\n\n".join(tables) + "\n" + definitions
+    return "\n".join(["\n\n".join(tables), *definitions(_METRICS)])
 
 
 def _columns(result: dict[str, Any]) -> dict[str, float]:

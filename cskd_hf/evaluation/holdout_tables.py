@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,19 +10,12 @@ from torch import Tensor
 
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.evaluation.calibrators import FittedMap, compare_maps
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
-from cskd_hf.evaluation.conformal import (
-    SCORES,
-    expected_coverage,
-    fewest_images,
-    measure_sets,
-    prediction_sets,
-)
+from cskd_hf.evaluation.conditions import Result, facts, heading, load_for_split, predict_finite
+from cskd_hf.evaluation.conformal import SCORES, expected_coverage, fewest_images, measure_sets, prediction_sets
 from cskd_hf.evaluation.formats import text_table
 from cskd_hf.evaluation.holdout import find_holdout, read_valid_holdout, selection_notes
 from cskd_hf.evaluation.metrics import evaluate_predictions
-from cskd_hf.evaluation.table import definitions, number
-from cskd_hf.files import write_json
+from cskd_hf.evaluation.table import brackets, definitions, number
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.weights import Weights
 
@@ -38,24 +30,21 @@ _SETS_LEGEND = (
 )
 
 
-def print_tables(
+def holdout_tables(
     weights: Weights,
     split: ImageSplit,
     data: DataSection,
+    accelerator: Accelerator,
     maps: Sequence[str],
     coverages: Sequence[float],
-    json_file: Path | None = None,
-) -> int:
-    """Print a line per map of the logits and per kind of prediction set; a collective under `accelerate launch`.
+) -> Result:
+    """A line per map of the logits and per kind of prediction set; a collective under `accelerate launch`.
 
     Args:
         weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`; the weights are a finished run's.
+        accelerator: its device gets the network.
         maps: as for `compare_maps`; none for no table of them.
         coverages: of the prediction sets; none for no table of them.
-        json_file: also write the numbers there.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: as `evaluate`, or the run has no hold-out predictions.
@@ -63,32 +52,23 @@ def print_tables(
     option = "--calibration" if maps else "--conformal"
     run = find_holdout(weights, option)
     holdout = read_valid_holdout(run, option, finite=bool(maps))
-    trained, accelerator = load_for_split(weights, split, data), Accelerator()
-    print_notes(trained, split, data, accelerator)
+    trained = load_for_split(weights, split, data, accelerator)
     predictions = predict_finite(weights, trained, split, accelerator, data)
-    accelerator.end_training()  # see trained.evaluate
-    if not accelerator.is_main_process:
-        return 0
     logits, target, names = predictions.logits, predictions.target, trained.class_names or split.class_names
-    print_heading(weights, split, data, predictions)
-    print(trained.calibration)
-    for note in selection_notes(run):
-        print(f"note: {note}")
+    lines = [*heading(weights, split, data, predictions), trained.calibration]
+    lines += [f"note: {note}" for note in selection_notes(run)]
     content = {**facts(weights, trained, predictions), "holdout_images": len(holdout[1])}
     if maps:
         content["maps"] = _map_results(compare_maps(*holdout, maps), logits, target)
-        print("\n" + "\n".join([_map_table(content["maps"]), *definitions(_METRICS)]))
+        lines += ["", _map_table(content["maps"]), *definitions(_METRICS)]
     if coverages:
         sets = [_set_results(logits, target, holdout, share, trained.temperature or 1.0) for share in coverages]
         content["conformal"] = [result for results in sets for result in results]
         for result in content["conformal"]:
             if "worst_class" in result:
                 result["worst_class"] = names[result["worst_class"]]
-        print("\n" + "\n".join(_set_lines(content["conformal"])))
-    if json_file is not None:
-        write_json(json_file, content)
-        print(f"wrote {json_file}")
-    return 0
+        lines += ["", *_set_lines(content["conformal"])]
+    return Result(lines, content)
 
 
 def _map_results(maps: Sequence[FittedMap], logits: Tensor, target: Tensor) -> list[dict[str, Any]]:
@@ -131,13 +111,9 @@ def _set_lines(results: Sequence[dict[str, Any]]) -> list[str]:
         if "problem" not in result:
             found, *others = (number(result[name]) for name in _SETS)
             worst = f"{result['worst_class']}: {result['worst_class_coverage']:.0f} % of {result['worst_class_images']}"
-            cells = [f"{result['wanted']:g}", _brackets(result["expected"]), f"{found} {_brackets(result['interval'])}"]
+            cells = [f"{result['wanted']:g}", brackets(*result["expected"]), f"{found} {brackets(*result['interval'])}"]
             lines.append([result["score"], *cells, *others, worst])
     table = [text_table(lines), *_SETS_LEGEND] if len(lines) > 1 else []
     if any(result["found"] < result["expected"][0] for result in results if "problem" not in result):
         table.append("note: less is found than expected: the test images differ from the hold-out set")
     return table + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]
-
-
-def _brackets(ends: Sequence[float]) -> str:
-    return f"[{number(ends[0])}, {number(ends[1])}]"

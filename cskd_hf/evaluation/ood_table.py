@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,11 +10,10 @@ from torch import Tensor
 
 from cskd_hf.data.labels import some
 from cskd_hf.data.splits import ImageSplit
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import Result, facts, load_for_split, predict_finite, print_notes
 from cskd_hf.evaluation.formats import count_images, number_table
 from cskd_hf.evaluation.ood import DETECTION, SCORES, ood_detection, ood_scores
 from cskd_hf.evaluation.table import number
-from cskd_hf.files import write_json
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.weights import Weights
 
@@ -24,26 +22,22 @@ def detect(
     weights: Sequence[Weights],
     splits: Sequence[ImageSplit],
     data: DataSection,
+    accelerator: Accelerator,
     others: Sequence[tuple[str, ImageSplit]],
-    json_file: Path | None = None,
-) -> int:
-    """Print how well each model tells other images from a split; a collective under `accelerate launch`.
+) -> Result:
+    """How well each model tells other images from a split; a collective under `accelerate launch`.
 
     Args:
         weights, splits, data: as for `cskd_hf.evaluation.trained.evaluate`.
+        accelerator: its device gets one network after the other.
         others: name and images of each out-of-distribution set, from `load_ood`.
-        json_file: also write the results there.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: as `evaluate`.
     """
-    accelerator, models = Accelerator(), list[dict[str, Any]]()
+    models = list[dict[str, Any]]()
     for own, split in zip(weights, splits, strict=True):
-        trained = load_for_split(own, split, data)
-        print_notes(trained, split, data, accelerator)
+        trained = load_for_split(own, split, data, accelerator)
         inside = predict_finite(own, trained, split, accelerator, data)
         sets = []
         for name, other in others:
@@ -55,15 +49,9 @@ def detect(
             sets.append({"dataset": name, "split": other.name, **counts, "shared_classes": shared, **found})
         trained.model.cpu()
         models.append({**facts(own, trained, inside), "ood": sets})
-    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
-    if not accelerator.is_main_process:
-        return 0
-    for note in splits[0].notes:
-        print(f"note: {note}")
-    print(as_text(models, f"split {data.test_name!r} of {data.dataset}"))
-    if json_file is not None:
-        write_json(json_file, models[0] if len(models) == 1 else {"models": models})
-    return 0
+    lines = [f"note: {note}" for note in splits[0].notes]
+    lines += _lines(models, f"split {data.test_name!r} of {data.dataset}")
+    return Result(lines, models[0] if len(models) == 1 else {"models": models})
 
 
 def compare(inside: Tensor, outside: Tensor, temperature: float | None) -> dict[str, Any]:
@@ -86,7 +74,7 @@ def compare(inside: Tensor, outside: Tensor, temperature: float | None) -> dict[
     return found
 
 
-def as_text(models: Sequence[dict[str, Any]], place: str) -> str:
+def _lines(models: Sequence[dict[str, Any]], place: str) -> list[str]:
     """For each set a line per score, and the mean confidence; then what the numbers are."""
     several, lines = len(models) > 1, list[str]()
     for place_of, model in enumerate(models, start=1):
@@ -112,5 +100,4 @@ def as_text(models: Sequence[dict[str, Any]], place: str) -> str:
                 means = map(number, found[f"mean_confidence{suffix}"].values())
                 confidence.append([f"{prefix}{'calibrated' if suffix else 'as trained'}", *means])
         lines += [number_table(cells), number_table(confidence)]
-    lines += ["", *(f"{name}: {definition}" for name, definition in (SCORES | DETECTION).items())]
-    return "\n".join(lines)
+    return [*lines, "", *(f"{name}: {definition}" for name, definition in (SCORES | DETECTION).items())]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,10 @@ from accelerate import Accelerator
 
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.errors import UserError
-from cskd_hf.evaluation.conditions import facts, load_for_split, predict_finite, print_heading, print_notes
+from cskd_hf.evaluation.conditions import Result, facts, heading, load_for_split, predict_finite
 from cskd_hf.evaluation.formats import number_table
-from cskd_hf.evaluation.metrics import DEFINITIONS, evaluate_both
-from cskd_hf.evaluation.table import number
-from cskd_hf.files import write_json
+from cskd_hf.evaluation.metrics import evaluate_both
+from cskd_hf.evaluation.table import definitions, number
 from cskd_hf.models.load import TrainedModel
 from cskd_hf.recipe.sections import DataSection, TransformSection
 from cskd_hf.runs.weights import Weights
@@ -27,40 +25,29 @@ _METRICS = ("top1_error", "top5_error", "nll", "ece")
 
 
 def sweep(
-    weights: Weights, split: ImageSplit, data: DataSection, heights: Sequence[int], json_file: Path | None = None
-) -> int:
-    """Print the metrics of a split at each resolution; a collective under `accelerate launch`.
+    weights: Weights, split: ImageSplit, data: DataSection, accelerator: Accelerator, heights: Sequence[int]
+) -> Result:
+    """The metrics of a split at each resolution; a collective under `accelerate launch`.
 
     Args:
         weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`.
+        accelerator: its device gets the networks.
         heights: of the images, in pixels; the widths are in proportion to the weights' own.
-        json_file: also write the metrics there.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         UserError: as `evaluate`, or the network does not run at one of the resolutions.
     """
-    trained = load_for_split(weights, split, data)
+    trained, results = load_for_split(weights, split, data, accelerator), list[dict[str, Any]]()
     transforms = [at_height(trained.transform, height) for height in heights]
     networks = [network_at(trained.model, transform) for transform in transforms]
-    accelerator, results = Accelerator(), list[dict[str, Any]]()
-    print_notes(trained, split, data, accelerator)
     for transform, network in zip(transforms, networks, strict=True):
         predictions = predict_finite(weights, trained, split, accelerator, data, network=network, transform=transform)
         network.cpu()
         metrics, scaled = evaluate_both(predictions.logits, predictions.target, None, trained.temperature)
         results.append({"input_size": list(transform.input_size), "metrics": metrics, "metrics_scaled": scaled})
-    accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
-    if not accelerator.is_main_process:
-        return 0
-    print_heading(weights, split, data, predictions)
-    print(_table(trained, results))
-    if json_file is not None:
-        own = {"own_input_size": list(trained.transform.input_size), "resolutions": results}
-        write_json(json_file, {**facts(weights, trained, predictions), **own})
-    return 0
+    own = {"own_input_size": list(trained.transform.input_size), "resolutions": results}
+    lines = [*heading(weights, split, data, predictions), *_table(trained, results), trained.calibration]
+    return Result(lines, {**facts(weights, trained, predictions), **own})
 
 
 def at_height(transform: TransformSection, height: int) -> TransformSection:
@@ -91,7 +78,7 @@ def network_at(model: Any, transform: TransformSection) -> Any:
     return network
 
 
-def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> str:
+def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> list[str]:
     """A line per resolution, the own one marked, then what the numbers are."""
     own = tuple(trained.transform.input_size)
     scaled = [] if trained.temperature is None else ["nll", "ece"]
@@ -101,9 +88,5 @@ def _table(trained: TrainedModel, results: Sequence[dict[str, Any]]) -> str:
         shown = "×".join(map(str, size[1:])) + ("*" if tuple(size) == own else " ")
         values = [result["metrics"][name] for name in _METRICS] + [result["metrics_scaled"][name] for name in scaled]
         lines.append([shown, *map(number, values)])
-    table = [number_table(lines)]
-    table.append(
-        f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
-    )
-    table += [f"{name}: {DEFINITIONS[name]}" for name in _METRICS]
-    return "\n".join([*table, trained.calibration])
+    marked = f"* the weights' own test size, {'×'.join(map(str, own[1:]))}; crop_pct {trained.transform.crop_pct:g}"
+    return [number_table(lines), marked, *definitions(_METRICS)]

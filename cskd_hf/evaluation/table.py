@@ -52,6 +52,11 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
+def brackets(low: float, high: float) -> str:
+    """The ends of an interval."""
+    return f"[{number(low)}, {number(high)}]"
+
+
 def definitions(names: Iterable[str]) -> list[str]:
     """A line for each metric, to print below a table with a column for each."""
     return [f"{name}: {DEFINITIONS[name]}" for name in names]

@@ -18,7 +18,7 @@ from cskd_hf.data.transforms import Transform
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation import answers
 from cskd_hf.evaluation.comparison import Compared, measure
-from cskd_hf.evaluation.conditions import load_for_split, load_unfolded, predict_finite, print_notes
+from cskd_hf.evaluation.conditions import load_for_split, load_unfolded, predict_finite
 from cskd_hf.evaluation.holdout import set_rule
 from cskd_hf.evaluation.images import split_of_files
 from cskd_hf.evaluation.predictions import NoReadableImageError
@@ -52,8 +52,7 @@ def evaluate(
     models: list[Compared] = []
     rows: list[int] = []
     for own, split in zip(weights, splits, strict=True):
-        trained = load_for_split(own, split, data)
-        print_notes(trained, split, data, accelerator)
+        trained = load_for_split(own, split, data, accelerator)
         predictions = predict_finite(own, trained, split, accelerator, data, with_features=True)
         if rows and rows != predictions.row.tolist():
             raise UserError(
@@ -62,18 +61,8 @@ def evaluate(
         rows = predictions.row.tolist()
         if accelerator.is_main_process:
             names = trained.class_names or split.class_names
-            models.append(
-                measure(
-                    own.source,
-                    predictions,
-                    names,
-                    trained.temperature,
-                    trained.calibration,
-                    trained.train_images,
-                    count=count,
-                    seed=seed,
-                )
-            )
+            facts = trained.temperature, trained.calibration, trained.train_images
+            models.append(measure(own.source, predictions, names, *facts, count=count, seed=seed))
             for line in split.notes if own is weights[0] else ():
                 print(f"note: {line}")
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit

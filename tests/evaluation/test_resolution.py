@@ -43,7 +43,7 @@ def test_each_resolution_has_a_line_and_the_own_size_is_marked_with_the_metrics_
             name: value for name, value in one[metrics].items() if "recall" not in name
         }
         assert smaller["nll"] != same["nll"]
-    assert lines[-1] == one["calibration"] == swept["calibration"]
+    assert lines[-2] == one["calibration"] == swept["calibration"]
 
 
 @pytest.mark.parametrize("text", ["24,", "0", "224x224", "-1"])
