@@ -7,10 +7,9 @@ https://arxiv.org/abs/1706.04599.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from cskd_hf.evaluation.rows import check_predictions, finite_rows, row_chunks
@@ -46,19 +45,18 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
         3.64
     """
     _check(logits, target)
-    at_low, at_high = (_nll(logits, target, beta) for beta in (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE))
-    if at_low.slope == at_low.curvature == 0:
+    if torch.equal(logits.amin(dim=1), logits.amax(dim=1)):
         return 1.0
-    if at_high.slope <= 0:
+
+    def slope(log_beta: float) -> float:
+        return _nll_and_slope(logits, target, math.exp(log_beta))[1]
+
+    low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
+    if slope(high) <= 0:
         return MIN_TEMPERATURE
-    if at_low.slope >= 0:
+    if slope(low) >= 0:
         return MAX_TEMPERATURE
-
-    def slope(log_beta: float) -> tuple[float, float]:
-        at = _nll(logits, target, math.exp(log_beta))
-        return at.slope, at.curvature * math.exp(log_beta)
-
-    return math.exp(-_root(slope, -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)))
+    return math.exp(-brentq(slope, low, high, xtol=1e-10))
 
 
 def temperature_interval(
@@ -72,20 +70,17 @@ def temperature_interval(
         temperature: from `fit_temperature`.
         images: how many of the N count as independent.
     """
-    best = _nll(logits, target, 1 / temperature).value + DEVIANCE / (2 * images)
-    ends: list[float | None] = []
-    for bound, sign in ((MIN_TEMPERATURE, 1.0), (MAX_TEMPERATURE, -1.0)):
+    limit = _nll_and_slope(logits, target, 1 / temperature)[0] + DEVIANCE / (2 * images)
 
-        def excess(x: float, sign: float = sign) -> tuple[float, float]:
-            """Increasing on the side of the minimum on which x = ±log β grows."""
-            beta = math.exp(sign * x)
-            at = _nll(logits, target, beta)
-            return at.value - best, sign * at.slope * beta
+    def excess(log_beta: float) -> float:
+        return _nll_and_slope(logits, target, math.exp(log_beta))[0] - limit
 
-        outside = _nll(logits, target, 1 / bound).value <= best
-        start, stop = -sign * math.log(temperature), -sign * math.log(bound)
-        ends.append(None if outside else math.exp(-sign * _root(excess, start, stop)))
-    return ends[0], ends[1]
+    def end(bound: float) -> float | None:
+        if excess(-math.log(bound)) <= 0:
+            return None
+        return math.exp(-brentq(excess, -math.log(temperature), -math.log(bound), xtol=1e-10))
+
+    return end(MIN_TEMPERATURE), end(MAX_TEMPERATURE)
 
 
 def calibrate(logits: Tensor, target: Tensor) -> Calibration:
@@ -198,45 +193,18 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     return logits.to(torch.float64) / temperature
 
 
-class _Nll(NamedTuple):
-    """Mean NLL at an inverse temperature, and its first two derivatives."""
-
-    value: float
-    slope: float
-    curvature: float
-
-
-def _nll(logits: Tensor, target: Tensor, beta: float) -> _Nll:
-    value = slope = curvature = 0.0
+def _nll_and_slope(logits: Tensor, target: Tensor, beta: float) -> tuple[float, float]:
+    """Mean NLL at an inverse temperature, and its derivative."""
+    value = slope = 0.0
     for rows, labels in row_chunks(logits, target):
         margin = rows - rows.gather(1, labels[:, None])  # NLL = log Σ exp(β · margin)
         scaled = beta * margin
-        largest = scaled.amax(dim=1, keepdim=True)
-        weight = (scaled - largest).exp_()
+        largest = scaled.amax(dim=1)
+        weight = scaled.sub_(largest[:, None]).exp_()
         total = weight.sum(dim=1)
-        mean = weight.mul_(margin).sum(dim=1) / total
-        square = weight.mul_(margin).sum(dim=1) / total
-        value += (largest[:, 0] + total.log()).sum().item()
-        slope += mean.sum().item()
-        curvature += (square - mean.square()).sum().item()
-    return _Nll(value / len(target), slope / len(target), curvature / len(target))
-
-
-def _root(function: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
-    """The root between low and high of an increasing function that returns its value and derivative.
-
-    Newton's steps; bisection where one leaves the bracket.
-    """
-    x = (low + high) / 2
-    for _ in range(100):
-        value, derivative = function(x)
-        low, high = (low, x) if value > 0 else (x, high)
-        step = x - value / derivative if derivative > 0 else math.inf
-        following = step if low <= step <= high else (low + high) / 2
-        if abs(following - x) <= 1e-10:
-            break
-        x = following
-    return following
+        value += (largest + total.log()).sum().item()
+        slope += (weight.mul_(margin).sum(dim=1) / total).sum().item()
+    return value / len(target), slope / len(target)
 
 
 def _check(logits: Tensor, target: Tensor) -> None:
