@@ -1,8 +1,9 @@
-"""Every exported function and class has a docstring example that runs."""
+"""Docstring examples run; every exported function and class has one."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import cskd_hf
 from cskd_hf.models.export import export_model
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
+ROOT = Path(cskd_hf.__file__).parent
+MODULES = [path for room in ("evaluation", "paper", "recipe", "report", "runs") for path in (ROOT / room).glob("*.py")]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -37,3 +40,12 @@ def test_the_docstring_has_an_example_that_runs(name: str, folder: Path, monkeyp
     report: list[str] = []
     doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=report.append)
     assert not report, "".join(report)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if ">>> " in path.read_text(encoding="utf-8")], ids=lambda path: path.stem
+)
+def test_the_examples_of_a_module_run_with_its_names(path: Path) -> None:
+    torch.manual_seed(0)
+    module = importlib.import_module(f"cskd_hf.{path.parent.name}.{path.stem}")
+    assert doctest.testmod(module, optionflags=OPTIONS).failed == 0

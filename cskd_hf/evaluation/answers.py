@@ -55,7 +55,6 @@ def as_text(answers: Iterable[Answer], output_format: str, k: int | None) -> str
     """All answers as "csv", "jsonl" or "table"; CSV has columns for k classes, or for the most that an answer has.
 
     Example:
-        >>> from cskd_hf.evaluation.answers import Answer, as_text
         >>> answers = [Answer("a.png", ["cat", "dog"], [0.75, 0.25])]
         >>> print(as_text(iter(answers), "csv", k=2), end="")
         path,label_1,prob_1,label_2,prob_2

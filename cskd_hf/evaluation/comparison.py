@@ -179,7 +179,6 @@ def mcnemar(first: Tensor, second: Tensor) -> float:
 
     Example:
         >>> import torch
-        >>> from cskd_hf.evaluation.comparison import mcnemar
         >>> mcnemar(torch.tensor([True] * 6 + [False]), torch.tensor([False] * 6 + [False]))  # 2 · ½⁶
         0.03125
     """
@@ -195,7 +194,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
 
     Example:
-        >>> from cskd_hf.evaluation.comparison import holm
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """

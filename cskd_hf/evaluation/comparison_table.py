@@ -95,10 +95,7 @@ def as_json(models: Sequence[Compared]) -> list[dict[str, Any]]:
             "calibration": model.calibration,
             "metrics": model.last.values,
             "metrics_scaled": None if model.scaled is None else model.scaled.values,
-            "class_errors": {
-                name: None if row.images == 0 else 100 - 100 * row.correct / row.images
-                for name, row in model.classes.items()
-            },
+            "class_errors": {name: row.error for name, row in model.classes.items()},
             "intervals": _intervals(model.last),
             "intervals_scaled": None if model.scaled is None else _intervals(model.scaled),
         }

@@ -41,8 +41,6 @@ def wilson_interval(share: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
 
     Example:
-        >>> import torch
-        >>> from cskd_hf.evaluation.confidence import wilson_interval
         >>> low, high = wilson_interval(torch.tensor([0.5, 1.0]), torch.tensor([10, 10]))
         >>> [round(end, 3) for end in (*low.tolist(), *high.tolist())]
         [0.237, 0.722, 0.763, 1.0]

@@ -160,8 +160,6 @@ def measure_sets(sets: Tensor, target: Tensor, coverage: float) -> dict[str, Any
         coverage: wanted, between 0 and 1.
 
     Example:
-        >>> import torch
-        >>> from cskd_hf.evaluation.conformal import measure_sets
         >>> sets = torch.tensor([[True, False], [True, True], [False, False], [True, False]])
         >>> found = measure_sets(sets, torch.tensor([0, 0, 1, 1]), coverage=0.5)
         >>> {name: found[name] for name in ("found", "mean_size", "empty", "singleton", "class_gap")}

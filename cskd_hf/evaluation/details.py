@@ -31,13 +31,16 @@ class ClassResult(NamedTuple):
     correct: int
     predictions: int
 
+    @property
+    def error(self) -> float | None:
+        """Top-1 error in percent; None without images."""
+        return 100.0 * (self.images - self.correct) / self.images if self.images else None
+
 
 def class_results(logits: Tensor, target: Tensor) -> list[ClassResult]:
     """One row per class, in the order of labels.
 
     Example:
-        >>> import torch
-        >>> from cskd_hf.evaluation.details import class_results
         >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> [tuple(row) for row in class_results(logits, torch.tensor([0, 1, 1]))]
         [(0, 1, 1, 2), (1, 2, 1, 1)]
@@ -52,8 +55,7 @@ def class_results(logits: Tensor, target: Tensor) -> list[ClassResult]:
 
 def class_errors(logits: Tensor, target: Tensor) -> list[float | None]:
     """Top-1 error of each class, in percent, in the order of labels; None for a class without images."""
-    results = class_results(logits, target)
-    return [100.0 * (result.images - result.correct) / result.images if result.images else None for result in results]
+    return [result.error for result in class_results(logits, target)]
 
 
 def class_groups(train_images: Sequence[int] | None) -> dict[str, list[int]]:
@@ -69,7 +71,6 @@ def class_groups(train_images: Sequence[int] | None) -> dict[str, list[int]]:
         {} if the classes are all in one group or `train_images` is None.
 
     Example:
-        >>> from cskd_hf.evaluation.details import class_groups
         >>> class_groups([500, 101, 1])
         {'head': [0, 1], 'medium': [], 'tail': [2]}
     """
@@ -83,8 +84,6 @@ def confusions(logits: Tensor, target: Tensor) -> list[Confusion]:
     """Every kind of mistake that occurs, the most frequent first, then by label.
 
     Example:
-        >>> import torch
-        >>> from cskd_hf.evaluation.details import confusions
         >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> [tuple(row) for row in confusions(logits, torch.tensor([0, 1, 1]))]
         [(1, 0, 1)]
@@ -100,8 +99,6 @@ def most_confident_mistakes(logits: Tensor, target: Tensor, count: int) -> Tenso
     """Indices of at most `count` misclassified images, most confident first; ties in image order.
 
     Example:
-        >>> import torch
-        >>> from cskd_hf.evaluation.details import most_confident_mistakes
         >>> logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
         >>> most_confident_mistakes(logits, torch.tensor([1, 1, 1]), 5).tolist()
         [1, 0]

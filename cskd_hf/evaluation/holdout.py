@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.runs.summary import read_recipe
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def find_holdout(weights: Weights, option: str) -> Path:
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{option}: {path} cannot be read: {reason}; restore it, or name another run") from None
+        raise UserError(
+            f"{option}: {path} cannot be read: {one_line(error)}; restore it, or name another run"
+        ) from None
     if not {"holdout_logits", "holdout_target"} <= names:
         raise UserError(f"{option}: {weights.source} was trained without a hold-out set; name a run with data.holdout")
     return weights.run
@@ -58,16 +59,7 @@ def read_holdout(run: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_valid_holdout(run: Path, option: str, finite: bool) -> tuple[Tensor, Tensor]:
-    """The same, checked.
-
-    Args:
-        run: from `find_holdout`.
-        option: what needs them, for the message.
-        finite: reject logits of -inf, too.
-
-    Raises:
-        UserError: a row of logits has no softmax, or one is infinite.
-    """
+    """The same; raises UserError if a row of logits has no softmax or, with `finite`, is not finite."""
     from cskd_hf.evaluation.rows import finite_rows
 
     logits, target = read_holdout(run)
@@ -89,15 +81,8 @@ def selection_notes(run: Path) -> list[str]:
     return [f"the hold-out images also {choice}: coverage and calibration may be worse on new images"]
 
 
-class SetRule(NamedTuple):
-    """Which classes are in an image's prediction set: those whose score "lac" is at most `threshold`."""
-
-    threshold: float
-    description: str
-
-
-def set_rule(weights: Weights, temperature: float, coverage: float) -> SetRule:
-    """The rule for prediction sets of new images.
+def set_rule(weights: Weights, temperature: float, coverage: float) -> tuple[float, str]:
+    """The greatest score "lac" of a class in a new image's prediction set, and the rule in words.
 
     Args:
         weights: a finished run's.
@@ -121,4 +106,4 @@ def set_rule(weights: Weights, temperature: float, coverage: float) -> SetRule:
         f"prediction sets with a coverage of {100 * coverage:g} %: the classes of at least "
         f"{100 * math.exp(-threshold):.4g} %, from {len(target):,} hold-out images"
     )
-    return SetRule(threshold, "\nnote: ".join([rule, *selection_notes(run)]))
+    return threshold, "\nnote: ".join([rule, *selection_notes(run)])

@@ -21,11 +21,7 @@ MAPS = ("temperature", "vector", "isotonic")  # of logits, see calibrators.py
 
 
 def parse_names(text: str, option: str, allowed: Collection[str]) -> list[str]:
-    """Names separated by commas, each once.
-
-    Raises:
-        UserError: one is not allowed.
-    """
+    """Names separated by commas, each once; raises UserError unless all are allowed."""
     names = list(dict.fromkeys(text.split(",")))
     unknown = [name for name in names if name not in allowed]
     if unknown:
@@ -34,11 +30,7 @@ def parse_names(text: str, option: str, allowed: Collection[str]) -> list[str]:
 
 
 def parse_coverages(text: str, option: str) -> list[float]:
-    """Coverages separated by commas, each once.
-
-    Raises:
-        UserError: one is not a number between 0 and 1.
-    """
+    """Coverages separated by commas, each once; raises UserError unless all are numbers between 0 and 1."""
     if not re.fullmatch(r"0?\.\d*[1-9]\d*(,0?\.\d*[1-9]\d*)*", text):
         raise UserError(f"{option}: read {text!r}; write shares between 0 and 1, such as 0.9 or 0.8,0.9,0.95")
     return list(dict.fromkeys(map(float, text.split(","))))
@@ -122,11 +114,7 @@ def check_outputs(outputs: Mapping[str, Path | None]) -> None:
 
 
 def check_header(paths: Sequence[str], option: str) -> None:
-    """Check that a safetensors file has room for the paths.
-
-    Raises:
-        UserError: it has not.
-    """
+    """Raises UserError unless a safetensors file has room for the paths."""
     header = json.dumps(json.dumps(list(paths), ensure_ascii=False), ensure_ascii=False).encode()
     if len(header) > MAX_HEADER:
         raise UserError(
@@ -154,24 +142,17 @@ def parse_corruptions(kinds: str, severities: str) -> list[Corruption]:
     """
     from cskd_hf.data.corruptions import KINDS, SEVERITIES, Corruption, require_library
 
-    chosen = KINDS if kinds == "all" else tuple(dict.fromkeys(kinds.split(",")))
-    for kind in chosen:
-        if kind not in KINDS:
-            raise UserError(f"--corruptions: read {kind!r}; allowed: all, {', '.join(KINDS)}")
+    chosen = parse_names(kinds, "--corruptions", ("all", *KINDS))
     for severity in severities.split(","):
         if severity not in map(str, SEVERITIES):
             raise UserError(f"--severities: read {severity!r}; write some of 1,2,3,4,5")
     require_library()
     levels = sorted(set(map(int, severities.split(","))))
-    return [Corruption(kind, severity) for kind in chosen for severity in levels]
+    return [Corruption(kind, severity) for kind in (KINDS if "all" in chosen else chosen) for severity in levels]
 
 
 def parse_ood(arguments: Sequence[str]) -> list[str]:
-    """The datasets and folders that the `--ood` options name, each once; a comma separates names.
-
-    Raises:
-        UserError: a name is empty.
-    """
+    """The datasets and folders that the `--ood` options name, each once; a comma separates names."""
     names = [name for text in arguments for name in ([text] if os.path.exists(text) else text.split(","))]
     if not all(names):
         raise UserError("--ood: read an empty name; write datasets or folders separated by commas")

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from cskd_hf.data.splits import ImageSplit
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, one_line
 from cskd_hf.evaluation.conditions import Result, facts, heading, load_for_split, predict_finite
 from cskd_hf.evaluation.formats import number_table
 from cskd_hf.evaluation.metrics import evaluate_both
@@ -73,7 +73,7 @@ def network_at(model: Any, transform: TransformSection) -> Any:
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         shown = "×".join(map(str, size))
         raise UserError(
-            f"--resolution: the model does not run on images of {shown}: {' '.join(str(error).split())}; leave it out"
+            f"--resolution: the model does not run on images of {shown}: {one_line(error)}; leave it out"
         ) from error
     return network
 

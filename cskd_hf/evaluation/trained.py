@@ -105,14 +105,16 @@ def predict(
             coverage.
     """
     trained = load_unfolded(weights)
-    sets = None if coverage is None else set_rule(weights, trained.temperature or 1.0, coverage)
+    threshold, rule = None, []
+    if coverage is not None:
+        threshold, *rule = set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
     if workers == "auto" and len(paths) <= batch_size:
         workers = 0  # starting a process takes longer than one batch
     data = DataSection(dataset="files", batch_size=batch_size, workers=workers, on_corrupt="skip")
     if accelerator.is_main_process:
         facts = sys.stdout if output_format == "table" and output is None else sys.stderr
-        print(trained.calibration, *([] if sets is None else [sets.description]), sep="\n", file=facts)
+        print(trained.calibration, *rule, sep="\n", file=facts)
     num_classes, split = trained.model.num_classes, split_of_files(paths)
     if accelerator.is_main_process:
         _note_values(trained, split, data)
@@ -128,8 +130,8 @@ def predict(
             write_tensors(features, {"features": result.features}, {"paths": json.dumps(found, ensure_ascii=False)})
     accelerator.end_training()  # see evaluate
     if accelerator.is_main_process:
-        ranked = answers.rank_classes(trained, logits, found, topk, None if sets is None else sets.threshold)
-        text = answers.as_text(ranked, output_format, min(topk, num_classes) if sets is None else None)
+        ranked = answers.rank_classes(trained, logits, found, topk, threshold)
+        text = answers.as_text(ranked, output_format, min(topk, num_classes) if threshold is None else None)
         if output is None:
             sys.stdout.write(text)
         else:

@@ -54,7 +54,6 @@ def find_weights(source: str) -> Weights:
         UserError: there is nothing of that name, or nothing to load; says what to write instead.
 
     Example:
-        >>> from cskd_hf.runs.weights import find_weights
         >>> find_weights("hf-hub:owner/name")
         Weights(source='hf-hub:owner/name', run=None, checkpoints=())
     """
