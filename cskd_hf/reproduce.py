@@ -19,7 +19,7 @@ from pathlib import Path
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.paper.blocks import RunKey
 from cskd_hf.paper.experiments import Run, Setup, at_equal_compute, runs_of
-from cskd_hf.paper.find import RunState, inspect_run
+from cskd_hf.paper.find import RunState, inspect_runs
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.selection import all_tables, check_names, select
 from cskd_hf.paper.tables import draw, print_commands, print_plan, report_bad_folders, show
@@ -71,7 +71,7 @@ def _carry_out(
     failures = run_missing(runs, require_program(prefix), jobs=jobs) if args.run else {}
     if not args.runs.is_dir():
         print(f"note: {args.runs}: no such folder; every run is missing", file=sys.stderr)
-    states = {key: inspect_run(run) for key, run in runs.items()}
+    states = inspect_runs(runs)
     show_results(states)
     for key, reason in failures.items():
         print(f"error: {runs[key].folder}: {reason}", file=sys.stderr)

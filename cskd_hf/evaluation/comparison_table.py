@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from cskd_hf.evaluation.comparison import Compared, Difference, Measured
-from cskd_hf.evaluation.formats import Cells, latex_table, markdown_table, text_table
+from cskd_hf.evaluation.formats import Cells, escape, latex_table, markdown_table, text_table
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.evaluation.resampling import Interval
 from cskd_hf.evaluation.table import brackets, number
@@ -78,10 +78,11 @@ def as_markdown(models: Sequence[Compared], differences: Sequence[Difference], t
 
 def as_latex(models: Sequence[Compared], differences: Sequence[Difference], title: str) -> str:
     """A table of values, without definitions, and one of differences."""
-    values = [row[:-1] for row in metric_cells(models)]
     names = " ".join(f"{place}: {model.source}." for place, model in enumerate(models, start=1))
-    text = latex_table(values, f"{title}. {names} {INTERVALS if models[0].last.replicated else ''}".rstrip())
-    return text + ("\n" + latex_table(difference_cells(differences), f"{title}. {VERDICTS}") if differences else "")
+    values = f"{title}. {names} {INTERVALS if models[0].last.replicated else ''}".rstrip()
+    tables = [([row[:-1] for row in metric_cells(models)], values)]
+    tables += [(difference_cells(differences), f"{title}. {VERDICTS}")] if differences else []
+    return "\n".join(latex_table([list(map(escape, row)) for row in cells], escape(text)) for cells, text in tables)
 
 
 def as_json(models: Sequence[Compared]) -> list[dict[str, Any]]:

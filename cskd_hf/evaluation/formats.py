@@ -51,18 +51,25 @@ def markdown_table(cells: Cells) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))
 
 
-def latex_table(cells: Cells, caption: str) -> str:
-    r"""A booktabs `table` to `\input`; needs `\usepackage{booktabs}`."""
-    header, *body = ([escape(text) for text in row] for row in cells)
+def latex_table(cells: Cells, caption: str, label: str = "", align: str = "r") -> str:
+    r"""A booktabs `table` to `\input`; needs `\usepackage{booktabs}`.
+
+    Args:
+        cells, caption: in LaTeX.
+        label: of the table.
+        align: of all columns but the first.
+    """
+    header, *body = (f"    {' & '.join(row)} \\\\" for row in cells)
     lines = [
         r"\begin{table}",
         r"  \centering",
-        f"  \\caption{{{escape(caption)}}}",
-        f"  \\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        f"  \\caption{{{caption}}}",
+        *([f"  \\label{{{label}}}"] if label else []),
+        f"  \\begin{{tabular}}{{l{align * (len(cells[0]) - 1)}}}",
         r"    \toprule",
-        f"    {' & '.join(header)} \\\\",
+        header,
         r"    \midrule",
-        *(f"    {' & '.join(row)} \\\\" for row in body),
+        *body,
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cskd_hf.evaluation.formats import markdown_table, text_table
+from cskd_hf.evaluation.formats import Cells
 from cskd_hf.evaluation.metrics import DEFINITIONS
 from cskd_hf.runs.summary import MetricValues
 
@@ -37,14 +37,13 @@ def metric_rows(
     ]
 
 
-def as_text(rows: Sequence[MetricRow]) -> str:
-    """Aligned columns for a terminal, with a header; no calibrated column without a temperature."""
-    return text_table(_cells(rows))
-
-
-def as_markdown(rows: Sequence[MetricRow]) -> str:
-    """A Markdown table, with a header; no calibrated column without a temperature."""
-    return markdown_table(_cells(rows))
+def metric_cells(rows: Sequence[MetricRow]) -> Cells:
+    """Header and rows; no calibrated column without a temperature."""
+    cells = [["metric", "as trained", "calibrated", "definition"]]
+    cells += [[name, number(value), number(scaled), definition] for name, value, scaled, definition in rows]
+    if all(row.calibrated is None for row in rows):
+        cells = [[name, value, definition] for name, value, _, definition in cells]
+    return cells
 
 
 def number(value: float | None) -> str:
@@ -65,12 +64,3 @@ def definitions(names: Iterable[str]) -> list[str]:
 def percent(probability: float) -> str:
     """A probability in percent, with two decimals; ">99.9 %" above: no finite hold-out set supports 100 %."""
     return ">99.9 %" if probability > 0.999 else f"{100 * probability:.2f} %"
-
-
-def _cells(rows: Sequence[MetricRow]) -> list[list[str]]:
-    """Header and rows; the calibrated column only where there is one."""
-    cells = [["metric", "as trained", "calibrated", "definition"]]
-    cells += [[name, number(value), number(scaled), definition] for name, value, scaled, definition in rows]
-    if all(row.calibrated is None for row in rows):
-        cells = [[name, value, definition] for name, value, _, definition in cells]
-    return cells

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cskd_hf.errors import UserError
+from cskd_hf.paper.blocks import MeanStd
 from cskd_hf.runs.environment import read_environments
 from cskd_hf.runs.recipe_differences import recipe_differences
 from cskd_hf.runs.summary import MetricValues, read_recipe, read_summary
@@ -60,14 +60,11 @@ def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None
     }
 
 
-def _means(metrics: Sequence[MetricValues | None]) -> dict[str, dict[str, float]] | None:
+def _means(metrics: Sequence[MetricValues | None]) -> dict[str, dict[str, float | None]] | None:
     """Metric → mean and std, for the metrics that every run has."""
     runs = [dict(values) for values in metrics if values is not None]
     if len(runs) < len(metrics):
         return None
     columns = {name: [run[name] for run in runs] for name in runs[0]}
-    return {
-        name: {"mean": statistics.fmean(values), "std": statistics.stdev(values)}
-        for name, values in columns.items()
-        if None not in values
-    }
+    means = {name: MeanStd.of(values) for name, values in columns.items() if None not in values}
+    return {name: {"mean": value.mean, "std": value.std} for name, value in means.items()}

@@ -93,9 +93,10 @@ def _draw(axes: Axes, points: Mapping[str, _Points], width: float) -> None:
     every = [point for budgets in points.values() for point in budgets.values()]
     least, most = min(point.compute for point in every), max(point.compute for point in every)
     # Labels stand left of the cheapest runs, and right of everything.
-    on_left = [method for method in points if max(_computes(points[method])) == least]
+    on_left = [method for method in points if max(point.compute for point in points[method].values()) == least]
     on_right = [method for method in points if method not in on_left]
-    margins = [_GAP + max((_label_width(method) for method in side), default=0) for side in (on_left, on_right)]
+    widths = {method: text_width(method_title(method), SMALL) + 4 for method in points}
+    margins = [_GAP + max((widths[method] for method in side), default=0) for side in (on_left, on_right)]
     unit = max(most - least, 0.1 * most) / (width - 30 - sum(margins))  # thousand images per point
     axes.set_xlim(least - margins[0] * unit, most + margins[1] * unit)
     ticks = _ticks([point.compute for point in every], _TICKS * unit)
@@ -112,7 +113,7 @@ def _draw(axes: Axes, points: Mapping[str, _Points], width: float) -> None:
 
     places = _side_by_side(points, unit)
     for method, budgets in points.items():
-        color, layer = _color(method), 3 + (method in _COLORS)
+        color, layer = _COLORS.get(method, _GREY), 3 + (method in _COLORS)
         style: dict[str, Any] = {"color": color, "linewidth": 0.8, "alpha": 0.6, "zorder": layer}
         xs, errors = [places[method, budget] for budget in budgets], [error for _, error in budgets.values()]
         axes.plot(xs, [error.mean for error in errors], **style)
@@ -166,22 +167,10 @@ def _label(
     heights = isotonic_regression(wanted - steps) + steps if methods else wanted
     for method, y in zip(methods, heights, strict=True):
         budget, point = last[method]
-        color = _color(method)
+        color = _COLORS.get(method, _GREY)
         axes.plot([places[method, budget], x], [point.error.mean, y], color="#CCCCCC", linewidth=0.5, zorder=1)
         side = "left" if outwards > 0 else "right"
         axes.text(x + 2 * outwards, y, method_title(method), color=color, size=SMALL, ha=side, va="center")
-
-
-def _label_width(method: str) -> float:
-    return text_width(method_title(method), SMALL) + 4
-
-
-def _computes(budgets: _Points) -> list[float]:
-    return [point.compute for point in budgets.values()]
-
-
-def _color(method: str) -> str:
-    return _COLORS.get(method, _GREY)
 
 
 def _marker(color: str, budget: int | None, x: float = 0, y: float = 0, zorder: int = 0) -> Line2D:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cskd_hf.errors import UserError
+from cskd_hf.paper.blocks import RunKey
 from cskd_hf.paper.experiments import Run
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs import lock
@@ -42,6 +44,10 @@ class RunState:
         if self.status == "unfinished":
             return f"unfinished ({self.epochs} of {run.expected.scheduler.total_epochs} epochs)"
         return f"{self.status} ({self.problem})" if self.problem else self.status
+
+
+def inspect_runs(runs: Mapping[RunKey, Run]) -> dict[RunKey, RunState]:
+    return {key: inspect_run(run) for key, run in runs.items()}
 
 
 def inspect_run(run: Run) -> RunState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cskd_hf.evaluation.formats import escape
+from cskd_hf.evaluation.formats import escape, latex_table
 from cskd_hf.paper.blocks import MeanStd, method_title
 from cskd_hf.paper.cells import Grid, chosen_epoch
 from cskd_hf.paper.markdown import column_names, in_common
@@ -30,27 +30,14 @@ def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     caption += "; the paper's values in italics" if any(cell.paper for cell in grid.flat()) else ""
     caption += "" if budget is None else f"; {budget}"
     caption += f". Overrides: {escape(' '.join(overrides))}." if overrides else "."
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:{label.replace('_', '-').replace(' ', '-')}}}",
-        f"  \\begin{{tabular}}{{l{'c' * len(grid.block.columns)}}}",
-        r"    \toprule",
-        "    " + " & ".join(["Method", *map(escape, column_names(grid))]) + r" \\",
-        r"    \midrule",
-    ]
+    rows = [["Method", *map(escape, column_names(grid))]]
     for row in grid.cells:
-        name = escape(method_title(row[0].method))
-        lines.append(_latex_row(name, [_latex_number(cell.ours, not same_n, cell.best) for cell in row]))
+        cells = [_latex_number(cell.ours, not same_n, cell.best) for cell in row]
+        rows.append([escape(method_title(row[0].method)), *cells])
         if any(cell.paper is not None for cell in row):
             published = [f"\\textit{{{_latex_number(cell.paper, False)}}}" for cell in row]
-            lines.append(_latex_row(r"\quad\textit{paper}", published))
-    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _latex_row(name: str, cells: Sequence[str]) -> str:
-    return "    " + " & ".join([name, *cells]) + r" \\"
+            rows.append([r"\quad\textit{paper}", *published])
+    return latex_table(rows, caption, f"tab:{label.replace('_', '-').replace(' ', '-')}", align="c")
 
 
 def _latex_number(value: MeanStd | None, count: bool, bold: bool = False) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 from cskd_hf.errors import UserError
 from cskd_hf.paper.blocks import Block, RunKey
 from cskd_hf.paper.experiments import Run
-from cskd_hf.paper.find import RunState, inspect_run
+from cskd_hf.paper.find import RunState, inspect_runs
 from cskd_hf.paper.launch import command_of
 
 
 def print_commands(runs: Mapping[RunKey, Run], prefix: Sequence[str]) -> int:
     """Print a command for each missing run; returns the exit status."""
-    states = {key: inspect_run(run) for key, run in runs.items()}
+    states = inspect_runs(runs)
     missing = {key: run for key, run in runs.items() if states[key].trainable}
     for run in missing.values():
         print(shlex.join(command_of(run, prefix)))
@@ -31,7 +31,7 @@ def print_plan(runs: Mapping[RunKey, Run], root: Path) -> int:
     """Print the missing runs with their device-hours; returns the exit status."""
     from cskd_hf.paper.plan import device_hours, estimate
 
-    states = {key: inspect_run(run) for key, run in runs.items()}
+    states = inspect_runs(runs)
     missing = [key for key in runs if states[key].trainable]
     rates = estimate(runs, missing, root)
     hours = {key: device_hours(runs[key], states[key], rates[key]) for key in missing}

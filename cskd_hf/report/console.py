@@ -18,7 +18,8 @@ from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.inspect import QuickCheck
 from cskd_hf.data.splits import Images
 from cskd_hf.evaluation.calibration import holdout_note
-from cskd_hf.evaluation.table import as_text, metric_rows
+from cskd_hf.evaluation.formats import text_table
+from cskd_hf.evaluation.table import metric_cells, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.models.factory import starting_weights
 from cskd_hf.models.freezing import batch_norms, frozen_norms
@@ -170,9 +171,8 @@ class Console:
         if not self.enabled:
             return
         summary = read_summary(folder)
-        metrics = summary.metrics
-        self.say(f"\ntest split, {summary.which_epoch}\n{as_text(metric_rows(metrics.last, metrics.metrics_scaled))}")
-        self.say(metrics.verdict)
+        rows = metric_rows(summary.metrics.last, summary.metrics.metrics_scaled)
+        self.say(f"\ntest split, {summary.which_epoch}\n{text_table(metric_cells(rows))}\n{summary.metrics.verdict}")
         for note in summary.notes:
             self.say(f"note: {note}")
         self.say(f"\nreport   {folder / 'report.html'}\nfigures  {folder / 'figures'}\nweights  {folder / 'model'}\n")

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from cskd_hf.evaluation.confidence import wilson_interval
-from cskd_hf.evaluation.table import as_markdown, metric_rows, number
+from cskd_hf.evaluation.formats import markdown_table
+from cskd_hf.evaluation.table import metric_cells, metric_rows, number
 from cskd_hf.files import write_text
 from cskd_hf.models.export import loading_code
 from cskd_hf.recipe.recipe import Recipe
@@ -133,7 +134,7 @@ def model_readme(summary: Summary, folder: Path) -> str:
         summary=summary,
         method=describe_method(summary.method),
         usage=_usage(summary, folder),
-        table=as_markdown(metric_rows(metrics.last, metrics.metrics_scaled)),
+        table=markdown_table(metric_cells(metric_rows(metrics.last, metrics.metrics_scaled))),
     )
 
 
