@@ -80,7 +80,7 @@ def as_latex(models: Sequence[Compared], differences: Sequence[Difference], titl
     """A table of values, without definitions, and one of differences."""
     names = " ".join(f"{place}: {model.source}." for place, model in enumerate(models, start=1))
     values = f"{title}. {names} {INTERVALS if models[0].last.replicated else ''}".rstrip()
-    tables = [([row[:-1] for row in metric_cells(models)], values)]
+    tables: list[tuple[Cells, str]] = [([row[:-1] for row in metric_cells(models)], values)]
     tables += [(difference_cells(differences), f"{title}. {VERDICTS}")] if differences else []
     return "\n".join(latex_table([list(map(escape, row)) for row in cells], escape(text)) for cells, text in tables)
 

@@ -105,7 +105,7 @@ def predict(
             coverage.
     """
     trained = load_unfolded(weights)
-    threshold, rule = None, []
+    threshold, rule = None, list[str]()
     if coverage is not None:
         threshold, *rule = set_rule(weights, trained.temperature or 1.0, coverage)
     accelerator = Accelerator()
