@@ -86,7 +86,6 @@ def test_equal_features_collapse_to_one_labelled_point(tmp_path: Path, features:
     points = np.concatenate([line.get_xydata() for line in drawing.figure.axes[0].lines])
     assert len(np.unique(points, axis=0)) == 1
     assert "all features are equal" in texts(drawing.figure)
-    drawing.files()
 
 
 def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
@@ -144,10 +143,13 @@ def test_pictures_are_fetched_by_the_predictions_rows(tmp_path: Path) -> None:
         assert load_digits().target[match] == split.labels[position]
 
 
-def test_a_missing_dataset_skips_only_the_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [write_run(tmp_path / "run", data={"dataset": str(tmp_path / "gone")})]
+def test_a_missing_dataset_skips_only_the_mistakes_and_superclasses_add_their_matrix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{'even' if digit % 2 == 0 else 'odd'}: {digit}" for digit in range(10)]
+    runs = [write_run(tmp_path / "run", class_names=names, data={"dataset": str(tmp_path / "gone")})]
     files = draw_figures(runs, tmp_path / "out")
-    assert {path.stem for path in files} == {"reliability", "log_probability", "features"}
+    assert {path.stem for path in files} == {"reliability", "log_probability", "features", "superclasses"}
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith("note: confident_mistakes: not drawn: ")

@@ -133,4 +133,3 @@ def test_any_number_of_superclasses_fits_the_page(tmp_path: Path, size: int) -> 
     assert drawing is not None
     assert len(drawing.figure.axes[0].images[0].get_array()) == size
     assert drawing.figure.get_figwidth() <= TWO_COLUMNS_WIDTH + 1e-6
-    drawing.files()
