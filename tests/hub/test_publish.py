@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from command_runs import command, isolated_fork, quick, tree
+from command_runs import isolated_fork, quick, tree
 from publishable_runs import copied, images, trained, verified_in_a_fork  # noqa: F401
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +27,7 @@ def dry_run(run, **keywords):
 
 
 @pytest.fixture(scope="module")
-def folded(tmp_path_factory):
+def folded(tmp_path_factory, verified_in_a_fork):  # noqa: F811
     """A run published with folded temperature and a second seed, and the lines printed."""
     run = copied(trained(), tmp_path_factory.mktemp("folded"))
     return run, dry_run(run, fold_temperature=True, seeds=[trained(seed=1)])
@@ -169,13 +169,6 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, args, message):
     assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
     assert message in done.stderr
     assert {name: sorted(os.listdir(place)) for name, place in places.items()} == before
-
-
-def test_a_missing_token_is_an_error_before_anything_is_built():
-    done = command(trained(), NAME, "--license", "mit", module="cskd_hf.publish", HF_HUB_OFFLINE="0")
-    assert (done.status, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: no Hub token: [^\n]+\n", done.stderr)
-    assert "release" not in os.listdir(trained())
 
 
 def test_the_command_that_finishes_an_upload_is_the_command_itself(monkeypatch):

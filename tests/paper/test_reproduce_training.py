@@ -215,7 +215,9 @@ def test_an_interrupt_stops_the_run_and_the_command(tmp_path):
 
 
 # Of cost 2: the run at equal epochs is that at equal compute.
-@pytest.mark.parametrize("methods", [["mutual_cskd"], pytest.param(list(METHODS), marks=pytest.mark.slow)], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "methods", [["mutual_cskd"], pytest.param(list(METHODS), marks=pytest.mark.slow)], ids=["one", "all"]
+)
 def test_the_command_trains_and_tabulates(tmp_path, methods, capfd):
     settings = ["model={model_name: test_resnet}", "transform.input_size=[3,32,32]", "data.batch_size=16"]
     settings += ["data.workers=0", "scheduler.num_epochs=1"]

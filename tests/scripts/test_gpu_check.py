@@ -12,16 +12,8 @@ from command_runs import ROOT, environment
 
 
 def gpu_check(out: Path, *arguments: str) -> list[dict[str, str]]:
-    command = [
-        sys.executable,
-        ROOT / "scripts" / "gpu_check.py",
-        "--device",
-        "cpu",
-        "--quick",
-        "--out",
-        out,
-        *arguments,
-    ]
+    options = ["--device", "cpu", "--quick", "--out", out, *arguments]
+    command = [sys.executable, ROOT / "scripts" / "gpu_check.py", *options]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr + (out / "log.txt").read_text(encoding="utf-8")
     assert "it needs more than one GPU: NCCL" in (out / "gpu_check.md").read_text(encoding="utf-8")
@@ -29,8 +21,7 @@ def gpu_check(out: Path, *arguments: str) -> list[dict[str, str]]:
 
 
 def test_a_step_is_timed_and_its_ratios_reported(tmp_path):
-    rows = {row["check"]: row for row in gpu_check(tmp_path, "--only", "versions", "step_eager")}
-    assert "torch " in rows["versions: packages"]["found"]
+    rows = {row["check"]: row for row in gpu_check(tmp_path, "--only", "step_eager")}
     assert "images/s" in rows["step_eager: CS-KD, B"]["found"]
     assert float(rows["step_eager: memory, CS-KD / cross-entropy"]["found"]) > 0
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import fork
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from originals import picture
 from small_sets import load
@@ -19,7 +18,6 @@ from cskd_hf.data.decode import decode
 from cskd_hf.errors import UserError
 from cskd_hf.paper.prediction_plots import superclasses_of
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {"train": {"a": 5, "b": 2, "c": 9}, "test": {"a": 2, "b": 3, "c": 1}}
 
 
@@ -182,9 +180,3 @@ def test_an_image_that_vanishes_or_is_empty_is_named_and_nothing_is_left_behind(
         script.main([str(tmp_path / "out"), *sets])
     assert spoilt[0] in str(raised.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-
-
-def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
-    done = fork(ROOT / "scripts" / "mix_sets.py", tmp_path / "out", "a:b=x", "c=y")
-    assert done.status == 2
-    assert done.stderr == "error: a:b=x: a name must not contain a colon, which separates it from the class\n"

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import metrics_lines, quick, summary_of
 from preparations import digests, manifest, prepare, rejection
 from small_sets import load
 
 from cskd_hf.data.decode import decode
+from cskd_hf.data.splits import load_images
 from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "fashion_mnist_1k"
@@ -83,23 +85,15 @@ def test_another_number_of_images_per_class_is_another_dataset(tmp_path):
     assert "with --images-per-class 3; choose another folder" in rejection(*arguments)
 
 
-def test_the_prepared_folder_trains_with_its_recipe(tmp_path):
+def test_the_prepared_folder_has_the_splits_of_its_recipe(tmp_path):
     authors_files(tmp_path / "in")
     assert prepare(NAME, tmp_path / "in", tmp_path / "out", "--shard-size", 0.1) == 0
     assert manifest(tmp_path / "out")["splits"]["train"]["num_shards"] > 1
     assert manifest(tmp_path / "out")["classes"][0] == "T-shirt/top"
     assert entry_of(str(tmp_path / "out")) is CATALOG[NAME]
-    done = quick(
-        ROOT / "recipes" / f"{NAME}_test_resnet.yaml",
-        f"data.dataset={tmp_path / 'out'}",
-        "data.batch_size=500",
-        "data.workers=0",
-        "scheduler.num_epochs=1",
-        f"run.output_dir={tmp_path / 'run'}",
-    )
-    assert done.status == 0, done.stderr
-    assert metrics_lines(tmp_path / "run")[-1]["step"] == 2
-    assert summary_of(tmp_path / "run")["dataset"]["images"] == {"train": 1000, "holdout": 1000, "test": 50}
+    recipe = resolve(load_recipe(f"{NAME}_test_resnet", [f"data.dataset={tmp_path / 'out'}"]))
+    images = load_images(recipe.data)
+    assert list(map(len, (images.train, images.holdout, images.test))) == [1000, 1000, 50]
 
 
 def test_other_counts_are_rejected(tmp_path):

@@ -12,9 +12,6 @@ FAMILIES = [
     "fbnetc_100",  # other BatchNorm settings with pretrained=True
     "lambda_resnet26t",
     "test_byobnet",
-    "test_convnext",
-    "test_efficientnet_ln",
-    "test_mambaout",
     "test_maxvit",
     "test_vit_relpos",
 ]

@@ -6,6 +6,7 @@ import functools
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,8 +49,8 @@ def copied(run: Path, folder: Path) -> Path:
     return folder / run.name
 
 
-@pytest.fixture
-def verified_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def verified_in_a_fork() -> Iterator[None]:
     """Releases are loaded in forks, which saves the imports of a fresh process."""
 
     def run(command: list[str], env: dict[str, str], cwd: Path, **_: Any) -> subprocess.CompletedProcess[str]:
@@ -58,4 +59,6 @@ def verified_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         done = isolated_fork(*program, folder=cwd, variables=env)
         return subprocess.CompletedProcess(command, done.status, done.stdout, done.stderr)
 
-    monkeypatch.setattr("cskd_hf.hub.verify.subprocess", SimpleNamespace(run=run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cskd_hf.hub.verify.subprocess", SimpleNamespace(run=run))
+        yield
