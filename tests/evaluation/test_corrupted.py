@@ -180,18 +180,6 @@ def test_without_the_library_the_line_says_what_to_install(monkeypatch):
     assert str(error.value) == "--corruptions: needs no-such-distribution; pip install 'cskd_hf[corruptions]'"
 
 
-def test_severities_without_corruptions_and_several_models_are_one_line(images, monkeypatch):
-    monkeypatch.setattr("cskd_hf.data.corruptions.require_library", lambda: None)
-    model, where = exported("test_resnet", NAMES), f"data.dataset={images}"
-    for words, message in (
-        ([model, "--severities", "1"], "--severities: write it with --corruptions"),
-        ([model, model, "--corruptions"], "--corruptions: takes one model; read 2"),
-    ):
-        with pytest.raises(UserError) as error:
-            evaluate.main([words[0], where, *words[1:]])
-        assert str(error.value) == message
-
-
 def test_images_that_the_library_does_not_take_are_rejected():
     with pytest.raises(UserError, match=r"needs grey or RGB images; these weights take 4 channels"):
         check_channels(TransformSection(input_size=(4, 32, 32)))

@@ -130,16 +130,38 @@ def test_weights_without_names_need_as_many_classes_as_the_data_or_its_numbers(i
         (["data.dataset=images"], "data.dataset=images: which model\\? Name a run folder"),
         (["MODEL", "model.drop_rate=0.1"], "only data\\.\\* applies"),
         (["MODEL"], "has no recipe that names the images"),
-        (["MODEL", "data.dataset=images", "--resamples", "-1"], "--resamples: read -1; write 0 for no intervals"),
-        (["MODEL", "data.dataset=images", "--metrics", "nll,acc"], "--metrics: read 'acc'; allowed: top1_error, "),
-        (["MODEL", "data.dataset=images", "--html", "no/page.html"], "--html: no is no folder"),
+        (["MODEL", "--resamples", "-1"], "--resamples: read -1; write 0 for no intervals"),
+        (["MODEL", "--metrics", "nll,acc"], "--metrics: read 'acc'; allowed: top1_error, "),
+        (["MODEL", "--html", "no/page.html"], "--html: no is no folder"),
         (["MODEL", "nothing"], "nothing: no such folder; name .*timm's NETWORK\\.TAG"),
+        (["MODEL", "data.dataset=images", "data.test_split=validation"], "no split 'validation'; it has test"),
+        *(
+            (
+                ["MODEL", f"--resolution={text}"],
+                f"--resolution: read '{text}'; write pixels separated by commas, such as ",
+            )
+            for text in ("24,", "0", "224x224", "-1")
+        ),
+        (["MODEL", "--severities", "1"], "--severities: write it with --corruptions"),
+        (["MODEL", "MODEL", "--corruptions"], "--corruptions: takes one model; read 2"),
+        (["MODEL", "--ood", "digits,"], "--ood: read an empty name; write datasets or folders separated by commas"),
+        (
+            ["MODEL", "--ood", "a", "--resolution", "24"],
+            "--resolution: write it without --ood, in a command of its own",
+        ),
+        *(
+            (["MODEL", "--ood", "digits", option, value], f"{option}: does not apply with --ood; leave it out")
+            for option, value in (("--html", "a.html"), ("--metrics", "ece"), ("--resamples", "0"))
+        ),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(images, tmp_path, words, message):
     model = variant(tmp_path / "a")
+    words = [model if word == "MODEL" else word.replace("data.dataset=images", images) for word in words]
+    if any(word.startswith("--") for word in words):
+        words.insert(1, images)
     with pytest.raises(UserError, match=message):
-        evaluate.main([model if word == "MODEL" else word.replace("data.dataset=images", images) for word in words])
+        evaluate.main(words)
 
 
 def test_runs_with_other_test_images_are_not_compared(tmp_path):

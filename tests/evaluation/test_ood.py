@@ -159,22 +159,6 @@ def test_the_command_compares_models_and_warns_of_known_names(folders, tmp_path,
     assert sum(line.startswith(("1: entropy", "2: entropy")) for line in lines) == 4
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--ood", "digits,"], "--ood: read an empty name; write datasets or folders separated by commas"),
-        (["--ood", "digits", "--resolution", "24"], "--resolution: write it without --ood, in a command of its own"),
-        (["--ood", "digits", "--html", "a.html"], "--html: does not apply with --ood; leave it out"),
-        (["--ood", "digits", "--metrics", "ece"], "--metrics: does not apply with --ood; leave it out"),
-        (["--ood", "digits", "--resamples", "0"], "--resamples: does not apply with --ood; leave it out"),
-    ],
-)
-def test_options_that_do_not_go_together_are_one_line(folders, words, message):
-    with pytest.raises(UserError) as error:
-        evaluate.main([exported("test_resnet", NAMES), f"data.dataset={folders / 'known'}", *words])
-    assert str(error.value) == message
-
-
 def test_an_unreadable_image_stops_or_is_counted(folders, tmp_path, capsys):
     (tmp_path / "broken").mkdir()
     draw_image(0, 1).save(tmp_path / "broken" / "a.png")

@@ -15,7 +15,7 @@ from method_cases import CLASSES, TEACHER_MEAN, TEACHER_STD, exported, softmax
 from PIL import Image
 from safetensors import safe_open
 
-from cskd_hf import evaluate, predict
+from cskd_hf import predict
 from cskd_hf.errors import UserError
 from cskd_hf.models.load import load_trained
 
@@ -140,10 +140,3 @@ def test_a_mistake_is_one_line_and_writes_nothing(model, images, argv, message):
     with pytest.raises(UserError, match=f"^{message}"):
         predict.main([model if word == "MODEL" else word for word in argv])
     assert sorted(Path().rglob("*")) == before
-
-
-def test_evaluate_rejects_a_missing_folder_for_its_json_and_a_missing_split(model, images):
-    with pytest.raises(UserError, match="--json: out is no folder"):
-        evaluate.main([model, "data.dataset=digits", "--json", "out/metrics.json"])
-    with pytest.raises(UserError, match=r"no split 'validation'; it has train, holdout, test|classes that the weights"):
-        evaluate.main([model, "data.dataset=digits", "data.test_split=validation"])

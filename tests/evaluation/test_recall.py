@@ -12,17 +12,17 @@ from cskd_hf.evaluation.metrics import recall_at_k
 
 
 @pytest.mark.parametrize("chunk_size", [1, 64, 203, 1024])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_recall_agrees_with_scikit_learns_neighbours(chunk_size: int, offset: float) -> None:
+@pytest.mark.parametrize(("k", "offset"), [(1, 0.0), (1, 1e4), (2, 0.0), (8, 0.0)])
+def test_recall_agrees_with_scikit_learns_neighbours(k: int, chunk_size: int, offset: float) -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(7, (203,), generator=generator)
     features = torch.randn(7, 16, generator=generator)[target] + 2 * torch.randn(203, 16, generator=generator) + offset
     x = features.numpy().astype(np.float64)
-    neighbours = NearestNeighbors(n_neighbors=2, algorithm="kd_tree").fit(x).kneighbors(x, return_distance=False)
+    neighbours = NearestNeighbors(n_neighbors=k + 1, algorithm="kd_tree").fit(x).kneighbors(x, return_distance=False)
     assert (neighbours[:, 0] == np.arange(203)).all()
-    expected = 100 * np.mean(target.numpy()[neighbours[:, 1]] == target.numpy())
-    assert 20 < expected < 90
-    assert recall_at_k(features, target, 1, chunk_size) == pytest.approx(expected)
+    expected = 100 * np.mean((target.numpy()[neighbours[:, 1:]] == target.numpy()[:, None]).any(axis=1))
+    assert 20 < expected < 100
+    assert recall_at_k(features, target, k, chunk_size) == pytest.approx(expected)
 
 
 def test_recall_survives_an_offset_that_float32_products_do_not() -> None:
@@ -46,6 +46,7 @@ def test_a_duplicate_counts_as_another_image() -> None:
 
 
 def test_the_only_image_of_a_class_counts_as_missed() -> None:
+    assert recall_at_k(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 8) == 0.0
     features = torch.tensor([[0.0], [0.1], [5.0]])
     assert recall_at_k(features, torch.tensor([0, 0, 1]), 1) == pytest.approx(100 * 2 / 3)
 

@@ -46,14 +46,6 @@ def test_each_resolution_has_a_line_and_the_own_size_is_marked_with_the_metrics_
     assert lines[-2] == one["calibration"] == swept["calibration"]
 
 
-@pytest.mark.parametrize("text", ["24,", "0", "224x224", "-1"])
-def test_resolutions_are_pixels_separated_by_commas(text):
-    line = f"--resolution: read '{text}'; write pixels separated by commas, such as 160,192,224"
-    with pytest.raises(UserError) as error:
-        evaluate.main([exported("test_resnet"), "data.dataset=digits", f"--resolution={text}"])
-    assert str(error.value) == line
-
-
 def test_the_width_stays_in_proportion():
     transform = TransformSection(input_size=(1, 32, 48), test_input_size=(1, 40, 60), crop_pct=0.9)
     smaller = at_height(transform.for_evaluation(), 20)

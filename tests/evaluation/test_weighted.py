@@ -9,11 +9,10 @@ from random_logits import numpy_softmax, predictions
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss, roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 
 from cskd_hf.evaluation import weighted
 from cskd_hf.evaluation.confidence import augrc, debiased_ece, smooth_ece
-from cskd_hf.evaluation.metrics import evaluate_predictions, image_scores, recall_at_k, weighted_metrics
+from cskd_hf.evaluation.metrics import evaluate_predictions, image_scores, weighted_metrics
 from cskd_hf.evaluation.rows import row_chunks
 
 
@@ -98,18 +97,3 @@ def test_refinement_is_the_score_at_the_best_temperature_and_calibration_the_res
     assert values["brier_refinement"] == pytest.approx(brier, rel=1e-6)
     for score in ("nll", "brier"):
         assert values[f"{score}_calibration"] == values[score] - values[f"{score}_refinement"]
-
-
-@pytest.mark.parametrize("k", [2, 4, 8])
-def test_recall_at_k_agrees_with_scikit_learns_neighbours(k: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(30, (203,), generator=generator)
-    target[0] = 30  # the only image of its class
-    features = torch.randn(203, 3, generator=generator)
-    nearest = NearestNeighbors(n_neighbors=k + 1).fit(features.double()).kneighbors(return_distance=False)[:, :k]
-    found = (target.numpy()[nearest] == target.numpy()[:, None]).any(axis=1)
-    assert recall_at_k(features, target, k) == pytest.approx(100 * found.mean())
-
-
-def test_the_only_image_of_a_class_is_missed_however_few_the_others() -> None:
-    assert recall_at_k(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]), 8) == 0.0
