@@ -16,6 +16,7 @@ from typing import Any
 
 from cskd_hf.errors import UserError, one_line
 from cskd_hf.files import sha256
+from cskd_hf.recipe.run_section import check_repository
 
 TIMEOUT = 60.0  # seconds without a byte; the client itself would wait forever
 WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt, for the requests that the client does not retry
@@ -31,15 +32,11 @@ def check_target(repo_id: str, *, token_needed: bool = True) -> None:
         UserError: the name is illegal, no token is configured, or HF_HUB_OFFLINE is set.
     """
     from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is not a legal repository name: {one_line(error)}") from error
-    if "/" not in repo_id:
-        raise UserError(f"{repo_id}: write OWNER/{repo_id}; OWNER is your user name or an organization on the Hub")
+        check_repository(repo_id)
+    except ValueError as error:
+        raise UserError(f"{repo_id!r} is not a legal repository name; write {error}") from None
     if not token_needed:
         return
     if constants.HF_HUB_OFFLINE:

@@ -98,12 +98,17 @@ class RunSection(Section):
     @classmethod
     def _repository(cls, name: str | None) -> str | None:
         if name is not None:
-            from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-            try:
-                validate_repo_id(name)
-            except HFValidationError as error:
-                raise ValueError(f"owner/name ({one_line(error)})") from None
-            if "/" not in name:
-                raise ValueError(f"OWNER/{name}, where OWNER is your user name or an organization on the Hub")
+            check_repository(name)
         return name
+
+
+def check_repository(name: str) -> None:
+    """Raises ValueError, with what to write instead, unless `name` is a legal repository of the Hub."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"owner/name ({one_line(error)})") from None
+    if "/" not in name:
+        raise ValueError(f"OWNER/{name}, where OWNER is your user name or an organization on the Hub")

@@ -147,7 +147,7 @@ def test_a_release_that_fails_verification_leaves_the_earlier_one(tmp_path):
     ("args", "message"),
     [
         (("RUN", "acme/has space"), "'acme/has space' is not a legal repository name"),
-        (("RUN", "just-a-name"), "write OWNER/just-a-name; OWNER is your user name or an organization"),
+        (("RUN", "just-a-name"), "write OWNER/just-a-name, where OWNER is your user name or an organization"),
         (("nowhere", NAME), "nowhere: not a run folder"),
         (("UNFINISHED", NAME), "not finished (no summary.json"),
         (
