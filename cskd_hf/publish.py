@@ -31,22 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--revision", metavar="BRANCH", help="commit to this branch, created if missing")
     add("--replace", action="store_true", help="overwrite other weights already in the repository")
     add("--fold-temperature", action="store_true", help="divide the classifier's weights by the temperature")
-    add(
-        "--license",
-        dest="licence",
-        metavar="ID",
-        help="licence of the weights, from the Hub's list (default: by the terms of the data, if they are known)",
-    )
+    licence = "licence of the weights, from the Hub's list (default: by the terms of the data, if they are known)"
+    add("--license", dest="licence", metavar="ID", help=licence)
     add("--license-name", dest="licence_name", metavar="NAME", help="with --license other: the licence's name")
     add("--license-link", dest="licence_link", metavar="URL", help="with --license other: where its text is")
-    add(
-        "--seeds",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="RUN",
-        help="runs with other seeds; the card reports mean ± std",
-    )
+    seeds = "runs with other seeds; the card reports mean ± std"
+    add("--seeds", nargs="+", type=Path, default=[], metavar="RUN", help=seeds)
     add("--onnx", action="store_true", help="also write model.onnx (needs cskd_hf[onnx])")
     args = parser.parse_intermixed_args(arguments)
     return publish_run(**vars(args), finish_command=shlex.join(["python", "-m", "cskd_hf.publish", *arguments]))

@@ -86,41 +86,37 @@ def _parser() -> argparse.ArgumentParser:
         description="Print the paper's tables, or ours, from run folders. The paper's figures: figures RUN … "
         "[--output DIR]. A grid of settings: sweep RECIPE section.key=A,B ….",
     )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="TABLE | section.key=value",
-        help="table1 to table6, all, evidence or strong; overrides for every run, such as data.workers=8",
-    )
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="columns, such as cub200 mit67")
-    parser.add_argument(
-        "--models", nargs="+", default=[], metavar="NAME", help="networks, such as resnet18 densenet121"
-    )
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="rows, such as cskd kd mixup+cskd")
-    parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER", help="image folder of a dataset")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="with evidence: also draw error against compute, as PNG or PDF"
-    )
+    add = parser.add_argument
+    words = "table1 to table6, all, evidence or strong; overrides for every run, such as data.workers=8"
+    add("words", nargs="*", metavar="TABLE | section.key=value", help=words)
+    for name, metavar, text in (
+        ("datasets", "NAME", "columns, such as cub200 mit67"),
+        ("models", "NAME", "networks, such as resnet18 densenet121"),
+        ("methods", "NAME", "rows, such as cskd kd mixup+cskd"),
+        ("data", "NAME=FOLDER", "image folder of a dataset"),
+    ):
+        add(f"--{name}", nargs="+", default=[], metavar=metavar, help=text)
+    add("--output", type=Path, metavar="DIR", help="also write TABLE.md, TABLE.tex and TABLE.json")
+    figure = "with evidence: also draw error against compute, as PNG or PDF"
+    add("--figure", type=Path, metavar="FILE", help=figure)
     _add_run_options(parser, seeds="0 1 2; for ImageNet 0")
     return parser
 
 
 def _add_run_options(parser: argparse.ArgumentParser, seeds: str) -> None:
-    parser.add_argument("--seeds", nargs="+", default=[], metavar="N", help=f"seeds (default: {seeds})")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="parent of the run folders (default: runs)"
-    )
-    parser.add_argument(
-        "--launcher", metavar="COMMAND", help="replaces python before -m cskd_hf.train, such as 'accelerate launch'"
-    )
-    parser.add_argument(
-        "--jobs", default="1", metavar="N", help="with --run: runs at a time, sharing the cores (default: 1)"
-    )
+    add, runs = parser.add_argument, "parent of the run folders (default: runs)"
+    add("--seeds", nargs="+", default=[], metavar="N", help=f"seeds (default: {seeds})")
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR", help=runs)
+    launcher = "replaces python before -m cskd_hf.train, such as 'accelerate launch'"
+    add("--launcher", metavar="COMMAND", help=launcher)
+    add("--jobs", default="1", metavar="N", help="with --run: runs at a time, sharing the cores (default: 1)")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--plan", action="store_true", help="list the missing runs with their estimated device-hours")
-    action.add_argument("--run", action="store_true", help="train the missing runs, then print the table")
-    action.add_argument("--commands", action="store_true", help="print one command per missing run, for a job array")
+    for name, text in (
+        ("plan", "list the missing runs with their estimated device-hours"),
+        ("run", "train the missing runs, then print the table"),
+        ("commands", "print one command per missing run, for a job array"),
+    ):
+        action.add_argument(f"--{name}", action="store_true", help=text)
 
 
 def _split_words(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -177,13 +173,11 @@ def _sweep(argv: Sequence[str]) -> int:
         prog="python -m cskd_hf.reproduce sweep",
         description="Compare a grid of settings on hold-out images: section.key=A,B spans a dimension of it.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=A,B", help="settings; a single value applies to every run"
-    )
-    parser.add_argument(
-        "--metric", choices=("top1_error", "nll", "ece"), default="top1_error", help="metric by which rows are ordered"
-    )
+    add, settings = parser.add_argument, "settings; a single value applies to every run"
+    add("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
+    add("overrides", nargs="*", metavar="section.key=A,B", help=settings)
+    metrics = ("top1_error", "nll", "ece")
+    add("--metric", choices=metrics, default="top1_error", help="metric by which rows are ordered")
     _add_run_options(parser, seeds="0")
     args = parser.parse_intermixed_args(argv)
     from cskd_hf.paper import sweep

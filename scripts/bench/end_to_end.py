@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from pictures import as_folder, jpegs
-from reporting import ratios, report, spread, table
+from reporting import bench_parser, ratios, report, spread, table
 
 HERE = Path(__file__).resolve().parent
 NUM_CLASSES = 20
@@ -102,16 +102,14 @@ def run_ours(place: Path, args: argparse.Namespace, variables: Mapping[str, str]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=5)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--model", default="bench_tiny")
     parser.add_argument("--batch-size", type=int, default=50, help="anchors per batch")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6, help="per run, the first is not counted")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few repeats")
     parser.add_argument("--host", action="store_true", help="also without the tuning of OpenMP and malloc")
-    parser.add_argument("--output", type=Path, help="folder for end_to_end.md and end_to_end.json")
     args = parser.parse_args(argv)
     repeats = min(args.repeats, 3) if args.quick else args.repeats
 

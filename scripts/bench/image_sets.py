@@ -13,7 +13,6 @@ including the pages read from the memory-mapped file.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -21,7 +20,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import Any
 import numpy as np
 from pictures import save_tiny_images
 from PIL import Image
-from reporting import ratios, report, spread, table
+from reporting import bench_parser, ratios, report, seconds, spread, table
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 CLASSES = 20
@@ -136,16 +134,14 @@ def untar(archives: Sequence[Path], out: Path) -> None:
         inner.unlink()
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    os.sync()
-    return time.perf_counter() - start
-
-
 def measure_preparing(root: Path, images: Sequence[bytes], repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of `tar` and of the script, by dataset."""
     times: dict[str, dict[str, list[float]]] = {}
+
+    def synced(call: Callable[[], object]) -> None:
+        call()
+        os.sync()
+
     for name, make in ARCHIVES.items():
         archives, out = make(root, images), root / f"{name}-out"
         script = [sys.executable, SCRIPTS / f"prepare_{name}.py", *archives, out, "--allow-other-counts"]
@@ -157,7 +153,7 @@ def measure_preparing(root: Path, images: Sequence[bytes], repeats: int) -> dict
         for _ in range(repeats):
             for kind, call in calls.items():
                 os.sync()
-                times[name][kind].append(seconds(call))
+                times[name][kind].append(seconds(partial(synced, call)))
                 subprocess.run(["rm", "-rf", out], check=True)
     return times
 
@@ -175,12 +171,10 @@ def measure_opening(root: Path, rows: int, repeats: int) -> dict[str, dict[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=3)
     parser.add_argument("--scratch", type=Path, help="where to write, and delete again (default: temporary folder)")
     parser.add_argument("--images", type=int, default=20_000, help="in each archive")
     parser.add_argument("--rows", type=int, default=1_281_167)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="folder for image_sets.md and image_sets.json")
     args = parser.parse_args(argv)
 
     generator = np.random.RandomState(0)

@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from datasets import Dataset, Image
 from others import Epoch, authors, dali, timm_arrow, timm_folder
 from pictures import NUM_CLASSES, as_arrow, as_folder, jpegs
 from PIL import Image as Pillow
-from reporting import ratios, report, spread, table
+from reporting import alternate, bench_parser, ratios, report, spread, table
 
 from cskd_hf.data import crops, roi
 from cskd_hf.data.batches import GlobalBatches
@@ -102,18 +103,15 @@ def fidelity(files: list[bytes], loaded: list[bytes], with_roi: bool) -> Fidelit
 
 
 def measure(variants: Mapping[str, Epoch], repeats: int) -> dict[str, list[float]]:
-    """Images per second of each variant's epochs, in random order."""
+    """Images per second of each variant's epochs."""
     for epoch in variants.values():
         epoch()  # starts the workers
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    order = list(variants)
-    for _ in range(repeats):
-        random.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            num_images = variants[name]()
-            rates[name].append(num_images / (time.perf_counter() - start))
-    return rates
+
+    def rate(epoch: Epoch) -> float:
+        start = time.perf_counter()
+        return epoch() / (time.perf_counter() - start)
+
+    return alternate({name: partial(rate, epoch) for name, epoch in variants.items()}, repeats)
 
 
 def pixels_column(name: str, pixels: Fidelity | None) -> str:
@@ -126,12 +124,10 @@ def pixels_column(name: str, pixels: Fidelity | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=7)
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=50, help="pairs per batch (50)")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)  # leave the cores to the workers
 

@@ -11,7 +11,6 @@ Memory: the resident set of a run and of its workers, read after each epoch of t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,10 +18,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from reporting import report, spread, table
+from reporting import bench_parser, report, spread, table
 
 STEPS = """
 import json, sys, tempfile, time
@@ -138,11 +136,9 @@ def measure_memory(epochs: int) -> tuple[str, list[Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = bench_parser(__doc__, repeats=5)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--only", choices=("steps", "memory"))
-    parser.add_argument("--output", type=Path, help="folder for overhead.md and overhead.json")
     args = parser.parse_args(argv)
     tables: list[str] = []
     figures: dict[str, Any] = {}

@@ -8,16 +8,14 @@ its class's list. Both draw with replacement, the anchor included. Runs alternat
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
-import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-from reporting import ratios, report, spread, table
+from reporting import alternate, bench_parser, ratios, report, seconds, spread, table
 
 from cskd_hf.data.pairing import ClassPairSampler
 
@@ -36,12 +34,6 @@ def list_of_lists_epoch(labels: list[int], by_class: list[list[int]], seed: int)
     return [(index, generator.choice(by_class[labels[index]])) for index in order]
 
 
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def mebibytes(call: Callable[[], object]) -> tuple[float, float]:
     """At the peak, and in the end."""
     tracemalloc.start()
@@ -53,11 +45,9 @@ def mebibytes(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=7)
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
     labels = np.random.RandomState(0).randint(0, args.classes, args.images)
@@ -73,10 +63,7 @@ def main() -> None:
         "ours: epoch": lambda: sampler.set_epoch(1),
         "ours: epoch, partner not_self": lambda: not_self.set_epoch(1),
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(args.repeats):
-        for name, call in calls.items():
-            times[name].append(seconds(call))
+    times = alternate({name: partial(seconds, call) for name, call in calls.items()}, args.repeats)
     memory = {name: mebibytes(call) for name, call in calls.items()}
 
     rows = [[name, spread(times[name], 3), *(f"{part:.0f}" for part in memory[name])] for name in calls]

@@ -11,36 +11,17 @@ Prints for each epoch: seconds, seconds spent waiting for data, anchors.
 from __future__ import annotations
 
 import json
-import random
 import sys
 import time
-from collections.abc import Iterator
 
 import timm
 import tiny_network  # noqa: F401  (registers)
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Sampler
+from others import ListOfListsPairs
+from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-
-class PairBatches(Sampler[list[int]]):
-    def __init__(self, dataset: ImageFolder, batch_size: int) -> None:
-        self.dataset, self.batch_size = dataset, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        of_class: list[list[int]] = [[] for _ in self.dataset.classes]
-        for index, label in enumerate(self.dataset.targets):
-            of_class[label].append(index)
-        order = list(range(len(self.dataset)))
-        random.shuffle(order)
-        for start in range(0, len(order), self.batch_size):
-            anchors = order[start : start + self.batch_size]
-            yield anchors + [random.choice(of_class[self.dataset.targets[index]]) for index in anchors]
 
 
 def main() -> None:
@@ -56,7 +37,10 @@ def main() -> None:
     dataset = ImageFolder(folder, transform)
     # Persistent workers: restarting them would slow down these short epochs.
     loader = DataLoader(
-        dataset, batch_sampler=PairBatches(dataset, int(batch_size)), num_workers=int(workers), persistent_workers=True
+        dataset,
+        batch_sampler=ListOfListsPairs(dataset.targets, int(batch_size)),
+        num_workers=int(workers),
+        persistent_workers=True,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timm.create_model(model_name, num_classes=len(dataset.classes)).train().to(device)

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import random
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cskd_hf.runs.environment import describe_environment
+
+
+def bench_parser(doc: str | None, repeats: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats, help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="also write the page and its figures here")
+    return parser
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Duration of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def alternate(calls: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """What each call returns in each repeat, which makes all of them in random order."""
+    results: dict[str, list[float]] = {name: [] for name in calls}
+    generator = random.Random(0)
+    for _ in range(repeats):
+        for name in generator.sample(list(calls), len(calls)):
+            results[name].append(calls[name]())
+    return results
 
 
 def spread(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:

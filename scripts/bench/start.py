@@ -9,7 +9,6 @@ of an epoch. The checkpoint is one that the command wrote, with its position cha
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -18,11 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pictures import save_tiny_images
-from reporting import ratios, report, spread, table
+from reporting import alternate, bench_parser, ratios, report, spread, table
 
 BATCH = 8
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -63,15 +63,11 @@ def seconds(*command: object, status: int = 0) -> float:
 
 def measure_commands(repeats: int) -> dict[str, list[float]]:
     """Seconds of every command that needs no data."""
-    calls = {f"{name} --help": (["-m", f"cskd_hf.{name}", "--help"], 0) for name in COMMANDS}
-    calls |= {f"{name}, mistake in the recipe": (["-m", f"cskd_hf.{name}", *MISTAKE], 2) for name in WITH_RECIPE}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, (call, status) in calls.items():
-            duration = seconds(*call, status=status)
-            if repeat:  # the first run fills the page cache and compiles
-                times[name].append(duration)
-    return times
+    calls = {f"{name} --help": partial(seconds, "-m", f"cskd_hf.{name}", "--help") for name in COMMANDS}
+    for name in WITH_RECIPE:
+        calls[f"{name}, mistake in the recipe"] = partial(seconds, "-m", f"cskd_hf.{name}", *MISTAKE, status=2)
+    # The first run fills the page cache and compiles.
+    return {name: times[1:] for name, times in alternate(calls, repeats + 1).items()}
 
 
 def write_recipe(folder: Path) -> Path:
@@ -123,14 +119,12 @@ def measure_starts(folder: Path, rows: int, shares: Sequence[int], repeats: int)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=5)
     parser.add_argument("--rows", type=int, default=1_281_167)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--shares", type=int, nargs="+", default=[5, 50, 95], metavar="PERCENT", help="shares of an epoch"
     )
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    parser.add_argument("--output", type=Path, help="folder for start.md and start.json")
     args = parser.parse_args(argv)
     repeats = min(args.repeats, 3) if args.quick else args.repeats
 

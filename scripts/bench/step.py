@@ -18,13 +18,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from random import Random
+from functools import partial
 from typing import Any
 
 import timm
 import torch
-from reporting import ratios, report, spread, table
+from reporting import alternate, bench_parser, ratios, report, seconds, spread, table
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -123,12 +122,7 @@ def measure(names: Sequence[str], args: argparse.Namespace, mode: str) -> dict[s
     steps = {name: variant(name, args, mode) for name in names}
     for step in steps.values():
         step(3)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    random = Random(0)
-    for _ in range(args.repeats):
-        for name in random.sample(list(names), len(names)):
-            seconds[name].append(steps[name](args.steps))
-    return seconds
+    return alternate({name: partial(step, args.steps) for name, step in steps.items()}, args.repeats)
 
 
 def update_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
@@ -144,20 +138,18 @@ def update_seconds(args: argparse.Namespace) -> dict[str, list[float]]:
             optimizer = timm.optim.create_optimizer_v2(model, opt=opt, lr=1e-3, weight_decay=1e-4, **keywords)
             optimizer.step()  # allocates its state
             optimizers[f"{opt}, {implementation}"] = optimizer
-    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
-    random = Random(0)
-    for _ in range(args.repeats):
-        for name in random.sample(list(optimizers), len(optimizers)):
-            start = time.perf_counter()
-            optimizers[name].step()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+
+    def update(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    updates = {name: partial(seconds, partial(update, optimizer)) for name, optimizer in optimizers.items()}
+    return alternate(updates, args.repeats)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, repeats=9)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
@@ -166,10 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=list(PRECISIONS), default="no")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager", "compiled"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
     parser.add_argument("--quick", action="store_true", help="eager only, few repeats")
-    parser.add_argument("--output", type=Path, help="folder for step.md and step.json")
     args = parser.parse_args(argv)
     if args.quick:
         args.modes, args.repeats, args.steps = ["eager"], min(args.repeats, 5), 1
@@ -180,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [name for name in args.variants if mode == "eager" or name in COMPILED]
         costs = {name: memory_and_flops(name, args) for name in names} if mode == args.modes[0] else {}
         memory, flops = ({name: cost[i] for name, cost in costs.items()} for i in (0, 1))
-        seconds = measure(names, args, mode)
-        tables += [f"## {mode}", *mode_tables(seconds, memory, args.batch)]
-        figures[mode] = {"seconds": seconds, "bytes": memory, "flops": flops, "ratios": step_ratios(seconds)}
+        times = measure(names, args, mode)
+        tables += [f"## {mode}", *mode_tables(times, memory, args.batch)]
+        figures[mode] = {"seconds": times, "bytes": memory, "flops": flops, "ratios": step_ratios(times)}
     if "eager" in args.modes:
         updates = update_seconds(args)
         rows = [(name, spread(times, 2, 1e3)) for name, times in updates.items()]
@@ -192,21 +182,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     report(f"A step: {where}; n = {args.repeats} x {args.steps}", "step", tables, figures, args.output)
 
 
-def step_ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: ratios(seconds[a], seconds[b]) for name, (a, b) in RATIOS.items() if a in seconds and b in seconds}
+def step_ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: ratios(times[a], times[b]) for name, (a, b) in RATIOS.items() if a in times and b in times}
 
 
-def mode_tables(seconds: dict[str, list[float]], memory: dict[str, int], batch: int) -> list[str]:
+def mode_tables(times: dict[str, list[float]], memory: dict[str, int], batch: int) -> list[str]:
     rows = [
         (
             name,
-            spread(times, 1, 1e3),
-            f"{batch * VARIANTS[name][2] / statistics.median(times):,.0f}",
+            spread(own, 1, 1e3),
+            f"{batch * VARIANTS[name][2] / statistics.median(own):,.0f}",
             f"{memory[name] / 2**20:,.1f}" if memory else "",
         )
-        for name, times in seconds.items()
+        for name, own in times.items()
     ]
-    compared = [(name, spread(values, 3)) for name, values in step_ratios(seconds).items()]
+    compared = [(name, spread(values, 3)) for name, values in step_ratios(times).items()]
     return [
         table(("step", "ms", "supervised images/s", "MiB"), rows),
         table(("within a repeat, per supervised image", "ratio"), compared),

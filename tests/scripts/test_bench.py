@@ -41,16 +41,9 @@ def test_a_step_is_measured_in_time_and_memory(bench, tmp_path, capsys):
     assert content["environment"]["packages"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_the_plain_loop_draws_partners_from_the_anchors_class(bench):
-    class Folder:
-        classes = ("a", "b", "c")
-        targets = (np.arange(20) % 3).tolist()
-
-        def __len__(self) -> int:
-            return len(self.targets)
-
+def test_lists_of_lists_draw_partners_from_the_anchors_class(bench):
     indices = []
-    for batch in bench("plain_loop").PairBatches(Folder(), 8):
+    for batch in bench("others").ListOfListsPairs((np.arange(20) % 3).tolist(), 8):
         anchors, partners = batch[: len(batch) // 2], batch[len(batch) // 2 :]
         assert [index % 3 for index in anchors] == [index % 3 for index in partners]
         indices += anchors
@@ -77,7 +70,7 @@ def test_a_failing_benchmark_is_named_and_the_others_run(bench, tmp_path, monkey
 def test_every_listed_benchmark_exists_with_its_options(bench):
     for script, *settings in bench("run_all").BENCHES.values():
         assert (BENCH / script).is_file()
-        code = (BENCH / script).read_text()
+        code = (BENCH / script).read_text() + (BENCH / "reporting.py").read_text()
         assert all(f'"{setting}"' in code for setting in settings if setting.startswith("--"))
 
 
