@@ -144,16 +144,10 @@ def expand(paths: Sequence[Path], archives: Sequence[str]) -> list[Path]:
 
 
 def locate(trees: Sequence[Tree], expected: str, *files: str) -> list[tuple[Tree, str]]:
-    """Find files by name in any folder, the outermost if there are several.
-
-    Args:
-        expected: what the archives should contain, for the message.
-
-    Returns:
-        (tree, member) of each.
+    """(tree, member) of files by name in any folder, the outermost if there are several.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file is missing; `expected` is what the archives should contain.
     """
     members: dict[str, tuple[Tree, str]] = {}
     for tree in trees:
@@ -192,13 +186,10 @@ def columns(tree: Tree, member: str, separator: str | None = None) -> Iterator[t
 
 
 def image_folder(trees: Sequence[Tree], expected: str, wanted: Sequence[tuple[str, str]]) -> tuple[Tree, str]:
-    """Find the folder of the images that a list names.
+    """The tree of the images that a list names, and the prefix of their names in it.
 
     Args:
         wanted: (where, "class/file.jpg") of each image.
-
-    Returns:
-        The tree, and the prefix of the images' names in it.
 
     Raises:
         UserError: there is no such folder, or an image is missing.

@@ -33,11 +33,7 @@ def pictures(split: ImageSplit, label: int, count: int) -> list[Image.Image]:
 
 
 def contact_sheet(images: Images, class_names: Sequence[str], columns: Sequence[int], side: int) -> Image.Image:
-    """The sheet, in grey if all of its images are.
-
-    Args:
-        columns: images per class of train, the hold-out set and test.
-        side: of an image, in pixels.
+    """The sheet, in grey if all of its images are; `columns` are images per class of train, the hold-out set and test.
 
     Raises:
         UserError: a class is not in the set.

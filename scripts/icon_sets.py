@@ -67,9 +67,6 @@ class IconSet:
 def read_sets(trees: Sequence[Tree], expected: str) -> Iterator[IconSet]:
     """The sets of one colour under a permissive licence, by prefix.
 
-    Args:
-        expected: what the archives should contain, for the message.
-
     Raises:
         UserError: no file of a set, or one in another format.
     """

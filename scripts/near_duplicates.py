@@ -10,10 +10,7 @@ BLOCK = 512  # rows compared at a time: 60 MB for 20,000 shapes
 
 
 def shape_of(drawing: np.ndarray) -> np.ndarray | None:
-    """The ink in the smallest square around it, scaled to 32 × 32.
-
-    Args:
-        drawing: (S, S) uint8, dark on white.
+    """The ink of a drawing, (S, S) uint8, dark on white, in the smallest square around it, scaled to 32 × 32.
 
     Returns:
         (1024,) bool, true where there is ink; None if there is none.

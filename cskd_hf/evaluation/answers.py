@@ -29,13 +29,11 @@ class Answer(NamedTuple):
 def rank_classes(
     trained: TrainedModel, logits: Tensor, paths: Sequence[str], k: int, threshold: float | None = None
 ) -> Iterator[Answer]:
-    """The likeliest classes of each image; of equal ones, the first in label order.
+    """The likeliest k classes of each image; of equal ones, the first in label order.
 
     Args:
         trained: its class names and temperature; without names, the class index stands in.
         logits: (N, K).
-        paths: N.
-        k: at most K classes are returned.
         threshold: return instead the classes up to this score "lac", the image's conformal prediction set.
     """
     names = trained.class_names or tuple(map(str, range(logits.shape[1])))

@@ -108,7 +108,6 @@ def measure(
 
     Args:
         source: what to call it.
-        predictions: of N images.
         class_names: K, in the order of the logits.
         temperature, calibration: as for `TrainedModel`.
         train_images: K, of each class; None if not known.

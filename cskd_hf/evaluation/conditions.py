@@ -82,14 +82,8 @@ def predict_finite(
 
     Args:
         weights: named in messages.
-        trained: what they hold, from `load_unfolded`.
-        split: its labels are not looked at.
-        accelerator: its device gets the network.
-        data: as for `predict_split`; the weights' own `value_range` is filled in.
-        network: instead of the weights' own.
-        transform: instead of the weights' own.
-        corruption: of the prepared images.
-        with_features: as for `predict_split`.
+        trained: what they hold, from `load_unfolded`; `network` and `transform` replace its own.
+        split, data, corruption, with_features: as for `predict_split`.
 
     Raises:
         UserError: as for `predict_split`, or an image's logits have no softmax.

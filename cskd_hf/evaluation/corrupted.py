@@ -37,8 +37,6 @@ def sweep(
     """The metrics of a split without and under each corruption; a collective under `accelerate launch`.
 
     Args:
-        weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`.
-        accelerator: its device gets the network.
         corruptions: every kind at the same severities.
 
     Raises:

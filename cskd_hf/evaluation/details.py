@@ -61,14 +61,9 @@ def class_errors(logits: Tensor, target: Tensor) -> list[float | None]:
 def class_groups(train_images: Sequence[int] | None) -> dict[str, list[int]]:
     """The labels of head, medium and tail: classes of more than 100, of 20 to 100 and of fewer training images.
 
-    The limits are those of Liu, Miao, Zhan, Wang, Gong, Yu, *Large-Scale Long-Tailed Recognition in an Open World*,
-    CVPR 2019, https://arxiv.org/abs/1904.05160.
-
-    Args:
-        train_images: K; None if not known.
-
-    Returns:
-        {} if the classes are all in one group or `train_images` is None.
+    {} if the classes are all in one group, or `train_images` (K,) are not known. The limits are those of Liu, Miao,
+    Zhan, Wang, Gong, Yu, *Large-Scale Long-Tailed Recognition in an Open World*, CVPR 2019,
+    https://arxiv.org/abs/1904.05160.
 
     Example:
         >>> class_groups([500, 101, 1])

@@ -21,11 +21,7 @@ _FILE = "predictions.safetensors"
 
 
 def find_holdout(weights: Weights, option: str) -> Path:
-    """The run folder with the hold-out predictions of these weights.
-
-    Args:
-        weights: a finished run's.
-        option: what needs them, for the message.
+    """The run folder with the hold-out predictions of these weights; `option` needs them.
 
     Raises:
         UserError: the weights are not a finished run's, or the run had no hold-out set.
@@ -84,13 +80,8 @@ def selection_notes(run: Path) -> list[str]:
 def set_rule(weights: Weights, temperature: float, coverage: float) -> tuple[float, str]:
     """The greatest score "lac" of a class in a new image's prediction set, and the rule in words.
 
-    Args:
-        weights: a finished run's.
-        temperature: divides the logits.
-        coverage: wanted, between 0 and 1.
-
     Raises:
-        UserError: there are no hold-out images, or too few for the coverage.
+        UserError: the weights are not a finished run's with hold-out images, or these are too few for the coverage.
     """
     from cskd_hf.evaluation.conformal import conformal_quantile, fewest_images, target_scores
 

@@ -41,8 +41,7 @@ def holdout_tables(
     """A line per map of the logits and per kind of prediction set; a collective under `accelerate launch`.
 
     Args:
-        weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`; the weights are a finished run's.
-        accelerator: its device gets the network.
+        weights: a finished run's.
         maps: as for `compare_maps`; none for no table of them.
         coverages: of the prediction sets; none for no table of them.
 

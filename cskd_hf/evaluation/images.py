@@ -121,11 +121,8 @@ def load_ood(name: str, data: DataSection) -> ImageSplit:
     """Images of other classes: the test images of a dataset, or all images of a folder without splits.
 
     Args:
-        name: what `data.dataset` takes, or a folder of images; labels are not needed.
-        data: the images that the models know, resolved; `labels` are 0 in the result.
-
-    Returns:
-        With the names of its classes, as far as they are known.
+        name: what `data.dataset` takes, or a folder of images; labels are not needed, and 0 in the result.
+        data: the images that the models know, resolved.
 
     Raises:
         UserError: no such data, no images, or it is the data that the models know.

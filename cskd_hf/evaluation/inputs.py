@@ -92,11 +92,8 @@ def _images_below(folder: str) -> list[str]:
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:
     """Check that files can be written, before the work whose results they take.
 
-    Args:
-        outputs: option → the file that it names.
-
     Raises:
-        UserError: a file's folder is missing or not writable, it is a folder, or two options name it.
+        UserError: the folder of an option's file is missing or not writable, it is a folder, or two options name it.
     """
     options = dict[Path, str]()
     for option, path in outputs.items():
@@ -132,10 +129,6 @@ def parse_heights(text: str) -> list[int]:
 
 def parse_corruptions(kinds: str, severities: str) -> list[Corruption]:
     """The corruptions that `--corruptions` and `--severities` name, by kind, each once.
-
-    Args:
-        kinds: separated by commas; "all".
-        severities: 1 to 5, separated by commas.
 
     Raises:
         UserError: there is no such kind or severity, or the library is not installed.

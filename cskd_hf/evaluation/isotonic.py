@@ -24,11 +24,8 @@ from cskd_hf.evaluation.rows import CHUNK_SIZE, check_predictions
 class IsotonicMap:
     """The map of logits (N, K) to the logarithms of `g(p) + slope · p`, normalised, (N, K) float64.
 
-    p are the probabilities of the logits, and g is monotone, so the order of an image's classes stays.
-
-    Attributes:
-        probability, frequency: (M,), the points between which g is interpolated, and beyond which it is constant.
-        slope: separates classes where g is constant or 0.
+    g is monotone, so the order of an image's classes stays: it is interpolated between the M points (probability,
+    frequency), and constant beyond them. The slope separates classes where g is constant or 0.
     """
 
     probability: np.ndarray

@@ -28,8 +28,6 @@ def detect(
     """How well each model tells other images from a split; a collective under `accelerate launch`.
 
     Args:
-        weights, splits, data: as for `cskd_hf.evaluation.trained.evaluate`.
-        accelerator: its device gets one network after the other.
         others: name and images of each out-of-distribution set, from `load_ood`.
 
     Raises:
@@ -55,12 +53,11 @@ def detect(
 
 
 def compare(inside: Tensor, outside: Tensor, temperature: float | None) -> dict[str, Any]:
-    """Mean confidence on both sides, and the rates of each score; with calibrated probabilities too if there is one.
+    """Mean confidence on both sides, and the rates of each score; calibrated ones are None without a temperature.
 
     Args:
         inside: (N, K) logits of test images.
         outside: (M, K) logits of other images.
-        temperature: divides the logits; None leaves the calibrated values None.
     """
     found: dict[str, Any] = {}
     for suffix, divisor in (("", 1.0), ("_scaled", temperature)):

@@ -48,9 +48,6 @@ def replicates(
         scores: of `image_scores` at this temperature.
         logits: (N, K).
         target: (N,) int64.
-        temperature: divides the logits.
-        count: resamples.
-        seed: of the resamples.
     """
     num_images, num_classes = logits.shape
     classwise = num_images * num_classes * count <= MAX_WORK

@@ -30,8 +30,6 @@ def sweep(
     """The metrics of a split at each resolution; a collective under `accelerate launch`.
 
     Args:
-        weights, split, data: as for `cskd_hf.evaluation.trained.evaluate`.
-        accelerator: its device gets the networks.
         heights: of the images, in pixels; the widths are in proportion to the weights' own.
 
     Raises:

@@ -23,12 +23,7 @@ def metric_rows(
     metrics: MetricValues | Mapping[str, float | None],
     scaled: MetricValues | Mapping[str, float | None] | None = None,
 ) -> list[MetricRow]:
-    """One row per metric that was measured.
-
-    Args:
-        metrics: what `evaluate_predictions` returns, or `Summary.metrics.last`.
-        scaled: the same with the logits divided by the fitted temperature.
-    """
+    """One row per metric that was measured; `scaled` are those with the logits divided by the temperature."""
     calibrated = {} if scaled is None else dict(scaled)
     return [
         MetricRow(name, value, calibrated.get(name), DEFINITIONS[name])

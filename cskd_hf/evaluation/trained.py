@@ -32,17 +32,12 @@ from cskd_hf.runs.weights import Weights
 def evaluate(
     weights: Sequence[Weights], splits: Sequence[ImageSplit], data: DataSection, count: int = RESAMPLES, seed: int = 0
 ) -> list[Compared] | None:
-    """The metrics of models on the same images; a collective under `accelerate launch`.
+    """The metrics of models on the same images, on the main process; a collective under `accelerate launch`.
 
     Args:
-        weights: what to evaluate.
         splits: the images for each, labels in the order of its classes.
         data: where they come from, resolved.
-        count: resamples for the intervals; 0: none.
-        seed: of the resamples.
-
-    Returns:
-        On the main process; on the others None.
+        count, seed: of the intervals' resamples.
 
     Raises:
         UserError: weights do not load or give no finite logits, they have other classes than the split, or an image is
@@ -84,11 +79,7 @@ def predict(
     """Print the likeliest classes of image files; a collective under `accelerate launch`.
 
     Args:
-        weights: what to predict with.
-        paths: image files.
-        topk: classes per image.
-        batch_size: images per forward pass and process.
-        workers: processes that load images; "auto": as `data.workers`, none for a single batch.
+        workers: "auto": as `data.workers`, none for a single batch.
         output_format: "table", "csv" or "jsonl"; only a table begins with whether the answers are calibrated, else
             standard error gets it.
         output: write the answers there instead of to standard output.
@@ -101,8 +92,7 @@ def predict(
         The exit status: 1 if a file is unreadable. The others are in the answers; it is listed on standard error.
 
     Raises:
-        UserError: the weights do not load or give no finite logits, or there are no or too few hold-out images for the
-            coverage.
+        UserError: the weights do not load or give no finite logits, or as `set_rule`.
     """
     trained = load_unfolded(weights)
     threshold, rule = None, list[str]()
@@ -156,10 +146,7 @@ def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:
 
 
 def predict_image(trained: TrainedModel, path: str, top_k: int = 5) -> list[tuple[str, float]]:
-    """The likeliest classes of an image file.
-
-    Returns:
-        (class name, calibrated probability), likeliest first; the label as name if the weights name no classes.
+    """(class name, calibrated probability) of an image file's likeliest classes; labels stand in for missing names.
 
     Raises:
         UnreadableImageError: the file is not a whole image.

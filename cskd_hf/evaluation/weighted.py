@@ -63,9 +63,6 @@ def classwise_error(chunks: Iterable[tuple[Tensor, Tensor]], num_classes: int, w
 
     Args:
         chunks: logits (n, K) float64, and target (n,), in the order of the images.
-        num_classes: K.
-        weight: of all images.
-        num_bins: of equal width.
     """
     gap = torch.zeros(len(weight), num_classes * num_bins, dtype=torch.float64)
     start = 0

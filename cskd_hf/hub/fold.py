@@ -17,12 +17,7 @@ from cskd_hf.models.layers import classifiers
 
 
 def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) -> tuple[Any, list[str]]:
-    """Divide the parameters of a timm model's classifier by `temperature`.
-
-    Args:
-        model: in eval mode; left unchanged.
-        temperature: T > 0.
-        input_size: (channels, height, width) of the noise on which the result is checked.
+    """Divide the parameters of a timm model's classifier by `temperature`; checked on noise of `input_size` (C, H, W).
 
     Returns:
         A folded copy of the model, and the names of the folded layers: distilled networks and VOLO combine two.

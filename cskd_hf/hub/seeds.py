@@ -14,14 +14,11 @@ from cskd_hf.runs.summary import MetricValues, read_recipe, read_summary
 
 
 def read_seeds(published: Path, others: Sequence[Path]) -> dict[str, Any] | None:
-    """The entry `seeds` of a release's metrics.json; None without other runs.
+    """The entry `seeds` of a release's metrics.json: mean and std of the metrics; None without other runs.
 
     Args:
         published: the run whose weights are published: chosen by name, not by its test result.
         others: runs of the same recipe with other seeds; may include `published`.
-
-    Returns:
-        n, the seeds, and mean and std of the last epoch's metrics, with and without the fitted temperature.
 
     Raises:
         UserError: a run is not finished, has another recipe or other test images, or two have the same seed.

@@ -60,18 +60,14 @@ def upload_release(
     finish_command: str,
     say: Callable[[str], None],
 ) -> str:
-    """Commit every file of `folder` to a model repository and compare checksums.
+    """Commit every file of `folder` to a model repository and compare checksums; returns the commit's URL.
 
     Args:
         private: visibility if the repository is created; an existing one keeps its own.
         revision: a branch, created if missing. A branch other than main may hold other weights.
         replace: overwrite other weights. The same commit deletes the files of the old release.
-        message: of the commit.
         finish_command: the command that completes a failed upload; errors end with it.
         say: receives a line per step and per retry.
-
-    Returns:
-        URL of the commit that holds the folder's content.
 
     Raises:
         UserError: the repository holds other weights, or the upload failed.

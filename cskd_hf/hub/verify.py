@@ -44,7 +44,6 @@ def verify_release(release: Path, run: Path, model: Any, recipe: Recipe, say: Ca
     """Compare what timm, and transformers if installed, load from `release` in a fresh process.
 
     Args:
-        release: the folder to publish.
         run: the run folder, for class names and predictions.
         model: the network whose weights the release must hold, folded or not; in eval mode, on the CPU.
         recipe: the run's, resolved.

@@ -42,10 +42,7 @@ _Points = Mapping[int | None, _Point]  # of one method, by budget: None for equa
 def error_against_compute(grids: Sequence[Grid]) -> Drawing | None:
     """Top-1 error of finished runs against the compute of their training; None where none has finished.
 
-    A line joins a method's runs at equal epochs to those at equal compute.
-
-    Args:
-        grids: of top-1 error, with the same columns.
+    A line joins a method's runs at equal epochs to those at equal compute. The grids have the same columns.
     """
     panels = {column: _points(grids, number) for number, column in enumerate(grids[0].block.columns)}
     panels = {column: points for column, points in panels.items() if points}

@@ -27,15 +27,10 @@ from cskd_hf.paper.prediction_plots import log_probabilities, reliability_diagra
 
 
 def draw_figures(folders: Sequence[Path], output: Path) -> list[Path]:
-    """Draw every figure that the runs allow, then write them all to `output`.
+    """Draw every figure that the runs allow, then write them all to `output`; returns the files, in the order above.
 
-    A figure that cannot be drawn, such as the mistakes without the dataset, is named on stderr with the reason.
-
-    Args:
-        folders: run folders; the first one's mistakes are shown.
-
-    Returns:
-        The files, in the order above.
+    The first run's mistakes are shown. A figure that cannot be drawn, such as the mistakes without the dataset, is
+    named on stderr with the reason.
 
     Raises:
         UserError: see `read_runs`; or `output` cannot be written.

@@ -64,7 +64,6 @@ def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root
     Args:
         recipe: path, or the name of a shipped recipe.
         overrides: `section.key=value`, or `section.key=A,B,…`.
-        root: parent of the run folders.
 
     Raises:
         UserError: an override is wrong at some point of the grid, nothing varies, two points train the same, or the
@@ -95,11 +94,7 @@ def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root
 
 
 def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric: str) -> list[dict[str, Any]]:
-    """A row per point of the grid, best mean first; points without a finished run last.
-
-    Args:
-        metric: of `METRICS`, by which rows are ordered.
-    """
+    """A row per point of the grid, best mean of `metric` first; points without a finished run last."""
     points: dict[str, list[dict[str, float]]] = {}
     chosen = {key.method: run.expected.run.chosen_epoch for key, run in runs.items()}
     for key, run in runs.items():
@@ -134,13 +129,7 @@ def notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list
 
 
 def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str, notes: Sequence[str] = ()) -> str:
-    """The table and, if two points or more have finished, which of them the spread cannot tell from the best.
-
-    Args:
-        recipe: for the heading.
-        rows, metric: of `table`.
-        notes: printed below it.
-    """
+    """The table and, if two points or more have finished, which of them the spread cannot tell from the best."""
     lines = [f"## Sweep of {recipe}", ""]
     chosen = sorted({row["chosen_epoch"] for row in rows})
     lines += [f"On hold-out images, {' or '.join(chosen)}; mean ± sample standard deviation over n seeds.", ""]

@@ -65,11 +65,7 @@ class Mistake(NamedTuple):
 
 
 def describe_details(evaluated: Evaluated, temperature: float | None) -> dict[str, Any]:
-    """The values of the template's sections on classes, confusions and mistakes.
-
-    Args:
-        temperature: divides the logits of the mistakes' probabilities.
-    """
+    """The values of the template's sections on classes, confusions and, at the temperature, mistakes."""
     predictions, names = evaluated.predictions, evaluated.images.split.class_names
     results = class_results(predictions.logits, predictions.target)
     kinds = confusions(predictions.logits, predictions.target)

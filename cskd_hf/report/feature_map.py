@@ -25,12 +25,9 @@ MAX_NAME = 22  # characters of a class name in the legend
 
 
 def feature_map(test: Predictions, class_names: tuple[str, ...], path: Path) -> None:
-    """Draw the features of some images of up to `MAX_CLASSES` classes; nothing for fewer than `MIN_IMAGES` images.
+    """Draw the features of some images of up to `MAX_CLASSES` classes as a PNG.
 
-    Args:
-        test: with features, (N, D).
-        class_names: K names.
-        path: the PNG to write; an older one is removed if nothing is drawn.
+    For fewer than `MIN_IMAGES` images nothing is drawn, and an older file is removed.
     """
     assert test.features is not None
     images = choose_images(test.target, IMAGES_PER_CLASS)

@@ -30,13 +30,9 @@ WIDTH = 3.8  # inches: 365 CSS pixels, which a phone shows without shrinking
 
 
 def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | None, path: Path) -> None:
-    """Draw accuracy against confidence with 95 % intervals, above a histogram of the confidences.
+    """Draw accuracy against confidence with 95 % intervals, above a histogram of the confidences, as a PNG.
 
-    Args:
-        logits: (N, K).
-        target: (N,) class indices.
-        temperature: if given, a second series shows `logits / temperature`.
-        path: the PNG to write; its folder is created.
+    With a temperature, a second series shows `logits / temperature`.
     """
     views = [("as trained", 1.0, VERMILLION, "o")]
     if temperature is not None:

@@ -42,16 +42,12 @@ def finish(
     num_processes: int,
     peak_memory_bytes: int | None,
 ) -> None:
-    """Write predictions, figures, weights, summary and report, in this order. Call it on one rank.
+    """Write predictions, figures, weights, summary and report, in this order. Call it on one rank after training.
 
     Args:
-        folder: the run folder.
         recipe: resolved.
-        images: the splits.
         model: the plain timm model.
         predictions: float32, of "test" and, with a hold-out set, of "holdout".
-        progress: at the end of training.
-        num_processes: ranks.
         peak_memory_bytes: of the accelerator; None without one.
     """
     test, holdout = predictions["test"], predictions.get("holdout")

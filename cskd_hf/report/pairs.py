@@ -23,15 +23,10 @@ GAP = 8
 
 
 def write_pairs(images: PairedImages, sampler: ImageSampler, path: Path) -> None:
-    """Draw the images of the first keys of the first epoch, those of a key side by side.
+    """Draw the images of the first keys of the first epoch, those of a key side by side; leaves the sampler at epoch 0.
 
     Keys and pixels are pure functions: they are computed again here, and no random state changes. Mixup, CutMix and
     patch swaps, which a method draws in each step, come later.
-
-    Args:
-        images: as for training.
-        sampler: is left at epoch 0.
-        path: the PNG to write; its folder is created.
 
     Raises:
         ImageError: as for `PairedImages`.

@@ -54,9 +54,6 @@ def write_report(folder: Path, evaluated: Evaluated | None = None) -> Path:
         folder: the run folder, named in the page as given: a relative path keeps home folders out of it.
         evaluated: of the test split of a finished run, or of the split watched in training; without it the page shows
             no single classes and images.
-
-    Returns:
-        The path of the page.
     """
     lines = read_metrics(folder)
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else None

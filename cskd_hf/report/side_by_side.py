@@ -34,14 +34,10 @@ def write_comparison(
     path: Path,
     title: str,
 ) -> None:
-    """Write a page of one or more models.
+    """Write a page of one or more models, evaluated on the same images.
 
     Args:
-        models: evaluated on the same images.
-        differences: between them.
         runs: the run folder of each, if it has one, whose curves and diagrams are shown.
-        path: the page.
-        title: of the page.
 
     Raises:
         UserError: `path` cannot be written.

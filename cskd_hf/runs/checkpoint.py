@@ -46,7 +46,6 @@ def save_checkpoint(
 
     Args:
         module: what `method.build` returned, unwrapped.
-        optimizer, scaler: anything with a `state_dict`; scaler may be None.
         ema: the moving average of the exported model, if the run has one.
         memories: from `gather_memories`, which every rank calls.
         class_names: in label order, for predictions with the checkpoint.
@@ -104,12 +103,9 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: Any, scaler: Any) -> Progress:
-    """Load a checkpoint into the unwrapped module and its memories, the optimizer and the scaler.
+    """Load a checkpoint into the unwrapped module and its memories, the optimizer and the scaler; returns its progress.
 
     Settings of the optimizer stay as constructed: a forced resume may have changed the recipe.
-
-    Returns:
-        The progress at the checkpoint.
 
     Raises:
         UserError: the checkpoint is of another network, method or optimizer, or of another number of images where

@@ -35,8 +35,6 @@ def check_space(folder: Path, checkpoint_bytes: int, num_checkpoints: int) -> No
     """Reject a disk without room for one more checkpoint; warn if the checkpoints that the run retains do not fit.
 
     Args:
-        folder: the run folder.
-        checkpoint_bytes: of one checkpoint.
         num_checkpoints: that the run has on disk at once, the one being written included.
 
     Raises:

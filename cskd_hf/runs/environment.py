@@ -77,8 +77,6 @@ def record_environment(folder: Path, environment: dict[str, Any], step: int) -> 
 def read_environments(folder: Path) -> list[dict[str, Any]]:
     """The environments of a run, first to last: `describe_environment`'s keys and `started_at_step`.
 
-    A run that was never resumed elsewhere has one.
-
     Raises:
         UserError: the file is missing or damaged.
     """

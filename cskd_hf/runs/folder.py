@@ -51,11 +51,7 @@ class Opened(NamedTuple):
 def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
     """Create or reopen the folder of a resolved recipe, and lock it. Call it on one rank, and `begin_run` after it.
 
-    Nothing in the folder changes: a checkpoint may still turn out not to fit.
-
-    Args:
-        recipe: resolved.
-        images: from `cskd_hf.data.fingerprint.describe_images`.
+    Nothing in the folder changes: a checkpoint may still turn out not to fit. `images` are from `describe_images`.
 
     Raises:
         UserError: the folder holds something else, a run of another recipe or other images, a run in progress, or any

@@ -184,11 +184,7 @@ class Summary(_Record):
 
 
 def read_summary(folder: Path, recipe: Recipe | None = None) -> Summary:
-    """The summary of a finished run.
-
-    Args:
-        folder: the run folder.
-        recipe: the folder's own, from `read_recipe`; the summary must carry its hash.
+    """The summary of a finished run; it must carry the hash of `recipe`, the folder's own.
 
     Raises:
         UserError: the file is missing, truncated, of another version, or not of this recipe.

@@ -13,14 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of the repository
 
 
 class Bench:
-    """Collects the rows of one check.
-
-    Args:
-        name: of the check.
-        device: "cuda" or "cpu".
-        work: folder shared by all checks.
-        quick: sizes that only show that the check runs.
-    """
+    """Collects the rows of one check, in a folder that all checks share; `quick` only shows that the check runs."""
 
     def __init__(self, name: str, device: str, work: Path, quick: bool) -> None:
         self.name, self.device, self.work, self.quick = name, device, work, quick
