@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +16,11 @@ from cskd_hf.errors import UserError
 from cskd_hf.paper import evidence
 from cskd_hf.paper.blocks import Block, RunKey
 from cskd_hf.paper.rows import row_of
-from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.catalog import CATALOG
 from cskd_hf.recipe.recipe import Recipe, load_recipe
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.recipe.sections import SchedulerSection, fill
+from cskd_hf.recipe.suggest import flow
 
 _DISTILLED = ("kd", "kd+cskd")
 _TEACHER = "densenet121"  # the paper's, trained with CS-KD on the same dataset with the same seed
@@ -133,15 +132,15 @@ class _Recipes:
             section, teacher = row.section(self.shipped(key).to_dict()["method"]), teacher_of(key)
             if teacher is not None:
                 section["teacher"] = run_folder(setup.root, teacher).as_posix()
-            overrides.append(f"method={{{', '.join(f'{field}: {_yaml(value)}' for field, value in section.items())}}}")
+            overrides.append(f"method={flow(section)}")
         else:
-            overrides += [f"method.{field}={_yaml(value)}" for field, value in row.settings.items()]
+            overrides += [f"method.{field}={flow(value)}" for field, value in row.settings.items()]
         if key.dataset in setup.data:
-            overrides.append(f"data.dataset={_yaml(setup.data[key.dataset])}")
+            overrides.append(f"data.dataset={flow(setup.data[key.dataset])}")
         overrides += [*row.overrides, *setup.overrides]
         if key.epochs is not None:
             overrides += _stretched(self.schedule(key), key.epochs)
-        return (*overrides, f"run.seed={key.seed}", f"run.output_dir={_yaml(run_folder(setup.root, key).as_posix())}")
+        return (*overrides, f"run.seed={key.seed}", f"run.output_dir={flow(run_folder(setup.root, key).as_posix())}")
 
     def affordable(self, block: Block) -> dict[tuple[str, str, str], int]:
         """The epochs that a grid's budget pays for, at `Method.cost` a sample, where they are not the recipe's."""
@@ -233,13 +232,3 @@ def _stretched(schedule: SchedulerSection, epochs: int) -> list[str]:
     if schedule.decay_epochs is not None:
         changed["decay_epochs"] = factor * schedule.decay_epochs
     return [f"scheduler.{name}={value}" for name, value in changed.items() if value != getattr(schedule, name)]
-
-
-def _yaml(value: Any) -> str:
-    """The value unquoted where YAML reads it back unchanged, else as JSON."""
-    text = str(value)
-    try:
-        parsed, _ = yaml_io.parse(f"{{y: {text}}}", str)
-    except UserError:
-        return json.dumps(value, ensure_ascii=False)
-    return text if parsed == {"y": value} else json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,6 @@ The test split plays no part in the table, so that it can still judge the settin
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from cskd_hf.paper.find import RunState
 from cskd_hf.paper.text import aligned, number
 from cskd_hf.recipe.recipe import load_recipe, recipe_hash
 from cskd_hf.recipe.resolve import resolve
+from cskd_hf.recipe.suggest import flow
 from cskd_hf.runs.environment import CHANGES
 from cskd_hf.runs.folder import read_metrics
 
@@ -77,7 +77,7 @@ def sweep_runs(recipe: str, overrides: Sequence[str], seeds: Sequence[int], root
         point = [f"{key}={value}" for key, value in zip(grid, values, strict=True)]
         name = re.sub(r"[^\w.,=+-]+", "_", ",".join(re.sub(r"^\w+\.", "", setting) for setting in point))
         folder = root / f"{Path(recipe).stem}-{name}-seed{seed}"
-        settings = (*fixed, *point, f"run.seed={seed}", f"run.output_dir={json.dumps(folder.as_posix())}")
+        settings = (*fixed, *point, f"run.seed={seed}", f"run.output_dir={flow(folder.as_posix())}")
         expected = resolve(load_recipe(recipe, settings))
         if not expected.data.holdout:
             raise UserError("data.holdout: none, and a sweep compares on hold-out images; write data.holdout=0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -66,18 +67,15 @@ class Stopwatch:
     """Throughput of a run between two readings of its progress."""
 
     def __init__(self, progress: Progress) -> None:
-        self._mark(progress)
-
-    def _mark(self, progress: Progress) -> None:
-        self.samples, self.seconds, self.wait_seconds = progress.samples, progress.seconds, progress.wait_seconds
+        self.before = copy(progress)
 
     def lap(self, progress: Progress) -> dict[str, float]:
         """Supervised images per second over all ranks, and the share of time spent waiting for data."""
-        seconds = max(progress.seconds - self.seconds, 1e-9)
-        wait_seconds = progress.wait_seconds - self.wait_seconds
-        samples = progress.samples - self.samples
-        self._mark(progress)
-        return {"images_per_second": samples / seconds, "data_wait_share": wait_seconds / seconds, "seconds": seconds}
+        before, self.before = self.before, copy(progress)
+        seconds = max(progress.seconds - before.seconds, 1e-9)
+        rate = (progress.samples - before.samples) / seconds
+        waiting = (progress.wait_seconds - before.wait_seconds) / seconds
+        return {"images_per_second": rate, "data_wait_share": waiting, "seconds": seconds}
 
 
 class TimeLeft:
