@@ -36,7 +36,7 @@ from cskd_hf.data.fingerprint import fingerprint
 from cskd_hf.data.loaders import available_cores
 from cskd_hf.data.splits import ImageSplit, load_images
 from cskd_hf.errors import UserError, run_command
-from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.catalog import catalog_name
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
 
@@ -106,10 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--short-side and --workers must be above 0, --quality in 1 to 95")
     out: Path = arguments.out
     splits = open_sets(arguments)
-    entry = entry_of(arguments.dataset)
     plan = {
         "format": FORMAT,
-        "name": next((name for name, other in CATALOG.items() if other is entry), "resized"),
+        "name": catalog_name(arguments.dataset) or "resized",
         "short_side": arguments.short_side,
         "quality": arguments.quality,
         "splits": {name: fingerprint(split) for name, split in splits.items()},

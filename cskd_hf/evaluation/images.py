@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.inputs import find_images
 from cskd_hf.recipe import yaml_io
-from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.catalog import CATALOG, catalog_name
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.recipe import parse_data
 from cskd_hf.recipe.resolve import resolve_data
@@ -151,8 +151,8 @@ def load_ood(name: str, data: DataSection) -> ImageSplit:
 
 def _holds_test_images(dataset: str, data: DataSection) -> bool:
     """Whether a dataset is the known one, a folder around it, or its test split's folder."""
-    entry = entry_of(dataset)
-    if dataset == data.dataset or (entry is not None and entry is entry_of(data.dataset)):
+    name = catalog_name(dataset)
+    if dataset == data.dataset or (name is not None and name == catalog_name(data.dataset)):
         return True
     if data.dataset in CATALOG or not (os.path.isdir(dataset) and os.path.isdir(data.dataset)):
         return False

@@ -12,7 +12,7 @@ from cskd_hf.hub.licences import Terms
 from cskd_hf.methods import Method
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
-from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, entry_of, same_split
+from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, catalog_name, same_split
 from cskd_hf.recipe.pretrained import find_pretrained, read_config
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import DataSection
@@ -49,9 +49,9 @@ class DataSource:
 
 def data_source(recipe: Recipe) -> DataSource:
     dataset = recipe.data.dataset
-    entry = entry_of(dataset)
-    if entry is not None:
-        return DataSource(next(name for name in CATALOG if CATALOG[name] is entry), entry.path, entry)
+    name = catalog_name(dataset)
+    if name is not None:
+        return DataSource(name, CATALOG[name].path, CATALOG[name])
     # owner/name may also have been a folder, deleted since: only the Hub's cache tells.
     if dataset.count("/") == 1 and not dataset.startswith(("/", ".", "~")) and not Path(dataset).exists():
         from cskd_hf.data.hub import cached_commit

@@ -15,7 +15,7 @@ from torch import Tensor
 from cskd_hf.errors import UserError, one_line
 from cskd_hf.evaluation.rows import check_predictions
 from cskd_hf.paper.blocks import method_title
-from cskd_hf.recipe.catalog import entry_of
+from cskd_hf.recipe.catalog import catalog_name
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs.summary import Summary, read_recipe, read_summary
 
@@ -110,8 +110,8 @@ def _require_same_test(first: FinishedRun, other: FinishedRun) -> None:
 
 def _same_dataset(one: str, other: str) -> bool:
     """A folder's parents differ between machines, and a catalog name stands for its Hub ids."""
-    entry = entry_of(one)
-    return Path(one).name == Path(other).name or (entry is not None and entry is entry_of(other))
+    name = catalog_name(one)
+    return Path(one).name == Path(other).name or (name is not None and name == catalog_name(other))
 
 
 def _labels(runs: Sequence[FinishedRun]) -> list[str]:

@@ -161,13 +161,19 @@ def same_split(split: str) -> str:
     return "validation" if split in ("val", "valid") else split
 
 
-def entry_of(dataset: str) -> CatalogEntry | None:
-    """The entry of a catalog name, a Hub id, or a folder that one of scripts/ prepared; None for other data."""
+def catalog_name(dataset: str) -> str | None:
+    """Of a catalog name, a Hub id, or a folder that one of scripts/ prepared; None for other data."""
     for name, entry in CATALOG.items():
         if dataset in (name, entry.path, *entry.alternatives):
-            return entry
+            return name
     original = _manifest(dataset).get("name")
-    return CATALOG[original] if isinstance(original, str) and original in CATALOG else None
+    return original if isinstance(original, str) and original in CATALOG else None
+
+
+def entry_of(dataset: str) -> CatalogEntry | None:
+    """The entry of `catalog_name`."""
+    name = catalog_name(dataset)
+    return None if name is None else CATALOG[name]
 
 
 def note_of_copy(dataset: str) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS, Method
 from cskd_hf.recipe import yaml_io
-from cskd_hf.recipe.catalog import CATALOG, entry_of
+from cskd_hf.recipe.catalog import CATALOG, catalog_name, entry_of
 from cskd_hf.recipe.explain import Checked, explain
 from cskd_hf.recipe.overrides import apply_overrides
 from cskd_hf.recipe.sections import (
@@ -139,14 +139,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _experiment_name(stem: str, dataset: str) -> str:
     """DATASET_RECIPE, as shipped recipes are called: `finetune` on ./birds and `birds_finetune` are both the latter."""
-    entry = entry_of(dataset)
-    known = {name: CATALOG[name] is entry for name in CATALOG}
-    name = next((name for name, same in known.items() if same), None)
-    if name is None:
-        name = re.sub(r"[^\w.-]+", "_", Path(dataset).absolute().name)
+    name = catalog_name(dataset) or re.sub(r"[^\w.-]+", "_", Path(dataset).absolute().name)
     if stem == name or stem.startswith(f"{name}_"):
         return stem
-    others = [other for other in known if stem.startswith(f"{other}_")]  # the recipe was written for another set
+    others = [other for other in CATALOG if stem.startswith(f"{other}_")]  # the recipe was written for another set
     return f"{name}_{stem.removeprefix(max(others, key=len) + '_') if others else stem}"
 
 
