@@ -102,16 +102,8 @@ def run(check: Check, args: argparse.Namespace, work: Path, deadline: float) -> 
     limit = min(check.seconds, deadline - time.monotonic())
     if limit < 10:
         return [row(check.name, "", "not started: out of time", "skipped")]
-    command = [
-        sys.executable,
-        str(HERE / "gpu" / "checks.py"),
-        check.name,
-        "--device",
-        args.device,
-        "--work",
-        str(work),
-    ]
-    command += ["--quick"] if args.quick else []
+    command = [sys.executable, str(HERE / "gpu" / "checks.py"), check.name]
+    command += ["--device", args.device, "--work", str(work), *(["--quick"] if args.quick else [])]
     log, started = work / f"{check.name}.log", time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         print(f"##### {check.name}", file=file, flush=True)

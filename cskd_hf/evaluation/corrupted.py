@@ -28,11 +28,7 @@ _METRICS = ("top1_error", "nll", "ece")
 
 
 def sweep(
-    weights: Weights,
-    split: ImageSplit,
-    data: DataSection,
-    accelerator: Accelerator,
-    corruptions: Sequence[Corruption],
+    weights: Weights, split: ImageSplit, data: DataSection, accelerator: Accelerator, corruptions: Sequence[Corruption]
 ) -> Result:
     """The metrics of a split without and under each corruption; a collective under `accelerate launch`.
 

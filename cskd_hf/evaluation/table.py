@@ -20,8 +20,7 @@ class MetricRow(NamedTuple):
 
 
 def metric_rows(
-    metrics: MetricValues | Mapping[str, float | None],
-    scaled: MetricValues | Mapping[str, float | None] | None = None,
+    metrics: MetricValues | Mapping[str, float | None], scaled: MetricValues | Mapping[str, float | None] | None = None
 ) -> list[MetricRow]:
     """One row per metric that was measured; `scaled` are those with the logits divided by the temperature."""
     calibrated = {} if scaled is None else dict(scaled)

@@ -15,12 +15,7 @@ from pathlib import Path
 
 from cskd_hf.errors import UserError, one_line
 from cskd_hf.evaluation.details import most_confident_mistakes
-from cskd_hf.paper.example_plots import (
-    confident_mistakes,
-    feature_maps,
-    load_pictures,
-    mistakes_on_a_page,
-)
+from cskd_hf.paper.example_plots import confident_mistakes, feature_maps, load_pictures, mistakes_on_a_page
 from cskd_hf.paper.finished_runs import FinishedRun, read_runs
 from cskd_hf.paper.page_style import Drawing
 from cskd_hf.paper.prediction_plots import log_probabilities, reliability_diagrams, superclass_matrices

@@ -28,11 +28,7 @@ class ClassDifference(NamedTuple):
 
 
 def write_comparison(
-    models: Sequence[Compared],
-    differences: Sequence[Difference],
-    runs: Sequence[Path | None],
-    path: Path,
-    title: str,
+    models: Sequence[Compared], differences: Sequence[Difference], runs: Sequence[Path | None], path: Path, title: str
 ) -> None:
     """Write a page of one or more models, evaluated on the same images.
 

@@ -39,19 +39,8 @@ def gpu_tests(bench: Bench) -> None:
     if bench.device == "cpu":
         bench.add("pytest -m gpu", "passed", "needs a GPU", None)
         return
-    command_line = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-m",
-        "gpu",
-        "tests/test_gpu.py",
-        "-p",
-        "no:cacheprovider",
-    ]
+    options = "-q -n 0 -m gpu tests/test_gpu.py -p no:cacheprovider"
+    command_line = [sys.executable, "-m", "pytest", *options.split()]
     done = subprocess.run(command_line, cwd=ROOT, env=bench.environment(), text=True, capture_output=True)
     print(done.stdout[-30_000:], done.stderr[-5_000:])
     summary = re.findall(r"\d+ (?:passed|failed|error|skipped)[^=]*", done.stdout)

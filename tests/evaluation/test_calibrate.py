@@ -63,14 +63,8 @@ def test_the_interval_holds_the_true_temperature_in_about_95_percent_of_hold_out
     [
         (all_right(18), "18 hold-out images, fewer than the 200 that a temperature needs"),
         (drawn(199), "199 hold-out images, fewer than the 200"),
-        (
-            all_right(2_000),
-            "all 2,000 hold-out images are classified correctly, which bounds the temperature only",
-        ),
-        (
-            (all_right(400)[0], (all_right(400)[1] + 1) % 4),
-            "no better than chance: the hold-out images bound",
-        ),
+        (all_right(2_000), "all 2,000 hold-out images are classified correctly, which bounds the temperature only"),
+        ((all_right(400)[0], (all_right(400)[1] + 1) % 4), "no better than chance: the hold-out images bound"),
         (
             (drawn(400)[0], torch.randint(5, (400,), generator=torch.Generator().manual_seed(2))),
             "no better than chance",

@@ -7,12 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.calibration import (
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    apply_temperature,
-    fit_temperature,
-)
+from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature, fit_temperature
 from cskd_hf.evaluation.refinement import refinement_loss
 
 

@@ -42,10 +42,7 @@ def test_written_keys_stay():
 
 @pytest.mark.parametrize(
     ("dataset", "mean", "std"),
-    [
-        ("cifar100", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-        ("some/folder", IMAGENET_MEAN, IMAGENET_STD),
-    ],
+    [("cifar100", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)), ("some/folder", IMAGENET_MEAN, IMAGENET_STD)],
 )
 def test_statistics_come_from_the_catalog_else_imagenet(dataset, mean, std):
     data = DataSection(dataset=dataset)

@@ -18,10 +18,7 @@ def schedule(**settings: object) -> SchedulerSection:
     ("settings", "words"),
     [
         ({"sched": "multistep", "decay_milestones": (16, 24)}, "0.01 from epoch 16, 0.001 from epoch 24"),
-        (
-            {"sched": "multistep", "decay_milestones": (16,), "step_on_epochs": False},
-            "0.01 from epoch 17",
-        ),
+        ({"sched": "multistep", "decay_milestones": (16,), "step_on_epochs": False}, "0.01 from epoch 17"),
         (
             {"sched": "multistep", "decay_milestones": (16,), "warmup_epochs": 2, "warmup_lr": 0.001},
             "2 warm-up epochs from 0.001, 0.01 from epoch 16",

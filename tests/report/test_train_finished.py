@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_runs import (
-    Result,
-    command,
-    fifteen_images,
-    metrics_lines,
-    quick,
-    summary_of,
-    torchrun,
-    write_recipe,
-)
+from command_runs import Result, command, fifteen_images, metrics_lines, quick, summary_of, torchrun, write_recipe
 from safetensors.torch import load_file
 from summaries import measured
 from whole_runs import whole_run

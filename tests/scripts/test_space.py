@@ -52,11 +52,7 @@ def run_app(*args, before):
         runpy.run_path({str(SPACE / "app.py")!r}, run_name="__main__")
     """
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment(), capture_output=True, text=True, timeout=120
     )
 
 

@@ -92,11 +92,7 @@ class Browser:
     def open(self, address: str, width: int = 1280, height: int = 800) -> None:
         """Load a page in a window of this size in pixels; below 600 px wide it emulates a phone."""
         self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Page.navigate", url=address)
 

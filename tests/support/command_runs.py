@@ -81,11 +81,7 @@ def _fork_server(modules: Sequence[str] = forks.PACKAGE, *options: str) -> str:
 
 
 def _run(server: str, program: Sequence[object], variables: Mapping[str, str], folder: object) -> Result:
-    with (
-        open(os.devnull) as stdin,
-        tempfile.TemporaryFile("w+") as stdout,
-        tempfile.TemporaryFile("w+") as stderr,
-    ):
+    with open(os.devnull) as stdin, tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
         status = forks.run(server, list(map(str, program)), variables, files, str(folder))
         stdout.seek(0)
