@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
 
 import pyarrow as pa
 import pytest
 from datasets import load_from_disk
 from originals import ORIGINALS, downloaded, imagenet, odd_picture, packed, unpacked
 from PIL import Image as PillowImage
-from preparations import assert_prepared, command, manifest, prepare
+from preparations import assert_prepared, manifest, prepare
 
 from cskd_hf.recipe.catalog import CATALOG
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_the_original_archives_become_a_dataset_byte_for_byte(tmp_path, name):
+def test_the_original_archives_become_a_dataset_byte_for_byte(tmp_path, name, capsys):
     archives = downloaded(tmp_path / "archives", name)
-    done = subprocess.run(command(name, *archives, tmp_path / "out"), cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")  # no progress bar without a terminal
-    assert f"data.dataset={tmp_path / 'out'}" in done.stdout
+    assert prepare(name, *archives, tmp_path / "out") == 0
+    stdout, stderr = capsys.readouterr()
+    assert f"data.dataset={tmp_path / 'out'}" in stdout
+    assert stderr == ""  # no progress bar without a terminal
     assert_prepared(tmp_path / "out", ORIGINALS[name]())
     assert [(each["file"], each["sha256"]) for each in manifest(tmp_path / "out")["inputs"]] == [
         (archive.name, hashlib.sha256(archive.read_bytes()).hexdigest()) for archive in archives
@@ -141,10 +141,11 @@ def test_a_second_run_changes_nothing(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_help_names_the_archives_the_terms_and_an_example():
-    for name in ORIGINALS:
-        done = subprocess.run(command(name, "--help"), capture_output=True, text=True)
-        assert done.returncode == 0
-        assert f"python scripts/prepare_{name}.py" in done.stdout
-        assert f"terms: {CATALOG[name].terms}" in done.stdout
-        assert all(archive in done.stdout for archive in ORIGINALS[name]().files)
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_help_names_the_archives_the_terms_and_an_example(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        prepare(name, "--help")
+    text = capsys.readouterr().out
+    assert f"python scripts/prepare_{name}.py" in text
+    assert f"terms: {CATALOG[name].terms}" in text
+    assert all(archive in text for archive in ORIGINALS[name]().files)
