@@ -9,6 +9,7 @@ Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from cskd_hf.errors import run_command
 from cskd_hf.recipe.arguments import RecipeParser
@@ -43,10 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return check(recipe, args.full)
 
 
-def cli() -> None:
-    """The console script cskd-check."""
-    run_command(main)
-
+cli = partial(run_command, main)  # the console script cskd-check
 
 if __name__ == "__main__":
     cli()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,10 +200,7 @@ def _write(
     print(f"wrote {path}")
 
 
-def cli() -> None:
-    """The console script cskd-evaluate."""
-    run_command(main)
-
+cli = partial(run_command, main)  # the console script cskd-evaluate
 
 if __name__ == "__main__":
     cli()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
@@ -76,10 +77,7 @@ def _coverage(args: argparse.Namespace, weights: Weights) -> float:
     return coverage
 
 
-def cli() -> None:
-    """The console script cskd-predict."""
-    run_command(main)
-
+cli = partial(run_command, main)  # the console script cskd-predict
 
 if __name__ == "__main__":
     cli()

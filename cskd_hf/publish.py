@@ -11,6 +11,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cskd_hf.errors import run_command
@@ -42,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return publish_run(**vars(args), finish_command=shlex.join(["python", "-m", "cskd_hf.publish", *arguments]))
 
 
-def cli() -> None:
-    """The console script cskd-publish."""
-    run_command(main)
-
+cli = partial(run_command, main)  # the console script cskd-publish
 
 if __name__ == "__main__":
     cli()

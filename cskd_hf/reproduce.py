@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cskd_hf.errors import UserError, run_command
@@ -210,10 +211,7 @@ def _figures(argv: Sequence[str]) -> int:
     return 0
 
 
-def cli() -> None:
-    """The console script cskd-reproduce."""
-    run_command(main)
-
+cli = partial(run_command, main)  # the console script cskd-reproduce
 
 if __name__ == "__main__":
     cli()
