@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -29,6 +28,7 @@ from typing import IO, Any
 
 from forkserver import start_forked
 
+from cskd_hf.runs.folder import read_metrics
 from cskd_hf.runs.summary import read_summary
 
 SETTINGS = (
@@ -181,7 +181,7 @@ def compare(folder: Path, reference: Path) -> list[str]:
         for name in ("model/model.safetensors", "predictions.safetensors")
         if (folder / name).read_bytes() != (reference / name).read_bytes()
     ]
-    if read_metrics(folder) != read_metrics(reference):
+    if metrics_of(folder) != metrics_of(reference):
         different.append("metrics.jsonl")
     summary, expected = (read_summary(each).model_dump(exclude={"throughput", "name"}) for each in (folder, reference))
     if summary != expected:
@@ -189,9 +189,8 @@ def compare(folder: Path, reference: Path) -> list[str]:
     return different
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in read_metrics(folder)]
 
 
 def as_markdown(kills: Sequence[Kill], differences: dict[int, list[str]]) -> str:

@@ -105,8 +105,9 @@ def _columns(release: Release) -> dict[str, dict[str, str]]:
     if seeds is not None:
         for title, key in (("as trained", "last"), ("calibrated", "metrics_scaled")):
             if seeds[key] is not None:
-                cells = {name: _spread(value["mean"], value["std"]) for name, value in seeds[key].items()}
-                columns[f"{title}, n = {seeds['n']}"] = cells
+                columns[f"{title}, n = {seeds['n']}"] = {
+                    name: f"{number(value['mean'])} ± {value['std']:.2g}" for name, value in seeds[key].items()
+                }
     published = published_results(release.source.recipe)
     if published:
         columns["paper"] = {
@@ -114,10 +115,6 @@ def _columns(release: Release) -> dict[str, dict[str, str]]:
             for name, result in published.items()
         }
     return columns
-
-
-def _spread(mean: float, std: float) -> str:
-    return f"{number(mean)} ± {std:.2g}"
 
 
 def _duration(seconds: float, environments: Sequence[Mapping[str, Any]]) -> str:

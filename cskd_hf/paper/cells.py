@@ -162,13 +162,11 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
             continue
         per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
         batch, images = per_process * summary.throughput.num_processes, summary.dataset.images["train"]
-        for note in summary.notes:
-            if note.startswith(CHANGES):
-                trained.setdefault(note, []).append(run.folder.name)
+        notes = [note for note in summary.notes if note.startswith(CHANGES)]
         if batch != run.shipped_batch:
-            note = f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}"
-            trained.setdefault(note, []).append(run.folder.name)
+            notes.append(f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}")
         if images != run.size.train:
-            note = f"trained on {images:,} images; {key.dataset} has {run.size.train:,}"
+            notes.append(f"trained on {images:,} images; {key.dataset} has {run.size.train:,}")
+        for note in notes:
             trained.setdefault(note, []).append(run.folder.name)
     return [f"{note}: {', '.join(names)}" for note, names in trained.items()]

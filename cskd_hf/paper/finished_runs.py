@@ -117,10 +117,9 @@ def _same_dataset(one: str, other: str) -> bool:
 def _labels(runs: Sequence[FinishedRun]) -> list[str]:
     """The method; then, only for runs that would share a label, network, settings, seed, folder name, path."""
     labels = [method_title(run.summary.method["name"]) for run in runs]
-    if len({run.summary.model.model_name for run in runs}) > 1:
-        labels = [f"{label}, {run.summary.model.model_name}" for label, run in zip(labels, runs, strict=True)]
-    if len({run.recipe.run.chosen_epoch for run in runs}) > 1:
-        labels = [f"{label}, {run.recipe.run.chosen_epoch}" for label, run in zip(labels, runs, strict=True)]
+    for facts in ([run.summary.model.model_name for run in runs], [run.recipe.run.chosen_epoch for run in runs]):
+        if len(set(facts)) > 1:
+            labels = [f"{label}, {fact}" for label, fact in zip(labels, facts, strict=True)]
     distinctions: list[Callable[[FinishedRun, list[FinishedRun]], str]] = [
         _settings,
         lambda run, _: f", seed {run.summary.seed}",

@@ -35,7 +35,9 @@ def markdown(grids: Sequence[Grid], overrides: Sequence[str] = (), notes: Sequen
 def _paper_grids(grids: Sequence[Grid]) -> list[str]:
     lines = _legend(grids)
     for grid in grids:
-        lines += ["", f"### {_heading(grid)}", "", *aligned(_grid_rows(grid))]
+        common, better = in_common(grid), "higher" if grid.block.metric in HIGHER_IS_BETTER else "lower"
+        heading = f"{f'{name_of(common)}: ' if common else ''}{name_of(grid.block.metric)}, {better} is better"
+        lines += ["", f"### {heading}", "", *aligned(_grid_rows(grid))]
     return lines
 
 
@@ -53,12 +55,6 @@ def in_common(grid: Grid) -> str | None:
     """The network that all columns share, else the dataset, else None."""
     datasets, models = ({column[part] for column in grid.block.columns} for part in (0, 1))
     return next((names.pop() for names in (models, datasets) if len(names) == 1), None)
-
-
-def _heading(grid: Grid) -> str:
-    better = "higher" if grid.block.metric in HIGHER_IS_BETTER else "lower"
-    common = in_common(grid)
-    return f"{f'{name_of(common)}: ' if common else ''}{name_of(grid.block.metric)}, {better} is better"
 
 
 def column_names(grid: Grid) -> list[str]:

@@ -25,6 +25,8 @@ import numpy as np
 from pictures import as_folder, jpegs
 from reporting import bench_parser, ratios, report, spread, table
 
+from cskd_hf.runs.folder import read_metrics
+
 HERE = Path(__file__).resolve().parent
 NUM_CLASSES = 20
 PLAIN = "plain script"
@@ -96,7 +98,7 @@ def run_plain(place: Path, args: argparse.Namespace) -> list[tuple[float, float,
 
 def run_ours(place: Path, args: argparse.Namespace, variables: Mapping[str, str]) -> list[tuple[float, float, float]]:
     run_python("-c", TRAIN, write_recipe(place, args), cwd=place, variables=variables)
-    epochs = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    epochs = read_metrics(place / "run")
     shutil.rmtree(place / "run")
     return [(e["seconds"], e["seconds"] * e["data_wait_share"], e["seconds"] * e["images_per_second"]) for e in epochs]
 

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from harness import Bench
 
+from cskd_hf.runs.folder import read_metrics
+
 # Targets on one H100: see scripts/bench/README.md.
 MIN_RATE, MAX_CSKD, MAX_MUTUAL, MAX_MEMORY, MIN_LOADER_SHARE = 2800, 1.34, 1.02, 1.14, 0.9
 VARIANTS = ("cross-entropy, B", "CS-KD, B", "cross-entropy, 2B", "mutual CS-KD, 2B")
@@ -147,8 +149,7 @@ def command(bench: Bench) -> None:
         ]
         settings += ["model={model_name: test_resnet}", "transform.input_size=[3, 32, 32]"] if bench.quick else []
         bench.train("imagenet_resnet50", *settings)
-        text = (bench.folder / name / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()][1:]  # the first epoch starts workers and compiles
+        lines = read_metrics(bench.folder / name)[1:]  # the first epoch starts workers and compiles
         rate = statistics.median(line["images_per_second"] for line in lines)
         wait = statistics.median(line["data_wait_share"] for line in lines)
         best = images / statistics.median(json.loads(synthetic.read_text(encoding="utf-8"))[variant])
