@@ -87,7 +87,7 @@ def ood_detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
     return {name: 100 * float(rate) for name, rate in rates.items()}
 
 
-def _false_positive_rate(positive: object, score: object, recall: float = 0.95) -> float:
-    """At the highest threshold, which is one of the scores, that finds this share of the positive images or more."""
+def _false_positive_rate(positive: object, score: object) -> float:
+    """At the highest threshold, which is one of the scores, that finds 95 % of the positive images or more."""
     false, true, _ = roc_curve(positive, score, drop_intermediate=False)  # dropping points would move the threshold
-    return false[(true >= recall).argmax()]
+    return false[(true >= 0.95).argmax()]

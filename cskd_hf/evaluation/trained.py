@@ -30,14 +30,14 @@ from cskd_hf.runs.weights import Weights
 
 
 def evaluate(
-    weights: Sequence[Weights], splits: Sequence[ImageSplit], data: DataSection, count: int = RESAMPLES, seed: int = 0
+    weights: Sequence[Weights], splits: Sequence[ImageSplit], data: DataSection, count: int = RESAMPLES
 ) -> list[Compared] | None:
     """The metrics of models on the same images, on the main process; a collective under `accelerate launch`.
 
     Args:
         splits: the images for each, labels in the order of its classes.
         data: where they come from, resolved.
-        count, seed: of the intervals' resamples.
+        count: resamples for the intervals; 0: none.
 
     Raises:
         UserError: weights do not load or give no finite logits, they have other classes than the split, or an image is
@@ -57,7 +57,7 @@ def evaluate(
         if accelerator.is_main_process:
             names = trained.class_names or split.class_names
             facts = trained.temperature, trained.calibration, trained.train_images
-            models.append(measure(own.source, predictions, names, *facts, count=count, seed=seed))
+            models.append(measure(own.source, predictions, names, *facts, count=count))
             for line in split.notes if own is weights[0] else ():
                 print(f"note: {line}")
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit

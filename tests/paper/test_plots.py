@@ -141,7 +141,3 @@ def test_a_shortened_name_is_one_line_of_the_given_width(name: str, width: float
     assert "\n" not in shown
     if "…" not in shown:
         assert len(shown) == len(" ".join(name.split()))
-
-
-def test_a_shortened_name_ends_like_the_original() -> None:
-    assert shortened("cub200: 001.Black_footed_Albatross", 90.0, 7.0).endswith("ed_Albatross")

@@ -44,13 +44,12 @@ def test_the_report_states_what_ran_and_what_came_out(tmp_path: Path) -> None:
         assert text in page.text
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
-def test_every_metric_has_its_definition_and_both_values(tmp_path: Path, name: str) -> None:
-    page = page_of(tmp_path / "run")
-    (row,) = (row for row in page.rows if row[0] == name + DEFINITIONS[name])
-    metrics = SUMMARY.metrics
+def test_every_metric_has_its_definition_and_both_values(tmp_path: Path) -> None:
+    page, metrics = page_of(tmp_path / "run"), SUMMARY.metrics
     assert metrics.metrics_scaled is not None
-    assert [float(cell) for cell in row[1:]] == [dict(metrics.last)[name], dict(metrics.metrics_scaled)[name]]
+    for name, definition in DEFINITIONS.items():
+        (row,) = (row for row in page.rows if row[0] == name + definition)
+        assert [float(cell) for cell in row[1:]] == [dict(metrics.last)[name], dict(metrics.metrics_scaled)[name]]
 
 
 def test_without_a_holdout_set_the_report_states_that_no_temperature_was_fitted(tmp_path: Path) -> None:
