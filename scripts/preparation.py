@@ -111,29 +111,18 @@ def _parse(
     parser = argparse.ArgumentParser(
         description=doc, epilog=f"terms: {CATALOG[name].terms}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER", help="see above")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="ARCHIVE_OR_FOLDER", help="see above")
+    add("out", type=Path, metavar="OUT", help="folder to write; use it as data.dataset=./OUT")
     if number:
-        parser.add_argument(
-            f"--{number.name.replace('_', '-')}",
-            type=int,
-            default=number.default,
-            metavar=number.metavar,
-            help=f"{number.help} (default: {number.default})",
-        )
-    parser.add_argument(
-        "--allow-other-counts",
-        action="store_true",
-        default=not fixed_counts,
-        help="accept image or class counts that differ from the official ones",
-    )
-    parser.add_argument(
-        "--shard-size", type=float, default=500, metavar="MB", help="size of an Arrow file in OUT (default: 500)"
-    )
+        text = f"{number.help} (default: {number.default})"
+        option = f"--{number.name.replace('_', '-')}"
+        add(option, type=int, default=number.default, metavar=number.metavar, help=text)
+    counts = "accept image or class counts that differ from the official ones"
+    add("--allow-other-counts", action="store_true", default=not fixed_counts, help=counts)
+    add("--shard-size", type=float, default=500, metavar="MB", help="size of an Arrow file in OUT (default: 500)")
     if workers:
-        parser.add_argument(
-            "--workers", type=int, default=workers, help=f"processes that write shards (default: {workers})"
-        )
+        add("--workers", type=int, default=workers, help=f"processes that write shards (default: {workers})")
     else:
         parser.set_defaults(workers=0)
     arguments = parser.parse_intermixed_args(argv)

@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
+from dataset_folder import (
+    FORMAT,
+    check_new,
+    move_into_place,
+    print_result,
+    read_manifest,
+    workspace,
+    write_manifest,
+    write_splits,
+)
 from datasets import load_from_disk
 from PIL import Image
 from stored_images import StoredImages
@@ -157,23 +166,17 @@ def is_done(out: Path, plan: dict[str, Any]) -> bool:
     Raises:
         UserError: OUT is anything but absent, empty, or this copy.
     """
-    if not out.exists():
-        return False
-    if not out.is_dir():
-        raise UserError(f"{out}: OUT is a file; choose a folder")
-    names = sorted(entry.name for entry in out.iterdir())
-    if not names:
-        return False
     partial_plan, manifest = out / ".partial" / "plan.json", out / "manifest.json"
     if partial_plan.is_file():
         if json.loads(partial_plan.read_text(encoding="utf-8")) != plan:
             raise UserError(f"{out} is an unfinished copy of other images or settings; remove it or choose another")
         return False
-    if manifest.is_file() and "dataset_dict.json" in names:
+    if manifest.is_file() and (out / "dataset_dict.json").is_file():
         with suppress(ValueError, KeyError, TypeError):  # another kind of manifest: rejected below
             if json.loads(manifest.read_text(encoding="utf-8"))["resized"]["plan"] == plan:
                 return True
-    raise UserError(f"{out} is not empty: it contains {', '.join(names[:3])}; choose another folder")
+    check_new(out)
+    return False
 
 
 def write_copy(partial: Path, splits: dict[str, ImageSplit], plan: dict[str, Any], workers: int) -> None:

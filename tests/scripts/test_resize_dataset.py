@@ -134,11 +134,11 @@ def test_a_rerun_does_nothing_and_other_settings_are_rejected(script, tmp_path, 
     assert resize(script, source, out, "--short-side", 32) == 0
     assert "is complete" in capsys.readouterr().out
     assert (out / "train" / "state.json").stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match="OUT is not empty"):
         resize(script, source, out, "--short-side", 31)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty: it contains notes\.txt"):
+    with pytest.raises(UserError, match="OUT is not empty"):
         resize(script, source, tmp_path / "own")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="OUT is a file"):
