@@ -120,5 +120,3 @@ def test_the_command_rejects_a_locked_folder_without_changing_it(tmp_path, monke
     assert line.startswith(f"error: run.output_dir: {THIS_PROCESS} is training in {folder}")
     assert [file.name for file in folder.iterdir()] == [run_lock.NAME]
     run_lock.release_all()
-    assert quick(recipe).status == 0
-    assert not (folder / run_lock.NAME).exists()
