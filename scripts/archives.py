@@ -115,10 +115,7 @@ class _Window(io.RawIOBase):
 
 
 def index_tar(path: Path, shown: str, start: int = 0, size: int | None = None) -> Tree:
-    """List the members of a plain tar, or of a tar inside another one.
-
-    Args:
-        start, size: position of the inner tar.
+    """List the members of a plain tar, or of a tar at `start` inside another one.
 
     Raises:
         UserError: not a tar, truncated, or an unsafe member; the message names the member.
@@ -198,10 +195,7 @@ def index_folder(path: Path) -> Tree:
 
 
 def safe_name(shown: str, name: str, kind: str) -> str:
-    """A member's name without "./".
-
-    Args:
-        kind: what else than a plain file it is, for the message; "" for a plain file.
+    """A member's name without "./"; `kind` is what else than a plain file it is, for the message, or "".
 
     Raises:
         UserError: unpacking the member could write outside the folder.

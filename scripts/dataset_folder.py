@@ -42,15 +42,13 @@ def write_splits(
 ) -> dict[str, dict[str, Any]]:
     """Write the shards that are not complete yet, and the JSON files that `load_from_disk` reads next to them.
 
-    Args:
-        archives: their SHA-256 is computed along the way.
-        workers: see `write_shards`.
+    The SHA-256 of the archives is computed along the way.
 
     Returns:
         The manifest's entry of each split: number of images and of shards, SHA-256 of its rows.
 
     Raises:
-        UserError: see `write_shards`.
+        UserError: see `write_shards`, as for `workers`.
     """
     # Written as by `datasets`; importing it takes longer than writing a small dataset.
     features = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}

@@ -48,10 +48,6 @@ class Mirror:
     """A copy of a run folder, made of whole files.
 
     A copy that a kill cuts short is harmless: its checksums differ, and the checkpoint before it is still there.
-
-    Args:
-        folder: the run folder.
-        copy: where the copy is, or will be.
     """
 
     def __init__(self, folder: Path, copy: Path) -> None:

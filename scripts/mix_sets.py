@@ -66,11 +66,7 @@ def parse_sets(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def open_set(name: str, place: str) -> Images:
-    """Open a set as training does, without a hold-out set.
-
-    Raises:
-        UserError: see `load_images`.
-    """
+    """Open a set as training does, without a hold-out set; raises UserError as `load_images`."""
     try:
         return load_images(resolve_data(parse_data({"dataset": place, "holdout": 0.0}, source=name)))
     except UserError as error:

@@ -46,8 +46,7 @@ METRICS_MEMORY = 150 * 10**6  # chunks of rows, whatever the number of images an
 def check(recipe: Recipe, full: bool) -> int:
     """Print a report on a recipe's data, model and disk space; returns the exit status, 1 if there are problems.
 
-    Args:
-        full: decode every image and compare all bytes, also of `SAMPLED_FROM` images or more.
+    `full` decodes every image and compares all bytes, also of `SAMPLED_FROM` images or more.
 
     Raises:
         UserError: the data cannot be opened.

@@ -10,13 +10,7 @@ from cskd_hf.errors import UserError
 
 
 class RecipeParser(argparse.ArgumentParser):
-    """Reads a recipe and its overrides; a mistake is one line.
-
-    Args:
-        prog: the command.
-        recipe_is_optional: whether an option may take the recipe's place.
-        settings: argparse's.
-    """
+    """Reads a recipe and its overrides; a mistake is one line. An option may take the place of an optional recipe."""
 
     def __init__(self, prog: str, recipe_is_optional: bool = False, **settings: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter

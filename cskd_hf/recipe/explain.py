@@ -67,10 +67,9 @@ class Checked(NamedTuple):
 
 
 def explain(error: ValidationError, checked: Checked, source: str, places: Mapping[str, str]) -> str:
-    """One line for each mistake.
+    """One line for each mistake that pydantic found.
 
     Args:
-        error: what pydantic raised.
         checked: the settings, and what they were validated as.
         source: the place of mistakes that no single line made.
         places: 'section.key' → the line or command line that set it.

@@ -31,17 +31,12 @@ EXAMPLES = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "betas"
 
 
 def suggest(kind: type[BaseModel], settings: Mapping[str, Any], key: str, place: str, name: str) -> str:
-    """What to write instead of a wrong value: the first reading of it that is valid, else the default of a list.
+    """ "; write …" instead of a wrong value, or nothing: its first reading that is valid, else the default of a list.
 
     Args:
-        kind: the section's class.
-        settings: the section as read.
-        key: the wrong one.
+        kind, settings, key: the section's class, the section as read, and the wrong key.
         place: its file and line, or `COMMAND_LINE`.
         name: 'section.key'.
-
-    Returns:
-        "; write …", or nothing.
     """
     field, value = kind.model_fields[key], settings[key]
     parts = parts_of(field.annotation)
