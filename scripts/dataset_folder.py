@@ -48,7 +48,7 @@ def write_splits(
         The manifest's entry of each split: number of images and of shards, SHA-256 of its rows.
 
     Raises:
-        UserError: see `write_shards`, as for `workers`.
+        UserError: see `write_shards`, which takes `workers`.
     """
     # Written as by `datasets`; importing it takes longer than writing a small dataset.
     features = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
