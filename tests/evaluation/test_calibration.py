@@ -107,7 +107,6 @@ def test_an_invalid_temperature_is_rejected(temperature: float) -> None:
 @pytest.mark.parametrize(
     ("logits", "target", "message"),
     [
-        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), r"logits \(0, 3\)"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), r"target\[1\] is 3"),
         (torch.tensor([[0.0, 1.0], [0.0, -math.inf]]), torch.tensor([0, 0]), r"logits\[1\] is not finite"),
         (torch.tensor([[0.0, 1.0], [0.0, math.nan]]), torch.tensor([0, 0]), r"logits\[1\] is not finite"),
