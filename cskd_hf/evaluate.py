@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = [find_weights(word) for word in args.words if word not in overrides]
     if not weights:
         raise UserError(f"{overrides[0]}: which model? Name {ALLOWED}")
-    if args.resamples is not None and args.resamples < 0:
-        raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
-    _check_instead(args, len(weights))
+    _check_options(args, len(weights))
     data = data_section(weights, overrides)
     heights = [] if args.resolution is None else parse_heights(args.resolution)
     severities = args.severities or "1,2,3,4,5"
@@ -100,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator.end_training()  # otherwise gloo's threads may abort the process at interpreter exit
     if accelerator.is_main_process:
         print("\n".join(result.lines))
-        for path in outputs.values():  # JSON alone, see `_check_instead`
+        for path in outputs.values():  # JSON alone, see `_check_options`
             write_json(path, result.content)
             print(f"wrote {path}")
     return 0
@@ -164,8 +162,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def _check_instead(args: argparse.Namespace, models: int) -> None:
-    """Raises UserError if options exclude each other."""
+def _check_options(args: argparse.Namespace, models: int) -> None:
+    """Raises UserError if options exclude each other, or a number is negative."""
+    if args.resamples is not None and args.resamples < 0:
+        raise UserError(f"--resamples: read {args.resamples}; write 0 for no intervals, or 1000")
     options = ("resolution", "calibration", "conformal", "corruptions", "ood")
     instead = [f"--{name}" for name in options if getattr(args, name) is not None]
     if args.severities is not None and args.corruptions is None:
