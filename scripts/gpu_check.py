@@ -73,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", nargs="+", choices=[check.name for check in CHECKS], metavar="NAME", help="run only these checks"
     )
     parser.add_argument("--quick", action="store_true", help="tiny networks and few steps, to test the script itself")
-    parser.add_argument("--jobs", type=int, default=4, help="checks to run in parallel (default: 4)")
+    jobs = max(1, min(4, (os.cpu_count() or 1) // 4))
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, help="checks to run in parallel (default: cores / 4, up to 4)"
+    )
     args = parser.parse_args(argv)
     deadline = time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
