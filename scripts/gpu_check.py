@@ -53,7 +53,7 @@ CHECKS = (
     Check("resume_fp16", 200, False),
     Check("deterministic", 200, False),
     Check("digits", 240, False),
-    Check("out_of_memory", 150, False),
+    Check("out_of_memory", 240, False),
     Check("two_ranks", 90, False),
     Check("step_compiled_pairs", 240, True),
     Check("step_reduce_overhead", 240, True),
