@@ -20,7 +20,7 @@ from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
-from cskd_hf.engine.launch import check_environment
+from cskd_hf.engine.launch import check_accelerator, check_environment
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.engine.updates import training_updates
@@ -45,6 +45,7 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
         raise UserError("--speed: measures one process; start it without a launcher")
     check_environment(recipe)
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
+    check_accelerator(accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     recipe = resolve(recipe)

@@ -59,8 +59,8 @@ def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
         images: from `cskd_hf.data.fingerprint.describe_images`.
 
     Raises:
-        UserError: the folder holds something else, a run trained by another recipe or on other images, a run in progress, or any
-            run under `run.resume: never`.
+        UserError: the folder holds something else, a run trained by another recipe or on other images, a run in
+            progress, or any run under `run.resume: never`.
     """
     assert recipe.run.output_dir is not None
     folder, resume = Path(recipe.run.output_dir), recipe.run.resume
