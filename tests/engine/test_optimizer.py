@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import EXPERIMENT, METHODS, backbone, method_of, small_network
+from method_cases import EXPERIMENT, METHODS, backbone, method_of, needs_new_timm, small_network
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from tiny_runs import Run
@@ -148,6 +148,7 @@ def test_settings_that_an_optimizer_does_not_take_are_rejected(settings, line):
         optimizer_of("cskd", settings_of(**settings), small_network())
 
 
+@needs_new_timm
 def test_settings_under_another_name_are_taken():
     """Adafactor's groups hold the first of the betas alone."""
     optimizer, *_ = optimizer_of("cskd", settings_of(opt="adafactor", betas=(0.7, 0.999)), small_network())
