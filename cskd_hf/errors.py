@@ -76,7 +76,9 @@ def run_command(command: Callable[[], int]) -> None:
         if is_out_of_device_memory(error):
             line = "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
         elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            line = f"run.compile: torch cannot compile: {str(error).splitlines()[0]}; write run.compile=false"
+            # The last line of what inductor met: a compiler's process sends its whole traceback.
+            cause = str(getattr(error, "inner_exception", "") or error).strip().splitlines()[-1]
+            line = f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
         else:
             raise
         print(f"error: {line}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Check everything this project promises on a GPU: speed, memory, exactness, error messages.
 
     python scripts/gpu_check.py [--minutes 8] [--out DIR]
-    python scripts/gpu_check.py --device cpu --quick          # the same script in two minutes, without a GPU
+    python scripts/gpu_check.py --device cpu --quick          # the same script in a few minutes, without a GPU
 
 Generates ImageNet-like JPEGs from photographs in installed packages; needs no network. The most valuable checks run
 first, each in a process with a time limit: timings alone, the rest in parallel. A failed check does not stop the

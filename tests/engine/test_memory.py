@@ -151,7 +151,10 @@ def test_a_dry_run_blames_neither_model_nor_size_for_other_faults(monkeypatch, t
     ("error", "line"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "the device is out of memory: lower data.batch_size ("),
-        (BackendCompilerFailed(None, ValueError("No C compiler"), None), "run.compile: torch cannot compile: "),
+        (
+            BackendCompilerFailed(None, ValueError("Traceback:\nNo C compiler\n"), None),
+            "run.compile: torch cannot compile: No C compiler; install ",
+        ),
     ],
 )
 def test_a_command_reports_what_torch_lacks_in_one_line(capsys, error, line):
