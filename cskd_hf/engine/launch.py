@@ -6,6 +6,7 @@ import os
 import resource
 import tempfile
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend
 
@@ -91,13 +92,17 @@ def check_accelerator(accelerator: Accelerator) -> None:
     """Check that Accelerate runs what the recipe records, wherever its settings came from.
 
     Raises:
-        UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate, fp16 on a CPU.
+        UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate, fp16 on a CPU,
+            fewer GPUs than processes.
     """
     if accelerator.distributed_type not in _SUPPORTED:
         raise UserError(
             f"accelerate: distributed_type {accelerator.distributed_type.value}: this loop evaluates, averages and "
             "saves whole weights on every rank; use MULTI_GPU, one process per GPU"
         )
+    local, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and local > devices:
+        raise UserError(f"{local} processes on a machine with {devices} GPUs: NCCL needs one for each; start {devices}")
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(
             "run.mixed_precision: read fp16, but on a CPU Accelerate would train in float32; write "

@@ -120,7 +120,7 @@ def _dry_step(
         with torch.no_grad():
             return copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
     except _FAULTS as error:
-        _blame_nothing_else(error, f"{num_samples} samples of {size}")
+        _raise_other_cause(error, f"{num_samples} samples of {size}")
         if "more than 1 value per channel" in str(error):
             raise UserError(
                 f"data.batch_size: an epoch's last batch leaves {num_samples} to a process, too few for this model's "
@@ -135,7 +135,7 @@ def _dry_step(
         ) from error
 
 
-def _blame_nothing_else(error: Exception, images: str) -> None:
+def _raise_other_cause(error: Exception, images: str) -> None:
     """Raises UserError if what failed is neither the model nor the size of its images."""
     if is_out_of_device_memory(error) or is_out_of_host_memory(error):
         memory = "memory" if is_out_of_host_memory(error) else "the device's memory"
@@ -164,7 +164,7 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
             model(torch.zeros(1, *test_size, device=device))
     except _FAULTS as error:
         size, training_size = ("×".join(map(str, each[1:])) for each in (test_size, transform.input_size))
-        _blame_nothing_else(error, f"1 image of {size}")
+        _raise_other_cause(error, f"1 image of {size}")
         raise UserError(
             f"transform.test_input_size: the model trains on images of {training_size} and does not run on {size}: "
             f"{one_line(error)}; leave it out"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from summaries import make_recipe
 
 from cskd_hf.engine.launch import (
@@ -71,6 +74,14 @@ def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings
         AcceleratorState._reset_state()
         for variable in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
             del os.environ[variable]
+
+
+def test_more_processes_than_gpus_are_rejected(monkeypatch):
+    accelerator = SimpleNamespace(distributed_type=DistributedType.MULTI_GPU, device=torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(UserError, match=r"^8 processes on a machine with 4 GPUs: NCCL needs one for each; start 4$"):
+        check_accelerator(accelerator)
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):
