@@ -31,6 +31,14 @@ def is_out_of_host_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def is_out_of_device_memory(error: BaseException) -> bool:
+    """Whether torch's allocator, or a library below it, got no device memory; only the former has an error class."""
+    text = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "STATUS_ALLOC_FAILED" in text)
+    )
+
+
 def exit_on_signals() -> None:
     """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers.
 
@@ -64,6 +72,17 @@ def run_command(command: Callable[[], int]) -> None:
             message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
             print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:  # of torch, wherever a command meets it
+        if is_out_of_device_memory(error):
+            line = "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            # The last line of what inductor met: a compiler's process sends its whole traceback.
+            cause = str(getattr(error, "inner_exception", "") or error).strip().splitlines()[-1]
+            line = f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
+        else:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         try:
             print(flush=True)

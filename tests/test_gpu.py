@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from command_runs import command, draw_folder, metrics_lines, summary_of, write_recipe
+from method_cases import batch_for, method_of, objective_of
 from safetensors.torch import load_file
 from timm.scheduler import create_scheduler_v2
 
@@ -21,8 +22,9 @@ from cskd_hf.engine.learner import Learner
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import training_updates
-from cskd_hf.methods import CSKD, Batch, CrossEntropy
-from cskd_hf.recipe.sections import OptimizerSection, RunSection
+from cskd_hf.evaluation.predictions import predict_split
+from cskd_hf.methods import CSKD, METHODS, Batch, CrossEntropy
+from cskd_hf.recipe.sections import DataSection, OptimizerSection, RunSection
 from cskd_hf.runs.progress import Progress
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -85,6 +87,20 @@ def test_no_update_of_the_loop_waits_for_the_device(precision, compiled, setting
         AcceleratorState._reset_state()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_waits_for_the_device(name):
+    method = method_of(name, **({"mixup_alpha": 0.2} if name == "mutual_cskd" else {}))
+    objective = objective_of(method).to("cuda")
+    batches = [Batch(*(part.to("cuda") for part in batch_for(method, seed=seed)[:3])) for seed in range(3)]
+    for batch in batches[:2]:  # the first may wait: it chooses kernels
+        objective(batch)["loss"].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        objective(batches[2])["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_batch_is_copied_beside_the_work_that_is_queued():
     device = torch.device("cuda", torch.cuda.current_device())
     part = torch.randint(0, 255, (64, 3, 224, 224), dtype=torch.uint8).pin_memory()
@@ -100,6 +116,26 @@ def test_a_batch_is_copied_beside_the_work_that_is_queued():
     doubled = there.int() * 2  # waits for the copy, on the device
     del there
     assert torch.equal(doubled.cpu(), part.int() * 2)
+
+
+def test_results_are_those_of_a_cpu_even_where_tf32_is_on(make_split, transform):
+    """TF32 has 10 bits of mantissa: a relative error of about 1e-3."""
+    import timm
+
+    torch.manual_seed(0)
+    model, logits = timm.create_model("resnet18", num_classes=3), []
+    data = DataSection(dataset="unused", batch_size=8, workers=0)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        for cpu in (True, False):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(cpu=cpu)
+            model.to(accelerator.device)
+            logits.append(predict_split(model, make_split(24), accelerator, data, transform).logits)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert (logits[0] - logits[1]).abs().max() < 1e-4 * logits[0].abs().max()
 
 
 def test_the_mode_that_the_test_above_relies_on_sees_a_wait():

@@ -20,7 +20,7 @@ from cskd_hf.data.loaders import available_cores, count_workers, workers_ended
 from cskd_hf.data.splits import Images, load_images
 from cskd_hf.engine.build import build_batches, build_loader, build_training_objective
 from cskd_hf.engine.cpu_tuning import keep_freed_memory
-from cskd_hf.engine.launch import check_environment
+from cskd_hf.engine.launch import check_accelerator, check_environment
 from cskd_hf.engine.learner import build_learner
 from cskd_hf.engine.objective import dry_run
 from cskd_hf.engine.updates import training_updates
@@ -39,21 +39,18 @@ def check_speed(recipe: Recipe, seconds: float = 30.0) -> int:
         seconds: for the three measurements and their warm-ups.
 
     Raises:
-        UserError: whatever would stop training; several processes; a batch that does not fit on the device.
+        UserError: whatever would stop training; several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--speed: measures one process; start it without a launcher")
     check_environment(recipe)
     accelerator = Accelerator(mixed_precision=recipe.run.mixed_precision)
+    check_accelerator(accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     recipe = resolve(recipe)
     images = load_images(recipe.data)
-    try:
-        speed = _measure(recipe, images, accelerator, seconds / 4)
-    except torch.OutOfMemoryError:
-        problem = f"data.batch_size: {recipe.data.batch_size} does not fit on the device"
-        raise UserError(f"{problem}; lower it, or write run.grad_checkpointing=true") from None
+    speed = _measure(recipe, images, accelerator, seconds / 4)
     device = accelerator.device.type
     name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads"
     duration = estimate(recipe, speed, len(images.train), len(images.holdout or ()), len(images.test))

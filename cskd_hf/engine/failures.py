@@ -6,16 +6,18 @@ import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from cskd_hf.engine.distributed import is_broken_collective
 from cskd_hf.engine.memory import explain_out_of_host_memory, explain_out_of_memory
+from cskd_hf.engine.objective import lacks_deterministic
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
-from cskd_hf.errors import is_out_of_host_memory, one_line
+from cskd_hf.errors import is_out_of_device_memory, is_out_of_host_memory, one_line
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.rows import finite_rows
 from cskd_hf.files import advice
@@ -27,20 +29,29 @@ class RunFailedError(Exception):
     """The run cannot continue; the message is for the user, empty on ranks that leave it to another."""
 
 
+MIN_LOSS_SCALE = 1e-4  # as in fairseq: a scale starts at 65,536 and halves with each skipped step
+
+
 class NonFiniteWeightsError(RuntimeError):
-    """A weight became non-finite although the loss was finite."""
+    """A weight, or in fp16 every gradient, became non-finite although the loss was finite."""
 
 
-def check_weights(module: nn.Module, step: int) -> None:
+def check_weights(module: nn.Module, scaler: Any, step: int) -> None:
     """Called before a checkpoint is saved, so that none holds non-finite weights. A device sync.
 
+    Args:
+        scaler: of the loss in fp16, or None. It skips steps whose gradients are not finite, silently all of them.
+
     Raises:
-        NonFiniteWeightsError: naming the first parameter and the step.
+        NonFiniteWeightsError: naming the step, and the first parameter or the loss scale.
     """
     names, parameters = zip(*module.named_parameters(), strict=True)
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one sync
     if not all(finite):
-        raise NonFiniteWeightsError(f"step {step}: {names[finite.index(False)]}")
+        raise NonFiniteWeightsError(f"weights are not finite at step {step}: {names[finite.index(False)]}")
+    if scaler is not None and scaler.get_scale() < MIN_LOSS_SCALE:
+        scale = f"the loss scale is {scaler.get_scale():.1g}"
+        raise NonFiniteWeightsError(f"gradients in fp16 are not finite up to step {step}: {scale}")
 
 
 def find_divergence(predictions: Mapping[str, Predictions]) -> str | None:
@@ -83,7 +94,7 @@ def explain(error: Exception, run: Run) -> str | None:
     if not run.folder.is_dir():  # on another machine
         resume = f"checkpoints are in {run.folder} of {run.ranks.names[0]}"
     reason = one_line(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_device_memory(error):
         return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
     if is_out_of_host_memory(error):
         return f"{explain_out_of_host_memory(error, run.recipe)}; {resume}"
@@ -95,8 +106,8 @@ def explain(error: Exception, run: Run) -> str | None:
         )
     if isinstance(error, NonFiniteWeightsError):
         return (
-            f"weights are not finite at {error}, although every loss was; no checkpoint of them was saved. Lower "
-            f"optimizer.lr, set run.clip_grad, or train in float32; {resume}"
+            f"{error}, although every loss was; no checkpoint of them was saved. Lower optimizer.lr, set "
+            f"run.clip_grad, or train in float32; {resume}"
         )
     if is_broken_collective(error) or (isinstance(error, DeviceTimeoutError) and len(run.ranks.names) > 1):
         missing = run.ranks.missing()
@@ -108,14 +119,14 @@ def explain(error: Exception, run: Run) -> str | None:
             f"lost {lost} at step {run.progress.step}: killed, out of memory, disconnected, or stopped by an error it "
             f"printed itself; every process stops. Rerun the same command to resume; {resume}"
         )
-    if isinstance(error, RuntimeError) and "deterministic" in str(error):
-        return f"run.deterministic: {reason.partition('.')[0]}; write run.deterministic=false; {resume}"
+    if lacks_deterministic(error):
+        return f"{lacks_deterministic(error)}; {resume}"
     todo = advice(error, run.folder) if isinstance(error, OSError) else None
     if todo is not None or isinstance(error, CheckpointError):
         todo = todo or f"make {run.folder} writable"
         return f"{reason}; {todo} and rerun the same command; {resume}"
     if isinstance(error, (ConnectionError, EOFError)) or (
-        isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        isinstance(error, RuntimeError) and ("DataLoader worker" in str(error) or "Pin memory thread" in str(error))
     ):  # whichever the training process meets first
         if "too many open files" in reason.lower() or "received 0 items of ancdata" in reason:
             return f"too many open files; raise the limit (ulimit -n 4096) or lower data.workers; {resume}"

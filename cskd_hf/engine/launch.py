@@ -6,6 +6,7 @@ import os
 import resource
 import tempfile
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend
 
@@ -32,10 +33,15 @@ def check_environment(recipe: Recipe) -> None:
                 "weights on every rank; unset it, or choose MULTI_GPU in accelerate config, one process per GPU"
             )
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if steps not in ("1", "auto"):
+    if steps != "1":
         raise UserError(
             f"accelerate: ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}; unset it and write "
-            f"run.gradient_accumulation_steps={steps}"
+            "run.gradient_accumulation_steps"
+        )
+    if "ACCELERATE_TORCH_DEVICE" in os.environ:  # streams and events would be of the default device
+        raise UserError(
+            f"accelerate: ACCELERATE_TORCH_DEVICE is {os.environ['ACCELERATE_TORCH_DEVICE']}; unset it and choose a "
+            "GPU with CUDA_VISIBLE_DEVICES, or the CPU with ACCELERATE_USE_CPU=true"
         )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
@@ -86,12 +92,21 @@ def check_accelerator(accelerator: Accelerator) -> None:
     """Check that Accelerate runs what the recipe records, wherever its settings came from.
 
     Raises:
-        UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate.
+        UserError: a strategy that this loop does not support, accumulation or compilation by Accelerate, fp16 on a CPU,
+            fewer GPUs than processes.
     """
     if accelerator.distributed_type not in _SUPPORTED:
         raise UserError(
             f"accelerate: distributed_type {accelerator.distributed_type.value}: this loop evaluates, averages and "
             "saves whole weights on every rank; use MULTI_GPU, one process per GPU"
+        )
+    local, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and local > devices:
+        raise UserError(f"{local} processes on a machine with {devices} GPUs: NCCL needs one for each; start {devices}")
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError(
+            "run.mixed_precision: read fp16, but on a CPU Accelerate would train in float32; write "
+            "run.mixed_precision=no or bf16"
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError("accelerate: it accumulates gradients by itself; write run.gradient_accumulation_steps instead")

@@ -110,8 +110,7 @@ def build_learner(recipe: Recipe, objective: Objective, batches: GlobalBatches, 
     network = recipe.method.export(module)
     accumulation = recipe.run.gradient_accumulation_steps
     lr, _ = recipe.optimizer.scaled_lr(batches.global_batch_size * accumulation)
-    begins_later = backbone_parameters(network) if recipe.model.freeze_epochs else []
-    optimizer = create_optimizer(recipe.optimizer, network, module, lr, begins_later)
+    optimizer = create_optimizer(recipe.optimizer, network, module, lr)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         **recipe.scheduler.keywords,

@@ -11,12 +11,11 @@ from torch import nn
 
 from cskd_hf.batch import NUM_VIEWS, Batch
 from cskd_hf.engine.objective import Objective
+from cskd_hf.errors import is_out_of_device_memory
 from cskd_hf.recipe.recipe import Recipe
 
 
-def explain_out_of_memory(
-    error: torch.OutOfMemoryError, recipe: Recipe, module: nn.Module, accelerator: Accelerator
-) -> str:
+def explain_out_of_memory(error: Exception, recipe: Recipe, module: nn.Module, accelerator: Accelerator) -> str:
     """One line for the user: the device's memory, a batch size that fits, what else saves memory.
 
     The batch size is measured on one rank only: on several, a method's collectives would wait for the others.
@@ -56,8 +55,6 @@ def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerat
 
     Gradients, running statistics and memories of predictions are overwritten: the run must be over.
     """
-    num_classes = recipe.model.num_classes
-    assert num_classes is not None
     # Neither compiled, which would compile again for each size, nor prepared.
     objective = Objective(recipe.method, module, *recipe.transform.mean_and_std, recipe.run.channels_last)
     objective = objective.to(accelerator.device).train()
@@ -66,18 +63,24 @@ def largest_batch_size(recipe: Recipe, module: nn.Module, accelerator: Accelerat
         objective.zero_grad(set_to_none=True)
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
-        num_images = batch_size * NUM_VIEWS[recipe.method.views]
-        shape = (num_images, *recipe.transform.input_size)
         try:
-            images = torch.zeros(shape, dtype=torch.uint8, device=accelerator.device)
-            index = torch.arange(num_images, device=accelerator.device) % batch_size
-            with accelerator.autocast():
-                loss = objective(Batch(images, index % num_classes, torch.full_like(index, -1)))["loss"]
-            loss.backward()
+            _forward_backward(objective, recipe, batch_size, accelerator)
             return batch_size
-        except torch.OutOfMemoryError as error:
-            traceback.clear_frames(error.__traceback__)
+        except RuntimeError as error:
+            if not is_out_of_device_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what this size has allocated
     return 0
+
+
+def _forward_backward(objective: Objective, recipe: Recipe, batch_size: int, accelerator: Accelerator) -> None:
+    assert recipe.model.num_classes is not None
+    num_images = batch_size * NUM_VIEWS[recipe.method.views]
+    images = torch.zeros(num_images, *recipe.transform.input_size, dtype=torch.uint8, device=accelerator.device)
+    index = torch.arange(num_images, device=accelerator.device) % batch_size
+    with accelerator.autocast():
+        loss = objective(Batch(images, index % recipe.model.num_classes, torch.full_like(index, -1)))["loss"]
+    loss.backward()
 
 
 def _memory(device: torch.device) -> str:

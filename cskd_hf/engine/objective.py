@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from cskd_hf.batch import NUM_VIEWS, Batch
 from cskd_hf.data.normalize import normalize
-from cskd_hf.errors import UserError, is_out_of_host_memory, one_line
+from cskd_hf.errors import UserError, is_out_of_device_memory, is_out_of_host_memory, one_line
 from cskd_hf.methods.base import Method
 from cskd_hf.models.freezing import frozen_norms
 from cskd_hf.models.memory import memories
 from cskd_hf.recipe.sections import TransformSection
+
+# What a forward raises for images that a model does not take, or for lack of memory.
+_FAULTS = (AssertionError, MemoryError, RuntimeError, ValueError, IndexError)
 
 
 class Objective(nn.Module):
@@ -116,17 +119,8 @@ def _dry_step(
     try:
         with torch.no_grad():
             return copy.deepcopy(objective).to(device).train()(Batch(blank, zeros, zeros))["output"]
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"model.model_name: the model does not fit into the device's memory with {num_samples} samples of {size}; "
-            "choose a smaller model or transform.input_size"
-        ) from None
-    except (AssertionError, MemoryError, RuntimeError, ValueError, IndexError) as error:
-        if is_out_of_host_memory(error):
-            raise UserError(
-                f"data.batch_size: {num_samples} samples of {size} do not fit into memory; lower it, or choose a "
-                "smaller model or transform.input_size"
-            ) from None
+    except _FAULTS as error:
+        _raise_other_cause(error, f"{num_samples} samples of {size}")
         if "more than 1 value per channel" in str(error):
             raise UserError(
                 f"data.batch_size: an epoch's last batch leaves {num_samples} to a process, too few for this model's "
@@ -141,6 +135,26 @@ def _dry_step(
         ) from error
 
 
+def _raise_other_cause(error: Exception, images: str) -> None:
+    """Raises UserError if what failed is neither the model nor the size of its images."""
+    if is_out_of_device_memory(error) or is_out_of_host_memory(error):
+        memory = "memory" if is_out_of_host_memory(error) else "the device's memory"
+        raise UserError(
+            f"model.model_name: the model does not fit into {memory} with {images}; lower data.batch_size, or choose "
+            "a smaller model or transform.input_size"
+        ) from None
+    if lacks_deterministic(error):
+        raise UserError(lacks_deterministic(error)) from None
+
+
+def lacks_deterministic(error: Exception) -> str | None:
+    """One line for the user about an operation without a deterministic kernel, or None."""
+    operation, found, _ = one_line(error).partition(" does not have a deterministic implementation")
+    return (
+        f"run.deterministic: torch has no deterministic {operation}; write run.deterministic=false" if found else None
+    )
+
+
 def _dry_test(objective: Objective, transform: TransformSection, device: torch.device) -> None:
     """One forward of a copy of the model, in eval mode, on a blank image of the test size."""
     model = copy.deepcopy(objective.method.export(objective.module)).to(device).eval()
@@ -148,8 +162,9 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
     try:
         with torch.no_grad():
             model(torch.zeros(1, *test_size, device=device))
-    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+    except _FAULTS as error:
         size, training_size = ("×".join(map(str, each[1:])) for each in (test_size, transform.input_size))
+        _raise_other_cause(error, f"1 image of {size}")
         raise UserError(
             f"transform.test_input_size: the model trains on images of {training_size} and does not run on {size}: "
             f"{one_line(error)}; leave it out"

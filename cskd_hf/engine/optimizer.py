@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,9 +17,7 @@ from cskd_hf.recipe.sections import OptimizerSection
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
-def create_optimizer(
-    settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float, apart: Sequence[nn.Parameter] = ()
-) -> Any:
+def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Module, lr: float) -> Any:
     """`timm.optim.create_optimizer_v2` for everything a method trains.
 
     timm decides weight decay and layer decay by the network's own parameter names, so it gets the network alone. A
@@ -30,7 +27,6 @@ def create_optimizer(
         model: the plain timm model.
         module: what the method built around it.
         lr: for the global batch.
-        apart: parameters that share no group with others.
 
     Raises:
         UserError: timm has no such optimizer, it rejects or ignores these settings, a package it needs is missing, or
@@ -66,16 +62,20 @@ def create_optimizer(
             raise UserError(f"optimizer.{key}: {settings.opt} has none, so timm ignores it; leave it out")
     if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
-    _set_apart(optimizer, apart)
+    allocate_momentum(optimizer)
     return optimizer
 
 
-def _set_apart(optimizer: Any, apart: Sequence[nn.Parameter]) -> None:
-    """Split groups: fused SGD needs every parameter of a group to have made its first step, or none."""
-    chosen = set(map(id, apart))
-    for group in list(optimizer.param_groups):
-        inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
-        outside = [parameter for parameter in group["params"] if id(parameter) not in chosen]
-        if inside and outside:
-            group["params"] = outside
-            optimizer.add_param_group({**group, "params": inside})
+def allocate_momentum(optimizer: Any) -> None:
+    """Zeros as the momentum of fused SGD where there is none: its first step is then the same as without.
+
+    torch allocates it uninitialised in a group's first step. If a loss scale skips that step, the next would use what
+    lies in the memory; and a group in which some parameters begin to train later would fail.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
+    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # Lookahead
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)

@@ -16,6 +16,7 @@ from cskd_hf.engine.cpu_tuning import keep_freed_memory
 from cskd_hf.engine.distributed import Ranks, start_accelerator
 from cskd_hf.engine.learner import build_learner, checkpoint_bytes
 from cskd_hf.engine.objective import check_bf16_on_cpu, dry_run
+from cskd_hf.engine.optimizer import allocate_momentum
 from cskd_hf.engine.selection import Selection
 from cskd_hf.engine.trackers import start_trackers
 from cskd_hf.errors import ImageError, one_line
@@ -114,6 +115,7 @@ class Run:
         learner, self.progress = self.learner, Progress()
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, learner.module, learner.optimizer, self.accelerator.scaler)
+            allocate_momentum(learner.optimizer)  # a forced resume may begin to fuse
             check_epochs(self.progress, self.recipe.scheduler.total_epochs, checkpoint)
             if opened.other_images:
                 self.progress.skipped = {}  # rows of the other images

@@ -191,7 +191,7 @@ def save(run: Run, totals: dict[str, float] | None = None) -> None:
         totals: the epoch's sums so far, within an epoch.
     """
     learner, accelerator = run.learner, run.accelerator
-    failures.check_weights(learner.network, run.progress.step)
+    failures.check_weights(learner.network, accelerator.scaler, run.progress.step)
     if accelerator.num_processes > 1:
         for skipped in gather_object([run.progress.skipped]):
             run.progress.skipped.update(skipped)

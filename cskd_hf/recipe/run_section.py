@@ -21,7 +21,7 @@ class RunSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of weights, order, pairs and augmentation."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """null: the launcher's."""
+    """null: the launcher's. fp16 needs a GPU."""
     num_processes: Count | None = None
     """Processes the recipe is meant for; any other number is an error. null: any."""
     ddp_timeout: Count = 1800

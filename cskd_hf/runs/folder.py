@@ -25,6 +25,7 @@ from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
+from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
 from cskd_hf.runs.recipe_differences import recipe_differences
 from cskd_hf.runs.summary import NAME as SUMMARY
@@ -54,8 +55,8 @@ def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
     Nothing in the folder changes: a checkpoint may still turn out not to fit. `images` are from `describe_images`.
 
     Raises:
-        UserError: the folder holds something else, a run of another recipe or other images, a run in progress, or any
-            run under `run.resume: never`.
+        UserError: the folder holds something else, a run trained by another recipe or on other images, a run in
+            progress, or any run under `run.resume: never`.
     """
     assert recipe.run.output_dir is not None
     folder, resume = Path(recipe.run.output_dir), recipe.run.resume
@@ -67,7 +68,7 @@ def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
             raise UserError(
                 f"run.resume: never, but {folder} holds a run; name another run.output_dir, or remove the folder"
             )
-        settings, other_images = _differences(folder, recipe, images)
+        settings, other_images = ([], []) if _is_untrained(folder) else _differences(folder, recipe, images)
         if (settings or other_images) and resume != "force":
             what = "another recipe" if settings else "other images"
             raise UserError(
@@ -159,6 +160,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _unwritable(folder: Path, error: OSError) -> UserError:
     todo = advice(error, folder) or "it needs a file system that creates, renames and syncs files and folders"
     return UserError(f"run.output_dir: {folder} cannot be written: {error}; {todo}, or name another folder")
+
+
+def _is_untrained(folder: Path) -> bool:
+    """Whether a run there got nowhere: it may continue with another recipe, as one that fits into memory."""
+    results = ("checkpoints", "metrics.jsonl", SUMMARY, PREVIOUS_SUMMARY)
+    return (folder / ENVIRONMENT).is_file() and not any((folder / name).exists() for name in results)
 
 
 def _differences(folder: Path, recipe: Recipe, images: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -57,7 +57,7 @@ with StopRequest(accelerator) as stop, tempfile.TemporaryDirectory() as folder:
         results["agree"].append((time.perf_counter() - began) / 1000)
         accelerator.wait_for_everyone()
         began = time.perf_counter()
-        check_weights(model, number)
+        check_weights(model, None, number)
         if accelerator.is_main_process:
             save_checkpoint(Path(folder), model, optimizer, None, Progress(step=number), "", keep=2)
             results["bytes"] = sum(file.stat().st_size for file in next(Path(folder).iterdir()).iterdir())

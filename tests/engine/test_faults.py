@@ -27,6 +27,7 @@ from command_runs import (
 from report_pages import evaluated, write_unfinished
 from summaries import make_recipe
 
+from cskd_hf.engine.failures import explain
 from cskd_hf.engine.run import Run
 from cskd_hf.report.console import Console
 
@@ -121,6 +122,23 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_from_its_checkpoint(tmp
     assert process.returncode == 1, stderr
     assert stderr.splitlines()[-1].startswith("error: a loader worker was killed ("), stderr
     assert "the last complete checkpoint is" in stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "Pin memory thread exited unexpectedly",
+            "a loader worker was killed (Pin memory thread exited unexpectedly); ",
+        ),
+        (
+            "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_deterministic_…'.",
+            "run.deterministic: torch has no deterministic cumsum_cuda_kernel; write run.deterministic=false; ",
+        ),
+    ],
+)
+def test_a_fault_that_only_a_gpu_shows_is_one_line(tmp_path, error, line):
+    assert explain(RuntimeError(error), SimpleNamespace(folder=tmp_path)).startswith(line)
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -9,11 +9,9 @@ import torch
 from method_cases import method_of, small_network
 from tiny_runs import Run, assert_same_tensors
 
-from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.errors import UserError
 from cskd_hf.methods import METHODS
 from cskd_hf.models.freezing import backbone_parameters, freeze
-from cskd_hf.recipe.sections import OptimizerSection
 
 CLASSES = ("a", "b", "c")
 UPDATES = 3  # per epoch
@@ -86,23 +84,6 @@ def test_the_clipped_norm_is_that_of_the_parts_that_train():
     after = run.state()
     moved = np.concatenate([(after[key] - before[key]).numpy().ravel() for key in ("fc.weight", "fc.bias")])
     assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_the_backbone_is_in_groups_of_its_own():
-    """Fused SGD fails on a group in which some parameters have momentum and others do not."""
-    network = timm.create_model("test_vit", num_classes=3)
-    backbone = backbone_parameters(network)
-    settings = OptimizerSection(lr=0.1, weight_decay=0.05, layer_decay=0.5, layer_decay_min_scale=0.3)
-    plain, split = (create_optimizer(settings, network, network, 0.1, apart) for apart in ((), backbone))
-
-    def described(optimizer):
-        groups = [(group, parameter) for group in optimizer.param_groups for parameter in group["params"]]
-        return {id(parameter): (group["weight_decay"], group["lr_scale"]) for group, parameter in groups}
-
-    assert described(split) == described(plain)
-    assert min(scale for _, scale in described(split).values()) == 0.3
-    own = set(map(id, backbone))
-    assert all(len({id(parameter) in own for parameter in group["params"]}) == 1 for group in split.param_groups)
 
 
 @pytest.mark.parametrize(

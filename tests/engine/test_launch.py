@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from summaries import make_recipe
 
 from cskd_hf.engine.launch import (
@@ -21,7 +24,9 @@ from cskd_hf.errors import UserError
 @pytest.mark.parametrize(
     ("variable", "value", "advice"),
     [
-        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"4; .* write run\.gradient_accumulation_steps=4"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"4; .* write run\.gradient_accumulation_steps$"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto", r"auto; .* write run\.gradient_accumulation_steps$"),
+        ("ACCELERATE_TORCH_DEVICE", "cuda:1", r"cuda:1; unset it and choose a GPU with CUDA_VISIBLE_DEVICES"),
         ("ACCELERATE_DYNAMO_BACKEND", "EAGER", r"EAGER; .* write run\.compile=true"),
         ("ACCELERATE_MIXED_PRECISION", "fp8", "fp8; no, bf16 and fp16 are supported"),
         ("ACCELERATE_USE_FSDP", "true", "whole weights"),
@@ -54,9 +59,14 @@ def test_what_accelerate_launch_sets_by_itself_is_allowed(tmp_path, monkeypatch)
     [
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
         ({"dynamo_backend": "eager"}, r"run\.compile"),
+        (
+            {"mixed_precision": "fp16"},
+            r"^run\.mixed_precision: read fp16, but on a CPU .* float32; write .*=no or bf16",
+        ),
     ],
 )
 def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings, key):
+    AcceleratorState._reset_state()
     try:
         with pytest.raises(UserError, match=key):
             check_accelerator(Accelerator(cpu=True, **settings))
@@ -64,6 +74,14 @@ def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings
         AcceleratorState._reset_state()
         for variable in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
             del os.environ[variable]
+
+
+def test_more_processes_than_gpus_are_rejected(monkeypatch):
+    accelerator = SimpleNamespace(distributed_type=DistributedType.MULTI_GPU, device=torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(UserError, match=r"^8 processes on a machine with 4 GPUs: NCCL needs one for each; start 4$"):
+        check_accelerator(accelerator)
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):

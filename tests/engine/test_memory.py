@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from accelerate import Accelerator
 from command_runs import draw_folder, fork, write_recipe
-from method_cases import method_of, objective_of
+from method_cases import NUM_CLASSES, method_of, objective_of
+from torch._dynamo.exc import BackendCompilerFailed
 
-from cskd_hf.engine.memory import explain_out_of_memory
+from cskd_hf.engine.memory import explain_out_of_memory, largest_batch_size
 from cskd_hf.engine.objective import Objective, dry_run
-from cskd_hf.errors import UserError
+from cskd_hf.errors import UserError, run_command
 from cskd_hf.recipe.recipe import load_recipe
 from cskd_hf.recipe.resolve import resolve
 from cskd_hf.recipe.sections import TransformSection
@@ -75,16 +78,91 @@ def test_the_accumulation_restores_the_global_batch_exactly(monkeypatch, batch_s
     assert fits * steps == 3 * batch_size
 
 
-@pytest.mark.parametrize("host", [False, True])
-def test_a_dry_run_out_of_memory_does_not_blame_the_input_size(monkeypatch, host):
+class Square(torch.autograd.Function):
+    """x², whose backward runs out of memory above `limit` images."""
+
+    limit, saved = 0, []  # type: ignore[var-annotated]
+
+    @staticmethod
+    def forward(ctx, x):
+        assert not [tensor for tensor in Square.saved if tensor() is not None], "an earlier attempt holds memory"
+        activations = x.clone()
+        Square.saved.append(weakref.ref(activations))
+        ctx.save_for_backward(activations)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if len(gradient) > Square.limit:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return gradient
+
+
+def test_an_attempt_that_fails_in_its_backward_frees_what_it_saved(monkeypatch):
+    monkeypatch.setattr(Square, "limit", 2)
+    monkeypatch.setattr(Square, "saved", [])
+    objective = objective_of(method_of("cross_entropy"))
+    network, forward = type(objective.module), type(objective.module).forward
+    monkeypatch.setattr(network, "forward", lambda self, images: Square.apply(forward(self, images)))
+    recipe = resolve(load_recipe("digits_resnet10", ["method={name: cross_entropy}", "model.num_classes=4"]))
+    recipe = recipe.replace(data={"batch_size": 8})
+    assert largest_batch_size(recipe, objective.module, Accelerator(cpu=True)) == 2
+    assert len(Square.saved) == 2
+
+
+NO_KERNEL = "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_deterministic_…'."
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "model.model_name: .* does not fit into the device's memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "model.model_name: .* the device's memory with "),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "model.model_name: .* the device's memory with "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), "model.model_name: .* does not fit into memory with "),
+        (RuntimeError(NO_KERNEL), "run.deterministic: torch has no deterministic cumsum_cuda_kernel; write run.det"),
+    ],
+)
+def test_a_dry_run_blames_neither_model_nor_size_for_other_faults(monkeypatch, training, error, line):
     objective = objective_of(method_of("cskd"))
+    network = type(objective.module)
+    forward = network.forward
 
-    def fail(*_: object) -> None:
-        if host:
-            torch.empty(2**50, dtype=torch.uint8)
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def fail(self, images):
+        if self.training == training:
+            raise error
+        return forward(self, images)
 
-    monkeypatch.setattr(type(objective.module), "forward", fail)
-    line = "data.batch_size: 2 samples of 32×32" if host else "model.model_name: the model"
-    with pytest.raises(UserError, match=rf"^{line} (does|do) not fit into"):
-        dry_run(objective, TransformSection(input_size=(3, 32, 32)), 2, 3, torch.device("cpu"))
+    monkeypatch.setattr(network, "forward", fail)
+    images = "2 samples of 32×32" if training else "1 image of 48×48"
+    with pytest.raises(UserError, match=f"^{line}") as raised:
+        dry_run(
+            objective,
+            TransformSection(input_size=(3, 32, 32), test_input_size=(3, 48, 48)),
+            2,
+            NUM_CLASSES,
+            torch.device("cpu"),
+        )
+    assert images in str(raised.value) or "run.deterministic" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the device is out of memory: lower data.batch_size ("),
+        (
+            BackendCompilerFailed(None, ValueError("Traceback:\nNo C compiler\n"), None),
+            "run.compile: torch cannot compile: No C compiler; install ",
+        ),
+    ],
+)
+def test_a_command_reports_what_torch_lacks_in_one_line(capsys, error, line):
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        run_command(fail)
+    assert exit_.value.code == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f"error: {line}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cskd_hf.batch import Views
 from cskd_hf.data.pairing import PairingCollator
+from cskd_hf.engine.failures import NonFiniteWeightsError, check_weights
 from cskd_hf.engine.updates import NonFiniteLossError
 from cskd_hf.methods import Batch, CrossEntropy, Method
 
@@ -99,3 +100,27 @@ def test_the_non_finite_term_is_named(make_run):
         run.train(6)
     assert str(caught.value) == "step 2: penalty = inf"
     assert math.isfinite(caught.value.terms["loss"])
+
+
+class WithVerticalTangent(CrossEntropy):
+    """A finite loss whose gradient is not: that of a square root at zero."""
+
+    name: Literal["tangent"] = "tangent"  # type: ignore[assignment]
+
+    def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        result = super().forward_loss(module, batch)
+        return {**result, "loss": result["loss"] + (0 * result["loss"]).sqrt()}
+
+
+def test_a_loss_scale_that_skips_every_step_is_not_taken_for_training(make_run, same_tensors):
+    run = make_run(method=WithVerticalTangent())
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    run.optimizer = run.accelerator.prepare(run.optimizer.optimizer)
+    before = dict(run.module.named_parameters())
+    before = {name: value.detach().clone() for name, value in before.items()}
+    run.train(13)
+    check_weights(run.module, run.accelerator.scaler, 13)  # a scale of 2⁻¹³ may recover
+    run.train(1)
+    same_tensors(dict(run.module.named_parameters()), before)
+    with pytest.raises(NonFiniteWeightsError, match="fp16 are not finite up to step 14: the loss scale is 6e-05"):
+        check_weights(run.module, run.accelerator.scaler, 14)

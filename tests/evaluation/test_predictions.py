@@ -157,11 +157,15 @@ def test_a_stop_between_batches_restores_the_mode(predict, make_network, make_sp
 
 
 @pytest.mark.parametrize(("autocast", "expected"), [(False, False), (True, True)])
-def test_results_are_computed_in_true_float32(predict, make_network, make_split, monkeypatch, autocast, expected):
-    """cuDNN rounds the inputs of float32 convolutions to TF32 unless this flag is off."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+def test_results_are_computed_in_true_float32(predict, make_network, make_split, autocast, expected):
+    """cuDNN and cuBLAS round the inputs of float32 convolutions and products to TF32 unless these flags are off."""
+    libraries = (torch.backends.cudnn, torch.backends.cuda.matmul)
     network, flags = make_network(), []
-    network.layers.register_forward_pre_hook(lambda *_: flags.append(torch.backends.cudnn.allow_tf32))
-    predict(network, make_split(4), autocast=autocast)
-    assert set(flags) == {expected}
-    assert torch.backends.cudnn.allow_tf32
+    network.layers.register_forward_pre_hook(lambda *_: flags.extend(library.allow_tf32 for library in libraries))
+    torch.backends.cuda.matmul.allow_tf32 = True  # as in NVIDIA's containers, by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    try:
+        predict(network, make_split(4), autocast=autocast)
+        assert set(flags) == {expected}
+        assert all(library.allow_tf32 for library in libraries)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -13,6 +13,7 @@ import torch
 from command_runs import environment
 from hub_repos import Repo
 from hub_server import Hub
+from method_cases import needs_new_timm
 from safetensors.torch import load_file, save_file
 
 from cskd_hf.errors import UserError
@@ -96,6 +97,7 @@ def test_weights_are_resampled_to_another_image_size(exported):
     assert equal_names(model, folder / "model.safetensors") == set(model.state_dict()) - {"pos_embed", *start.new}
 
 
+@needs_new_timm
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_grey_weights_are_spread_over_three_channels(tmp_path, suffix):
     grey, file = timm.create_model("test_resnet", in_chans=1, num_classes=5), tmp_path / f"grey{suffix}"

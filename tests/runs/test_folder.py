@@ -32,14 +32,16 @@ def test_an_unreadable_recipe_in_the_folder_counts_as_another(tmp_path, content)
     assert (tmp_path / "recipe.yaml").read_text() == content
 
 
-def test_every_difference_of_another_recipe_is_listed(tmp_path):
+def test_every_difference_of_another_recipe_is_listed_once_there_is_a_checkpoint(tmp_path):
     start(make_recipe(tmp_path), 1)
     other = make_recipe(tmp_path).replace(optimizer={"lr": 0.2}, run={"seed": 3, "logging_steps": 7})
+    assert start(other, 1) == (tmp_path, None, False)
+    save(tmp_path / "checkpoints", 5)
     with pytest.raises(UserError) as caught:
-        start(other, 1)
+        start(make_recipe(tmp_path), 1)
     assert str(caught.value).splitlines()[1:] == [
-        "optimizer.lr: 0.1 in the folder, 0.2 expected",
-        "run.seed: 0 in the folder, 3 expected",
+        "optimizer.lr: 0.2 in the folder, 0.1 expected",
+        "run.seed: 3 in the folder, 0 expected",
     ]
 
 
@@ -84,8 +86,9 @@ def test_other_images_are_rejected_unless_forced_and_named_with_what_differs(tmp
 
 def test_the_same_images_in_another_folder_are_the_same_run(tmp_path):
     start(make_recipe(tmp_path))
+    save(tmp_path / "checkpoints", 5)
     moved = make_recipe(tmp_path).replace(data={"dataset": "elsewhere"})
-    assert start(moved)[0] == tmp_path
+    assert start(moved)[1] == tmp_path / "checkpoints" / "step-00000005"
     with pytest.raises(UserError, match=r"another recipe.*\ndata.dataset: \"elsewhere\" in the folder"):
         start(make_recipe(tmp_path), images={})
 

@@ -28,7 +28,7 @@ def test_a_step_is_timed_and_its_ratios_reported(tmp_path):
 
 @pytest.mark.slow
 def test_every_check_runs_on_a_cpu(tmp_path):
-    rows = gpu_check(tmp_path, "--minutes", "25", "--jobs", "1")
+    rows = gpu_check(tmp_path, "--minutes", "25")
     assert not [row for row in rows if row["verdict"] in ("FAIL", "skipped")]
     checks = {row["check"].partition(":")[0] for row in rows}
     assert {"command", "resume_fp16", "deterministic", "digits", "two_ranks"} <= checks

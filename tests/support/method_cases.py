@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from process_folder import process_folder
@@ -64,6 +65,11 @@ def method_of(name: str, class_names: tuple[str, ...] = CLASSES, **settings: Any
     if name == "ips":
         settings = {"patch_size": 4, **settings}  # some tests' images are as small as the default patch
     return METHODS[name](**settings)
+
+
+needs_new_timm = pytest.mark.skipif(
+    tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31), reason="needs timm 1.0.31"
+)
 
 
 def small_network(num_classes: int = NUM_CLASSES, norm: Any = nn.BatchNorm2d) -> StagedNetwork:

@@ -29,7 +29,7 @@ from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
 from cskd_hf.engine.updates import Update, training_updates
 from cskd_hf.methods import CSKD, Experiment, Method
-from cskd_hf.models.freezing import backbone_parameters, freeze
+from cskd_hf.models.freezing import freeze
 from cskd_hf.models.memory import gather_memories
 from cskd_hf.recipe.sections import OptimizerSection, RunSection, TransformSection
 from cskd_hf.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -138,8 +138,7 @@ class Run:
         settings = OptimizerSection(opt=self.opt, lr=1.0, momentum=self.momentum, filter_bias_and_bn=False)
         model = self.method.export(self.module)
         freeze(model, self.freeze)
-        later = backbone_parameters(model) if self.freeze_epochs else ()
-        optimizer = create_optimizer(settings, model, self.module, self.lr, later)
+        optimizer = create_optimizer(settings, model, self.module, self.lr)
         self.schedule = self.scheduler(optimizer)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         views, world, rank = self.method.views, self.accelerator.num_processes, self.accelerator.process_index
