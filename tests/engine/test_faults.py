@@ -20,7 +20,6 @@ from command_runs import (
     launch,
     quick,
     start,
-    torchrun,
     wait_for_a_checkpoint,
     write_recipe,
 )
