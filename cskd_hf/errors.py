@@ -6,7 +6,9 @@ import gc
 import os
 import re
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -18,7 +20,11 @@ class UserError(ValueError):
 
 
 class ImageError(UserError):
-    """Bad input that only one rank meets: an unreadable image in its shard."""
+    """An unreadable image."""
+
+
+RANK_0_FIRST = 5.0
+"""Seconds that another rank waits before it prints an error of its own."""
 
 
 def one_line(error: object) -> str:
@@ -37,6 +43,12 @@ def is_out_of_device_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "STATUS_ALLOC_FAILED" in text)
     )
+
+
+def is_broken_collective(error: BaseException) -> bool:
+    """Whether a collective failed because of another rank; gloo raises a plain RuntimeError for that."""
+    by_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    return by_torch or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def exit_on_signals() -> None:
@@ -66,22 +78,14 @@ def run_command(command: Callable[[], int]) -> None:
         gc.collect()  # modules in reference cycles keep the threads of a destroyed process group alive
         sys.exit(status)
     except UserError as error:
-        # All ranks read the same recipe and raise the same error; rank 0 prints it. Only ImageErrors differ.
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, ImageError):
-            # torch prefixes an error from a loader worker with the worker's traceback.
-            message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
-            print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)
+        # torch prefixes an error from a loader worker with the worker's traceback.
+        _print_error(re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1])
         sys.exit(2)
-    except RuntimeError as error:  # of torch, wherever a command meets it
-        if is_out_of_device_memory(error):
-            line = "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
-        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            # The last line of what inductor met: a compiler's process sends its whole traceback.
-            cause = str(getattr(error, "inner_exception", "") or error).strip().splitlines()[-1]
-            line = f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
-        else:
+    except RuntimeError as error:
+        line = _explain_torch(error)
+        if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        _print_error(line)
         sys.exit(1)
     except BrokenPipeError:
         try:
@@ -94,3 +98,26 @@ def run_command(command: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _explain_torch(error: RuntimeError) -> str | None:
+    """One line for the user about what torch met, wherever a command was; None for a bug."""
+    if is_out_of_device_memory(error):
+        return "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        # The last line of what inductor met: a compiler's process sends its whole traceback.
+        cause = str(getattr(error, "inner_exception", "") or error).strip().splitlines()[-1]
+        return f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
+    if is_broken_collective(error):
+        return "another process has ended; if it printed no error, it was killed or its machine disconnected"
+    return None
+
+
+def _print_error(message: str) -> None:
+    """Print a line, or several. Ranks mostly fail alike: then rank 0 prints it, and the launcher ends the others."""
+    rank = os.environ.get("RANK", "0")
+    at = "error"
+    if rank != "0":
+        time.sleep(RANK_0_FIRST)
+        at = f"error: process {rank} on {socket.gethostname()}"
+    print("\n".join(f"{at}: {line}" for line in message.strip().splitlines()), file=sys.stderr, flush=True)

@@ -155,8 +155,3 @@ class Ranks:
 
 def _store(host: str, port: int, is_master: bool) -> TCPStore:
     return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=60))
-
-
-def is_broken_collective(error: BaseException) -> bool:
-    """Whether a collective failed because of another rank; gloo raises a plain RuntimeError for that."""
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from cskd_hf.engine.distributed import is_broken_collective
 from cskd_hf.engine.memory import explain_out_of_host_memory, explain_out_of_memory
 from cskd_hf.engine.objective import lacks_deterministic
 from cskd_hf.engine.run import Run
 from cskd_hf.engine.scalars import DeviceTimeoutError
 from cskd_hf.engine.updates import NonFiniteLossError
-from cskd_hf.errors import is_out_of_device_memory, is_out_of_host_memory, one_line
+from cskd_hf.errors import is_broken_collective, is_out_of_device_memory, is_out_of_host_memory, one_line
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.rows import finite_rows
 from cskd_hf.files import advice

@@ -104,9 +104,7 @@ def predict_split(
     tf32 = [library.allow_tf32 for library in libraries]
     model.train()  # the only call in which older timm drop attention biases cached in eval mode (LeViT, TinyViT)
     model.eval()
-    if (
-        not autocast
-    ):  # by default cuDNN rounds the inputs of convolutions to TF32; NVIDIA's containers: of products, too
+    if not autocast:  # by default cuDNN rounds the inputs of convolutions to TF32, in NVIDIA's containers cuBLAS, too
         _allow_tf32(libraries, (False, False))
     try:
         # The same number of batches on every rank: `stop` is a collective.

@@ -20,7 +20,6 @@ from command_runs import (
     launch,
     quick,
     start,
-    torchrun,
     wait_for_a_checkpoint,
     write_recipe,
 )
@@ -178,49 +177,6 @@ def test_non_finite_weights_are_never_saved(tmp_path, images):
     assert line.startswith("error: weights are not finite at step 1: ")
     assert line.endswith("there is no checkpoint yet")
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
-    assert done.status == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: run.num_processes: read 2, but this run has 1; start 2 with torchrun")
-    assert not (tmp_path / "run").exists()
-
-
-def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
-    assert done.status == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: srun started 4 processes (SLURM_NTASKS), but each of them would train alone")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_recipe_mistake_is_printed_by_one_rank_only(tmp_path, images):
-    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
-    assert done.status != 0
-    assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
-    assert "did you mean lr?" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-DIFFERENT = """
-import os, sys
-from cskd_hf import train
-from cskd_hf.errors import run_command
-run_command(lambda: train.main([*sys.argv[1:], f"run.seed={os.environ['RANK']}"]))
-"""
-
-
-def test_ranks_with_different_recipes_are_rejected(tmp_path, images):
-    (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
-    done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images))
-    assert done.status != 0
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert line.startswith("error: the processes differ in recipe: ")
-    assert "process 0 on" in line
-    assert "process 1 on" in line
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("lr", [{"lr": 0.02}, {"lr": None, "lr_base": 1.28}], ids=["lr", "lr_base"])

@@ -135,13 +135,13 @@ def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path)
     assert done.stderr == "error: split 'test' has no readable image; repair its files\n"
 
 
-def test_an_unreadable_image_is_named_by_the_rank_that_loads_it(tmp_path):
+def test_an_unreadable_image_is_named_once_by_two_ranks(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
-    broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share
+    broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share, and in rank 0's sample at the start
     broken.write_bytes(b"not an image")
     done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", folder))
     assert done.status != 0
-    assert done.stderr.count(f"error: split 'test', row 3, file {broken}: unreadable image") == 1
+    assert done.stderr.count(f"split 'test', row 3, file {broken}: unreadable image") == 1
 
 
 def test_two_ranks_report_unreadable_images_of_both(tmp_path):

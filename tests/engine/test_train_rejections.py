@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from command_runs import (
     fifteen_images,
     metrics_lines,
     quick,
+    torchrun,
     write_recipe,
 )
 
@@ -145,3 +147,60 @@ def test_non_finite_logits_end_the_run_in_one_line(tmp_path, images):
     (line,) = metrics_lines(tmp_path / "run")
     assert "test/nll" not in line
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+# Launches of several processes
+
+
+def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
+    assert done.status == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: run.num_processes: read 2, but this run has 1; start 2 with torchrun")
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):
+    done = quick(write_recipe(tmp_path / "run.yaml", images), SLURM_NTASKS="4")
+    assert done.status == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: srun started 4 processes (SLURM_NTASKS), but each of them would train alone")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_mistake_is_printed_by_one_rank_only(tmp_path, images):
+    done = torchrun("-m", "cskd_hf.train", write_recipe(tmp_path / "run.yaml", images), "optimizer.lrr=1")
+    assert done.status != 0
+    assert done.stderr.count("error: command line: optimizer.lrr: unknown key") == 1
+    assert "did you mean lr?" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+DIFFERENT = """
+import os, sys
+from cskd_hf import train
+from cskd_hf.errors import run_command
+override = sys.argv.pop()  # of rank 1
+run_command(lambda: train.main(sys.argv[1:] + [override] * int(os.environ["RANK"])))
+"""
+
+
+def test_ranks_with_different_recipes_are_rejected(tmp_path, images):
+    (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
+    done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images), "run.seed=1")
+    assert done.status != 0
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: the processes differ in recipe: ")
+    assert "process 0 on" in line
+    assert "process 1 on" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_on_one_rank_alone_is_printed_by_it(tmp_path, images):
+    (tmp_path / "different.py").write_text(DIFFERENT, encoding="utf-8")
+    missing = f"data.dataset={tmp_path / 'missing'}"
+    done = torchrun(tmp_path / "different.py", write_recipe(tmp_path / "run.yaml", images), missing)
+    assert done.status != 0
+    assert done.stderr.count(f"error: process 1 on {socket.gethostname()}: data.dataset: read ") == 1
+    assert "[rank0]: Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

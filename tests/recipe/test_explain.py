@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -132,12 +133,14 @@ def test_every_command_prints_all_mistakes_and_exits_with_2(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
-def test_only_rank_0_prints_mistakes(folder, capsys, monkeypatch):
+def test_a_mistake_that_rank_0_does_not_make_has_the_ranks_name(folder, capsys, monkeypatch):
     write(folder, "")
-    monkeypatch.setenv("RANK", "1")
-    assert error_lines(capsys, "r.yaml") == []
+    monkeypatch.setattr("cskd_hf.errors.RANK_0_FIRST", 0.0)
     monkeypatch.setenv("RANK", "0")
-    assert len(error_lines(capsys, "r.yaml")) == 1
+    (line,) = error_lines(capsys, "r.yaml")
+    monkeypatch.setenv("RANK", "1")
+    (same,) = error_lines(capsys, "r.yaml")
+    assert same == line.replace("error: ", f"error: process 1 on {socket.gethostname()}: ")
 
 
 def test_a_data_section_alone_has_the_same_messages():
