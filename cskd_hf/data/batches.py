@@ -104,6 +104,7 @@ class GlobalBatches:
         return -(-(self.num_samples - self.position) // self.global_batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
+        self.sampler.warn_if_shown()
         size = None if self.size_of is None else self.size_of(self.sampler.epoch)
         for position in range(self.position, self.num_samples, self.global_batch_size):
             total, _ = self.counts(position)
@@ -111,3 +112,4 @@ class GlobalBatches:
             if start == stop:
                 start, stop = total - 1, total
             yield Keys(self.sampler.draws(position + start, position + stop), size)
+        self.sampler.shown = True

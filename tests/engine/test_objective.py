@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cskd_hf.batch import Views
 from cskd_hf.engine.objective import Objective, check_bf16_on_cpu, dry_run
 from cskd_hf.errors import UserError
-from cskd_hf.methods import Batch, CrossEntropy, Method
+from cskd_hf.methods import CSKD, Batch, CrossEntropy, Method
 from cskd_hf.recipe.sections import TransformSection
 
 
@@ -71,6 +71,21 @@ def test_one_forward_is_one_call_of_the_method_with_a_detached_output(batches: l
     assert result.keys() == {"loss", "output", "target", "task_loss"}
     assert not result["output"].requires_grad
     assert result["loss"].grad_fn is not None
+
+
+# As Accelerate's dispatch_batches and DataParallel split two pairs of classes 3 and 1, and an ordinary loader's batch.
+@pytest.mark.parametrize("target", [[3, 1, 3], [3, 1], [3, 1, 1, 3]])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_images_that_are_not_whole_pairs_are_an_error_or_a_loss_of_nan(target: list[int], compiled: bool) -> None:
+    objective = Objective(CSKD(), nn.Sequential(nn.Flatten(), nn.Linear(3, NUM_CLASSES)))
+    images = torch.rand(4, 3, 1, 1)
+    assert objective(Batch(images, torch.tensor([3, 1, 3, 1]), torch.arange(4)))["loss"].isfinite()
+    batch = Batch(images[: len(target)], torch.tensor(target), torch.arange(len(target)))
+    if not compiled or len(target) % 2:
+        with pytest.raises(UserError, match=r"not 2 views of each sample.*dispatch_batches"):
+            objective(batch)
+    else:  # as on an accelerator
+        assert torch.compile(objective, backend="eager")(batch)["loss"].isnan()
 
 
 def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> None:
