@@ -15,6 +15,7 @@ from PIL import Image as PillowImage
 from cskd_hf.data.choose import Choose, choose_splits, written_names
 from cskd_hf.data.class_folders import open_class_folders, split_folders
 from cskd_hf.data.class_lists import open_saved
+from cskd_hf.data.columns import join_paths
 from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import readable_extensions
 from cskd_hf.data.hub import download, explain_cache
@@ -124,7 +125,7 @@ def _open_saved(root: Path, data: DataSection, choose: Choose) -> dict[str, Data
         if found
         else {}
     )
-    return {name: open_saved(root / name, table, name, data) for name, table in saved.items()}
+    return {name: join_paths(open_saved(root / name, table, name, data), root, data) for name, table in saved.items()}
 
 
 def _digits() -> DatasetDict:

@@ -18,6 +18,7 @@ from huggingface_hub import DatasetCard
 
 from cskd_hf.data.choose import Choose
 from cskd_hf.data.class_lists import Files, open_tables
+from cskd_hf.data.columns import join_paths
 from cskd_hf.data.listings import read_csv
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
@@ -60,7 +61,8 @@ def open_files(
 
     if suffix == ".tar":
         return {name: _two_columns(table, data) for name, table in load(chosen).items()}
-    return open_tables(chosen, data, load, features, f"{root}/README.md")
+    tables = open_tables(chosen, data, load, features, f"{root}/README.md")
+    return {name: join_paths(table, root, data) for name, table in tables.items()}
 
 
 def _two_columns(table: Dataset, data: DataSection) -> Dataset:

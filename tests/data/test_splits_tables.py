@@ -62,6 +62,13 @@ def test_a_local_copy_of_a_catalog_set_loads_with_its_columns(tmp_path, name):
     assert [level_of(images.test, index) for index in range(3)] == [0, 1, 2]
 
 
+def test_a_saved_format_does_not_matter(tmp_path):
+    split = table([0, 1, 2], ABC, images=[png(level) for level in range(3)])
+    train, test = split.with_format("pandas", columns=["label"]), split.with_format("arrow")
+    images = load(as_dataset_dict(tmp_path, train=train, test=test))
+    assert [level_of(own, 1) for own in (images.train, images.test)] == [1, 1]
+
+
 def test_string_labels_need_no_class_list(tmp_path):
     text = Value("string")
     images = load(
@@ -96,14 +103,18 @@ def test_empty_classes_count_and_are_noted(tmp_path):
     assert images.notes == ("1 of 3 classes have no training image: bee",)
 
 
+@pytest.mark.parametrize("kind", [Value("string"), {"path": Value("string")}], ids=["text", "struct"])
 @pytest.mark.parametrize("save", LAYOUTS)
-def test_images_can_be_paths(tmp_path, save):
+def test_images_can_be_paths_absolute_or_relative_to_the_data(tmp_path, monkeypatch, save, kind):
     for level in range(3):
-        write(tmp_path, f"{level}.png", content=png(level))
-    paths = [str(tmp_path / f"{level}.png") for level in range(3)]
-    split = table([0, 1, 2], ABC, Value("string"), images=paths)
+        write(tmp_path / "d", f"{level}.png", content=png(level))
+    write(tmp_path / "other", "0.png", content=png(99))
+    monkeypatch.chdir(tmp_path / "other")
+    paths = ["0.png", "1.png", str(tmp_path / "d" / "2.png")]
+    split = table([0, 1, 2], ABC, kind, images=[{"path": path} for path in paths] if isinstance(kind, dict) else paths)
+    paths = [str(tmp_path / "d" / f"{level}.png") for level in range(3)]
     images = load(save(tmp_path / "d", train=split, test=split))
-    assert [level_of(images.train, index) for index in (2, 0)] == [2, 0]
+    assert [level_of(images.train, index) for index in range(3)] == [0, 1, 2]
     assert images.train.describe(2) == f"split 'train', row 2, file {paths[2]}"
 
 
