@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_from_disk
 from small_sets import (
     ABC,
     GARBAGE,
@@ -60,6 +60,20 @@ def test_a_local_copy_of_a_catalog_set_loads_with_its_columns(tmp_path, name):
     assert images.train.labels.tolist() == labels
     assert images.test.labels.tolist() == labels[::-1]
     assert [level_of(images.test, index) for index in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows.map(lambda row: {"label": 1 - row["label"]}), Dataset.shuffle])
+@pytest.mark.parametrize("place", ["", "train"])
+def test_what_map_and_shuffle_cache_beside_saved_rows_is_no_part_of_them(tmp_path, change, place):
+    images = [png(level) for level in range(8)]
+    table([0, 1] * 4, ABC, images=images).save_to_disk(str(tmp_path / place))
+    change(load_from_disk(str(tmp_path / place)))
+    assert list((tmp_path / place).glob("cache-*.arrow"))
+    loaded = load(tmp_path, test_split=0.25)
+    shown = [
+        (level_of(split, row), split.labels[row]) for split in (loaded.train, loaded.test) for row in range(len(split))
+    ]
+    assert sorted(shown) == [(level, level % 2) for level in range(8)]
 
 
 def test_a_saved_format_does_not_matter(tmp_path):
