@@ -13,7 +13,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
 _SPLITS = "train|test|val|dev"
-_OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase)"  # whose values are names of splits
+_OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase|fold|mode)"  # whose values are names of splits
 _YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
 
 
@@ -45,13 +45,9 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
             )
 
 
+# How an image is named by an address, such as https://…, instead of a path.
 _ADDRESS = r"^[A-Za-z][A-Za-z0-9+.-]+://"  # a scheme of two letters or more: C:// is a drive
 _NOT_RELATIVE = rf"{_ADDRESS}|^/"
-
-
-def is_address(path: str) -> bool:
-    """Whether an image is named by an address, such as https://…, instead of a path."""
-    return re.match(_ADDRESS, path) is not None
 
 
 def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
@@ -66,7 +62,13 @@ def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
     if images is None:
         feature = table.features[column]
         raise UserError(f"data.image_column: {column!r} of {where} holds {feature}; name a column of images")
-    _reject_addresses(images, column, where)
+    paths = _paths(images, column)
+    addresses = paths.filter(pc.match_substring_regex(paths, _ADDRESS))
+    if len(addresses):
+        raise UserError(
+            f"data.image_column: {column!r} of {where} holds {len(addresses):,} addresses, such as {addresses[0]}; "
+            "download the images and write their paths"
+        )
     return images if column == "image" else images.rename_column(column, "image")
 
 
@@ -82,7 +84,8 @@ def join_paths(table: Dataset, folder: Path, data: DataSection) -> Dataset:
     # Without a fingerprint, datasets would copy the table to hash it.
     images = Dataset(pa.table({column: pa.chunked_array(chunks)}), fingerprint="joined")
     images = images.cast_column(column, Image(decode=False))
-    return concatenate_datasets([table.with_format(None).remove_columns(column), images], axis=1)
+    joined = concatenate_datasets([table.with_format(None).remove_columns(column), images], axis=1)
+    return joined.select_columns(table.column_names)
 
 
 def _joined(images: pa.StructArray, folder: Path) -> pa.StructArray:
@@ -117,13 +120,3 @@ def _paths(images: Dataset, column: str) -> pa.ChunkedArray:
     # In Arrow: 1.28 million paths take no second. [:] applies a select that the raw table knows nothing about.
     stored = images.with_format("arrow")[:][column]
     return pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
-
-
-def _reject_addresses(images: Dataset, column: str, where: str) -> None:
-    paths = _paths(images, column)
-    addresses = paths.filter(pc.match_substring_regex(paths, _ADDRESS))
-    if len(addresses):
-        raise UserError(
-            f"data.image_column: {column!r} of {where} holds {len(addresses):,} addresses, such as {addresses[0]}; "
-            "download the images and write their paths"
-        )

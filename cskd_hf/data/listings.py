@@ -20,7 +20,7 @@ from datasets import Dataset
 from pyarrow import csv
 
 from cskd_hf.data.choose import Choose, is_split_word
-from cskd_hf.data.columns import is_address, may_divide
+from cskd_hf.data.columns import join_paths, may_divide
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
@@ -123,15 +123,9 @@ def _as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) ->
         names = table.column_names
         if image not in names and FILE_NAME in names:
             table = table.rename_columns([image if name == FILE_NAME else name for name in names])
-        if image in table.column_names and "string" in str(table.schema.field(image).type):
-            # An absolute path wins over the folder it is joined to.
-            joined = [
-                path if path is None or is_address(path) else str(folder / path) for path in table[image].to_pylist()
-            ]
-            table = table.set_column(table.column_names.index(image), image, pa.array(joined, pa.string()))
         needed = [name for name in table.column_names if name in (image, label) or may_divide(name)]
         tables.append(table.select(needed) if {image, label} <= set(needed) else table)
-    return Dataset(pa.concat_tables(tables, promote_options="default"))
+    return join_paths(Dataset(pa.concat_tables(tables, promote_options="default")), folder, data)
 
 
 def _read(file: Path, data: DataSection) -> Listing:
