@@ -31,6 +31,11 @@ def is_out_of_host_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def _is_rank_0() -> bool:
+    """Of the launcher's processes; a RANK that is left in the shell of a single process means nothing."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def exit_on_signals() -> None:
     """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers.
 
@@ -38,7 +43,7 @@ def exit_on_signals() -> None:
     """
 
     def exit_at_once(number: int, _: object) -> None:
-        if os.environ.get("RANK", "0") == "0":
+        if _is_rank_0():
             line = f"stopped by {signal.Signals(number).name}; rerun the same command to resume\n"
             os.write(2, line.encode())  # print may be what was interrupted
         os._exit(130 if number == signal.SIGINT else 143)
@@ -59,7 +64,7 @@ def run_command(command: Callable[[], int]) -> None:
         sys.exit(status)
     except UserError as error:
         # All ranks read the same recipe and raise the same error; rank 0 prints it. Only ImageErrors differ.
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, ImageError):
+        if _is_rank_0() or isinstance(error, ImageError):
             # torch prefixes an error from a loader worker with the worker's traceback.
             message = re.split(rf"{re.escape(__name__)}\.\w+Error: ", str(error))[-1]
             print("\n".join(f"error: {line}" for line in message.strip().splitlines()), file=sys.stderr)

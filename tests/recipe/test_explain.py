@@ -132,12 +132,14 @@ def test_every_command_prints_all_mistakes_and_exits_with_2(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
-def test_only_rank_0_prints_mistakes(folder, capsys, monkeypatch):
+@pytest.mark.parametrize(("rank", "world", "lines"), [("1", "2", 0), ("0", "2", 1), ("1", None, 1), ("1", "1", 1)])
+def test_only_rank_0_prints_mistakes(folder, capsys, monkeypatch, rank, world, lines):
     write(folder, "")
-    monkeypatch.setenv("RANK", "1")
-    assert error_lines(capsys, "r.yaml") == []
-    monkeypatch.setenv("RANK", "0")
-    assert len(error_lines(capsys, "r.yaml")) == 1
+    monkeypatch.setenv("RANK", rank)  # alone, it is left of something else
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world is not None:
+        monkeypatch.setenv("WORLD_SIZE", world)
+    assert len(error_lines(capsys, "r.yaml")) == lines
 
 
 def test_a_data_section_alone_has_the_same_messages():
