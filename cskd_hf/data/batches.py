@@ -36,7 +36,7 @@ class GlobalBatches:
         size_of: epoch, from 0 → (height, width) of its images; None: the transform's in every epoch.
 
     Raises:
-        UserError: `drop_last` leaves no batch.
+        UserError: `drop_last` leaves no batch, or there is no such rank.
 
     Example:
         >>> from cskd_hf import ClassPairSampler, GlobalBatches
@@ -59,6 +59,8 @@ class GlobalBatches:
         drop_last: bool = False,
         size_of: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
+        if not 0 <= process_index < num_processes:
+            raise UserError(f"process_index: read {process_index} of {num_processes} processes, which are 0, 1, …")
         self.sampler, self.batch_size = sampler, batch_size
         self.num_processes, self.process_index = num_processes, process_index
         self.global_batch_size = batch_size * num_processes
