@@ -30,8 +30,8 @@ class Objective(nn.Module):
         channels_last: memory format of the normalised images.
 
     Raises:
-        UserError: at uint8 images without mean and std, or images that are not in pairs of one class. On an accelerator,
-            where reading the labels would be a device sync, the loss is NaN instead if only the labels show it.
+        UserError: at uint8 images without mean and std, or images that are not in pairs of one class. On an
+            accelerator, where reading the labels would be a device sync, the loss is NaN instead if only they show it.
 
     Example:
         >>> import timm, torch
