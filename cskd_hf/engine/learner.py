@@ -16,7 +16,8 @@ from torch import nn
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.engine.objective import Objective
 from cskd_hf.engine.optimizer import create_optimizer
-from cskd_hf.models.freezing import backbone_parameters, batch_norms
+from cskd_hf.models.freezing import backbone_parameters
+from cskd_hf.models.layers import batch_norms
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import RunSection
 

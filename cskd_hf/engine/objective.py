@@ -183,7 +183,7 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
 
 
 def check_bf16_on_cpu(objective: Objective, transform: TransformSection) -> None:
-    """Reject networks whose gradients oneDNN leaves undefined (torch 2.14): of a strided convolution of 1×1 pixels.
+    """Reject networks whose gradients oneDNN of torch 2.15 leaves undefined: of a strided convolution of 1×1 pixels.
 
     Raises:
         UserError: the network has one at a training size.

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cskd_hf.errors import UserError
-from cskd_hf.models.layers import classifiers
+from cskd_hf.models.layers import batch_norms, classifiers
 from cskd_hf.recipe.suggest import did_you_mean
 
 
@@ -58,10 +58,6 @@ def _advice(names: Iterable[str], part: str) -> str:
     parts = list(dict.fromkeys(name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)))
     top = dict.fromkeys(name.partition(".")[0] for name in names)
     return did_you_mean(part, parts) or f"its parts are {', '.join(top)}"
-
-
-def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
 def frozen_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -46,10 +46,14 @@ def linear_classifier(model: Any, method_name: str) -> nn.Linear:
     return classifier
 
 
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+
+
 @contextmanager
 def freeze_running_statistics(module: nn.Module) -> Iterator[None]:
     """Training forwards inside normalise by the batch's statistics without updating the running ones."""
-    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    norms = [norm for norm in batch_norms(module) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -66,8 +70,7 @@ def restore_running_statistics(module: nn.Module) -> Iterator[None]:
     The recomputed forward would update them a second time with the same batch. They are restored rather than frozen:
     torch compares the tensors saved by both forwards, and BatchNorm saves fewer without running statistics.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    buffers = [buffer for norm in batch_norms(module) for buffer in norm.buffers(recurse=False)]
     before = [buffer.clone() for buffer in buffers]
     yield
     for buffer, value in zip(buffers, before, strict=True):

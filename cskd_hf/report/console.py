@@ -21,7 +21,8 @@ from cskd_hf.evaluation.calibration import holdout_note
 from cskd_hf.evaluation.table import as_text, metric_rows
 from cskd_hf.models.export import loading_code
 from cskd_hf.models.factory import starting_weights
-from cskd_hf.models.freezing import batch_norms, frozen_norms
+from cskd_hf.models.freezing import frozen_norms
+from cskd_hf.models.layers import batch_norms
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.recipe.sections import SELECTION_METRICS, RunSection
 from cskd_hf.report.describe import describe_images, describe_method, describe_network, random_weights_note
