@@ -162,7 +162,8 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
         for key, run in runs.items()
         if (recipe := states[key].recipe) is not None and (summary := states[key].summary) is not None
     ]
-    precisions = {recipe.run.mixed_precision for _, _, recipe, _ in finished}
+    # Those that no recipe chose.
+    precisions = {recipe.run.mixed_precision for _, run, recipe, _ in finished if not run.expected.run.mixed_precision}
     for key, run, recipe, summary in finished:
         batch = recipe.data.batch_size * recipe.run.gradient_accumulation_steps * summary.throughput.num_processes
         images, tested = summary.dataset.images["train"], summary.tested_images
@@ -175,7 +176,7 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
             notes.append(f"tested on {tested:,} images; {key.dataset} has {run.size.test:,}")
         if summary.epochs_trained != str(summary.epochs):
             notes.append(f"stopped early, after {summary.epochs_trained} epochs, at a lower cost than the table's")
-        if len(precisions) > 1:
+        if len(precisions) > 1 and not run.expected.run.mixed_precision:
             precision = recipe.run.mixed_precision
             notes.append(f"trained in {'float32' if precision == 'no' else precision}, others of the table are not")
         for note in notes:
