@@ -51,6 +51,11 @@ def is_broken_collective(error: BaseException) -> bool:
     return by_torch or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
+def _is_rank_0() -> bool:
+    """Of the launcher's processes; a RANK that is left in the shell of a single process means nothing."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def exit_on_signals() -> None:
     """From here on SIGINT, SIGTERM and SIGUSR1 end the process with one line; training replaces the handlers.
 
@@ -58,7 +63,7 @@ def exit_on_signals() -> None:
     """
 
     def exit_at_once(number: int, _: object) -> None:
-        if os.environ.get("RANK", "0") == "0":
+        if _is_rank_0():
             line = f"stopped by {signal.Signals(number).name}; rerun the same command to resume\n"
             os.write(2, line.encode())  # print may be what was interrupted
         os._exit(130 if number == signal.SIGINT else 143)
@@ -115,9 +120,8 @@ def _explain_torch(error: RuntimeError) -> str | None:
 
 def _print_error(message: str) -> None:
     """Print a line, or several. Ranks mostly fail alike: then rank 0 prints it, and the launcher ends the others."""
-    rank = os.environ.get("RANK", "0")
     at = "error"
-    if rank != "0":
+    if not _is_rank_0():
         time.sleep(RANK_0_FIRST)
-        at = f"error: process {rank} on {socket.gethostname()}"
+        at = f"error: process {os.environ['RANK']} on {socket.gethostname()}"
     print("\n".join(f"{at}: {line}" for line in message.strip().splitlines()), file=sys.stderr, flush=True)

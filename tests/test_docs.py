@@ -52,7 +52,8 @@ def test_the_library_example_of_the_readme_trains() -> None:
     assert code is not None
     labels = [0, 1, 2, 0, 1, 2, 0, 1]
     model = timm.create_model("test_resnet", num_classes=3)
-    exec(code[1], {"model": model, "labels": labels, "train_dataset": [(torch.rand(3, 32, 32), y) for y in labels]})
+    rows = [(torch.rand(3, 32, 32), y) for y in labels]
+    exec(code[1], {"model": model, "labels": labels, "train_dataset": rows, "num_epochs": 1})
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

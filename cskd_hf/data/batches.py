@@ -36,7 +36,7 @@ class GlobalBatches:
         size_of: epoch, from 0 → (height, width) of its images; None: the transform's in every epoch.
 
     Raises:
-        UserError: `drop_last` leaves no batch.
+        UserError: `drop_last` leaves no batch, or there is no such rank.
 
     Example:
         >>> from cskd_hf import ClassPairSampler, GlobalBatches
@@ -59,6 +59,8 @@ class GlobalBatches:
         drop_last: bool = False,
         size_of: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
+        if not 0 <= process_index < num_processes:
+            raise UserError(f"process_index: read {process_index} of {num_processes} processes, which are 0, 1, …")
         self.sampler, self.batch_size = sampler, batch_size
         self.num_processes, self.process_index = num_processes, process_index
         self.global_batch_size = batch_size * num_processes
@@ -104,6 +106,7 @@ class GlobalBatches:
         return -(-(self.num_samples - self.position) // self.global_batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
+        self.sampler.warn_if_shown()
         size = None if self.size_of is None else self.size_of(self.sampler.epoch)
         for position in range(self.position, self.num_samples, self.global_batch_size):
             total, _ = self.counts(position)
@@ -111,3 +114,4 @@ class GlobalBatches:
             if start == stop:
                 start, stop = total - 1, total
             yield Keys(self.sampler.draws(position + start, position + stop), size)
+        self.sampler.shown = True

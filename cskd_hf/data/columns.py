@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image, Value
+from datasets import Dataset, Image, Value, concatenate_datasets
 
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
 _SPLITS = "train|test|val|dev"
-_OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase)"  # whose values are names of splits
+_OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase|fold|mode)"  # whose values are names of splits
 _YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
 
 
@@ -43,12 +45,9 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
             )
 
 
+# How an image is named by an address, such as https://…, instead of a path.
 _ADDRESS = r"^[A-Za-z][A-Za-z0-9+.-]+://"  # a scheme of two letters or more: C:// is a drive
-
-
-def is_address(path: str) -> bool:
-    """Whether an image is named by an address, such as https://…, instead of a path."""
-    return re.match(_ADDRESS, path) is not None
+_NOT_RELATIVE = rf"{_ADDRESS}|^/"
 
 
 def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
@@ -59,18 +58,56 @@ def images_only(table: Dataset, where: str, data: DataSection) -> Dataset:
     """
     column = data.image_column
     assert column is not None
+    images = _encoded(table, column)
+    if images is None:
+        feature = table.features[column]
+        raise UserError(f"data.image_column: {column!r} of {where} holds {feature}; name a column of images")
+    paths = _paths(images, column)
+    addresses = paths.filter(pc.match_substring_regex(paths, _ADDRESS))
+    if len(addresses):
+        raise UserError(
+            f"data.image_column: {column!r} of {where} holds {len(addresses):,} addresses, such as {addresses[0]}; "
+            "download the images and write their paths"
+        )
+    return images if column == "image" else images.rename_column(column, "image")
+
+
+def join_paths(table: Dataset, folder: Path, data: DataSection) -> Dataset:
+    """The table, its images' relative paths joined to its folder: opened, they would be of the working directory."""
+    column = str(data.image_column)
+    images = _encoded(table, column) if column in table.column_names else None
+    if images is None:
+        return table
+    if pc.all(pc.match_substring_regex(_paths(images, column), _NOT_RELATIVE), min_count=0).as_py():
+        return table
+    chunks = [_joined(chunk, folder) for chunk in images.with_format("arrow")[:][column].chunks]
+    # Without a fingerprint, datasets would copy the table to hash it.
+    images = Dataset(pa.table({column: pa.chunked_array(chunks)}), fingerprint="joined")
+    images = images.cast_column(column, Image(decode=False))
+    joined = concatenate_datasets([table.with_format(None).remove_columns(column), images], axis=1)
+    return joined.select_columns(table.column_names)
+
+
+def _joined(images: pa.StructArray, folder: Path) -> pa.StructArray:
+    content, path = images.field("bytes"), images.field("path")
+    relative = pc.and_(pc.is_null(content), pc.invert(pc.match_substring_regex(path, _NOT_RELATIVE)))
+    inside = pc.binary_join_element_wise(str(folder), path, "/")
+    path = pc.if_else(pc.fill_null(relative, False), inside, path)
+    return pa.StructArray.from_arrays([content, path], ["bytes", "path"])
+
+
+def _encoded(table: Dataset, column: str) -> Dataset | None:
+    """The column alone, of `{"bytes", "path"}`; None if it holds no images."""
     feature = table.features[column]
     # As written by other programs, which leave out what `datasets` says about the column.
     stored = isinstance(feature, Value) and _plain(feature.dtype) in ("string", "binary")
     struct = isinstance(feature, dict) and set(feature) in ({"bytes", "path"}, {"bytes"}, {"path"})
     if not (isinstance(feature, Image) or stored or struct):
-        raise UserError(f"data.image_column: {column!r} of {where} holds {feature}; name a column of images")
-    images = table.select_columns([column])
+        return None
+    images = table.with_format(None).select_columns([column])  # a saved format may lack the column
     if stored and feature.dtype != _plain(feature.dtype):  # datasets cannot cast all of these to images
         images = images.cast_column(column, Value(_plain(feature.dtype)))
-    images = images.cast_column(column, Image(decode=False))
-    _reject_addresses(images, column, where)
-    return images if column == "image" else images.rename_column(column, "image")
+    return images.cast_column(column, Image(decode=False))
 
 
 def _plain(dtype: str) -> str:
@@ -78,13 +115,8 @@ def _plain(dtype: str) -> str:
     return dtype.removeprefix("large_").removesuffix("_view")
 
 
-def _reject_addresses(images: Dataset, column: str, where: str) -> None:
+def _paths(images: Dataset, column: str) -> pa.ChunkedArray:
+    """Those of the images without bytes."""
     # In Arrow: 1.28 million paths take no second. [:] applies a select that the raw table knows nothing about.
     stored = images.with_format("arrow")[:][column]
-    paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
-    addresses = paths.filter(pc.match_substring_regex(paths, _ADDRESS))
-    if len(addresses):
-        raise UserError(
-            f"data.image_column: {column!r} of {where} holds {len(addresses):,} addresses, such as {addresses[0]}; "
-            "download the images and write their paths"
-        )
+    return pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +34,8 @@ class PairedDataset(Dataset[Sample]):
             The label is the integer at that row of the sampler's labels.
 
     Raises:
-        UserError: at a key that is not a `Draw`, an image that is not a tensor, or a pair whose labels differ.
+        UserError: at a key that is not a `Draw`, an image that is not a tensor, a label that is not an integer from 0,
+            or a pair whose labels differ.
 
     Example:
         >>> import torch
@@ -64,7 +66,7 @@ class PairedDataset(Dataset[Sample]):
                     f"row {index}: read an image of type {type(view).__name__}; end its transform with ToTensor"
                 )
             views.append(view)
-            targets.append(int(target))
+            targets.append(_class_number(index, target))
         if len(set(targets)) > 1:
             # Labels in another order, or timm's ImageDataset, which replaces an unreadable image by the next row.
             raise ImageError(
@@ -72,3 +74,14 @@ class PairedDataset(Dataset[Sample]):
                 "dataset's own labels, row by row, and repair or remove unreadable images"
             )
         return Sample(tuple(views), targets[0], draw.indices, ())
+
+
+def _class_number(index: int, label: Any) -> int:
+    """The label as an integer; `int` would take 0.7 for 0, and torch's cross-entropy ignores −100."""
+    try:
+        number = operator.index(label)
+    except TypeError:  # a float, text or several labels
+        number = -1
+    if number < 0:
+        raise UserError(f"row {index}: read the label {label!r}; return the image's class, an integer from 0")
+    return number

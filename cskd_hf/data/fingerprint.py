@@ -67,6 +67,8 @@ def describe_split(split: ImageSplit) -> dict[str, Any]:
     """The number of images of a split, and a hash of each of its properties."""
     rows, contents, paths = stored_images(split)
     names = ["" if path is None else path for path in paths.take(pa.array(rows)).to_pylist()]
+    if len({os.path.isabs(name) for name in names if name}) > 1:  # a table with both, and a relative data.dataset
+        names = [name and os.path.abspath(name) for name in names]
     # Below the folder that all share: the same names wherever the data lies.
     known = [name for name in names if name] or [""]  # a row may have no image
     shared = os.path.commonpath([os.path.dirname(name) for name in (min(known), max(known))])

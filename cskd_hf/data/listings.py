@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from datasets import Dataset
 from pyarrow import csv
 
 from cskd_hf.data.choose import Choose, is_split_word
-from cskd_hf.data.columns import is_address, may_divide
+from cskd_hf.data.columns import join_paths, may_divide
+from cskd_hf.data.formats import readable_extensions
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
@@ -42,7 +44,7 @@ class Listing(NamedTuple):
 
     Attributes:
         table: a column of image paths, absolute or relative to the folder as written, and one of labels.
-        notes: a remark about each file whose encoding was guessed.
+        notes: a remark about a file whose encoding was guessed, or that does not list every image in its folder.
     """
 
     table: pa.Table
@@ -123,18 +125,32 @@ def _as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) ->
         names = table.column_names
         if image not in names and FILE_NAME in names:
             table = table.rename_columns([image if name == FILE_NAME else name for name in names])
-        if image in table.column_names and "string" in str(table.schema.field(image).type):
-            # An absolute path wins over the folder it is joined to.
-            joined = [
-                path if path is None or is_address(path) else str(folder / path) for path in table[image].to_pylist()
-            ]
-            table = table.set_column(table.column_names.index(image), image, pa.array(joined, pa.string()))
         needed = [name for name in table.column_names if name in (image, label) or may_divide(name)]
         tables.append(table.select(needed) if {image, label} <= set(needed) else table)
-    return Dataset(pa.concat_tables(tables, promote_options="default"))
+    return join_paths(Dataset(pa.concat_tables(tables, promote_options="default")), folder, data)
 
 
 def _read(file: Path, data: DataSection) -> Listing:
+    listing = _parse(file, data)
+    if file.name not in METADATA or FILE_NAME not in listing.table.column_names:
+        return listing
+    listed = {os.path.normpath(file.parent / name) for name in listing.table[FILE_NAME].to_pylist() if name}
+    unlisted = sorted(_image_files(file.parent) - listed)
+    if not unlisted:
+        return listing
+    name = os.path.relpath(unlisted[0], file.parent)
+    note = f"left out {len(unlisted):,} images that {file.parent.name}/{file.name} does not list, such as {name}"
+    return Listing(listing.table, (*listing.notes, note))
+
+
+def _image_files(folder: Path) -> set[str]:
+    """Paths of the images below a folder, without hidden files and folders."""
+    paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    images = (path for path in paths if os.path.splitext(path)[1].lower() in readable_extensions())
+    return {path for path in images if "/." not in path[len(str(folder)) :]}
+
+
+def _parse(file: Path, data: DataSection) -> Listing:
     if file.suffix == ".parquet":
         return Listing(pq.read_table(file))
     text, notes = _text(file)

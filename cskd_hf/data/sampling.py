@@ -7,6 +7,7 @@ pixels therefore do not depend on the number of workers or ranks, or on restarts
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -83,7 +84,7 @@ class ImageSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Reshuffle; the order depends on (seed, epoch) alone."""
-        self.epoch = epoch
+        self.epoch, self.shown = epoch, False
         self._draw_epoch(self._random(epoch))
 
     def _random(self, epoch: int) -> np.random.RandomState:
@@ -113,12 +114,23 @@ class ImageSampler:
         columns = [view[start:stop].tolist() for view in self._views]
         return [Draw(indices, seed) for indices, seed in zip(zip(*columns, strict=True), seeds, strict=True)]
 
+    def warn_if_shown(self) -> None:
+        """Warn of an epoch that is shown again; torch's own samplers reshuffle by themselves."""
+        if self.shown:
+            warnings.warn(
+                f"the sampler starts epoch {self.epoch} again, with the same order, partners and pixels; call "
+                "set_epoch(epoch) before each epoch",
+                stacklevel=3,
+            )
+
     def __len__(self) -> int:
         return self.num_images
 
     def __iter__(self) -> Iterator[Draw]:
+        self.warn_if_shown()
         for start in range(0, self.num_images, 1024):
             yield from self.draws(start, start + 1024)
+        self.shown = True
 
 
 class LastUpdateSampler(ImageSampler):

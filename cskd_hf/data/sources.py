@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image as PillowImage
 from cskd_hf.data.choose import Choose, choose_splits, written_names
 from cskd_hf.data.class_folders import open_class_folders, split_folders
 from cskd_hf.data.class_lists import open_saved
+from cskd_hf.data.columns import join_paths
 from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import readable_extensions
 from cskd_hf.data.hub import download, explain_cache
@@ -116,15 +118,18 @@ def _open_folder(
 
 
 def _open_saved(root: Path, data: DataSection, choose: Choose) -> dict[str, Dataset]:
-    """The chosen splits that `save_to_disk` wrote, whole or one folder per split; none if it wrote nothing here."""
-    whole = load_from_disk(str(root)) if (root / "dataset_dict.json").is_file() else None
-    found = [path.parent.name for path in sorted(root.glob("*/state.json"))] if whole is None else list(whole)
-    saved = (
-        {name: load_from_disk(str(root / name)) if whole is None else whole[name] for name in choose(found)}
-        if found
-        else {}
-    )
-    return {name: open_saved(root / name, table, name, data) for name, table in saved.items()}
+    """The chosen splits that `save_to_disk` wrote: whole, one folder per split, or one, `train`; none if none are here.
+
+    Files of `map` and `shuffle` beside them, cache-*.arrow, are no part of them.
+    """
+    if (root / "dataset_dict.json").is_file():
+        folders = {name: root / name for name in json.loads((root / "dataset_dict.json").read_text())["splits"]}
+    else:
+        folders = {path.parent.name: path.parent for path in sorted(root.glob("*/state.json"))}
+        if not folders and (root / "state.json").is_file():
+            folders = {"train": root}
+    saved = {name: load_from_disk(str(folders[name])) for name in choose(folders)} if folders else {}
+    return {name: join_paths(open_saved(folders[name], table, name, data), root, data) for name, table in saved.items()}
 
 
 def _digits() -> DatasetDict:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from huggingface_hub import DatasetCard
 
 from cskd_hf.data.choose import Choose
 from cskd_hf.data.class_lists import Files, open_tables
+from cskd_hf.data.columns import join_paths
 from cskd_hf.data.listings import read_csv
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
@@ -47,6 +49,9 @@ def open_files(
         return _prepare(str(root), files, name=data.config_name)
     files = {name: [file for file in of_split if file.endswith(suffix)] for name, of_split in files.items()}
     chosen = {name: files[name] for name in choose([name for name in files if files[name]])}
+    for name, of_split in chosen.items():
+        if not any("-of-" in pattern for pattern in patterns.get(name, ())):  # else a subset on purpose
+            _require_whole(name, of_split)
     if suffix == ".csv":
         return {name: read_csv(root, of_split, data) for name, of_split in chosen.items()}
     # Files not written by `datasets` have their features only in the README.
@@ -60,7 +65,24 @@ def open_files(
 
     if suffix == ".tar":
         return {name: _two_columns(table, data) for name, table in load(chosen).items()}
-    return open_tables(chosen, data, load, features, f"{root}/README.md")
+    tables = open_tables(chosen, data, load, features, f"{root}/README.md")
+    return {name: join_paths(table, root, data) for name, table in tables.items()}
+
+
+def _require_whole(split: str, files: Sequence[str]) -> None:
+    """Raises UserError if shards, `train-00000-of-00003.parquet`, are missing or of two exports."""
+    shards: dict[str, list[tuple[int, int]]] = {}
+    for file in files:
+        if match := re.fullmatch(r"(.+)-(\d+)-of-(\d+)(-[0-9a-f]+)?\.\w+", file):
+            shards.setdefault(match[1], []).append((int(match[3]), int(match[2])))
+    for prefix, found in shards.items():
+        total, first = max(found)[0], min(number for _, number in found)  # some programs count from 1
+        if first > 1 or sorted(found) != [(total, first + number) for number in range(total)]:
+            names = f"{Path(prefix).name}-*-of-{total:05d}"
+            raise UserError(
+                f"data.dataset: split {split!r} has {len(found)} files of the {total} shards {names}: add those that "
+                "are missing, or remove those of another export"
+            )
 
 
 def _two_columns(table: Dataset, data: DataSection) -> Dataset:

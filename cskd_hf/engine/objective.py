@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cskd_hf.batch import NUM_VIEWS, Batch
+from cskd_hf.batch import NUM_VIEWS, Batch, Views
 from cskd_hf.data.normalize import normalize
 from cskd_hf.errors import UserError, is_out_of_device_memory, is_out_of_host_memory, one_line
 from cskd_hf.methods.base import Method
@@ -29,8 +29,12 @@ class Objective(nn.Module):
     Args:
         method: hyper-parameters and mathematics.
         module: what `method.build` returned; holds every parameter and state.
-        mean, std: of the RGB channels in [0, 1], for uint8 images; float images are taken as normalised.
+        mean, std: of the channels in [0, 1], which uint8 images need; float images are taken as normalised.
         channels_last: memory format of the normalised images.
+
+    Raises:
+        UserError: at uint8 images without mean and std, or images that are not in pairs of one class. On an
+            accelerator, where reading the labels would be a device sync, the loss is NaN instead if only they show it.
 
     Example:
         >>> import timm, torch
@@ -46,17 +50,18 @@ class Objective(nn.Module):
         self,
         method: Method,
         module: nn.Module,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
+        self.mean: Tensor | None
+        self.std: Tensor | None
         self.method, self.module, self.channels_last = method, module, channels_last
         # Not saved with the weights: the recipe has them.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            channels = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
         # DDP broadcasts rank 0's buffers; a sharded memory belongs to its own rank.
         self._ddp_params_and_buffers_to_ignore = [
             f"module.{name}.{key}" if name else f"module.{key}"
@@ -74,11 +79,32 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What `Method.forward_loss` returns, with 'output' detached so that nothing keeps the graph alive."""
         if batch.images.dtype == torch.uint8:
+            if self.mean is None or self.std is None:
+                raise UserError("mean, std: none, but the images are uint8; write Objective(method, module, mean, std)")
             images = normalize(batch.images, self.mean, self.std, self.channels_last)
             # Not `_replace`, with all fields: torch 2.11 loses defaults where it resumes after a graph break.
             batch = Batch(images, batch.target, batch.index, batch.skipped)
+        in_pairs = _in_pairs(batch.target, self.method.views)
         result = self.method.forward_loss(self.module, batch)
-        return {**result, "output": result["output"].detach()}
+        return {**result, "loss": result["loss"].where(in_pairs, torch.nan), "output": result["output"].detach()}
+
+
+def _in_pairs(target: Tensor, views: Views) -> Tensor:
+    """Scalar bool: whether the views of each sample have the same label; on a CPU an error if not, see `Objective`."""
+    num_views = NUM_VIEWS[views]
+    in_pairs = target.new_ones((), dtype=torch.bool)
+    if views in ("single", "last_update") or target.is_floating_point():
+        return in_pairs
+    if len(target) % num_views == 0:
+        by_view = target.reshape(num_views, -1)
+        in_pairs = (by_view == by_view[0]).all()
+        if target.device.type != "cpu" or torch.compiler.is_compiling() or in_pairs:
+            return in_pairs
+    raise UserError(
+        f"batch: {len(target)} images that are not {num_views} views of each sample, [anchors | partners]: load them "
+        "with ClassPairSampler, PairedDataset and PairingCollator, and split no batch (Accelerate's dispatch_batches, "
+        "DataParallel)"
+    )
 
 
 def dry_run(

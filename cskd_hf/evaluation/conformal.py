@@ -24,7 +24,7 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from cskd_hf.evaluation.confidence import wilson_interval
-from cskd_hf.evaluation.rows import row_chunks
+from cskd_hf.evaluation.rows import check_rows, row_chunks
 
 Score = Literal["lac", "aps"]
 SCORES: tuple[Score, ...] = get_args(Score)
@@ -49,7 +49,7 @@ def conformal_quantile(scores: Tensor, coverage: float) -> float:
         coverage: wanted, between 0 and 1.
 
     Raises:
-        ValueError: the coverage is not between 0 and 1, or n is too small for it.
+        ValueError: the coverage is not between 0 and 1, n is too small for it, or a score is NaN.
 
     Example:
         >>> import torch
@@ -59,6 +59,7 @@ def conformal_quantile(scores: Tensor, coverage: float) -> float:
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage is {coverage}; needs a number between 0 and 1")
+    check_rows("scores", ~scores.isnan())
     if len(scores) < fewest_images(coverage):
         raise ValueError(f"{len(scores)} hold-out images; a coverage of {coverage} needs {fewest_images(coverage)}")
     return scores.kthvalue(_rank(len(scores), coverage)).values.item()
@@ -114,7 +115,7 @@ def prediction_sets(
         seed: of the random shares of "aps"; the new images take the next one.
 
     Raises:
-        ValueError: as for `check_predictions` and `conformal_quantile`.
+        ValueError: as for `check_predictions` and `conformal_quantile`; no such score, or new images of other classes.
 
     Example:
         >>> import torch
@@ -126,6 +127,10 @@ def prediction_sets(
         tensor([[ True,  True, False],
                 [ True, False, False]])
     """
+    if score not in SCORES:
+        raise ValueError(f"score is {score!r}; allowed: {', '.join(SCORES)}")
+    if logits.shape[1:] != holdout_logits.shape[1:]:
+        raise ValueError(f"logits {tuple(logits.shape)} and of hold-out images {tuple(holdout_logits.shape)}: other K")
     threshold = conformal_quantile(target_scores(holdout_logits, holdout_target, score, temperature, seed), coverage)
     generator = torch.Generator().manual_seed(seed + 1)
     sets = []

@@ -74,6 +74,8 @@ def image_scores(
     train_images: Sequence[int] | None = None,
 ) -> list[ImageScores]:
     """The scores of all images, at each temperature."""
+    if train_images is not None and len(train_images) != logits.shape[1]:
+        raise ValueError(f"train_images of {len(train_images)} classes, but {logits.shape[1]} logits")
     at = [proper_scores(logits, target, temperature) for temperature in temperatures]
     rank = target_rank(logits, target)
     (logit_norm,) = per_image(lambda rows, _: (normalized_top(rows),), logits, target)

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1706.04599, section 4.2. The ridge towards temperature sca
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ def fit_vector_scaling(logits: Tensor, target: Tensor, ridge: float = RIDGE) -> 
         ridge: its strength; 0 is Guo et al.'s vector scaling.
 
     Raises:
-        ValueError: as for `fit_temperature`.
+        ValueError: as for `fit_temperature`, or the ridge is negative or not finite.
 
     Example:
         >>> import torch
@@ -66,6 +67,8 @@ def fit_vector_scaling(logits: Tensor, target: Tensor, ridge: float = RIDGE) -> 
         >>> (scaling.bias[0] > scaling.bias[1]).item(), nll(scaling(logits), target) < nll(logits, target)
         (True, True)
     """
+    if not 0 <= ridge < math.inf:
+        raise ValueError(f"ridge is {ridge}; needs a finite number from 0")
     temperature, num_classes = fit_temperature(logits, target), logits.shape[1]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2003.13964.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +30,9 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     Returns:
         Scalar, at least float32: summed over classes, averaged over the batch (`batchmean`).
 
+    Raises:
+        ValueError: the shapes differ, which would broadcast, or are not (B, K), or the temperature is not above 0.
+
     Example:
         >>> import torch
         >>> from cskd_hf import class_wise_kd_loss
@@ -38,6 +42,11 @@ def class_wise_kd_loss(output: Tensor, teacher_output: Tensor, temperature: floa
     """
     import torch.nn.functional as F
 
+    if output.ndim != 2 or output.shape != teacher_output.shape:
+        shapes = f"{tuple(output.shape)} and {tuple(teacher_output.shape)}"
+        raise ValueError(f"logits {shapes}: needs the same shape (B, K) for x and x′")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; needs a finite number above 0")
     log_p = F.log_softmax(at_least_float32(output) / temperature, dim=-1)
     q = F.softmax(at_least_float32(teacher_output.detach()) / temperature, dim=-1)
     return F.kl_div(log_p, q, reduction="batchmean") * temperature**2

@@ -150,23 +150,35 @@ def _mark_best(column: Sequence[Cell], higher_is_better: bool) -> list[Cell]:
 
 
 def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
-    """A line for each number of images, of training or of an update, other than the table's recipe has.
+    """A line for each way in which finished runs are not what the table's recipe says, or not alike.
 
-    A folder given by `--data` may be another set, more processes make another experiment, and so do updates before a
-    forced resume with other settings or images.
+    A folder given by `--data` may be another set, unreadable images may be left out, more processes make another
+    experiment, and so do updates before a forced resume with other settings or images. A run that stopped early cost
+    less than its cell says. The launcher may choose the precision.
     """
-    trained: dict[str, list[str]] = {}
-    for key, run in runs.items():
-        recipe, summary = states[key].recipe, states[key].summary
-        if recipe is None or summary is None:
-            continue
-        per_process = recipe.data.batch_size * recipe.run.gradient_accumulation_steps
-        batch, images = per_process * summary.throughput.num_processes, summary.dataset.images["train"]
+    noted: dict[str, list[str]] = {}
+    finished = [
+        (key, run, recipe, summary)
+        for key, run in runs.items()
+        if (recipe := states[key].recipe) is not None and (summary := states[key].summary) is not None
+    ]
+    # Those that no recipe chose.
+    precisions = {recipe.run.mixed_precision for _, run, recipe, _ in finished if not run.expected.run.mixed_precision}
+    for key, run, recipe, summary in finished:
+        batch = recipe.data.batch_size * recipe.run.gradient_accumulation_steps * summary.throughput.num_processes
+        images, tested = summary.dataset.images["train"], summary.tested_images
         notes = [note for note in summary.notes if note.startswith(CHANGES)]
         if batch != run.shipped_batch:
             notes.append(f"trained with {batch} images per update; the shipped recipe has {run.shipped_batch}")
         if images != run.size.train:
             notes.append(f"trained on {images:,} images; {key.dataset} has {run.size.train:,}")
+        if tested != run.size.test:
+            notes.append(f"tested on {tested:,} images; {key.dataset} has {run.size.test:,}")
+        if summary.epochs_trained != str(summary.epochs):
+            notes.append(f"stopped early, after {summary.epochs_trained} epochs, at a lower cost than the table's")
+        if len(precisions) > 1 and not run.expected.run.mixed_precision:
+            precision = recipe.run.mixed_precision
+            notes.append(f"trained in {'float32' if precision == 'no' else precision}, others of the table are not")
         for note in notes:
-            trained.setdefault(note, []).append(run.folder.name)
-    return [f"{note}: {', '.join(names)}" for note, names in trained.items()]
+            noted.setdefault(note, []).append(run.folder.name)
+    return [f"{note}: {', '.join(names)}" for note, names in noted.items()]

@@ -16,7 +16,7 @@ from sklearn.isotonic import isotonic_regression
 from cskd_hf.paper.blocks import MeanStd, method_title
 from cskd_hf.paper.cells import Grid
 from cskd_hf.paper.page_style import PAPER_STYLE, POINTS, SMALL, TWO_COLUMNS_WIDTH, Drawing, legend, text_width
-from cskd_hf.paper.text import name_of
+from cskd_hf.paper.text import name_of, number
 from cskd_hf.report.figures import PALETTE
 
 _BLACK, _BLUE, _VERMILLION, _GREEN, *_ = PALETTE
@@ -79,7 +79,7 @@ def _points(grids: Sequence[Grid], column: int) -> dict[str, dict[int | None, _P
 
 def _described(points: Mapping[str, _Points]) -> str:
     return "; ".join(
-        f"{method_title(method)} {error.mean:.2f} ± {error.std or 0:.2f} at {compute:,.0f} k images"
+        f"{method_title(method)} {number(error)} at {compute:,.0f} k images"
         for method, budgets in points.items()
         for compute, error in budgets.values()
     )

@@ -125,7 +125,7 @@ def probe(run: Run, teacher: Run | None) -> Rate:
     def measure(batch_size: int) -> Rate:
         total = batch_size * NUM_VIEWS[recipe.method.views]
         images = torch.zeros(total, *recipe.transform.input_size, dtype=torch.uint8, device=device)
-        index = torch.arange(total, device=device)
+        index = torch.arange(total, device=device) % batch_size
         batch = Batch(images, index % size.classes, index % size.train)
 
         def seconds_of(num_steps: int) -> float:

@@ -116,15 +116,22 @@ def table(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState], metric:
 
 
 def notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) -> list[str]:
-    """A line for each reason not to compare rows: other hold-out images, changes at a forced resume."""
-    lines, sizes = [], dict[int, str]()
+    """A line for each reason not to compare rows: other images, processes or precision, changes at a resume."""
+    lines, facts = [], dict[str, dict[str, str]]()
     for key, run in runs.items():
-        if (summary := states[key].summary) is not None:
+        if (summary := states[key].summary) is not None and (recipe := states[key].recipe) is not None:
             lines += [f"{run.folder.name}: {note}" for note in summary.notes if note.startswith(CHANGES)]
-            sizes.setdefault(summary.dataset.images["holdout"], key.method)
-    if len(sizes) > 1:
-        counts = ", ".join(f"{images:,} with `{point}`" for images, point in sizes.items())
-        lines.append(f"rows of different hold-out images are not comparable: {counts}")
+            launched = run.expected.run.mixed_precision is None  # not a setting of the sweep
+            for fact, value in (
+                ("hold-out images", f"{summary.dataset.images['holdout']:,}"),
+                ("numbers of processes", str(summary.throughput.num_processes)),
+                ("mixed precision", str(recipe.run.mixed_precision if launched else None)),
+            ):
+                facts.setdefault(fact, {}).setdefault(value, key.method)
+    for fact, values in facts.items():
+        if len(values) > 1:
+            each = ", ".join(f"{value} with `{point}`" for value, point in values.items())
+            lines.append(f"rows of different {fact} are not comparable: {each}")
     return lines
 
 

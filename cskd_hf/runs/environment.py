@@ -19,7 +19,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 
 NAME = "environment.json"
-CHANGES = ("settings changed at step", "the images changed at step")
+CHANGES = ("settings changed at step", "the images changed at step", "the number of processes changed at step")
 """How the notes of `notes_of_changes` begin."""
 _PACKAGES = (
     *("torch", "torchvision", "timm", "datasets", "accelerate", "safetensors", "huggingface-hub", "pydantic"),
@@ -87,8 +87,8 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 
 
 def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A note for each step at which a forced resume changed settings or images."""
-    notes, (of_settings, of_images) = [], CHANGES
+    """A note for each step at which a resume changed the processes or, forced, settings or images."""
+    notes, (of_settings, of_images, of_processes) = [], CHANGES
     for before, after in pairwise(segments):
         step, earlier, later = after["started_at_step"], _settings(before), _settings(after)
         changed = sorted(key for key in earlier.keys() | later.keys() if earlier.get(key) != later.get(key))
@@ -98,6 +98,9 @@ def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
             notes.append(
                 f"{of_images} {step}: earlier updates saw others, maybe some that hold-out or test set have now"
             )
+        old, new = before["num_processes"], after["num_processes"]
+        if old != new:
+            notes.append(f"{of_processes} {step}: from {old} to {new}; an update then had {new}/{old} as many images")
     return notes
 
 

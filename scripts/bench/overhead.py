@@ -41,7 +41,7 @@ model = timm.create_model("resnet18", num_classes=200)
 objective = Objective(CSKD(), model)
 optimizer = torch.optim.SGD(objective.parameters(), lr=0.1, momentum=0.9)
 objective, optimizer = accelerator.prepare(objective, optimizer)
-batch = Batch(torch.randn(64, 3, 64, 64), torch.randint(200, (64,)), torch.arange(64))
+batch = Batch(torch.randn(64, 3, 64, 64), torch.randint(200, (32,)).repeat(2), torch.arange(64))
 results = {"processes": accelerator.num_processes, "step": [], "agree": [], "save": []}
 with StopRequest(accelerator) as stop, tempfile.TemporaryDirectory() as folder:
     for number in range(repeats + 1):

@@ -149,6 +149,12 @@ def test_drop_last_that_leaves_no_batch_names_the_settings():
         make_ranks(7, 2, 4, drop_last=True)
 
 
+@pytest.mark.parametrize("process_index", [-1, 2])
+def test_a_rank_that_does_not_exist_is_rejected(process_index):
+    with pytest.raises(UserError, match=f"process_index: read {process_index} of 2 processes"):
+        GlobalBatches(ImageSampler(7), 4, 2, process_index)
+
+
 def test_single_images_are_split_like_pairs():
     for rank in range(2):
         pairs = make_ranks(11, 2, 3)[rank]

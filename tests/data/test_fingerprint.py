@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import LAYOUTS, as_parquet, load, table
+from small_sets import LAYOUTS, as_parquet, load, table, write
 
 from cskd_hf.data import fingerprint
 from cskd_hf.data.fingerprint import describe_images, image_differences
@@ -153,3 +153,14 @@ def test_an_unreadable_file_is_left_to_the_decoder(tmp_path):
     images = load(root)
     (root / "train/a/0.png").unlink()
     describe_images(images)
+
+
+def test_absolute_and_relative_paths_in_one_table_count_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "d", "0.png", "1.png")
+    described = []
+    for second in ("1.png", tmp_path / "d" / "1.png"):
+        for split in ("train", "test"):
+            (tmp_path / "d" / f"{split}.csv").write_text(f"image,label\n0.png,a\n{second},b\n")
+        described.append(describe_images(load("d")))
+    assert described[0] == described[1]

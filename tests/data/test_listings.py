@@ -43,8 +43,8 @@ def test_a_csv_lists_paths_and_labels(tmp_path):
         ("image,label\n1.png,a\n2.png\n", "train|CSV parse error"),
         ("", "Empty CSV"),
         (
-            "image,label,split\n1.png,a,train\n2.png,b,test\n",
-            "column 'split' of split 'train' divides the rows into train, test",
+            "image,label,Fold\n1.png,a,train\n2.png,b,test\n",
+            "column 'Fold' of split 'train' divides the rows into train, test",
         ),
         (
             "image,label,Usage\n1.png,a,Training\n2.png,b,PublicTest\n3.png,b,PrivateTest\n",
@@ -179,6 +179,24 @@ def test_a_wrong_line_of_a_metadata_file_is_named(tmp_path, line, message):
     with pytest.raises(UserError, match=message) as caught:
         load(tmp_path, test_split=0.5)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, place):
+    images = ["1.png", "a/2.png", "3.png", "a/4.JPG", ".hidden/5.png", "notes.txt"]
+    write(tmp_path, *(f"train/{name}" for name in images), "test/1.png", "test/2.png")
+    for split in ("train", "test"):
+        lines = ["./1.png,a", f"{tmp_path}/test/2.png,b" if split == "test" else "a/2.png,b"]
+        if place:
+            (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,label", *lines, ""]))
+    if not place:
+        lines = ["train/1.png,a", "train/a/2.png,b", "test/1.png,a", "./test/2.png,b"]
+        (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *lines, ""]))
+    note, *others = load(tmp_path).notes
+    first = "3.png" if place else "train/3.png"
+    folder = place or tmp_path.name
+    assert note == f"left out 2 images that {folder}/metadata.csv does not list, such as {first}"
+    assert not any("left out" in other for other in others)
 
 
 def test_metadata_without_labels_beside_class_folders_is_left_out(tmp_path):

@@ -11,6 +11,7 @@ from pairing_cases import epoch_of
 from scipy import stats
 from torch.utils.data import BatchSampler, DataLoader
 
+from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.errors import UserError
 
@@ -246,3 +247,14 @@ def test_the_sampler_works_in_torchs_batch_sampler_and_loader(workers):
         batches = list(loader)
         assert list(map(len, batches)) == [4, 4, 2]
         assert [key for batch in batches for key in batch] == epoch_of(ClassPairSampler(LABELS, seed=4), epoch)
+
+
+def test_an_epoch_that_starts_again_warns_of_the_missing_set_epoch():
+    sampler = ClassPairSampler([0, 1, 0, 1])
+    for keys in (sampler, GlobalBatches(sampler, batch_size=3)):
+        for epoch in (1, 2):
+            sampler.set_epoch(epoch)
+            next(iter(keys))
+            list(keys)
+        with pytest.warns(UserWarning, match=r"epoch 2 again.*same.*pixels; call set_epoch\(epoch\) before each epoch"):
+            next(iter(keys))

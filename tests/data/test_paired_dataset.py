@@ -158,6 +158,13 @@ def test_labels_in_the_wrong_order_are_an_error():
         list(loader)
 
 
+@pytest.mark.parametrize("label", [0.7, "1", -100, torch.tensor([0.0, 1.0]), None], ids=repr)
+def test_a_label_that_is_no_class_number_is_an_error(label):
+    pairs = PairedDataset([(torch.zeros(3, 2, 2), label)] * 2)
+    with pytest.raises(UserError, match=r"row 0: read the label .*; return the image's class, an integer from 0"):
+        pairs[Draw((0, 1), 0)]
+
+
 def test_a_pil_image_is_an_error_that_names_the_fix():
     pairs = PairedDataset(FakeData(size=3, image_size=(3, 8, 8)))
     with pytest.raises(UserError, match="row 2: read an image of type Image; end its transform with ToTensor"):

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_from_disk
 from small_sets import (
     ABC,
     GARBAGE,
@@ -62,6 +62,27 @@ def test_a_local_copy_of_a_catalog_set_loads_with_its_columns(tmp_path, name):
     assert [level_of(images.test, index) for index in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("change", [lambda rows: rows.map(lambda row: {"label": 1 - row["label"]}), Dataset.shuffle])
+@pytest.mark.parametrize("place", ["", "train"])
+def test_what_map_and_shuffle_cache_beside_saved_rows_is_no_part_of_them(tmp_path, change, place):
+    images = [png(level) for level in range(8)]
+    table([0, 1] * 4, ABC, images=images).save_to_disk(str(tmp_path / place))
+    change(load_from_disk(str(tmp_path / place)))
+    assert list((tmp_path / place).glob("cache-*.arrow"))
+    loaded = load(tmp_path, test_split=0.25)
+    shown = [
+        (level_of(split, row), split.labels[row]) for split in (loaded.train, loaded.test) for row in range(len(split))
+    ]
+    assert sorted(shown) == [(level, level % 2) for level in range(8)]
+
+
+def test_a_saved_format_does_not_matter(tmp_path):
+    split = table([0, 1, 2], ABC, images=[png(level) for level in range(3)])
+    train, test = split.with_format("pandas", columns=["label"]), split.with_format("arrow")
+    images = load(as_dataset_dict(tmp_path, train=train, test=test))
+    assert [level_of(own, 1) for own in (images.train, images.test)] == [1, 1]
+
+
 def test_string_labels_need_no_class_list(tmp_path):
     text = Value("string")
     images = load(
@@ -96,14 +117,18 @@ def test_empty_classes_count_and_are_noted(tmp_path):
     assert images.notes == ("1 of 3 classes have no training image: bee",)
 
 
+@pytest.mark.parametrize("kind", [Value("string"), {"path": Value("string")}], ids=["text", "struct"])
 @pytest.mark.parametrize("save", LAYOUTS)
-def test_images_can_be_paths(tmp_path, save):
+def test_images_can_be_paths_absolute_or_relative_to_the_data(tmp_path, monkeypatch, save, kind):
     for level in range(3):
-        write(tmp_path, f"{level}.png", content=png(level))
-    paths = [str(tmp_path / f"{level}.png") for level in range(3)]
-    split = table([0, 1, 2], ABC, Value("string"), images=paths)
+        write(tmp_path / "d", f"{level}.png", content=png(level))
+    write(tmp_path / "other", "0.png", content=png(99))
+    monkeypatch.chdir(tmp_path / "other")
+    paths = ["0.png", "1.png", str(tmp_path / "d" / "2.png")]
+    split = table([0, 1, 2], ABC, kind, images=[{"path": path} for path in paths] if isinstance(kind, dict) else paths)
+    paths = [str(tmp_path / "d" / f"{level}.png") for level in range(3)]
     images = load(save(tmp_path / "d", train=split, test=split))
-    assert [level_of(images.train, index) for index in (2, 0)] == [2, 0]
+    assert [level_of(images.train, index) for index in range(3)] == [0, 1, 2]
     assert images.train.describe(2) == f"split 'train', row 2, file {paths[2]}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,3 +86,28 @@ def test_an_image_address_is_an_error_unless_its_bytes_are_there(tmp_path, addre
             with pytest.raises(UserError, match=f"'image' of split 'train' holds 1 addresses, such as {address}; down"):
                 load(tmp_path)
     assert level_of(load(tmp_path).train, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (["train-00000-of-00003", "train-00002-of-00003"], "2 files of the 3 shards train-\\*-of-00003: add"),
+        (["train-00000-of-00002", "train-00001-of-00002", "train-00000-of-00001"], "3 files of the 2 shards"),
+        (["train-00000-of-00001-0123456789abcdef", "train-00000-of-00001-fedcba9876543210"], "2 files of the 1 shards"),
+        (["train-00001-of-00002", "train-00002-of-00002"], None),
+        (["a/train-00000-of-00001", "b/train-00001-of-00002", "b/train-00000-of-00002"], None),
+    ],
+)
+def test_missing_shards_and_shards_of_two_exports_are_an_error(tmp_path, files, problem):
+    for file in [*files, "test-00000-of-00001"]:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": [png(1), png(2)], "label": ["a", "b"]}), tmp_path / f"{file}.parquet")
+    with nullcontext() if problem is None else pytest.raises(UserError, match=problem):
+        load(tmp_path)
+    for path in (f"{files[0]}.parquet", "**/train*"):  # one shard on purpose, all of them
+        data_files = json.dumps([{"split": "train", "path": path}, {"split": "test", "path": "test*"}])
+        (tmp_path / "README.md").write_text(
+            f"---\nconfigs:\n- {{config_name: default, data_files: {data_files}}}\n---\n"
+        )
+        with pytest.raises(UserError, match=problem) if problem and "*" in path else nullcontext():
+            load(tmp_path)

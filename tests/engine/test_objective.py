@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cskd_hf.batch import Views
 from cskd_hf.engine.objective import Objective, check_bf16_on_cpu, dry_run
 from cskd_hf.errors import UserError
-from cskd_hf.methods import Batch, CrossEntropy, Method
+from cskd_hf.methods import CSKD, Batch, CrossEntropy, Method
 from cskd_hf.recipe.sections import TransformSection
 
 
@@ -73,6 +73,27 @@ def test_one_forward_is_one_call_of_the_method_with_a_detached_output(batches: l
     assert result["loss"].grad_fn is not None
 
 
+@pytest.mark.parametrize("settings", [{}, {"mean": MEAN}, {"std": STD}])
+def test_uint8_images_without_mean_and_std_are_an_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"mean, std: none, but the images are uint8"):
+        objective_of(**settings)(batch_of(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)))
+
+
+# As Accelerate's dispatch_batches and DataParallel split two pairs of classes 3 and 1, and an ordinary loader's batch.
+@pytest.mark.parametrize("target", [[3, 1, 3], [3, 1], [3, 1, 1, 3]])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_images_that_are_not_whole_pairs_are_an_error_or_a_loss_of_nan(target: list[int], compiled: bool) -> None:
+    objective = Objective(CSKD(), nn.Sequential(nn.Flatten(), nn.Linear(3, NUM_CLASSES)))
+    images = torch.rand(4, 3, 1, 1)
+    assert objective(Batch(images, torch.tensor([3, 1, 3, 1]), torch.arange(4)))["loss"].isfinite()
+    batch = Batch(images[: len(target)], torch.tensor(target), torch.arange(len(target)))
+    if not compiled or len(target) % 2:
+        with pytest.raises(UserError, match=r"not 2 views of each sample.*dispatch_batches"):
+            objective(batch)
+    else:  # as on an accelerator
+        assert torch.compile(objective, backend="eager")(batch)["loss"].isnan()
+
+
 def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> None:
     objective = objective_of(mean=MEAN, std=STD)
     assert set(objective.state_dict()) == {"module.weight", "module.bias"}
@@ -84,7 +105,7 @@ def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> Non
 
 
 def test_a_size_that_the_model_does_not_take_is_rejected_wherever_the_schedule_has_it():
-    fixed = Objective(CrossEntropy(), backbone("test_vit", img_size=32, dynamic_img_size=False))
+    fixed = Objective(CrossEntropy(), backbone("test_vit", img_size=32, dynamic_img_size=False), MEAN, STD)
     for steps, rejected in ((((1, 32),), False), (((1, 16),), True), (((1, 32), (2, 16), (3, 24)), True)):
         transform = TransformSection(input_size=(3, 32, 32), size_schedule=steps)
         error = r"^transform.size_schedule: the model does not run on images of 16×16: "
@@ -93,7 +114,7 @@ def test_a_size_that_the_model_does_not_take_is_rejected_wherever_the_schedule_h
 
 
 def test_bf16_on_a_cpu_is_rejected_where_a_strided_convolution_sees_one_pixel():
-    objective = Objective(CrossEntropy(), timm.create_model("test_resnet", num_classes=NUM_CLASSES))
+    objective = Objective(CrossEntropy(), timm.create_model("test_resnet", num_classes=NUM_CLASSES), MEAN, STD)
     check_bf16_on_cpu(objective, TransformSection(input_size=(3, 32, 32)))
     with pytest.raises(
         UserError, match=r"read bf16, .* of layer4\.0\.conv1 wrong .* 16×16; write run\.mixed_precision=no"

@@ -24,6 +24,12 @@ def drawn(num_images: int = 600, num_classes: int = 4) -> Tensor:
     return 3 * torch.randn(num_images, num_classes, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("ridge", [-1.0, float("nan"), float("inf")])
+def test_a_ridge_is_a_number_from_0(ridge: float) -> None:
+    with pytest.raises(ValueError, match=f"ridge is {ridge}"):
+        fit_vector_scaling(*predictions(20, 2), ridge)
+
+
 @pytest.mark.parametrize("ridge", [0.0, 10.0])
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_the_vector_minimises_the_penalised_nll(ridge: float, num_classes: int) -> None:

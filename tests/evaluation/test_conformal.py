@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,21 @@ def test_the_quantile_is_the_smallest_score_that_covers_enough_images_and_the_ne
             assert found >= (images + 1) * share > found - 1, (coverage, images)
         with pytest.raises(ValueError, match=rf"^{fewest - 1} hold-out images; a coverage of .* needs {fewest}$"):
             conformal_quantile(torch.zeros(fewest - 1), coverage)
+
+
+@pytest.mark.parametrize(
+    ("classes", "score", "problem"), [(3, "raps", "score is 'raps'; allowed: lac, aps"), (2, "lac", "other K")]
+)
+def test_a_score_that_does_not_exist_and_images_of_other_classes_are_errors(
+    classes: int, score: Any, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        prediction_sets(torch.zeros(1, classes), torch.zeros(20, 3), torch.zeros(20).long(), 0.9, score)
+
+
+def test_a_score_that_is_not_a_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"scores\[1\]"):
+        conformal_quantile(torch.tensor([0.0, torch.nan, 1.0]), 0.5)
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -0.1, 90.0, float("nan")])

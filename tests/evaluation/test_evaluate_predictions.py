@@ -169,6 +169,11 @@ def test_invalid_features_are_rejected(features: Tensor, target: Tensor, message
         recall_at_k(features, target, 1)
 
 
+def test_training_images_of_another_number_of_classes_are_rejected() -> None:
+    with pytest.raises(ValueError, match="train_images of 2 classes, but 3 logits"):
+        evaluate_predictions(torch.zeros(3, 3), LABELS, None, train_images=[500, 1])
+
+
 def test_chunks_of_rows_and_the_temperature_change_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = predictions()
     whole = _measured(logits.double() / 1.7, target)

@@ -215,6 +215,24 @@ def test_the_divergence_is_averaged_over_the_batch_and_summed_over_the_classes(c
     assert split.item() == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "teacher_shape", "temperature", "problem"),
+    [
+        ((4, 5), (1, 5), 4.0, r"\(4, 5\) and \(1, 5\)"),
+        ((4, 5), (5,), 4.0, r"\(4, 5\) and \(5,\)"),
+        ((5,), (5,), 4.0, r"shape \(B, K\)"),  # divided by K
+        ((4, 5, 7, 7), (4, 5, 7, 7), 4.0, r"shape \(B, K\)"),  # classes are not last
+        ((4, 5), (4, 5), -4.0, "temperature is -4.0"),
+        ((4, 5), (4, 5), 0.0, "temperature is 0.0"),
+    ],
+)
+def test_logits_that_would_broadcast_and_temperatures_that_are_none_are_errors(
+    shape: tuple[int, ...], teacher_shape: tuple[int, ...], temperature: float, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        class_wise_kd_loss(torch.zeros(shape), torch.zeros(teacher_shape), temperature)
+
+
 @pytest.mark.parametrize("smoothing", [0.1, 0.6])
 def test_label_smoothing_equals_timms(smoothing: float) -> None:
     case = label_smoothing(smoothing)

@@ -18,6 +18,7 @@ from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
 from cskd_hf.paper.selection import select
 from cskd_hf.runs.environment import CHANGES
+from cskd_hf.runs.selected import Selected
 
 
 def grids_of(root, values, table="table1", **chosen):
@@ -224,18 +225,44 @@ def test_latex_prints_n_per_cell_if_it_varies(tmp_path):
     assert r"33.28 $\pm$ 0.99}" in text
 
 
-def test_another_global_batch_and_a_forced_change_of_settings_are_noted(tmp_path):
+def notes_of(runs, changes=None):
+    """The notes of finished runs, the first with a summary changed by `changes`."""
+    states = {key: inspect_run(run) for key, run in runs.items()}
+    first = next(iter(runs))
+    summary = states[first].summary.model_copy(update=changes or {})
+    return data_notes(runs, states | {first: replace(states[first], summary=summary)})
+
+
+STOPPED = Selected(epoch=9, epochs_trained=12, metric="nll", best_epoch=9, best_value=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"notes": (f"{CHANGES[0]} 5: optimizer.lr", "another note")}, f"{CHANGES[0]} 5: optimizer.lr"),
+        ({"selected": STOPPED}, "stopped early, after 12 of 3 epochs, at a lower cost than the table's"),
+        ({"skipped_images": {"train": 1, "test": 4}}, "tested on 5,790 images; cub200 has 5,794"),
+    ],
+)
+def test_a_run_that_is_not_what_the_table_says_is_noted(tmp_path, changes, note):
+    runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
+    for run in runs.values():
+        write_finished(run, 33.0)
+    assert notes_of(runs) == []
+    assert notes_of(runs, changes) == [f"{note}: cub200_resnet18-cskd-seed0"]
+
+
+def test_other_numbers_of_images_and_another_precision_are_noted(tmp_path):
     runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
     first, second = runs.values()
-    write_finished(first, 33.0)
-    write_finished(second, 33.0, num_processes=4)
-    notes = data_notes(runs, {key: inspect_run(run) for key, run in runs.items()})
-    assert notes == ["trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1"]
-    states = {key: inspect_run(run) for key, run in runs.items()}
-    key, state = next((key, state) for key, state in states.items() if state.summary is not None)
-    changed = f"{CHANGES[0]} 5: optimizer.lr; earlier updates had others"
-    states[key] = replace(state, summary=state.summary.model_copy(update={"notes": (changed, "another note")}))
-    assert data_notes(runs, states)[0] == f"{changed}: {runs[key].folder.name}"
+    write_finished(first, 33.0, test_images=100)
+    write_finished(second, 33.0, num_processes=4, mixed_precision="no")
+    assert notes_of(runs) == [
+        "tested on 100 images; cub200 has 5,794: cub200_resnet18-cskd-seed0",
+        "trained in bf16, others of the table are not: cub200_resnet18-cskd-seed0",
+        "trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1",
+        "trained in float32, others of the table are not: cub200_resnet18-cskd-seed1",
+    ]
 
 
 def test_images_other_than_the_catalogs_are_noted_and_counted(tmp_path):

@@ -98,7 +98,8 @@ def write_epochs(run: Run, errors: list[float], **changes: Any) -> RunState:
     lines = [{"epoch": epoch, "holdout/top1_error": error} for epoch, error in enumerate(errors)]
     lines = [line | {"holdout/nll": 50 - line["holdout/top1_error"], "holdout/ece": 5.0} for line in lines]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return RunState("finished", summary=SUMMARY.model_copy(update={"epochs": len(errors), **changes}))
+    summary = SUMMARY.model_copy(update={"epochs": len(errors), **changes})
+    return RunState("finished", recipe=run.expected, summary=summary)
 
 
 def test_rows_are_ordered_by_the_metric_and_ties_are_named(tmp_path):
@@ -140,23 +141,26 @@ def test_rows_are_of_the_epoch_that_each_run_selected(tmp_path):
     assert "do not compare them with those of a last epoch" in text
 
 
-def test_changes_at_a_forced_resume_and_other_hold_out_images_are_noted(tmp_path):
+def test_changes_at_a_resume_other_hold_out_images_and_processes_are_noted(tmp_path):
     runs = sweep_runs("digits_resnet10", ["data.holdout=0.1,0.2"], [0], tmp_path)
     first, second = runs
     change = "settings changed at step 5: optimizer.lr; earlier updates had others"
     dataset = SUMMARY.dataset.model_copy(update={"images": {"train": 1, "holdout": 7, "test": 1}})
+    throughput = SUMMARY.throughput.model_copy(update={"num_processes": 1})
     states = {
         first: write_epochs(runs[first], [30.0], notes=(change, "an empty class")),
-        second: write_epochs(runs[second], [20.0], dataset=dataset),
+        second: write_epochs(runs[second], [20.0], dataset=dataset, throughput=throughput),
     }
     expected = [
         f"{runs[first].folder.name}: {change}",
         "rows of different hold-out images are not comparable: "
         "5,000 with `data.holdout=0.1`, 7 with `data.holdout=0.2`",
+        "rows of different numbers of processes are not comparable: "
+        "8 with `data.holdout=0.1`, 1 with `data.holdout=0.2`",
     ]
     assert notes(runs, states) == expected
     text = markdown("digits_resnet10", table(runs, states, "nll"), "nll", expected)
-    assert text.endswith(f"Note: {expected[0]}.\n\nNote: {expected[1]}.\n")
+    assert text.endswith(f"Note: {expected[0]}.\n\nNote: {expected[1]}.\n\nNote: {expected[2]}.\n")
     assert notes({first: runs[first]}, {first: write_epochs(runs[first], [30.0])}) == []
 
 

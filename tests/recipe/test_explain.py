@@ -133,14 +133,19 @@ def test_every_command_prints_all_mistakes_and_exits_with_2(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
-def test_a_mistake_that_rank_0_does_not_make_has_the_ranks_name(folder, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("rank", "world", "named"),
+    [("0", "2", False), ("1", "2", True), ("1", "1", False), ("1", None, False)],
+)
+def test_a_mistake_that_rank_0_does_not_make_has_the_ranks_name(folder, capsys, monkeypatch, rank, world, named):
     write(folder, "")
     monkeypatch.setattr("cskd_hf.errors.RANK_0_FIRST", 0.0)
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("RANK", rank)  # of a single process, it is left of something else
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world is not None:
+        monkeypatch.setenv("WORLD_SIZE", world)
     (line,) = error_lines(capsys, "r.yaml")
-    monkeypatch.setenv("RANK", "1")
-    (same,) = error_lines(capsys, "r.yaml")
-    assert same == line.replace("error: ", f"error: process 1 on {socket.gethostname()}: ")
+    assert line.startswith(f"error: process 1 on {socket.gethostname()}: r.yaml" if named else "error: r.yaml")
 
 
 def test_a_data_section_alone_has_the_same_messages():

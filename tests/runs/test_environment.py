@@ -75,15 +75,17 @@ def test_the_hardware_is_one_line():
     assert hardware_line(alone) == "1 × a CPU (CPU), 1 thread each, float32"
 
 
-def test_images_that_changed_between_two_segments_are_noted():
-    def segment(step, **images):
-        return {"started_at_step": step, **ENVIRONMENT, **images}
+def test_images_and_processes_that_changed_between_two_segments_are_noted():
+    def segment(step, **changes):
+        return {"started_at_step": step, **ENVIRONMENT, **changes}
 
     segments = [segment(0, images={"train": 1}), segment(5, images={"train": 1})]
     assert notes_of_changes(segments) == []
     assert notes_of_changes([*segments, segment(8, images={"train": 2})]) == [
         "the images changed at step 8: earlier updates saw others, maybe some that hold-out or test set have now"
     ]
+    (note,) = notes_of_changes([*segments, segment(8, images={"train": 1}, num_processes=2)])
+    assert note == "the number of processes changed at step 8: from 8 to 2; an update then had 2/8 as many images"
 
 
 def test_a_forced_resume_with_other_settings_is_noted_even_if_stopped_at_once(tmp_path):

@@ -30,18 +30,18 @@ def one_run(root: Path, method: str = "cskd", overrides: Sequence[str] = (), dat
     return run
 
 
-def as_trained(run: Run) -> Recipe:
+def as_trained(run: Run, mixed_precision: str = "bf16") -> Recipe:
     """The recipe with the settings that training fills in."""
     splits = {
         "train_split": run.expected.data.train_split or "train",
         "test_split": run.expected.data.test_split or "test",
     }
-    return run.expected.replace(data=splits, model={"num_classes": 200}, run={"mixed_precision": "bf16"})
+    return run.expected.replace(data=splits, model={"num_classes": 200}, run={"mixed_precision": mixed_precision})
 
 
-def write_unfinished(run: Run, epochs: int) -> None:
+def write_unfinished(run: Run, epochs: int, mixed_precision: str = "bf16") -> None:
     run.folder.mkdir(parents=True)
-    dump_recipe(as_trained(run), run.folder / "recipe.yaml")
+    dump_recipe(as_trained(run, mixed_precision), run.folder / "recipe.yaml")
     lines = [json.dumps({"epoch": epoch, "train/loss": 1.0}) + "\n" for epoch in range(epochs)]
     (run.folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -53,17 +53,22 @@ def write_finished(
     scaled_ece: float | None = None,
     num_processes: int = 1,
     train_images: int | None = None,
+    test_images: int | None = None,
+    mixed_precision: str = "bf16",
     speed: float = 100.0,
     **metrics: float,
 ) -> None:
     """Write a finished run; `metrics` are further metrics of its last epoch."""
-    write_unfinished(run, run.expected.scheduler.num_epochs)
+    write_unfinished(run, run.expected.scheduler.num_epochs, mixed_precision)
     values = {"top1_error": top1_error, "top5_error": 20.0, "nll": 1.0, "ece": 10.0, "recall_at_1": 50.0, **metrics}
     scaled = None if scaled_ece is None else metric_values(**{**values, "ece": scaled_ece})
     before = (summary_without_holdout() if scaled is None else SUMMARY).metrics
     results = before.model_copy(update={"last": metric_values(**values), "metrics_scaled": scaled})
     throughput = SUMMARY.throughput.model_copy(update={"images_per_second": speed, "num_processes": num_processes})
-    images = SUMMARY.dataset.images | {"train": train_images or run.size.train}
+    images = SUMMARY.dataset.images | {
+        "train": train_images or run.size.train,
+        "test": test_images or run.size.test,
+    }
     dataset = SUMMARY.dataset.model_copy(update={"images": images})
-    changes = {"recipe_hash": recipe_hash(as_trained(run)), "seed": run.key.seed, "dataset": dataset}
+    changes = {"recipe_hash": recipe_hash(as_trained(run, mixed_precision)), "seed": run.key.seed, "dataset": dataset}
     write_summary(run.folder, SUMMARY.model_copy(update={**changes, "metrics": results, "throughput": throughput}))
