@@ -92,6 +92,7 @@ def _joined(images: pa.StructArray, folder: Path) -> pa.StructArray:
     content, path = images.field("bytes"), images.field("path")
     relative = pc.and_(pc.is_null(content), pc.invert(pc.match_substring_regex(path, _NOT_RELATIVE)))
     inside = pc.binary_join_element_wise(str(folder), path, "/")
+    inside = pc.replace_substring_regex(inside, r"(^|/)(\./+)+", r"\1")  # as pathlib joins, also to folder .
     path = pc.if_else(pc.fill_null(relative, False), inside, path)
     return pa.StructArray.from_arrays([content, path], ["bytes", "path"])
 

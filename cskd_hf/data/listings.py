@@ -6,6 +6,7 @@ Not `datasets`' readers, which take the label 001 for the number 1, and NA for a
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import json
 import os
@@ -134,15 +135,14 @@ def _read(file: Path, data: DataSection) -> Listing:
     listing = _parse(file, data)
     if file.name not in METADATA or FILE_NAME not in listing.table.column_names:
         return listing
-    folder = os.path.abspath(file.parent)  # data.dataset may be . or a/../b
-    names = map(str, listing.table[FILE_NAME].to_pylist())
-    unlisted = sorted(_image_files(folder) - {os.path.normpath(os.path.join(folder, name)) for name in names})
+    real = functools.cache(os.path.realpath)  # folders have several names: ., a/../b, links
+    paths = (os.path.split(os.path.join(file.parent, str(name))) for name in listing.table[FILE_NAME].to_pylist())
+    folder = real(file.parent)
+    unlisted = sorted(_image_files(folder) - {os.path.join(real(place), name) for place, name in paths})
     if not unlisted:
         return listing
-    name = os.path.relpath(unlisted[0], folder)
-    note = (
-        f"left out {len(unlisted):,} images that {os.path.basename(folder)}/{file.name} does not list, such as {name}"
-    )
+    name, shown = os.path.relpath(unlisted[0], folder), os.path.basename(os.path.abspath(file.parent))
+    note = f"left out {len(unlisted):,} images that {shown}/{file.name} does not list, such as {name}"
     return Listing(listing.table, (*listing.notes, note))
 
 

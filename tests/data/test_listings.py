@@ -181,7 +181,7 @@ def test_a_wrong_line_of_a_metadata_file_is_named(tmp_path, line, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("dataset", [None, ".", "../{}", "train/.."])
+@pytest.mark.parametrize("dataset", [None, ".", "../{}", "train/..", ".link"])
 @pytest.mark.parametrize("place", ["", "train"])
 def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, monkeypatch, place, dataset):
     images = ["1.png", "a/2.png", "3.png", "a/4.JPG", ".hidden/5.png", "notes.txt"]
@@ -194,9 +194,10 @@ def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, monkeypat
         lines = ["train/1.png,a", "train/a/2.png,b", "test/1.png,a", "./test/2.png,b"]
         (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *lines, ""]))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / ".link").symlink_to(tmp_path)
     note, *others = load(dataset.format(tmp_path.name) if dataset else tmp_path).notes
     first = "3.png" if place else "train/3.png"
-    folder = place or tmp_path.name
+    folder = place or (dataset if dataset == ".link" else tmp_path.name)
     assert note == f"left out 2 images that {folder}/metadata.csv does not list, such as {first}"
     assert not any("left out" in other for other in others)
 
