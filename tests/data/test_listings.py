@@ -64,6 +64,13 @@ def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_column_whose_words_only_contain_those_of_splits_divides_nothing(tmp_path):
+    write(tmp_path, "1.png", "2.png")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label,mode\n1.png,a,interval\n2.png,b,retrieval\n")
+    assert len(load(tmp_path).train) == 2
+
+
 @pytest.mark.parametrize(
     "names",
     [
