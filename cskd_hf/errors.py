@@ -48,7 +48,7 @@ def is_out_of_device_memory(error: BaseException) -> bool:
 def is_broken_collective(error: BaseException) -> bool:
     """Whether a collective failed because of another rank; gloo raises a plain RuntimeError for that."""
     by_torch = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return by_torch or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+    return by_torch or (isinstance(error, RuntimeError) and re.search(r"\bgloo\b", str(error), re.I) is not None)
 
 
 def _is_rank_0() -> bool:
@@ -111,10 +111,12 @@ def _explain_torch(error: RuntimeError) -> str | None:
         return "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         # The last line of what inductor met: a compiler's process sends its whole traceback.
-        cause = str(getattr(error, "inner_exception", "") or error).strip().splitlines()[-1]
+        inner = getattr(error, "inner_exception", error)
+        cause = (str(inner).strip() or repr(inner)).splitlines()[-1]
         return f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
     if is_broken_collective(error):
-        return "another process has ended; if it printed no error, it was killed or its machine disconnected"
+        reason = str(error).strip().partition("\n")[0]  # torch adds its stack frames
+        return f"no connection to another process: {reason}; if that one printed no error, it was killed or cut off"
     return None
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset, Image, Value, concatenate_datasets
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
-_SPLITS = "train|test|val|dev"
+_SPLITS = "train|test|e?val|dev"
 _OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase|fold|mode)"  # whose values are names of splits
 _YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
 
@@ -37,12 +37,18 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     for column in [name for name in table.column_names if may_divide(name) and name != data.label_column]:
         values = [str(value) for value in table.unique(column) if value is not None]
         if re.fullmatch(_OF_NAMES, column, re.IGNORECASE):
-            values = [value for value in values if re.search(_SPLITS, value, re.IGNORECASE)]
+            values = [
+                value for value in values if any(re.match(_SPLITS, word, re.IGNORECASE) for word in _words(value))
+            ]
         if len(values) > 1:
             raise UserError(
                 f"data: column {column!r} of {where} divides the rows into {', '.join(values)}, and would be ignored; "
                 "write a file for each split, or remove the column"
             )
+
+
+def _words(value: str) -> list[str]:
+    return re.findall(r"[A-Z]*[a-z]+|[A-Z]+", value)  # PublicTest: Public, Test; but not interval: val
 
 
 # How an image is named by an address, such as https://…, instead of a path.
@@ -92,6 +98,7 @@ def _joined(images: pa.StructArray, folder: Path) -> pa.StructArray:
     content, path = images.field("bytes"), images.field("path")
     relative = pc.and_(pc.is_null(content), pc.invert(pc.match_substring_regex(path, _NOT_RELATIVE)))
     inside = pc.binary_join_element_wise(str(folder), path, "/")
+    inside = pc.replace_substring_regex(inside, r"(^|/)(\./+)+", r"\1")  # as pathlib joins, also to folder .
     path = pc.if_else(pc.fill_null(relative, False), inside, path)
     return pa.StructArray.from_arrays([content, path], ["bytes", "path"])
 

@@ -6,6 +6,7 @@ Not `datasets`' readers, which take the label 001 for the number 1, and NA for a
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import json
 import os
@@ -134,20 +135,22 @@ def _read(file: Path, data: DataSection) -> Listing:
     listing = _parse(file, data)
     if file.name not in METADATA or FILE_NAME not in listing.table.column_names:
         return listing
-    listed = {os.path.normpath(file.parent / name) for name in listing.table[FILE_NAME].to_pylist() if name}
-    unlisted = sorted(_image_files(file.parent) - listed)
+    real = functools.cache(os.path.realpath)  # folders have several names: ., a/../b, links
+    paths = (os.path.split(os.path.join(file.parent, str(name))) for name in listing.table[FILE_NAME].to_pylist())
+    folder = real(file.parent)
+    unlisted = sorted(_image_files(folder) - {os.path.join(real(place), name) for place, name in paths})
     if not unlisted:
         return listing
-    name = os.path.relpath(unlisted[0], file.parent)
-    note = f"left out {len(unlisted):,} images that {file.parent.name}/{file.name} does not list, such as {name}"
+    name, shown = os.path.relpath(unlisted[0], folder), os.path.basename(os.path.abspath(file.parent))
+    note = f"left out {len(unlisted):,} images that {shown}/{file.name} does not list, such as {name}"
     return Listing(listing.table, (*listing.notes, note))
 
 
-def _image_files(folder: Path) -> set[str]:
+def _image_files(folder: str) -> set[str]:
     """Paths of the images below a folder, without hidden files and folders."""
     paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
     images = (path for path in paths if os.path.splitext(path)[1].lower() in readable_extensions())
-    return {path for path in images if "/." not in path[len(str(folder)) :]}
+    return {path for path in images if "/." not in path[len(folder) :]}
 
 
 def _parse(file: Path, data: DataSection) -> Listing:

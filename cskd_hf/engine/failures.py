@@ -47,10 +47,11 @@ def check_weights(module: nn.Module, scaler: Any, step: int) -> None:
     names, parameters = zip(*module.named_parameters(), strict=True)
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).tolist()  # one sync
     if not all(finite):
-        raise NonFiniteWeightsError(f"weights are not finite at step {step}: {names[finite.index(False)]}")
+        name = names[finite.index(False)]
+        raise NonFiniteWeightsError(f"weights are not finite at step {step}, although every loss was: {name}")
     if scaler is not None and scaler.get_scale() < MIN_LOSS_SCALE:
-        scale = f"the loss scale is {scaler.get_scale():.1g}"
-        raise NonFiniteWeightsError(f"gradients in fp16 are not finite up to step {step}: {scale}")
+        scale = f"even at a loss scale of {scaler.get_scale():.1g}"
+        raise NonFiniteWeightsError(f"gradients in fp16 are not finite at step {step}, {scale}")
 
 
 def find_divergence(predictions: Mapping[str, Predictions]) -> str | None:
@@ -105,8 +106,8 @@ def explain(error: Exception, run: Run) -> str | None:
         )
     if isinstance(error, NonFiniteWeightsError):
         return (
-            f"{error}, although every loss was; no checkpoint of them was saved. Lower optimizer.lr, set "
-            f"run.clip_grad, or train in float32; {resume}"
+            f"{error}; no checkpoint was saved at this step. Lower optimizer.lr, set run.clip_grad, or train in "
+            f"float32; {resume}"
         )
     if is_broken_collective(error) or (isinstance(error, DeviceTimeoutError) and len(run.ranks.names) > 1):
         missing = run.ranks.missing()

@@ -100,9 +100,13 @@ def check_accelerator(accelerator: Accelerator) -> None:
             f"accelerate: distributed_type {accelerator.distributed_type.value}: this loop evaluates, averages and "
             "saves whole weights on every rank; use MULTI_GPU, one process per GPU"
         )
-    local, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    # A variable that is left in a single process's shell means nothing.
+    local = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), accelerator.num_processes)
+    devices = torch.cuda.device_count()
     if accelerator.device.type == "cuda" and local > devices:
-        raise UserError(f"{local} processes on a machine with {devices} GPUs: NCCL needs one for each; start {devices}")
+        raise UserError(
+            f"this machine has {local} processes, and GPUs for {devices}: NCCL needs one each; start {devices}"
+        )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(
             "run.mixed_precision: read fp16, but on a CPU Accelerate would train in float32; write "

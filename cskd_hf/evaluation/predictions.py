@@ -100,12 +100,13 @@ def predict_split(
                 outputs["features"] = model.forward_head(maps, pre_logits=True).float()
         return outputs
 
-    training, libraries = model.training, (torch.backends.cudnn, torch.backends.cuda.matmul)
-    tf32 = [library.allow_tf32 for library in libraries]
+    training, tf32 = model.training, torch.backends.cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
     model.train()  # the only call in which older timm drop attention biases cached in eval mode (LeViT, TinyViT)
     model.eval()
     if not autocast:  # by default cuDNN rounds the inputs of convolutions to TF32, in NVIDIA's containers cuBLAS, too
-        _allow_tf32(libraries, (False, False))
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
     try:
         # The same number of batches on every rank: `stop` is a collective.
         batches = trange(
@@ -117,17 +118,13 @@ def predict_split(
         parts, skipped = _predict_share(loader, batches, len(rows), forward, stop)
     finally:
         model.train(training)
-        _allow_tf32(libraries, tf32)
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)
     if world > 1:
         parts, skipped = _gather(parts, skipped)
     if not parts:
         raise NoReadableImageError(split.name, skipped)
     return Predictions(parts["logits"], parts["target"], parts["row"], parts.get("features"), skipped)
-
-
-def _allow_tf32(libraries: Iterable[Any], values: Iterable[bool]) -> None:
-    for library, value in zip(libraries, values, strict=True):
-        library.allow_tf32 = value
 
 
 def evaluation_images(

@@ -64,6 +64,13 @@ def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_column_whose_words_only_contain_those_of_splits_divides_nothing(tmp_path):
+    write(tmp_path, "1.png", "2.png")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("image,label,mode\n1.png,a,interval\n2.png,b,retrieval\n")
+    assert len(load(tmp_path).train) == 2
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -181,8 +188,9 @@ def test_a_wrong_line_of_a_metadata_file_is_named(tmp_path, line, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("dataset", [None, ".", "../{}", "train/..", ".link"])
 @pytest.mark.parametrize("place", ["", "train"])
-def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, place):
+def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, monkeypatch, place, dataset):
     images = ["1.png", "a/2.png", "3.png", "a/4.JPG", ".hidden/5.png", "notes.txt"]
     write(tmp_path, *(f"train/{name}" for name in images), "test/1.png", "test/2.png")
     for split in ("train", "test"):
@@ -192,9 +200,11 @@ def test_images_that_a_metadata_file_does_not_list_are_noted(tmp_path, place):
     if not place:
         lines = ["train/1.png,a", "train/a/2.png,b", "test/1.png,a", "./test/2.png,b"]
         (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *lines, ""]))
-    note, *others = load(tmp_path).notes
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".link").symlink_to(tmp_path)
+    note, *others = load(dataset.format(tmp_path.name) if dataset else tmp_path).notes
     first = "3.png" if place else "train/3.png"
-    folder = place or tmp_path.name
+    folder = place or (dataset if dataset == ".link" else tmp_path.name)
     assert note == f"left out 2 images that {folder}/metadata.csv does not list, such as {first}"
     assert not any("left out" in other for other in others)
 

@@ -174,7 +174,8 @@ def test_non_finite_weights_are_never_saved(tmp_path, images):
     )
     assert done.status == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: weights are not finite at step 1: ")
+    assert line.startswith("error: weights are not finite at step 1, although every loss was: ")
+    assert "; no checkpoint was saved at this step. Lower optimizer.lr, " in line
     assert line.endswith("there is no checkpoint yet")
     assert not (tmp_path / "run" / "checkpoints").exists()
 

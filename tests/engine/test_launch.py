@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, DynamoBackend
 from summaries import make_recipe
 
 from cskd_hf.engine.launch import (
@@ -77,10 +77,19 @@ def test_an_accelerator_that_does_more_than_the_recipe_says_is_rejected(settings
 
 
 def test_more_processes_than_gpus_are_rejected(monkeypatch):
-    accelerator = SimpleNamespace(distributed_type=DistributedType.MULTI_GPU, device=torch.device("cuda", 1))
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.MULTI_GPU,
+        device=torch.device("cuda", 1),
+        mixed_precision="no",
+        gradient_accumulation_steps=1,
+        state=SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=DynamoBackend.NO)),
+    )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    with pytest.raises(UserError, match=r"^8 processes on a machine with 4 GPUs: NCCL needs one for each; start 4$"):
+    accelerator.num_processes = 1  # the variable is of another launch
+    check_accelerator(accelerator)
+    accelerator.num_processes = 16
+    with pytest.raises(UserError, match=r"^this machine has 8 processes, and GPUs for 4: .* one each; start 4$"):
         check_accelerator(accelerator)
 
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from command_runs import draw_folder, fork, write_recipe
 from method_cases import NUM_CLASSES, method_of, objective_of
 from torch._dynamo.exc import BackendCompilerFailed
+from torch.distributed import DistNetworkError
 
 from cskd_hf.engine.memory import explain_out_of_memory, largest_batch_size
 from cskd_hf.engine.objective import Objective, dry_run
@@ -155,6 +156,9 @@ def test_a_dry_run_blames_neither_model_nor_size_for_other_faults(monkeypatch, t
             BackendCompilerFailed(None, ValueError("Traceback:\nNo C compiler\n"), None),
             "run.compile: torch cannot compile: No C compiler; install ",
         ),
+        (BackendCompilerFailed(None, AssertionError(), None), "run.compile: torch cannot compile: AssertionError(); "),
+        (DistNetworkError("address already in use\nframe #0"), "no connection to another process: address already in "),
+        (RuntimeError("[gloo/pair.cc:1] Connection closed by peer"), "no connection to another process: [gloo/pair"),
     ],
 )
 def test_a_command_reports_what_torch_lacks_in_one_line(capsys, error, line):
@@ -166,3 +170,11 @@ def test_a_command_reports_what_torch_lacks_in_one_line(capsys, error, line):
     assert exit_.value.code == 1
     (printed,) = capsys.readouterr().err.splitlines()
     assert printed.startswith(f"error: {line}")
+
+
+def test_a_bug_is_not_taken_for_a_lost_process():
+    def fail() -> int:
+        raise RuntimeError("igloo/1.jpg: sizes must match")
+
+    with pytest.raises(RuntimeError, match="igloo"):
+        run_command(fail)

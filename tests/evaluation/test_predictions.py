@@ -162,10 +162,11 @@ def test_results_are_computed_in_true_float32(predict, make_network, make_split,
     libraries = (torch.backends.cudnn, torch.backends.cuda.matmul)
     network, flags = make_network(), []
     network.layers.register_forward_pre_hook(lambda *_: flags.extend(library.allow_tf32 for library in libraries))
-    torch.backends.cuda.matmul.allow_tf32 = True  # as in NVIDIA's containers, by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    torch.set_float32_matmul_precision("medium")  # NVIDIA's containers set "high"
     try:
         predict(network, make_split(4), autocast=autocast)
         assert set(flags) == {expected}
         assert all(library.allow_tf32 for library in libraries)
+        assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
