@@ -103,7 +103,8 @@ def check_accelerator(accelerator: Accelerator) -> None:
     # A variable that is left in a single process's shell means nothing.
     local = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), accelerator.num_processes)
     devices = torch.cuda.device_count()
-    if accelerator.device.type == "cuda" and local > devices:
+    own_device = devices == 1 and "CUDA_VISIBLE_DEVICES" in os.environ  # as Slurm may give one to each task
+    if accelerator.device.type == "cuda" and local > devices and not own_device:
         raise UserError(
             f"this machine has {local} processes, and GPUs for {devices}: NCCL needs one each; start {devices}"
         )

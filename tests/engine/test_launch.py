@@ -91,6 +91,9 @@ def test_more_processes_than_gpus_are_rejected(monkeypatch):
     accelerator.num_processes = 16
     with pytest.raises(UserError, match=r"^this machine has 8 processes, and GPUs for 4: .* one each; start 4$"):
         check_accelerator(accelerator)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each process sees its own
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    check_accelerator(accelerator)
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_a_low_hard_one_rejected(monkeypatch):
