@@ -64,7 +64,7 @@ def look_alikes(names: Iterable[str]) -> list[str]:
 
     Example:
         >>> print(look_alikes(["cat", "Cat ", "dog"])[0])
-        classes 'Cat ' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one
+        classes 'cat' and 'Cat ' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one
     """
     alike: dict[str, list[str]] = {}
     for name in timm_order(names):
