@@ -29,13 +29,7 @@ class _Region(ctypes.Structure):
     _fields_ = [("x", ctypes.c_int), ("y", ctypes.c_int), ("w", ctypes.c_int), ("h", ctypes.c_int)]
 
 
-class _Decoders(threading.local):
-    """One decoder per thread."""
-
-    handle: int | None = None
-
-
-_decoders = _Decoders()
+_decoder = threading.local()  # one per thread
 
 
 def available() -> bool:
@@ -66,10 +60,10 @@ def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, 
     """
     library = _library()
     assert library is not None
-    if _decoders.handle is None:
-        _decoders.handle = library.tj3Init(_INIT_DECOMPRESS)
-        library.tj3Set(_decoders.handle, _STOP_ON_WARNING, 1)
-    handle = _decoders.handle
+    if not hasattr(_decoder, "handle"):
+        _decoder.handle = library.tj3Init(_INIT_DECOMPRESS)
+        library.tj3Set(_decoder.handle, _STOP_ON_WARNING, 1)
+    handle = _decoder.handle
     whole = _Region(0, 0, 0, 0)
     if library.tj3SetCroppingRegion(handle, whole) or library.tj3DecompressHeader(handle, data, len(data)):
         return None

@@ -33,7 +33,6 @@ class Distillation(Method):
         >>> method.forward_loss(module, batch)["loss"].backward()
     """
 
-    views: ClassVar[Views] = "single"
     name: Literal["distillation"] = "distillation"
     teacher: str
     """Trained weights for the same classes: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`. The CS-KD paper's
