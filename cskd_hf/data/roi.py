@@ -1,8 +1,8 @@
 """Decode only a region of a JPEG, if libjpeg-turbo 3 or later is installed; optional.
 
-Decoding is exact: full and region decoding give Pillow's pixels bit for bit (see `decode.py`). At the edge of the
-region the decoder lacks the neighbours that it interpolates colours from, so 16 more pixels are decoded on each side
-and cut off. The file below the region is not read: the caller has to know that it is complete.
+Decoding is exact (see `decode.py`): at the edge of the region the decoder lacks the neighbours that it interpolates
+colours from, so 16 more pixels are decoded on each side and cut off. The file below the region is not read: the caller
+has to know that it is complete.
 """
 
 from __future__ import annotations

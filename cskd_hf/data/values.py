@@ -72,8 +72,6 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
     """Look for images that would come out nearly black, nearly uniform or clipped.
 
     Args:
-        splits: split → its values.
-        value_range: `data.value_range`.
         diagnostics: images deeper than 8 bits are fatal without a `value_range`, else a problem.
     """
     depths = {key for found in splits.values() for key in found}

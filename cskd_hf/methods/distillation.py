@@ -98,7 +98,6 @@ class DistillationCSKD(Distillation):
 
     @property
     def cost(self) -> float:
-        """With a teacher as large as the student."""
         return super().cost + (1 if self.batch_norm == "joint" else 1 / 3)
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
