@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from command_runs import environment
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -24,7 +24,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry
 from cskd_hf.recipe.sections import DataSection
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("own_cache")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -59,11 +59,6 @@ def hub_folder(root: Path, entry: CatalogEntry, described: bool = True, extra: s
         files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
         (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\nA set.\n")
     return root
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
@@ -187,11 +182,10 @@ for line in sys.stdin:
 @contextmanager
 def loading_process(home: Path, endpoint: str, **variables: str) -> Iterator[Callable[[dict[str, Any]], str]]:
     """Section → the line that a process prints which loads it; `huggingface_hub` reads its environment at import."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment = inherited | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"no_proxy": "*", "NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": endpoint} | variables
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    variables = environment() | hub | {"no_proxy": "*", "NO_PROXY": "*"} | variables
     command, pipe = [sys.executable, "-u", "-c", LOAD], subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+    with subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 
@@ -217,9 +211,8 @@ class Loaded(NamedTuple):
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder, entry, other = tmp_path_factory.mktemp("hub"), CATALOG["imagenet"], CATALOG["cub200"]
-    handler = type(
-        "Repository", (Hub,), {"root": hub_folder(folder / "repository", entry, extra="test"), "requested": []}
-    )
+    root, requests = hub_folder(folder / "repository", entry, extra="test"), list[str]()
+    handler = type("Repository", (Hub,), {"root": root, "requested": requests})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -233,13 +226,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     uncached = data_section("cifar100", CATALOG["cifar100"])
     with loading_process(folder / "home", endpoint) as load:
         online = {name: load(section) for name, section in served.items()}
-        requested = list(handler.requested)
+        requested = list(requests)
         online |= {name: load(section) for name, section in failing.items()}
-        handler.requested.clear()
+        requests.clear()
         with loading_process(folder / "home", endpoint, HF_HUB_OFFLINE="1") as load_offline:
             sections = {"name": served["name"], "nobody/nothing": failing["nobody/nothing"], "cifar100": uncached}
             offline = {name: load_offline(section) for name, section in sections.items()}
-        requested_offline = list(handler.requested)
+        requested_offline = list(requests)
         server.shutdown()
         server.server_close()
         return Loaded(endpoint, requested, online, offline, requested_offline, load(uncached))
