@@ -119,11 +119,7 @@ def _holds(folder: Path, kind: str) -> bool:
 
 
 def scan(folder: Path) -> ScannedFolder:
-    """Find the images below `folder/class`. Links are followed; no file is opened.
-
-    Raises:
-        UserError: see `open_class_folders`.
-    """
+    """Find the images below `folder/class`. Links are followed; no file is opened."""
     found, classes, imageless = ScannedFolder(), [], []
     for entry in _entries(folder):
         kind = _why_left_out(entry)

@@ -87,11 +87,7 @@ def batch_loader(
 
 
 def _check_semaphores() -> None:
-    """Queues to workers need them, and they lie in /dev/shm.
-
-    Raises:
-        UserError: there is no /dev/shm, or it is full or not writable.
-    """
+    """Raises UserError if /dev/shm, where the semaphores of queues to workers lie, is missing, full or read-only."""
     try:
         multiprocessing.Lock()
     except OSError as error:
