@@ -44,11 +44,7 @@ def description() -> str:
 
 
 def is_worth_it(size: tuple[int, int], box: tuple[int, int, int, int]) -> bool:
-    """Whether enough of the image lies outside the region to save time.
-
-    Args:
-        size: (height, width) of the image; `box`: top, left, height, width.
-    """
+    """Whether enough of an image (height, width) lies outside a region (top, left, height, width) to save time."""
     return (box[2] + 2 * MARGIN) * (box[3] + 2 * MARGIN) < MAX_SHARE * size[0] * size[1]
 
 
