@@ -18,7 +18,6 @@ from method_cases import (
     with_statistics,
 )
 
-from cskd_hf.engine.objective import Objective
 from cskd_hf.methods import CSKD, Batch, CrossEntropy
 
 
@@ -92,6 +91,6 @@ def test_distillation_brings_the_student_closer_to_its_teacher_than_labels_alone
             optimizer.step()
             optimizer.zero_grad()
         student = method.export(objective.module).eval()
-        judge = Objective(method_of("distillation"), method_of("distillation").build(student, EXPERIMENT)).eval()
+        judge = objective_of(method_of("distillation"), student).eval()
         distances.append(judge(batch_for(method, 16, seed=99))["kd_loss"].item())
     assert distances[0] < distances[1]
