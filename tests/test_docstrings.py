@@ -15,7 +15,6 @@ from cskd_hf.models.export import export_model
 from cskd_hf.recipe.sections import ModelSection, TransformSection
 
 ROOT = Path(cskd_hf.__file__).parent
-MODULES = [path for room in ("evaluation", "paper", "recipe", "report", "runs") for path in (ROOT / room).glob("*.py")]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -30,22 +29,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(set(cskd_hf.__all__) - {"METHODS"}))
-def test_the_docstring_has_an_example_that_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(example: doctest.DocTest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
-    # Empty globals: an example imports what it uses.
-    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(cskd_hf, name), name, globs={})
-    assert example.examples, f"{name} has no example"
     report: list[str] = []
     doctest.DocTestRunner(optionflags=OPTIONS).run(example, out=report.append)
     assert not report, "".join(report)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if ">>> " in path.read_text(encoding="utf-8")], ids=lambda path: path.stem
-)
-def test_the_examples_of_a_module_run_with_its_names(path: Path) -> None:
-    torch.manual_seed(0)
-    module = importlib.import_module(f"cskd_hf.{path.parent.name}.{path.stem}")
-    assert doctest.testmod(module, optionflags=OPTIONS).failed == 0
+@pytest.mark.parametrize("name", sorted(set(cskd_hf.__all__) - {"METHODS"}))
+def test_the_docstring_has_an_example_that_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Empty globals: an example imports what it uses.
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(cskd_hf, name), name, globs={})
+    assert example.examples, f"{name} has no example"
+    run(example, folder, monkeypatch)
+
+
+@pytest.mark.parametrize("room", ["data", "evaluation", "methods", "models", "paper", "recipe", "report", "runs"])
+def test_the_examples_of_internal_names_run(room: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [path for path in (ROOT / room).glob("*.py") if ">>> " in path.read_text(encoding="utf-8")]
+    modules = [importlib.import_module(f"cskd_hf.{room}.{path.stem}") for path in paths]
+    found = [example for module in modules for example in doctest.DocTestFinder(exclude_empty=True).find(module)]
+    internal = [example for example in found if example.name.rpartition(".")[2] not in cskd_hf.__all__]
+    assert internal
+    for example in internal:
+        run(example, folder, monkeypatch)

@@ -79,11 +79,11 @@ class GlobalBatches:
         self.sampler.set_epoch(epoch)
         self.position = position
 
-    def first_keys(self, count: int = 4) -> str:
-        """The next keys of this rank as text, the images of a key joined by +: "12+407, 33+8, …"."""
+    def first_keys(self) -> str:
+        """The next four keys of this rank as text, the images of a key joined by +: "12+407, 33+8, …"."""
         draws = next(iter(self), Keys([]))
-        keys = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:count]]
-        return ", ".join(keys) + (", …" if len(draws) > count else "")
+        keys = ["+".join(map(str, dict.fromkeys(draw.indices))) for draw in draws[:4]]
+        return ", ".join(keys) + (", …" if len(draws) > 4 else "")
 
     @property
     def smallest(self) -> int:

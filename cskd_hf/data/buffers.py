@@ -29,13 +29,9 @@ _buffers: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionar
 
 
 class Buffers:
-    """Slots of equal size in memory shared with the processes that this one starts.
+    """`count` slots of `num_bytes` each, in memory shared with the processes that this one starts.
 
     A worker acquires a slot and fills it; the process that reads it releases it. Untouched slots use no memory.
-
-    Args:
-        count: number of slots.
-        num_bytes: size of each.
     """
 
     def __init__(self, count: int, num_bytes: int) -> None:
@@ -113,7 +109,6 @@ class SharedBatches(Dataset[Batch]):
     """The dataset of a loader's workers: whole batches, written into slots.
 
     Args:
-        images: loads the batch of a list of keys.
         buffers: `slots_per_worker` slots for each worker, in the order of their ids.
     """
 

@@ -74,17 +74,6 @@ def written_names(data: DataSection) -> dict[str, str]:
     return {role: name for role, name in named.items() if isinstance(name, str)}
 
 
-def require_distinct(data: DataSection) -> None:
-    """Check that no split has two roles.
-
-    Raises:
-        UserError: one has.
-    """
-    names = list(written_names(data).values())
-    if len(set(map(same_split, names))) < len(names):
-        raise UserError(f"data: {', '.join(names)} names a split twice; train, test and hold-out split must differ")
-
-
 def _fitting(role: str, free: Sequence[str]) -> list[str]:
     """Of the splits without a role those that may have this one."""
     for split in _ROLES[role]:

@@ -119,11 +119,7 @@ def _holds(folder: Path, kind: str) -> bool:
 
 
 def scan(folder: Path) -> ScannedFolder:
-    """Find the images below `folder/class`. Links are followed; no file is opened.
-
-    Raises:
-        UserError: see `open_class_folders`.
-    """
+    """Find the images below `folder/class`. Links are followed; no file is opened."""
     found, classes, imageless = ScannedFolder(), [], []
     for entry in _entries(folder):
         kind = _why_left_out(entry)
@@ -133,7 +129,7 @@ def scan(folder: Path) -> ScannedFolder:
             found.leave_out(kind if kind in _UNSEEN else f"{kind or 'images'} beside the class folders", "", entry.name)
     for entry in classes:
         num_images = len(found.images)
-        _scan_class(Path(entry.path), folder, [_identity(folder)], found)
+        _scan_class(Path(entry.path), folder, [os.path.realpath(folder)], found)
         if len(found.images) == num_images:
             counts = {kind: found.left_out[kind][entry.name] for kind in sorted(found.left_out)}
             visible = [f"{kind}: {count:,}" for kind, count in counts.items() if count and kind not in _UNSEEN]
@@ -152,16 +148,16 @@ def scan(folder: Path) -> ScannedFolder:
     return found
 
 
-def _scan_class(folder: Path, root: Path, around: list[tuple[int, int]], found: ScannedFolder) -> None:
+def _scan_class(folder: Path, root: Path, around: list[str], found: ScannedFolder) -> None:
     """Add the images of a folder, then those of the folders in it.
 
     Args:
         root: the folder of the split, which holds the class folders.
-        around: the folders that it is in, from `root` on.
+        around: the real paths of the folders that it is in, from `root` on.
     """
     name = folder.relative_to(root).parts[0]  # the class
-    identity = _identity(folder)
-    if identity in around:  # an endless loop
+    real_path = os.path.realpath(folder)
+    if real_path in around:  # an endless loop
         found.leave_out("links to a folder that they are in", name, os.path.relpath(folder, root))
         return
     folders = []
@@ -176,17 +172,12 @@ def _scan_class(folder: Path, root: Path, around: list[tuple[int, int]], found: 
             if len(around) > 1:
                 found.nested[name] += 1
     for below in folders:
-        _scan_class(below, root, [*around, identity], found)
+        _scan_class(below, root, [*around, real_path], found)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 # Folders that storage boxes, archivers and operating systems put beside the images.

@@ -59,11 +59,7 @@ class Corruption:
 
 
 def require_library() -> None:
-    """Check that the library is installed; it is not imported.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raises UserError if the library is not installed; does not import it."""
     try:
         importlib.metadata.version(LIBRARY)  # an older library has the same module name and fails with NumPy 2
     except importlib.metadata.PackageNotFoundError:

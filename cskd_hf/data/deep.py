@@ -74,7 +74,6 @@ def stored_values(
 
     Args:
         opened: not loaded yet.
-        depth: of `depth_of`.
         reopen: opens the same image once more.
 
     Raises:
@@ -114,13 +113,7 @@ def _keyed_alpha(values: np.ndarray, opened: ImageFile) -> np.ndarray | None:
 
 
 def to_rgb(values: np.ndarray, depth: Depth, value_range: Range | None) -> Image.Image:
-    """The image that a network sees.
-
-    Args:
-        values: from `stored_values`.
-        depth: of the same image.
-        value_range: black and white; None: by the format.
-    """
+    """The image that a network sees, from `stored_values`; black and white are `value_range`, else the format's."""
     levels = to_levels(values, *(value_range or depth[1:]))
     if levels.ndim == 3 and levels.shape[2] == 4:
         return Image.frombytes("CMYK", (levels.shape[1], levels.shape[0]), levels.tobytes()).convert("RGB")

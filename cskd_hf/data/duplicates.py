@@ -80,15 +80,14 @@ def image_digests(split: ImageSplit) -> np.ndarray:
     rows, contents, paths = stored_images(split)
     digests = np.empty(len(rows), np.uint64)
     for number, row in enumerate(rows.tolist()):
-        buffer = contents[row].as_buffer()  # hashed in place, without a Python copy
-        if buffer is not None:
-            digests[number] = digest(buffer)
-            continue
-        path = paths[row].as_py()
-        try:
-            digests[number] = digest(read_content({"bytes": None, "path": path}))
-        except UnreadableImageError:
-            digests[number] = digest(str(path).encode())
+        content = contents[row].as_buffer()  # hashed in place, without a Python copy
+        if content is None:
+            path = paths[row].as_py()
+            try:
+                content = read_content({"bytes": None, "path": path})
+            except UnreadableImageError:
+                content = str(path).encode()
+        digests[number] = digest(content)
     return digests
 
 

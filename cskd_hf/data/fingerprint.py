@@ -124,7 +124,5 @@ def _digest(*parts: bytes) -> str:
 
 def fingerprint(split: ImageSplit) -> str:
     """16 hexadecimal digits that identify a split's name, class names, labels and rows."""
-    digest = hashlib.sha256(json.dumps([split.name, list(split.class_names)]).encode())
-    for array in (split.labels, split.rows):
-        digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
+    arrays = (array.astype("<i8").tobytes() for array in (split.labels, split.rows))
+    return _digest(json.dumps([split.name, list(split.class_names)]).encode(), *arrays)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from functools import cache
 
 from PIL import Image
 
-try:
+with suppress(ImportError):
     from pillow_heif import register_heif_opener
-except ImportError:
-    pass
-else:
+
     register_heif_opener()
 
 # Photo formats that need another package or a newer Pillow.

@@ -101,31 +101,30 @@ def check_images(
 def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: TransformSection) -> list[str]:
     """The effects of alpha, depth, EXIF and image size."""
 
-    def count(counts: Mapping[str, int]) -> str:
+    def count(property_: str) -> str:
+        counts = {name: getattr(split, property_) for name, split in statistics.items()}
         return ", ".join(
             f"{number:,} of {statistics[name].opened:,} {name}" for name, number in counts.items() if number
         )
 
-    turned = count({name: split.turned for name, split in statistics.items()})
-    broken = count({name: split.broken_metadata for name, split in statistics.items()})
-    limit = Image.MAX_IMAGE_PIXELS or np.inf
-    huge = [size for split in statistics.values() for size in split.sizes if size[0] * size[1] > limit]
-    notes = []
-    alpha = count({name: split.alpha for name, split in statistics.items()})
-    deep = count({name: split.deep for name, split in statistics.items()})
-    colour = transform.background if isinstance(transform.background, str) else list(transform.background)
-    shown = f"shown on {colour} (transform.background)"
-    shown = "the fourth channel" if transform.input_size[0] == 4 else shown
-    rules = [f"with alpha: {alpha} images checked, {shown}"] * bool(alpha)
-    rules += [f"deeper than 8 bits: {deep} images checked, read by data.value_range"] * bool(deep)
-    notes += ["; ".join(rules)] * bool(rules)
-    if turned:
+    rules = []
+    if alpha := count("alpha"):
+        colour = transform.background if isinstance(transform.background, str) else list(transform.background)
+        four = transform.input_size[0] == 4
+        shown = "the fourth channel" if four else f"shown on {colour} (transform.background)"
+        rules.append(f"with alpha: {alpha} images checked, {shown}")
+    if deep := count("deep"):
+        rules.append(f"deeper than 8 bits: {deep} images checked, read by data.value_range")
+    notes = ["; ".join(rules)] * bool(rules)
+    if turned := count("turned"):
         notes.append(
             f"stored turned, with an EXIF orientation: {turned} images checked; training and testing turn them, "
             "timm and torchvision do not: add PIL.ImageOps.exif_transpose"
         )
-    if broken:
+    if broken := count("broken_metadata"):
         notes.append(f"EXIF or XMP that cannot be read: {broken} images checked, shown as they are stored")
+    limit = Image.MAX_IMAGE_PIXELS or np.inf
+    huge = [size for split in statistics.values() for size in split.sizes if size[0] * size[1] > limit]
     if huge:
         width, height = max(huge, key=lambda size: size[0] * size[1])
         notes.append(
@@ -142,10 +141,8 @@ def sample_statistics(images: Images, conversion: Conversion) -> tuple[dict[str,
         name: image_statistics(split, sample_rows(split).tolist(), NUM_DECODED, conversion)
         for name, split in splits.items()
     }
-    sizes = (
-        statistics[name].num_bytes / max(statistics[name].opened, 1) * len(split) for name, split in splits.items()
-    )
-    return statistics, sum(sizes)
+    means = {name: found.num_bytes / max(found.opened, 1) for name, found in statistics.items()}
+    return statistics, sum(means[name] * len(split) for name, split in splits.items())
 
 
 class QuickCheck(NamedTuple):
@@ -178,10 +175,8 @@ def quick_check(images: Images, data: DataSection, transform: TransformSection) 
     diagnostics.raise_fatal()
     find_duplicates(images, num_bytes, HASH_LIMIT["training"], diagnostics)
     found = (f"{name} {describe_values(split.values, data.value_range)}" for name, split in statistics.items())
-    values, deep = (
-        f"pixel values: {', '.join(found)}",
-        deep_ranges({name: split.values for name, split in statistics.items()}, data.value_range),
-    )
+    values = f"pixel values: {', '.join(found)}"
+    deep = deep_ranges({name: split.values for name, split in statistics.items()}, data.value_range)
     notes = metadata_notes(statistics, transform) + [values] * bool(deep)
     return QuickCheck(diagnostics.problems, values, notes, deep)
 
@@ -194,8 +189,7 @@ def check_test_values(split: ImageSplit, data: DataSection, transform: Transform
     """
     diagnostics = Diagnostics()
     rows, conversion = sample_rows(split, NUM_DECODED).tolist(), conversion_of(transform, data.value_range)
-    check_values(
-        {split.name: image_statistics(split, rows, NUM_DECODED, conversion).values}, data.value_range, diagnostics
-    )
+    statistics = image_statistics(split, rows, NUM_DECODED, conversion)
+    check_values({split.name: statistics.values}, data.value_range, diagnostics)
     diagnostics.raise_fatal()
     return diagnostics.problems

@@ -1,8 +1,8 @@
 """The fast path for ordinary JPEGs: libjpeg-turbo straight into an array.
 
-Decoding is exact: full and region decoding give Pillow's pixels bit for bit (see `decode.py`). Ordinary means grey,
-YCbCr or RGB that Pillow would not rotate. `ordinary_size` returns None for anything else, `decode_region` at the
-slightest complaint of the decoder; the caller then falls back to Pillow, which alone decides what is readable.
+Ordinary means grey, YCbCr or RGB that Pillow would not rotate. `ordinary_size` returns None for anything else,
+`decode_region` at the slightest complaint of the decoder; the caller then falls back to Pillow, which alone decides
+what is readable.
 """
 
 from __future__ import annotations

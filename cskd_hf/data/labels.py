@@ -64,7 +64,7 @@ def look_alikes(names: Iterable[str]) -> list[str]:
 
     Example:
         >>> print(look_alikes(["cat", "Cat ", "dog"])[0])
-        classes 'Cat ' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one
+        classes 'cat' and 'Cat ' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one
     """
     alike: dict[str, list[str]] = {}
     for name in timm_order(names):
@@ -174,7 +174,10 @@ def by_index(parts: Sequence[StoredLabels], names: Sequence[str] | None = None) 
     Raises:
         UserError: a number without a class, or a part without numbers or whose names contradict them.
     """
-    numbers = [_spelled(part) for part in parts]
+    numbers = [  # of each class; None where some names are words
+        list(map(int, part.names)) if all(name.isascii() and name.isdecimal() for name in part.names) else None
+        for part in parts
+    ]
     if names is not None:
         return [_indexed(part, own, names) for part, own in zip(parts, numbers, strict=True)]
     named = [part for part, own in zip(parts, numbers, strict=True) if own is None]
@@ -183,12 +186,6 @@ def by_index(parts: Sequence[StoredLabels], names: Sequence[str] | None = None) 
         raise UserError(f"data.labels: index, but {parts[0].where} has the label {greatest:,}; leave data.labels out")
     names = join_labels(named, "")[1] if named else tuple(map(str, range(greatest + 1)))
     return [part if own is None else _indexed(part, own, names) for part, own in zip(parts, numbers, strict=True)]
-
-
-def _spelled(part: StoredLabels) -> list[int] | None:
-    """The number of each class whose name is one; None if some are words."""
-    are_numbers = all(name.isascii() and name.isdecimal() for name in part.names)
-    return list(map(int, part.names)) if are_numbers else None
 
 
 def _indexed(part: StoredLabels, numbers: list[int] | None, names: Sequence[str]) -> StoredLabels:

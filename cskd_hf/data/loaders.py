@@ -44,11 +44,8 @@ def count_workers(workers: int | Literal["auto"]) -> int:
     """`data.workers` as a number; "auto" is this rank's share of the node's cores."""
     if workers != "auto":
         return workers
-    return min(MAX_WORKERS, max(1, available_cores() // _local_ranks()))
-
-
-def _local_ranks() -> int:
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(MAX_WORKERS, max(1, available_cores() // local_ranks))
 
 
 def batch_loader(
@@ -90,11 +87,7 @@ def batch_loader(
 
 
 def _check_semaphores() -> None:
-    """Queues to workers need them, and they lie in /dev/shm.
-
-    Raises:
-        UserError: there is no /dev/shm, or it is full or not writable.
-    """
+    """Raises UserError if /dev/shm, where the semaphores of queues to workers lie, is missing, full or read-only."""
     try:
         multiprocessing.Lock()
     except OSError as error:

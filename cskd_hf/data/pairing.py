@@ -79,10 +79,6 @@ class PairedImages(Dataset[Sample]):
         target = int(self.split.labels[draw.indices[0]])
         return Sample(tuple(batch.images), target, tuple(batch.index.tolist()), batch.skipped)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        """The batch of these keys; a DataLoader calls this instead of `__getitem__`."""
-        return self.load(draws)
-
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
         """(views, keys, H, W, channels) of the batch of these keys."""
         num_views = len(draws[0].indices) + (self.plain is not None)
@@ -116,6 +112,8 @@ class PairedImages(Dataset[Sample]):
             index=torch.from_numpy(rows),
             skipped=tuple(skipped),
         )
+
+    __getitems__ = load  # a DataLoader calls it instead of `__getitem__`
 
     def _load(
         self, draw: Draw, images: list[Mapping[str, Any]], views: torch.Tensor

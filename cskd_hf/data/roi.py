@@ -1,8 +1,8 @@
 """Decode only a region of a JPEG, if libjpeg-turbo 3 or later is installed; optional.
 
-Decoding is exact: full and region decoding give Pillow's pixels bit for bit (see `decode.py`). At the edge of the
-region the decoder lacks the neighbours that it interpolates colours from, so 16 more pixels are decoded on each side
-and cut off. The file below the region is not read: the caller has to know that it is complete.
+Decoding is exact (see `decode.py`): at the edge of the region the decoder lacks the neighbours that it interpolates
+colours from, so 16 more pixels are decoded on each side and cut off. The file below the region is not read: the caller
+has to know that it is complete.
 """
 
 from __future__ import annotations
@@ -29,13 +29,7 @@ class _Region(ctypes.Structure):
     _fields_ = [("x", ctypes.c_int), ("y", ctypes.c_int), ("w", ctypes.c_int), ("h", ctypes.c_int)]
 
 
-class _Decoders(threading.local):
-    """One decoder per thread."""
-
-    handle: int | None = None
-
-
-_decoders = _Decoders()
+_decoder = threading.local()  # one per thread
 
 
 def available() -> bool:
@@ -50,11 +44,7 @@ def description() -> str:
 
 
 def is_worth_it(size: tuple[int, int], box: tuple[int, int, int, int]) -> bool:
-    """Whether enough of the image lies outside the region to save time.
-
-    Args:
-        size: (height, width) of the image; `box`: top, left, height, width.
-    """
+    """Whether enough of an image (height, width) lies outside a region (top, left, height, width) to save time."""
     return (box[2] + 2 * MARGIN) * (box[3] + 2 * MARGIN) < MAX_SHARE * size[0] * size[1]
 
 
@@ -66,10 +56,10 @@ def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, 
     """
     library = _library()
     assert library is not None
-    if _decoders.handle is None:
-        _decoders.handle = library.tj3Init(_INIT_DECOMPRESS)
-        library.tj3Set(_decoders.handle, _STOP_ON_WARNING, 1)
-    handle = _decoders.handle
+    if not hasattr(_decoder, "handle"):
+        _decoder.handle = library.tj3Init(_INIT_DECOMPRESS)
+        library.tj3Set(_decoder.handle, _STOP_ON_WARNING, 1)
+    handle = _decoder.handle
     whole = _Region(0, 0, 0, 0)
     if library.tj3SetCroppingRegion(handle, whole) or library.tj3DecompressHeader(handle, data, len(data)):
         return None

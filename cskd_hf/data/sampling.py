@@ -140,11 +140,9 @@ class LastUpdateSampler(ImageSampler):
     has no predecessor and repeats its own images.
 
     Args:
-        num_images: N.
-        seed: the recipe's seed.
+        num_images, seed, sampling, labels, aug_repeats: as for `ImageSampler`.
         lag: samples per update, over all ranks.
         dropped: samples at the end of each epoch that `data.drop_last` leaves out.
-        sampling, labels, aug_repeats: as for `ImageSampler`.
 
     Example:
         >>> from cskd_hf.data.sampling import LastUpdateSampler

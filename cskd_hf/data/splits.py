@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from cskd_hf.data.choose import require_distinct
+from cskd_hf.data.choose import written_names
 from cskd_hf.data.columns import images_only, require_columns
 from cskd_hf.data.draws import rank_in_class
 from cskd_hf.data.formats import is_file_or_missing
@@ -29,7 +29,7 @@ from cskd_hf.data.labels import (
 )
 from cskd_hf.data.sources import OpenedSplits, open_splits
 from cskd_hf.errors import UserError
-from cskd_hf.recipe.catalog import note_of_copy
+from cskd_hf.recipe.catalog import note_of_copy, same_split
 from cskd_hf.recipe.sections import DataSection
 
 
@@ -114,7 +114,9 @@ def load_images(data: DataSection) -> Images:
     """
     if data.dataset == "FOLDER" and not Path(data.dataset).exists():
         raise UserError("data.dataset: the recipe is for your images; write data.dataset= and their folder or Hub id")
-    require_distinct(data)
+    named = written_names(data).values()
+    if len(set(map(same_split, named))) < len(named):
+        raise UserError(f"data: {', '.join(named)} names a split twice; train, test and hold-out split must differ")
     opened = open_splits(data)
     stored = _read_labels(data, opened)
     labels, class_names = join_labels(list(stored.values()), data.label_column or "")
@@ -128,7 +130,8 @@ def load_images(data: DataSection) -> Images:
     if isinstance(data.holdout, float) and data.holdout:
         train, holdout = _take_share(train, data.holdout, "holdout")
     _check_classes(train, [test] if holdout is None else [holdout, test], data)
-    notes += [note for note in [note_of_copy(data.dataset)] if note is not None]
+    if copied := note_of_copy(data.dataset):
+        notes.append(copied)
     notes += look_alikes(class_names) + _class_notes(train, holdout)
     return Images(train, holdout, test, tuple(notes))
 

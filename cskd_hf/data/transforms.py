@@ -135,8 +135,6 @@ class CorruptedTransform(Transform):
     """The evaluation transform, then a change of the pixels that the network would see.
 
     Args:
-        settings: the recipe's `transform`.
-        value_range: the recipe's `data.value_range`.
         corruption: (H, W, channels) uint8 and the key's seed → (H, W, channels) uint8; evaluation's seed is the row.
     """
 
@@ -145,7 +143,6 @@ class CorruptedTransform(Transform):
         self._corruption = corruption
 
     def write(self, image: Mapping[str, Any], seed: int, out: Tensor) -> None:
-        """See `Transform.write`."""
         super().write(image, seed, out)
         out.copy_(torch.tensor(self._corruption(out.numpy(), seed)))
 

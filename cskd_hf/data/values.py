@@ -72,23 +72,20 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
     """Look for images that would come out nearly black, nearly uniform or clipped.
 
     Args:
-        splits: split → its values.
-        value_range: `data.value_range`.
         diagnostics: images deeper than 8 bits are fatal without a `value_range`, else a problem.
     """
     depths = {key for found in splits.values() for key in found}
     for mode, depth in sorted(depths):
         low, high = (depth.low, depth.high) if value_range is None or depth == EIGHT_BITS else value_range
         seen = {name: found[mode, depth] for name, found in splits.items() if (mode, depth) in found}
-        lost = {name: values for name, values in seen.items() if _is_lost(values, low, high)}
-        beyond = {
-            name: values
-            for name, values in seen.items()
-            if depth.kind == "floating-point" and value_range is None and (values.least < low or values.greatest > high)
-        }
-        for named, consequence in ((beyond, "would be clipped"), (lost, "come out nearly black or uniform")):
-            if not named:
-                continue
+        named, consequence = {}, "would be clipped"
+        if depth.kind == "floating-point" and value_range is None:
+            named = {name: values for name, values in seen.items() if values.least < low or values.greatest > high}
+        if not named:
+            spans = {name: min(values.greatest, high) - max(values.least, low) for name, values in seen.items()}
+            named = {name: seen[name] for name, span in spans.items() if span < MIN_SPAN * (high - low)}
+            consequence = "come out nearly black or uniform"
+        if named:
             ranges = ", ".join(f"{values.text} in {name}" for name, values in named.items())
             line = f"{depth.kind} images (mode {mode}) {consequence}: black is {low:,.10g}, white {high:,.10g}, but "
             line += f"values are {ranges}"
@@ -99,7 +96,6 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
                 diagnostics.fatal.append(f"{line}; write data.value_range={proposed}, or the sensor's range")
             else:
                 diagnostics.problems.append(f"{line}; correct data.value_range")
-            break
         shares = {name: values.num_clipped / values.num_pixels for name, values in seen.items()}
         clipped = ", ".join(f"{100 * share:.3g} % in {name}" for name, share in shares.items() if share)
         if clipped and depth != EIGHT_BITS:
@@ -107,10 +103,6 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
             (diagnostics.problems if max(shares.values()) > MAX_CLIPPED else diagnostics.notes).append(line)
     if value_range is not None and depths and all(depth == EIGHT_BITS for _, depth in depths):
         diagnostics.problems.append("data.value_range has no effect: all images checked have 8 bits; remove it")
-
-
-def _is_lost(values: Values, low: float, high: float) -> bool:
-    return min(values.greatest, high) - max(values.least, low) < MIN_SPAN * (high - low)
 
 
 def _proposed(depth: Depth, seen: list[Values]) -> Range:

@@ -86,7 +86,7 @@ class PredictionMemory(nn.Module):
 
     def scatter(self, gathered: Mapping[str, Tensor]) -> None:
         """Load this rank's rows of what `gather` returned, on any number of ranks."""
-        for name, buffer in (("predictions", self.predictions), ("visits", self.visits)):
+        for name, buffer in self.named_buffers():
             own = gathered[name][self.rank :: self.world]
             buffer[: len(own)] = own.to(buffer.device)
 
@@ -103,17 +103,17 @@ def gather_memories(module: nn.Module) -> dict[str, Tensor]:
 
 def memory_shapes(module: nn.Module) -> dict[str, list[int]]:
     """The shapes of what `gather_memories` returns."""
-    shapes = {}
-    for name, memory in memories(module).items():
-        shapes[f"{name}.predictions"] = [memory.num_images, memory.predictions.shape[1]]
-        shapes[f"{name}.visits"] = [memory.num_images]
-    return shapes
+    return {
+        f"{name}.{key}": [memory.num_images, *buffer.shape[1:]]
+        for name, memory in memories(module).items()
+        for key, buffer in memory.named_buffers()
+    }
 
 
 def scatter_memories(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load what `gather_memories` returned."""
     for name, memory in memories(module).items():
-        memory.scatter({key: tensors[f"{name}.{key}"] for key in ("predictions", "visits")})
+        memory.scatter({key: tensors[f"{name}.{key}"] for key, _ in memory.named_buffers()})
 
 
 class ModelWithMemory(nn.Module):

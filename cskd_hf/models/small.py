@@ -58,8 +58,7 @@ class PreActResNet(StagedNetwork):
 
     Args:
         depths: blocks in each of the four stages.
-        in_chans: channels of the image.
-        **head: `num_classes`, `global_pool`, `drop_rate`: see `StagedNetwork`.
+        in_chans, **head: see `StagedNetwork`.
     """
 
     def __init__(self, depths: Sequence[int], in_chans: int = 3, **head: Any) -> None:
@@ -96,8 +95,7 @@ class DenseNet(StagedNetwork):
     Args:
         depths: layers in each dense block.
         growth_rate: k, the channels that each layer adds.
-        in_chans: channels of the image.
-        **head: `num_classes`, `global_pool`, `drop_rate`: see `StagedNetwork`.
+        in_chans, **head: see `StagedNetwork`.
     """
 
     def __init__(self, depths: Sequence[int], growth_rate: int = 32, in_chans: int = 3, **head: Any) -> None:

@@ -19,8 +19,7 @@ class ModelWithTeacher(nn.Module):
     Args:
         model: the student.
         teacher: has as many classes, and its own normalisation.
-        mean: of the student's normalised images.
-        std: of the student's normalised images.
+        mean, std: of the student's normalised images.
     """
 
     factor: Tensor

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from command_runs import environment
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -23,7 +24,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry
 from cskd_hf.recipe.sections import DataSection
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("own_cache")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -58,11 +59,6 @@ def hub_folder(root: Path, entry: CatalogEntry, described: bool = True, extra: s
         files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
         (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\nA set.\n")
     return root
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
@@ -167,17 +163,6 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    root = hub_folder(tmp_path / "repository", CATALOG["imagenet"], extra="test")
-    handler = type("Repository", (Hub,), {"root": root, "requested": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.requested
-    server.shutdown()
-    server.server_close()
-
-
 LOAD = """
 import json, sys
 from cskd_hf.data.hub import cached_commit
@@ -194,59 +179,93 @@ for line in sys.stdin:
 """
 
 
-def load_in_subprocess(home: Path, *sections: dict[str, Any], **variables: str) -> list[str]:
-    """`huggingface_hub` reads its environment at import."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment = inherited | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"no_proxy": "*", "NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1"} | variables
-    lines = "\n".join(map(json.dumps, sections))
-    result = subprocess.run(
-        [sys.executable, "-c", LOAD], input=lines, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
+@contextmanager
+def loading_process(home: Path, endpoint: str, **variables: str) -> Iterator[Callable[[dict[str, Any]], str]]:
+    """Section → the line that a process prints which loads it; `huggingface_hub` reads its environment at import."""
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    variables = environment() | hub | {"no_proxy": "*", "NO_PROXY": "*"} | variables
+    command, pipe = [sys.executable, "-u", "-c", LOAD], subprocess.PIPE
+    with subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def load(section: dict[str, Any]) -> str:
+            print(json.dumps(section), file=process.stdin, flush=True)
+            return process.stdout.readline().rstrip("\n")
+
+        yield load
+    assert process.returncode == 0
 
 
-def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(tmp_path, hub):
-    endpoint, requested = hub
-    section = data_section("imagenet", CATALOG["imagenet"])
-    # By Hub id and revision, the README assigns files to splits.
-    by_id = data_section("ILSVRC/imagenet-1k", CATALOG["imagenet"], revision=SHA)
-    online = load_in_subprocess(tmp_path / "home", section, by_id, HF_ENDPOINT=endpoint)
-    assert online == [f"OK 3 3 1000 {SHA}"] * 2
-    assert {Path(file).name.partition("-")[0] for file in requested} == {"README.md", "train", "validation"}
-    before = list(requested)
-    unlisted = data_section("nobody/nothing", CATALOG["imagenet"])
-    missing = data_section("cifar100", CATALOG["cifar100"])
-    offline = load_in_subprocess(
-        tmp_path / "home", section, unlisted, missing, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1"
-    )
-    assert offline[0] == f"OK 3 3 1000 {SHA}"
-    assert offline[1].startswith("data.dataset: the Hub dataset 'nobody/nothing' is not in the cache, ")
-    assert offline[2].startswith("data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, ")
-    assert offline[1].endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
-    assert requested == before
+class Loaded(NamedTuple):
+    """What a Hub on loopback was asked for, and what was printed for each data section, by its name."""
+
+    endpoint: str
+    requested: list[str]  # files
+    online: dict[str, str]
+    offline: dict[str, str]  # with HF_HUB_OFFLINE=1
+    requested_offline: list[str]
+    unreachable: str  # online, after the Hub has stopped
 
 
-def test_every_hub_error_is_one_line_with_a_fix(tmp_path, hub):
-    endpoint, _ = hub
-    entry = CATALOG["cub200"]
-    gated, closed, unknown, no_revision = load_in_subprocess(
-        tmp_path / "home",
-        data_section("gated/set", entry),
-        data_section("closed/set", entry),
-        data_section("nobody/nothing", entry),
-        data_section("ILSVRC/imagenet-1k", entry, revision="nowhere"),
-        HF_ENDPOINT=endpoint,
-    )
-    for line, name in ((gated, "gated/set"), (closed, "closed/set")):
-        assert line == (
-            f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {endpoint}/datasets/{name}, "
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder, entry, other = tmp_path_factory.mktemp("hub"), CATALOG["imagenet"], CATALOG["cub200"]
+    root, requests = hub_folder(folder / "repository", entry, extra="test"), list[str]()
+    handler = type("Repository", (Hub,), {"root": root, "requested": requests})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    served = {
+        "name": data_section("imagenet", entry),
+        # By Hub id and revision, the README assigns files to splits.
+        "id": data_section("ILSVRC/imagenet-1k", entry, revision=SHA),
+    }
+    failing = {name: data_section(name, other) for name in ("gated/set", "closed/set", "nobody/nothing")}
+    failing["revision"] = data_section("ILSVRC/imagenet-1k", other, revision="nowhere")
+    uncached = data_section("cifar100", CATALOG["cifar100"])
+    with loading_process(folder / "home", endpoint) as load:
+        online = {name: load(section) for name, section in served.items()}
+        requested = list(requests)
+        online |= {name: load(section) for name, section in failing.items()}
+        requests.clear()
+        with loading_process(folder / "home", endpoint, HF_HUB_OFFLINE="1") as load_offline:
+            sections = {"name": served["name"], "nobody/nothing": failing["nobody/nothing"], "cifar100": uncached}
+            offline = {name: load_offline(section) for name, section in sections.items()}
+        requested_offline = list(requests)
+        server.shutdown()
+        server.server_close()
+        return Loaded(endpoint, requested, online, offline, requested_offline, load(uncached))
+
+
+def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(loaded):
+    assert [loaded.online["name"], loaded.online["id"]] == [f"OK 3 3 1000 {SHA}"] * 2
+    assert {Path(file).name.partition("-")[0] for file in loaded.requested} == {"README.md", "train", "validation"}
+    assert loaded.offline["name"] == f"OK 3 3 1000 {SHA}"
+    assert loaded.requested_offline == []
+
+
+@pytest.mark.parametrize(("name", "path"), [("nobody/nothing", "nobody/nothing"), ("cifar100", "uoft-cs/cifar100")])
+def test_offline_what_is_not_in_the_cache_is_one_line_with_a_fix(loaded, name, path):
+    line = loaded.offline[name]
+    assert line.startswith(f"data.dataset: the Hub dataset {path!r} is not in the cache, ")
+    assert line.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
+
+
+def test_every_hub_error_is_one_line_with_a_fix(loaded):
+    for name in ("gated/set", "closed/set"):
+        assert loaded.online[name] == (
+            f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {loaded.endpoint}/datasets/{name}, "
             "then log in with `hf auth login`"
         )
-    assert unknown.startswith("data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: ")
-    assert no_revision.startswith(
+    unknown = "data.dataset: the Hub has no dataset 'nobody/nothing', or it is private: "
+    assert loaded.online["nobody/nothing"].startswith(unknown)
+    assert loaded.online["revision"].startswith(
         "data.dataset: the Hub dataset 'ILSVRC/imagenet-1k' has no revision 'nowhere': data.revision"
+    )
+    assert loaded.unreachable.startswith(
+        f"data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, and {loaded.endpoint} cannot be "
+        "reached: write data.dataset=FOLDER"
     )
 
 
@@ -258,13 +277,3 @@ def test_a_failed_response_is_read_although_requests_takes_it_for_false():
 
     error = HfHubHTTPError("403 Client Error", response=Failed())
     assert _explain(error, "owner/name", None).startswith("the Hub dataset 'owner/name' is gated: accept the terms")
-
-
-def test_an_unreachable_hub_is_one_line_with_a_fix(tmp_path):
-    (line,) = load_in_subprocess(
-        tmp_path / "home", data_section("cifar100", CATALOG["cifar100"]), HF_ENDPOINT="http://127.0.0.1:9"
-    )
-    assert line.startswith(
-        "data.dataset: the Hub dataset 'uoft-cs/cifar100' is not in the cache, and http://127.0.0.1:9 cannot be "
-        "reached: write data.dataset=FOLDER"
-    )

@@ -1,4 +1,4 @@
-"""The paper's image sets, from archive or Hub files to trained weights: two steps of each recipe."""
+"""The paper's image sets: from archives to trained weights, and from Hub files to a batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from command_runs import metrics_lines, quick, summary_of
 from datasets import ClassLabel, Dataset, Features, Image
 from originals import ORIGINALS, downloaded, odd_picture
 
+from cskd_hf.data.pairing import PairedImages
+from cskd_hf.data.sampling import Draw
+from cskd_hf.data.splits import load_images
+from cskd_hf.data.transforms import Transform
 from cskd_hf.recipe.catalog import CATALOG, entry_of
 from cskd_hf.recipe.recipe import load_recipe
+from cskd_hf.recipe.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"imagenet": "resnet50"}
@@ -63,7 +68,7 @@ def test_an_original_archive_trains(tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if name != "digits" and entry.path])
-def test_a_copy_of_the_hubs_files_trains(tmp_path, name):
+def test_a_copy_of_the_hubs_files_needs_no_settings(tmp_path, name):
     """Parquet with the Hub's columns, splits and file names, for offline clusters."""
     entry = CATALOG[name]
     features = Features({entry.image_column: Image(), entry.label_column: ClassLabel(names=["ant", "bee", "cat"])})
@@ -75,19 +80,17 @@ def test_a_copy_of_the_hubs_files_trains(tmp_path, name):
         file = tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         Dataset.from_dict(rows, features=features).to_parquet(str(file))
-    done = quick(
-        ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml",
-        f"data.dataset={tmp_path / 'hub'}",
-        "data.batch_size=5",
-        "data.holdout=0.0",
-        f"run.output_dir={tmp_path / 'run'}",
-        *SMALL,
-    )
-    assert done.status == 0, done.stderr
-    assert metrics_lines(tmp_path / "run")[-1]["step"] == 2
-    assert summary_of(tmp_path / "run")["dataset"]["images"] == {"train": 9, "test": 4}
-    transform = load_recipe(tmp_path / "run" / "recipe.yaml").transform
-    assert (transform.mean, transform.std) == (entry.mean, entry.std)
+    overrides = [f"data.dataset={tmp_path / 'hub'}", "data.holdout=0.0", "transform.input_size=[3, 48, 48]"]
+    path = ROOT / "recipes" / f"{name}_{NETWORK.get(name, 'resnet18')}.yaml"
+    recipe = resolve(load_recipe(path, overrides))
+    assert (recipe.transform.mean, recipe.transform.std) == (entry.mean, entry.std)
+    images = load_images(recipe.data)
+    for split, count, is_training in ((images.train, 9, True), (images.test, 4, False)):
+        batch = PairedImages(split, Transform(recipe.transform, is_training)).load(
+            [Draw((n,), 0) for n in range(count)]
+        )
+        assert batch.images.shape == (count, 3, 48, 48)
+        assert batch.target.tolist() == [number % 3 for number in range(count)]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"cub200"', '{"name": "another"}', '{"name": ["cub200"]}', "{"])

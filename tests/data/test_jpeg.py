@@ -8,19 +8,13 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter
+from transform_cases import photograph
 
 from cskd_hf.data.decode import Box, Picture, UnreadableImageError, decode
 from cskd_hf.data.jpeg import decode_region, ordinary_size, read_jpeg
 
 pytest.importorskip("simplejpeg")
-
-
-def photograph(height: int = 90, width: int = 131) -> np.ndarray:
-    """Smooth in most places, as photographs are."""
-    noise = np.random.default_rng(0).normal(size=(height, width, 3))
-    smooth = gaussian_filter(noise, (4, 4, 0)) * 400 + noise * 5 + 128
-    return smooth.clip(0, 255).astype(np.uint8)
+PHOTOGRAPH = photograph(90, 131)
 
 
 def jpeg(array: np.ndarray, mode: str | None = None, **options: object) -> bytes:
@@ -38,17 +32,17 @@ def as_pillow(data: bytes) -> np.ndarray:
 
 
 KINDS = {
-    "4:2:0": jpeg(photograph(), subsampling=2),
-    "4:2:2": jpeg(photograph(), subsampling=1),
-    "4:4:4": jpeg(photograph(), subsampling=0),
-    "progressive": jpeg(photograph(), progressive=True),
-    "grey": jpeg(photograph()[:, :, 0]),
-    "optimised": jpeg(photograph(), optimize=True),
-    "low quality": jpeg(photograph(), quality=10),
-    "stored as RGB": jpeg(photograph(), keep_rgb=True),
-    "with a comment and a profile": jpeg(photograph(), comment=b"a" * 400, icc_profile=b"no profile" * 30),
-    "one pixel": jpeg(photograph()[:1, :1]),
-    "a column": jpeg(photograph()[:, :1]),
+    "4:2:0": jpeg(PHOTOGRAPH, subsampling=2),
+    "4:2:2": jpeg(PHOTOGRAPH, subsampling=1),
+    "4:4:4": jpeg(PHOTOGRAPH, subsampling=0),
+    "progressive": jpeg(PHOTOGRAPH, progressive=True),
+    "grey": jpeg(PHOTOGRAPH[:, :, 0]),
+    "optimised": jpeg(PHOTOGRAPH, optimize=True),
+    "low quality": jpeg(PHOTOGRAPH, quality=10),
+    "stored as RGB": jpeg(PHOTOGRAPH, keep_rgb=True),
+    "with a comment and a profile": jpeg(PHOTOGRAPH, comment=b"a" * 400, icc_profile=b"no profile" * 30),
+    "one pixel": jpeg(PHOTOGRAPH[:1, :1]),
+    "a column": jpeg(PHOTOGRAPH[:, :1]),
 }
 
 
@@ -85,7 +79,7 @@ def with_exif(orientation: int | None, order: str = "big") -> bytes:
     exif[0x010F] = "a camera"
     if orientation is not None:
         exif[0x0112] = orientation
-    return jpeg(photograph(), exif=exif)
+    return jpeg(PHOTOGRAPH, exif=exif)
 
 
 @pytest.mark.parametrize("order", ["big", "little"])
@@ -99,7 +93,7 @@ def test_a_rotated_jpeg_is_left_to_pillow(orientation, order):
 
 def test_an_orientation_in_xmp_is_left_to_pillow():
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    plain, turned = (jpeg(photograph(), xmp=text) for text in (b"<x:xmpmeta/>", xmp))
+    plain, turned = (jpeg(PHOTOGRAPH, xmp=text) for text in (b"<x:xmpmeta/>", xmp))
     assert ordinary_size(plain, None) is not None
     assert ordinary_size(turned, None) is None
     assert np.asarray(decode(encoded(turned))).shape == as_pillow(turned).shape == (131, 90, 3)
@@ -110,14 +104,14 @@ def test_an_orientation_in_xmp_is_left_to_pillow():
     [b"Exif\0\0", b"Exif\0\0XX*\0\0\0\0\x08", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"],
 )
 def test_malformed_exif_is_left_to_pillow(segment):
-    data = jpeg(photograph())
+    data = jpeg(PHOTOGRAPH)
     odd = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
     assert ordinary_size(odd, None) is None
     assert (np.asarray(decode(encoded(odd))) == as_pillow(data)).all()
 
 
 def test_cmyk_is_left_to_pillow():
-    inks = np.concatenate([photograph(), photograph()[:, :, :1] // 3], axis=-1)
+    inks = np.concatenate([PHOTOGRAPH, PHOTOGRAPH[:, :, :1] // 3], axis=-1)
     data = jpeg(inks, "CMYK")
     assert ordinary_size(data, None) is None
     assert (np.asarray(decode(encoded(data))) == as_pillow(data)).all()

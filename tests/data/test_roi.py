@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from transform_cases import photograph
 
 from cskd_hf.data import jpeg, roi
 from cskd_hf.data.crops import random_resized_crop
@@ -18,11 +18,9 @@ needs_library = pytest.mark.skipif(not roi.available(), reason="libjpeg-turbo >=
 SIZE = (240, 331)
 
 
-def photograph(**options: object) -> bytes:
-    draws = np.random.default_rng(4).normal(size=(*SIZE, 3))
-    pixels = (gaussian_filter(draws, (4, 4, 0)) * 400 + draws * 5 + 128).clip(0, 255).astype(np.uint8)
+def encode(**options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", **{"quality": 92, **options})
+    Image.fromarray(photograph(*SIZE)).save(buffer, "JPEG", **{"quality": 92, **options})
     return buffer.getvalue()
 
 
@@ -39,7 +37,7 @@ def boxes(count: int) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 20}], ids=str)
 def test_a_region_has_exactly_the_pixels_of_the_whole_image(subsampling, options):
-    data = photograph(subsampling=subsampling, **options)
+    data = encode(subsampling=subsampling, **options)
     whole = np.asarray(Image.open(io.BytesIO(data)))
     for top, left, height, width in boxes(40):
         region = roi.decode_region(data, SIZE, (top, left, height, width))
@@ -51,7 +49,7 @@ def test_only_small_regions_of_complete_files_are_decoded_alone(monkeypatch):
     decoded = []
     decode = roi.decode_region
     monkeypatch.setattr(roi, "decode_region", lambda *args: decoded.append(args[2]) or decode(*args))
-    data, small, large = photograph(), (30, 40, 60, 60), (1, 1, 238, 328)
+    data, small, large = encode(), (30, 40, 60, 60), (1, 1, 238, 328)
     for box in (small, large):
         assert jpeg.decode_region(data, SIZE, box).shape == (*box[2:], 3)
     assert jpeg.decode_region(data + b"trailing", SIZE, small) is not None
@@ -62,12 +60,12 @@ def test_only_small_regions_of_complete_files_are_decoded_alone(monkeypatch):
 @needs_library
 def test_broken_data_yields_none_and_the_decoder_still_works():
     assert roi.decode_region(b"\xff\xd8\xff\xd9", SIZE, (0, 0, 50, 50)) is None
-    assert roi.decode_region(photograph(), SIZE, (0, 0, 50, 50)) is not None
+    assert roi.decode_region(encode(), SIZE, (0, 0, 50, 50)) is not None
 
 
 @needs_library
 def test_threads_decode_concurrently():
-    data = photograph()
+    data = encode()
     expected = {box: roi.decode_region(data, SIZE, box) for box in boxes(20)}
     wrong: list[object] = []
 
@@ -85,4 +83,4 @@ def test_threads_decode_concurrently():
 def test_region_decoding_can_be_disabled(monkeypatch):
     monkeypatch.setattr(roi, "enabled", False)
     assert not roi.available()
-    assert jpeg.decode_region(photograph(), SIZE, (3, 5, 20, 30)).shape == (20, 30, 3)
+    assert jpeg.decode_region(encode(), SIZE, (3, 5, 20, 30)).shape == (20, 30, 3)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from scipy.ndimage import gaussian_filter
-from transform_cases import NOISE, SEED, SMALL, encoded, train_at_32, transform
+from transform_cases import NOISE, SEED, SMALL, encoded, photograph, train_at_32, transform
 
 from cskd_hf.data.transforms import Transform
 
@@ -133,12 +132,10 @@ def test_the_crop_of_a_too_oblong_image_is_central():
     assert (augment(encoded(array), SEED)[:, :, 1:-1] == 255).all()
 
 
-def photograph(height: int, width: int, quality: int) -> dict[str, object]:
-    """A mostly smooth JPEG, 4:2:0."""
-    draws = np.random.default_rng(2).normal(size=(height, width, 3))
-    pixels = (gaussian_filter(draws, (4, 4, 0)) * 400 + draws * 5 + 128).clip(0, 255).astype(np.uint8)
+def jpeg(height: int, width: int, quality: int) -> dict[str, object]:
+    """A photograph, 4:2:0."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(photograph(height, width)).save(buffer, "JPEG", quality=quality)
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -147,7 +144,7 @@ def test_a_training_crop_is_pillows_within_a_level(name):
     """The box is measured on an image of coordinates, then cropped from the photograph with Pillow alone."""
     height, width, size = 230, 250, 96
     augment = transform(True, input_size=(3, size, size), hflip=1.0, interpolation=name)
-    image = photograph(height, width, 92)
+    image = jpeg(height, width, 92)
     whole = Image.open(io.BytesIO(image["bytes"]))
     plain = transform(True, input_size=(3, size, size), hflip=1.0)
     errors = []
@@ -163,7 +160,7 @@ def test_a_training_crop_is_pillows_within_a_level(name):
 
 
 def test_png_and_jpeg_of_the_same_pixels_get_the_same_crops():
-    image = photograph(120, 160, 90)
+    image = jpeg(120, 160, 90)
     png = encoded(np.asarray(Image.open(io.BytesIO(image["bytes"]))))
     for is_training in (True, False):
         augment = transform(is_training, input_size=(3, 48, 48))

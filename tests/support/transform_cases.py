@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from cskd_hf.data.transforms import Transform
 from cskd_hf.recipe.sections import TransformSection
@@ -19,6 +20,12 @@ WILD = {
     **{"input_size": (3, 24, 24), "vflip": 0.5, "auto_augment": "rand-m6-mstd0.5-inc1", "interpolation": "random"},
     **{"re_prob": 0.5, "re_mode": "pixel"},
 }
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """(H, W, 3), smooth in most places, as photographs are."""
+    noise = np.random.default_rng(2).normal(size=(height, width, 3))
+    return (gaussian_filter(noise, (4, 4, 0)) * 400 + noise * 5 + 128).clip(0, 255).astype(np.uint8)
 
 
 def encoded(array: np.ndarray) -> dict[str, object]:
