@@ -7,9 +7,9 @@ Representations*, CVPR 2019, https://arxiv.org/abs/1905.00292.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment, Method
 
@@ -59,6 +59,7 @@ class AdaCos(Method):
         >>> AdaCos().forward_loss(model, batch)["loss"].backward()
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["adacos"] = "adacos"
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:

@@ -67,7 +67,7 @@ class Method(BaseModel):
         json_schema_extra=_drop_example,
     )
 
-    views: ClassVar[Views] = "single"
+    views: ClassVar[Views]
     """The images of one sample: a single image, a same-class pair (with or without the un-augmented anchor), two
     augmentations of one image, or an image with one of the last update's."""
 

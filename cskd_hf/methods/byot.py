@@ -8,9 +8,9 @@ Efficient and Compact Neural Networks*, TPAMI 2022, https://doi.org/10.1109/TPAM
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Share, Temperature, Weight
 from cskd_hf.methods.cskd import class_wise_kd_loss
 from cskd_hf.precision import at_least_float32
@@ -56,6 +56,7 @@ class BYOT(Method):
         >>> BYOT().forward_loss(module, batch)["loss"].backward()
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["byot"] = "byot"
     aux_loss_weight: Weight = 1.0
     """w, of all branch losses together. The paper's is 1."""

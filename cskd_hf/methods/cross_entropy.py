@@ -6,9 +6,9 @@ https://arxiv.org/abs/1512.00567 (label smoothing, section 7).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.task_loss import TaskLoss
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class CrossEntropy(TaskLoss):
         tensor(1.0986)
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["cross_entropy"] = "cross_entropy"
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:

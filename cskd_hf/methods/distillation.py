@@ -33,6 +33,7 @@ class Distillation(Method):
         >>> method.forward_loss(module, batch)["loss"].backward()
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["distillation"] = "distillation"
     teacher: str
     """Trained weights for the same classes: a run folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`. The CS-KD paper's
@@ -98,6 +99,7 @@ class DistillationCSKD(Distillation):
 
     @property
     def cost(self) -> float:
+        """With a teacher as large as the student."""
         return super().cost + (1 if self.batch_norm == "joint" else 1 / 3)
 
     def forward_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:

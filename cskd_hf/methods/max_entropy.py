@@ -7,9 +7,9 @@ Penalizing Confident Output Distributions*, ICLR 2017 workshop, https://arxiv.or
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Weight
 from cskd_hf.precision import at_least_float32
 
@@ -34,6 +34,7 @@ class MaxEntropy(Method):
         tensor(0.5493)
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["max_entropy"] = "max_entropy"
     entropy_weight: Weight = 0.5
     """γ, per nat of entropy. [ours]: the CS-KD paper does not give it; the mean confidences it prints fit γ ≥ 0.5."""

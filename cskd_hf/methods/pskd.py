@@ -6,9 +6,9 @@ https://arxiv.org/abs/2006.12000.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method, Share
 from cskd_hf.precision import at_least_float32
 
@@ -49,6 +49,7 @@ class PSKD(Method):
         [0.0, 0.16, 0.24]
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["pskd"] = "pskd"
     last_alpha: Share = 0.8
     """α_T, the weight of the past prediction in the last epoch's target. The paper's code uses 0.8."""

@@ -6,11 +6,11 @@ https://arxiv.org/abs/1909.11723.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Method, Share, Temperature
 from cskd_hf.precision import at_least_float32
 
@@ -42,6 +42,7 @@ class TfKDReg(Method):
         tensor(0.9888)
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["tfkd_reg"] = "tfkd_reg"
     correct_probability: float = Field(default=0.99, gt=0, lt=1)
     """a, the virtual teacher's probability of the true class. The authors' code uses 0.99; the paper asks for ≥ 0.9."""

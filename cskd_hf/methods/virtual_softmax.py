@@ -6,9 +6,9 @@ https://arxiv.org/abs/1811.12611.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cskd_hf.batch import Batch
+from cskd_hf.batch import Batch, Views
 from cskd_hf.methods.base import Experiment, Method
 from cskd_hf.precision import at_least_float32
 
@@ -42,6 +42,7 @@ class VirtualSoftmax(Method):
         torch.Size([4, 2])
     """
 
+    views: ClassVar[Views] = "single"
     name: Literal["virtual_softmax"] = "virtual_softmax"
 
     def build(self, model: nn.Module, experiment: Experiment) -> nn.Module:
