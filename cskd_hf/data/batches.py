@@ -40,9 +40,9 @@ class GlobalBatches:
 
     Example:
         >>> from cskd_hf import ClassPairSampler, GlobalBatches
-        >>> sampler = ClassPairSampler([0, 1, 0, 1, 0, 1], seed=0)
-        >>> whole = GlobalBatches(sampler, batch_size=4)
-        >>> ranks = [GlobalBatches(sampler, 2, num_processes=2, process_index=rank) for rank in range(2)]
+        >>> samplers = [ClassPairSampler([0, 1, 0, 1, 0, 1], seed=0) for _ in range(3)]
+        >>> whole = GlobalBatches(samplers[2], batch_size=4)
+        >>> ranks = [GlobalBatches(samplers[rank], 2, num_processes=2, process_index=rank) for rank in range(2)]
         >>> [first + second for first, second in zip(*ranks)] == list(whole)
         True
         >>> whole.start_epoch(0, position=4)  # resume in the middle of the epoch
