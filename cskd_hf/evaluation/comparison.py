@@ -36,15 +36,16 @@ class Measured:
     replicated: dict[str, Tensor]
 
     def interval(self, name: str) -> Interval | None:
-        """The metric's 95 % interval; None without one, or if all resamples agree, as on no error at all."""
+        """The metric's 95 % interval; None without one, or if it has no width, as on no error at all."""
         value = self.values[name]
-        if value is None or name not in self.replicated or (self.replicated[name] - value).abs().max() < 1e-9:
+        if value is None or name not in self.replicated:
             return None
-        if name in _MAY_BE_NEGATIVE:
-            return interval(value, self.replicated[name])
-        largest = _LARGEST.get(name.partition("_")[0], 100.0)
-        # A replicate reflected at the value may lie beyond the metric's range.
-        return Interval(*(min(max(end, 0.0), largest) for end in interval(value, self.replicated[name])))
+        found = interval(value, self.replicated[name])
+        if name not in _MAY_BE_NEGATIVE:
+            # A replicate reflected at the value may lie beyond the metric's range; all do where the value is its end.
+            largest = _LARGEST.get(name.partition("_")[0], 100.0)
+            found = Interval(*(min(max(end, 0.0), largest) for end in found))
+        return found if found.high - found.low > 1e-9 else None
 
 
 @dataclass(frozen=True)

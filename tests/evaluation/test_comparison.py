@@ -46,10 +46,10 @@ def test_every_metric_has_its_value_and_an_interval_around_it() -> None:
     ("name", "value", "replicates", "expected"),
     [
         ("top1_error", 93.0, [80.0, 90.0], (96.0, 100.0)),
-        ("ece", 1.0, [3.0, 5.0], (0.0, 0.0)),
+        ("ece", 1.0, [1.5, 5.0], (0.0, 0.5)),
         ("brier", 1.5, [0.5, 1.5], (1.5, 2.0)),
         ("nll", 2.0, [1.0, 5.0], (0.0, 3.0)),
-        ("nll_calibration", 0.0, [1.0, 1.0], (-1.0, -1.0)),
+        ("nll_calibration", 0.0, [1.0, 2.0], (-2.0, -1.0)),
     ],
 )
 def test_intervals_end_where_a_metric_does(name, value, replicates, expected) -> None:
@@ -116,6 +116,19 @@ def test_few_images_show_no_more_than_an_exact_test_on_them(images: int) -> None
     assert models[1].last.interval("top1_error") is None
     (errors,) = (line for line in as_text(models, []).splitlines() if line.startswith("top1_error"))
     assert "[0, 0]" not in errors
+
+
+def test_a_value_at_the_end_of_its_range_has_no_interval() -> None:
+    """Resamples of a `debiased_ece` of 0 are above it, so all of them are reflected out of the range."""
+    generator = torch.Generator().manual_seed(1)
+    probabilities = torch.rand(200, 3, generator=generator).add(0.2)
+    target = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    model = measure("", Predictions(probabilities.log(), target, target, None, {}), NAMES[:3], count=50)
+    assert model.last.values["debiased_ece"] == 0
+    assert model.last.replicated["debiased_ece"].max() > 1
+    assert model.last.interval("debiased_ece") is None
+    assert "[0, 0]" not in as_text([model], [])
+    assert Measured({"ece": 1.0}, {"ece": torch.tensor([3.0, 5.0], dtype=torch.float64)}).interval("ece") is None
 
 
 def test_calibrated_differences_need_both_temperatures_and_a_metric_that_depends_on_them() -> None:
