@@ -52,7 +52,7 @@ def is_broken_collective(error: BaseException) -> bool:
 
 
 def _is_rank_0() -> bool:
-    """Of the launcher's processes; a RANK that is left in the shell of a single process means nothing."""
+    """Whether this is rank 0 of a launch. In a single process, RANK is left over from another one."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
@@ -106,22 +106,22 @@ def run_command(command: Callable[[], int]) -> None:
 
 
 def _explain_torch(error: RuntimeError) -> str | None:
-    """One line for the user about what torch met, wherever a command was; None for a bug."""
+    """One line for the user about an error of torch's, from any command; None for a bug."""
     if is_out_of_device_memory(error):
         return "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        # The last line of what inductor met: a compiler's process sends its whole traceback.
+        # The last line: the text may be the whole traceback of a compiler process.
         inner = getattr(error, "inner_exception", error)
         cause = (str(inner).strip() or repr(inner)).splitlines()[-1]
         return f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"
     if is_broken_collective(error):
         reason = str(error).strip().partition("\n")[0]  # torch adds its stack frames
-        return f"no connection to another process: {reason}; if that one printed no error, it was killed or cut off"
+        return f"no connection to another process: {reason}; see its error; if it printed none, rerun the same command"
     return None
 
 
 def _print_error(message: str) -> None:
-    """Print a line, or several. Ranks mostly fail alike: then rank 0 prints it, and the launcher ends the others."""
+    """Print an error. Ranks usually fail alike: rank 0 prints first, and the launcher then stops the others."""
     at = "error"
     if not _is_rank_0():
         time.sleep(RANK_0_FIRST)

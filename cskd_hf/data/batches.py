@@ -60,7 +60,7 @@ class GlobalBatches:
         size_of: Callable[[int], tuple[int, int]] | None = None,
     ) -> None:
         if not 0 <= process_index < num_processes:
-            raise UserError(f"process_index: read {process_index} of {num_processes} processes, which are 0, 1, …")
+            raise UserError(f"process_index: read {process_index}; write 0 to {num_processes - 1}")
         self.sampler, self.batch_size = sampler, batch_size
         self.num_processes, self.process_index = num_processes, process_index
         self.global_batch_size = batch_size * num_processes

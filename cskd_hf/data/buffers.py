@@ -72,7 +72,7 @@ def _shared_memory(num_bytes: int) -> Arena:
     """Zeros in an unnamed file in memory, not in /dev/shm: Docker gives that 64 MB, less than a batch of ImageNet."""
     file = os.memfd_create("cskd_hf")
     os.ftruncate(file, num_bytes)
-    arena = Arena(num_bytes, file)  # multiprocessing's: its pickle refers to the same memory
+    arena = Arena(num_bytes, file)  # of multiprocessing.heap: pickling it passes the file, not the bytes
     weakref.finalize(arena, os.close, file)
     return arena
 

@@ -71,6 +71,9 @@ def expected_draws(counts: np.ndarray, sampling: Sampling) -> np.ndarray:
     et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018, https://arxiv.org/abs/1805.00932; Kang et
     al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020,
     https://arxiv.org/abs/1910.09217).
+
+    Args:
+        counts: (K,) images of each class.
     """
     power = {"instance": 1.0, "sqrt": 0.5, "class_balanced": 0.0}[sampling]
     weights = np.where(counts > 0, counts.astype(float) ** power, 0.0)

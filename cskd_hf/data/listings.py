@@ -45,7 +45,7 @@ class Listing(NamedTuple):
 
     Attributes:
         table: a column of image paths, absolute or relative to the folder as written, and one of labels.
-        notes: a remark about a file whose encoding was guessed, or that does not list every image in its folder.
+        notes: on a guessed encoding, and on images in the folder that the file does not list.
     """
 
     table: pa.Table
@@ -58,7 +58,7 @@ def open_listings(
     """The splits of a folder with `split/metadata.*`, `metadata.*`, `split.csv`, `split.tsv` or a single CSV.
 
     Returns:
-        The chosen splits and remarks about them; None if there is no such file.
+        The chosen splits and notes on them; None if there is no such file.
 
     Raises:
         UserError: a file cannot be read as a table.
@@ -86,7 +86,7 @@ def _metadata(folder: Path, data: DataSection) -> Path | None:
     file = next((folder / name for name in METADATA if (folder / name).is_file()), None)
     if file is None or sum(path.is_dir() for path in folder.iterdir()) < 2:
         return file
-    return file if data.label_column in _read(file, data).table.column_names else None
+    return file if data.label_column in _parse(file, data).table.column_names else None
 
 
 def _tables(root: Path, folders: Sequence[Path], data: DataSection) -> list[Path]:
@@ -100,7 +100,7 @@ def _tables(root: Path, folders: Sequence[Path], data: DataSection) -> list[Path
     if any(map(is_split_word, stems)):
         return files
     if len(files) == 1:
-        columns = _read(files[0], data).table.column_names
+        columns = _parse(files[0], data).table.column_names
         if data.label_column in columns and {data.image_column, FILE_NAME} & set(columns):
             return files
     return []
@@ -132,6 +132,7 @@ def _as_dataset(listings: Sequence[Listing], folder: Path, data: DataSection) ->
 
 
 def _read(file: Path, data: DataSection) -> Listing:
+    """The file, with a note if it is a metadata file that does not list every image in its folder."""
     listing = _parse(file, data)
     if file.name not in METADATA or FILE_NAME not in listing.table.column_names:
         return listing

@@ -56,7 +56,7 @@ def decode_region(data: bytes, size: tuple[int, int], box: tuple[int, int, int, 
     """
     library = _library()
     assert library is not None
-    if not hasattr(_decoder, "handle"):
+    if not hasattr(_decoder, "handle"):  # the first call in this thread
         _decoder.handle = library.tj3Init(_INIT_DECOMPRESS)
         library.tj3Set(_decoder.handle, _STOP_ON_WARNING, 1)
     handle = _decoder.handle

@@ -115,7 +115,7 @@ class ImageSampler:
         return [Draw(indices, seed) for indices, seed in zip(zip(*columns, strict=True), seeds, strict=True)]
 
     def warn_if_shown(self) -> None:
-        """Warn of an epoch that is shown again; torch's own samplers reshuffle by themselves."""
+        """Warn if an epoch repeats: unlike torch's samplers, this one reshuffles only in `set_epoch`."""
         if self.shown:
             warnings.warn(
                 f"the sampler starts epoch {self.epoch} again, with the same order, partners and pixels; call "

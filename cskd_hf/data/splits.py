@@ -123,7 +123,7 @@ def load_images(data: DataSection) -> Images:
     splits = {
         role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)
     }
-    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))  # of one file for all
+    notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))  # one file may list several
     train, holdout, test = splits["train"], splits.get("holdout"), splits.get("test")
     if test is None:
         train, test = _take_share(train, data.test_split, "test_split")

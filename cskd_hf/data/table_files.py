@@ -50,7 +50,7 @@ def open_files(
     files = {name: [file for file in of_split if file.endswith(suffix)] for name, of_split in files.items()}
     chosen = {name: files[name] for name in choose([name for name in files if files[name]])}
     for name, of_split in chosen.items():
-        if not any("-of-" in pattern for pattern in patterns.get(name, ())):  # else a subset on purpose
+        if not any("-of-" in pattern for pattern in patterns.get(name, ())):  # else the README selects shards
             _require_whole(name, of_split)
     if suffix == ".csv":
         return {name: read_csv(root, of_split, data) for name, of_split in chosen.items()}

@@ -100,7 +100,7 @@ def check_accelerator(accelerator: Accelerator) -> None:
             f"accelerate: distributed_type {accelerator.distributed_type.value}: this loop evaluates, averages and "
             "saves whole weights on every rank; use MULTI_GPU, one process per GPU"
         )
-    # A variable that is left in a single process's shell means nothing.
+    # In a single process, the variable is left over from another launch.
     local = min(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), accelerator.num_processes)
     devices = torch.cuda.device_count()
     own_device = devices == 1 and "CUDA_VISIBLE_DEVICES" in os.environ  # as Slurm may give one to each task

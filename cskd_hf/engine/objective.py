@@ -16,7 +16,7 @@ from cskd_hf.models.freezing import frozen_norms
 from cskd_hf.models.memory import memories
 from cskd_hf.recipe.sections import TransformSection
 
-# What a forward raises for images that a model does not take, or for lack of memory.
+# Raised by a forward for images that the model does not take, or for lack of memory.
 _FAULTS = (AssertionError, MemoryError, RuntimeError, ValueError, IndexError)
 
 
@@ -86,15 +86,19 @@ class Objective(nn.Module):
             batch = Batch(images, batch.target, batch.index, batch.skipped)
         in_pairs = _in_pairs(batch.target, self.method.views)
         result = self.method.forward_loss(self.module, batch)
-        return {**result, "loss": result["loss"].where(in_pairs, torch.nan), "output": result["output"].detach()}
+        loss = result["loss"] if in_pairs is None else result["loss"].where(in_pairs, torch.nan)
+        return {**result, "loss": loss, "output": result["output"].detach()}
 
 
-def _in_pairs(target: Tensor, views: Views) -> Tensor:
-    """Scalar bool: whether the views of each sample have the same label; on a CPU an error if not, see `Objective`."""
+def _in_pairs(target: Tensor, views: Views) -> Tensor | None:
+    """Scalar bool: whether the views of each sample have the same label; None if they need not.
+
+    Raises:
+        UserError: they do not, and reading that costs no device sync: see `Objective`.
+    """
     num_views = NUM_VIEWS[views]
-    in_pairs = target.new_ones((), dtype=torch.bool)
     if views in ("single", "last_update") or target.is_floating_point():
-        return in_pairs
+        return None
     if len(target) % num_views == 0:
         by_view = target.reshape(num_views, -1)
         in_pairs = (by_view == by_view[0]).all()
@@ -162,7 +166,7 @@ def _dry_step(
 
 
 def _raise_other_cause(error: Exception, images: str) -> None:
-    """Raises UserError if what failed is neither the model nor the size of its images."""
+    """Raises UserError if neither the model nor the size of its images is the cause."""
     if is_out_of_device_memory(error) or is_out_of_host_memory(error):
         memory = "memory" if is_out_of_host_memory(error) else "the device's memory"
         raise UserError(

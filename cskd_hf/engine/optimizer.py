@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, param_groups_weight_decay
+from accelerate.optimizer import AcceleratedOptimizer
+from timm.optim import Adahessian, Lookahead, create_optimizer_v2, get_optimizer_info, param_groups_weight_decay
 from torch import nn
 
 from cskd_hf.errors import UserError
@@ -60,22 +61,27 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         is_default = getattr(settings, key) == type(settings).model_fields[key].default
         if not is_default and not getattr(takes, f"has_{key}"):
             raise UserError(f"optimizer.{key}: {settings.opt} has none, so timm ignores it; leave it out")
-    if getattr(optimizer, "is_second_order", False):  # an attribute of timm's own, missing in torch's optimizers
+    if isinstance(_unwrapped(optimizer), Adahessian):
         raise UserError(f"optimizer.opt: {settings.opt} needs second derivatives, which methods do not compute")
     allocate_momentum(optimizer)
     return optimizer
 
 
 def allocate_momentum(optimizer: Any) -> None:
-    """Zeros as the momentum of fused SGD where there is none: its first step is then the same as without.
+    """Give fused SGD zeros where a momentum buffer is missing, which leaves its first step unchanged.
 
     torch allocates it uninitialised in a group's first step. If a loss scale skips that step, the next would use what
     lies in the memory; and a group in which some parameters begin to train later would fail.
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper
-    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # Lookahead
+    optimizer = _unwrapped(optimizer)
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
         for parameter in group["params"] if group["fused"] and group["momentum"] else ():
             state = optimizer.state[parameter]
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    if isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    return optimizer._base_optimizer if isinstance(optimizer, Lookahead) else optimizer

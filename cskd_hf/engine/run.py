@@ -115,7 +115,7 @@ class Run:
         learner, self.progress = self.learner, Progress()
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, learner.module, learner.optimizer, self.accelerator.scaler)
-            allocate_momentum(learner.optimizer)  # a forced resume may begin to fuse
+            allocate_momentum(learner.optimizer)  # a forced resume may switch to fused SGD
             check_epochs(self.progress, self.recipe.scheduler.total_epochs, checkpoint)
             if opened.other_images:
                 self.progress.skipped = {}  # rows of the other images

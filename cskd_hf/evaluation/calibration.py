@@ -65,6 +65,9 @@ def temperature_interval(
     """The 95 % likelihood-ratio interval around the best temperature; None for an end outside [1e-2, 1e2].
 
     Args:
+        logits: (N, K).
+        target: (N,) int64.
+        temperature: from `fit_temperature`.
         images: how many of the N count as independent.
     """
     limit = _nll_and_slope(logits, target, 1 / temperature)[0] + DEVIANCE / (2 * images)

@@ -19,6 +19,8 @@ from cskd_hf.models.layers import classifiers
 def fold_temperature(model: Any, temperature: float, input_size: Sequence[int]) -> tuple[Any, list[str]]:
     """Divide the parameters of a timm model's classifier by `temperature`; checked on noise of `input_size` (C, H, W).
 
+    The model, in eval mode, is left unchanged.
+
     Returns:
         A folded copy of the model, and the names of the folded layers: distilled networks and VOLO combine two.
 

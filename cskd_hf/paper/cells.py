@@ -162,7 +162,7 @@ def data_notes(runs: Mapping[RunKey, Run], states: Mapping[RunKey, RunState]) ->
         for key, run in runs.items()
         if (recipe := states[key].recipe) is not None and (summary := states[key].summary) is not None
     ]
-    # Those that no recipe chose.
+    # Chosen by the launcher, not by a recipe.
     precisions = {recipe.run.mixed_precision for _, run, recipe, _ in finished if not run.expected.run.mixed_precision}
     for key, run, recipe, summary in finished:
         batch = recipe.data.batch_size * recipe.run.gradient_accumulation_steps * summary.throughput.num_processes

@@ -28,6 +28,9 @@ def feature_map(test: Predictions, class_names: tuple[str, ...], path: Path) -> 
     """Draw the features of some images of up to `MAX_CLASSES` classes as a PNG.
 
     For fewer than `MIN_IMAGES` images nothing is drawn, and an older file is removed.
+
+    Args:
+        test: with features, (N, D).
     """
     assert test.features is not None
     images = choose_images(test.target, IMAGES_PER_CLASS)

@@ -33,6 +33,10 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
     """Draw accuracy against confidence with 95 % intervals, above a histogram of the confidences, as a PNG.
 
     With a temperature, a second series shows `logits / temperature`.
+
+    Args:
+        logits: (N, K).
+        target: (N,) class indices.
     """
     views = [("as trained", 1.0, VERMILLION, "o")]
     if temperature is not None:

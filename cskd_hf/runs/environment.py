@@ -100,7 +100,7 @@ def notes_of_changes(segments: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         old, new = before["num_processes"], after["num_processes"]
         if old != new:
-            notes.append(f"{of_processes} {step}: from {old} to {new}; an update then had {new}/{old} as many images")
+            notes.append(f"{of_processes} {step}: from {old} to {new}, and with it the images per update")
     return notes
 
 

@@ -163,7 +163,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 
 def _is_untrained(folder: Path) -> bool:
-    """Whether a run there got nowhere: it may continue with another recipe, as one that fits into memory."""
+    """Whether the run there has no results yet, so that another recipe may replace it: one that fits into memory."""
     results = ("checkpoints", "metrics.jsonl", SUMMARY, PREVIOUS_SUMMARY)
     return (folder / ENVIRONMENT).is_file() and not any((folder / name).exists() for name in results)
 

@@ -198,7 +198,7 @@ def loading_process(home: Path, endpoint: str, **variables: str) -> Iterator[Cal
 
 
 class Loaded(NamedTuple):
-    """What a Hub on loopback was asked for, and what was printed for each data section, by its name."""
+    """The requests to a local Hub, and the output for each data section, by name."""
 
     endpoint: str
     requested: list[str]  # files

@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp
         for step in range(1, 7):
             earlier.add_scalar("update/loss", 9.0, step)
     (file,) = (copy / "cskd_hf").iterdir()
-    file.rename(file.with_name("events.out.tfevents.1"))  # sorted by its second: before those of the run
+    file.rename(file.with_name("events.out.tfevents.1"))  # TensorBoard reads files by timestamp: this one first
     done = quick(recipe, f"run.output_dir={copy}", "run.report_to=[tensorboard]", "run.logging_steps=1")
     assert done.status == 0, done.stderr
     assert "step-00000006 is damaged" in done.stderr

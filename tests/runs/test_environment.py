@@ -85,7 +85,7 @@ def test_images_and_processes_that_changed_between_two_segments_are_noted():
         "the images changed at step 8: earlier updates saw others, maybe some that hold-out or test set have now"
     ]
     (note,) = notes_of_changes([*segments, segment(8, images={"train": 1}, num_processes=2)])
-    assert note == "the number of processes changed at step 8: from 8 to 2; an update then had 2/8 as many images"
+    assert note == "the number of processes changed at step 8: from 8 to 2, and with it the images per update"
 
 
 def test_a_forced_resume_with_other_settings_is_noted_even_if_stopped_at_once(tmp_path):
