@@ -91,10 +91,10 @@ class Objective(nn.Module):
 
 
 def _in_pairs(target: Tensor, views: Views) -> Tensor | None:
-    """Scalar bool: whether the views of each sample have the same label; None if they need not.
+    """None if the views of each sample have the same label or need not; a scalar bool where reading it would sync.
 
     Raises:
-        UserError: they do not, and reading that costs no device sync: see `Objective`.
+        UserError: they need and do not: see `Objective`.
     """
     num_views = NUM_VIEWS[views]
     if views in ("single", "last_update") or target.is_floating_point():
@@ -102,8 +102,10 @@ def _in_pairs(target: Tensor, views: Views) -> Tensor | None:
     if len(target) % num_views == 0:
         by_view = target.reshape(num_views, -1)
         in_pairs = (by_view == by_view[0]).all()
-        if target.device.type != "cpu" or torch.compiler.is_compiling() or in_pairs:
+        if target.device.type != "cpu" or torch.compiler.is_compiling():
             return in_pairs
+        if in_pairs:
+            return None
     raise UserError(
         f"batch: {len(target)} images that are not {num_views} views of each sample, [anchors | partners]: load them "
         "with ClassPairSampler, PairedDataset and PairingCollator, and split no batch (Accelerate's dispatch_batches, "
