@@ -93,7 +93,7 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
     `refined` and the neighbours of an image are those among all images.
     """
     correct = (scores.rank == 0).double()
-    nll, brier, confidence = scores.at
+    nll, brier, confidence, order = scores.at
     index = weighted.bin_index(confidence, NUM_BINS)
     values: dict[str, Tensor | None] = {
         "top1_error": 100 * weighted.mean(1 - correct, weight),
@@ -108,10 +108,10 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
         "ece": 100 * weighted.binned_error(confidence, correct, weight, index),
         "debiased_ece": 100 * weighted.debiased_error(confidence, correct, weight, index),
         "smooth_ece": 100 * weighted.smooth_error(confidence, correct, weight),
-        "adaptive_ece": 100 * weighted.equal_mass_error(confidence, correct, weight, NUM_BINS),
-        "aurc": 100 * weighted.area_under_risk(confidence, correct, weight),
+        "adaptive_ece": 100 * weighted.equal_mass_error(order, confidence, correct, weight, NUM_BINS),
+        "aurc": 100 * weighted.area_under_risk(order, correct, weight),
         "aurc_logit_norm": 100 * weighted.area_under_risk(scores.logit_norm, correct, weight),
-        "augrc": 100 * weighted.area_under_generalized_risk(confidence, correct, weight),
+        "augrc": 100 * weighted.area_under_generalized_risk(order, correct, weight),
     }
     for k in RECALLS:
         recalled = None if scores.neighbour is None else (scores.neighbour < k).double()
