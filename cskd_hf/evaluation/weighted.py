@@ -46,7 +46,7 @@ def debiased_error(confidence: Tensor, correct: Tensor, weight: Tensor, index: T
 
 
 def equal_mass_error(order: Tensor, confidence: Tensor, correct: Tensor, weight: Tensor, num_bins: int) -> Tensor:
-    """`binned_error` over runs of equally many images, the greatest `order` first; the first get the images left over."""
+    """`binned_error` over runs of equally many images, greatest `order` first; the first get the images left over."""
     count, gap = _cumulated(order, correct - confidence, weight)
     num_images = round(weight[0].sum().item())
     sizes = torch.tensor([num_images // num_bins + (b < num_images % num_bins) for b in range(num_bins)])
