@@ -6,7 +6,7 @@ float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -44,6 +44,17 @@ DEFINITIONS: dict[str, str] = {
 }
 
 
+# Of the top class's probability and log-odds, whether it is the target, and weights: (R,) shares in 0..1.
+CALIBRATION_ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "ece": lambda p, _, correct, weight: weighted.binned_error(p, correct, weight, weighted.bin_index(p, NUM_BINS)),
+    "debiased_ece": lambda p, _, correct, weight: weighted.debiased_error(
+        p, correct, weight, weighted.bin_index(p, NUM_BINS)
+    ),
+    "smooth_ece": lambda p, _, correct, weight: weighted.smooth_error(p, correct, weight),
+    "adaptive_ece": lambda p, order, correct, weight: weighted.equal_mass_error(order, p, correct, weight, NUM_BINS),
+}
+
+
 @dataclass(frozen=True)
 class ImageScores:
     """What the metrics of N images depend on, except `classwise_ece`, which needs every probability.
@@ -64,6 +75,11 @@ class ImageScores:
     refined: ProperScores | None
     neighbour: Tensor | None
     groups: Mapping[str, Sequence[int]]
+
+    @property
+    def correct(self) -> Tensor:
+        """1 if the top class is the target, (N,) float64."""
+        return (self.rank == 0).double()
 
 
 def image_scores(
@@ -92,9 +108,8 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
 
     `refined` and the neighbours of an image are those among all images.
     """
-    correct = (scores.rank == 0).double()
+    correct = scores.correct
     nll, brier, confidence, order = scores.at
-    index = weighted.bin_index(confidence, NUM_BINS)
     values: dict[str, Tensor | None] = {
         "top1_error": 100 * weighted.mean(1 - correct, weight),
         "top5_error": 100 * weighted.mean((scores.rank >= 5).double(), weight),
@@ -104,11 +119,8 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
         refinement = None if scores.refined is None else weighted.mean(getattr(scores.refined, name), weight)
         values[f"{name}_refinement"] = refinement
         values[f"{name}_calibration"] = None if refinement is None else mean - refinement
+    values |= {name: 100 * error(confidence, order, correct, weight) for name, error in CALIBRATION_ERRORS.items()}
     values |= {
-        "ece": 100 * weighted.binned_error(confidence, correct, weight, index),
-        "debiased_ece": 100 * weighted.debiased_error(confidence, correct, weight, index),
-        "smooth_ece": 100 * weighted.smooth_error(confidence, correct, weight),
-        "adaptive_ece": 100 * weighted.equal_mass_error(order, confidence, correct, weight, NUM_BINS),
         "aurc": 100 * weighted.area_under_risk(order, correct, weight),
         "aurc_logit_norm": 100 * weighted.area_under_risk(scores.logit_norm, correct, weight),
         "augrc": 100 * weighted.area_under_generalized_risk(order, correct, weight),
