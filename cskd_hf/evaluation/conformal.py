@@ -6,9 +6,9 @@ probability, on average over hold-out sets, however wrong the probabilities are.
 - "lac": -log p, which gives the same sets as 1 - p: the smallest on average, but none for an image without a likely
   class. M. Sadinle, J. Lei, L. Wasserman, "Least ambiguous set-valued classifiers with bounded error levels", JASA
   2019, https://arxiv.org/abs/1609.00451.
-- "aps": the sum s of the likelier classes' probabilities plus a random share of its own, as -log(1 - s), which does not
-  round to that of 1: larger sets, whose coverage differs less between easy and hard images. Y. Romano, M. Sesia, E. Candès, "Classification with valid and adaptive
-  coverage", NeurIPS 2020, https://arxiv.org/abs/2006.02544.
+- "aps": the sum s of the likelier classes' probabilities plus a random share of its own, as -log(1 - s): larger sets,
+  whose coverage differs less between easy and hard images. Y. Romano, M. Sesia, E. Candès, "Classification with valid
+  and adaptive coverage", NeurIPS 2020, https://arxiv.org/abs/2006.02544.
 
 RAPS (Angelopoulos et al., ICLR 2021) adds two settings to aps, to tune on further images, and is left out.
 """
