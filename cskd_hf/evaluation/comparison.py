@@ -125,7 +125,7 @@ def measure(
     ):
         found = replicates(scores, logits, target, divisor, count, seed) if count else {}
         replicated = {name: values for name, values in found.items() if values is not None and values.isfinite().all()}
-        answers = (scores.at.confidence, scores.at.log_odds, scores.correct)
+        answers = (scores.at.confidence, scores.at.log_odds, (scores.rank == 0).double())
         measured.append(Measured(metric_values(scores, logits, target, divisor), replicated, answers))
     scaled = measured[1] if len(measured) == 2 else None
     classes = dict(zip(class_names, class_results(logits, target), strict=False))

@@ -46,12 +46,10 @@ DEFINITIONS: dict[str, str] = {
 
 # Of the top class's probability and log-odds, whether it is the target, and weights: (R,) shares in 0..1.
 CALIBRATION_ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "ece": lambda p, _, correct, weight: weighted.binned_error(p, correct, weight, weighted.bin_index(p, NUM_BINS)),
-    "debiased_ece": lambda p, _, correct, weight: weighted.debiased_error(
-        p, correct, weight, weighted.bin_index(p, NUM_BINS)
-    ),
-    "smooth_ece": lambda p, _, correct, weight: weighted.smooth_error(p, correct, weight),
-    "adaptive_ece": lambda p, order, correct, weight: weighted.equal_mass_error(order, p, correct, weight, NUM_BINS),
+    "ece": lambda p, _, hit, weight: weighted.binned_error(p, hit, weight, weighted.bin_index(p, NUM_BINS)),
+    "debiased_ece": lambda p, _, hit, weight: weighted.debiased_error(p, hit, weight, weighted.bin_index(p, NUM_BINS)),
+    "smooth_ece": lambda p, _, hit, weight: weighted.smooth_error(p, hit, weight),
+    "adaptive_ece": lambda p, order, hit, weight: weighted.equal_mass_error(order, p, hit, weight, NUM_BINS),
 }
 
 
@@ -75,11 +73,6 @@ class ImageScores:
     refined: ProperScores | None
     neighbour: Tensor | None
     groups: Mapping[str, Sequence[int]]
-
-    @property
-    def correct(self) -> Tensor:
-        """1 if the top class is the target, (N,) float64."""
-        return (self.rank == 0).double()
 
 
 def image_scores(
@@ -108,7 +101,7 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
 
     `refined` and the neighbours of an image are those among all images.
     """
-    correct = scores.correct
+    correct = (scores.rank == 0).double()
     nll, brier, confidence, order = scores.at
     values: dict[str, Tensor | None] = {
         "top1_error": 100 * weighted.mean(1 - correct, weight),

@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import Tensor
 
 from cskd_hf.evaluation.rows import per_image
-from cskd_hf.evaluation.scores import top_log_odds
 
 SCORES = {
     "max_prob": "largest probability, ranked by its log-odds, which do not round to 1",
@@ -55,12 +54,6 @@ def ood_scores(logits: Tensor, temperature: float = 1.0) -> dict[str, Tensor]:
 
     unused = torch.zeros(len(logits), dtype=torch.int64)
     return dict(zip(SCORES, per_image(scores, logits, unused, temperature), strict=True))
-
-
-def log_odds(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """(N,): ranks images as "max_prob" does, without ties where that rounds to 1; arguments as for `ood_scores`."""
-    unused = torch.zeros(len(logits), dtype=torch.int64)
-    return per_image(lambda rows, _: (top_log_odds(rows),), logits, unused, temperature)[0]
 
 
 def ood_detection(inside: Tensor, outside: Tensor) -> dict[str, float]:
