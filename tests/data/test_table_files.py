@@ -64,7 +64,7 @@ def test_images_that_datasets_would_drop_from_a_tar_are_counted(tmp_path, others
 
 def test_a_dot_in_the_keys_of_a_tar_is_named(tmp_path):
     tar(tmp_path / "train-000.tar", "cls", ["0", "1", "0"], "v1.{:03d}.png")
-    with pytest.raises(UserError, match="no labels, which are KEY.cls .* with no dot in KEY"):
+    with pytest.raises(UserError, match=r"no labels, which are KEY\.cls .* with no dot in KEY"):
         load(tmp_path, test_split=0.4)
 
 
