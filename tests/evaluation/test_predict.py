@@ -69,7 +69,7 @@ def test_every_readable_image_of_a_folder_has_a_row_and_the_others_are_listed_at
     assert done.out == ""
     assert done.err.splitlines() == [
         "calibrated: by the test",
-        "error: 2 of 7 files could not be read:",
+        "error: 2 of 7 files could not be read; answers.csv has the others:",
         "  in/c.png: unreadable image (not in any format that Pillow reads)",
         "  gone.png: unreadable image ([Errno 2] No such file or directory: 'gone.png')",
     ]

@@ -97,7 +97,7 @@ PATHS = [
     ("run.seed=1", "run.seed=1: no such recipe; write the recipe first, then the overrides"),
     ("r.yaml/r.yaml", "r.yaml/r.yaml: no such recipe; …"),
     ("long" * 200, "long…long: no such recipe; …"),
-    ("recipes", "recipes: a folder, not a recipe; name a YAML file in it"),
+    ("recipes", "recipes: a folder, not a recipe; to train on its images, write finetune data.dataset=recipes"),
     ("", ".: a folder, not a recipe; name a YAML file in it"),
 ]
 
