@@ -42,13 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         if value is not None and value < least:
             raise UserError(f"--{option}: read {value}; write {least} or more")
+    extension = args.output.suffix[1:].lower() if args.output else ""
+    if args.format is None and extension not in ("", "txt", *FORMATS):
+        raise UserError(f"--output: {args.output}: not .csv, .jsonl or .txt; write one of these, or --format")
     weights = find_weights(args.model)
     coverage = None if args.coverage is None else _coverage(args, weights)
     check_outputs({"--output": args.output, "--features": args.features})
     paths = find_images(args.images)
     if args.features:
         check_header(paths, "--features")
-    extension = args.output.suffix[1:].lower() if args.output else ""
 
     limit_openmp_spinning()  # before the first import of torch
     from cskd_hf.evaluation.trained import predict

@@ -130,6 +130,10 @@ def test_without_a_readable_image_the_files_are_listed_and_the_answers_empty(mod
         (["nowhere", "in"], "nowhere: no such folder"),
         (["MODEL", "nowhere.png"], "nowhere.png: no such file"),
         (["MODEL", "in", "--output", "out/x.csv"], "--output: out is no folder"),
+        (
+            ["MODEL", "in", "--output", "x.json"],
+            "--output: x.json: not .csv, .jsonl or .txt; write one of these, or --f",
+        ),
         (["MODEL", "in", "--features", "in"], "--features: in is a folder"),
         (["MODEL", "in", "--topk", "0"], "--topk: read 0; write 1 or more"),
         (["MODEL", "in", "--workers", "-1"], "--workers: read -1; write 0 or more"),
