@@ -192,6 +192,7 @@ def _mangled(key: str) -> str | None:
 def _elsewhere(key: str, value: Any, checked: Checked) -> str | None:
     """The section that the key belongs to, under its own name or under other programs' name for it."""
     ours = OTHER_NAMES.get(key.lower(), key)
+    value = "…" if isinstance(value, Mapping) else value  # no setting is one
     for section in checked.sections:
         if ours in checked.fields(section):
             return f"{ours} belongs to {section}; write {paste(COMMAND_LINE, f'{section}.{ours}', value)}"

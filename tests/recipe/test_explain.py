@@ -56,6 +56,7 @@ FILES: list[tuple[str | bytes, str]] = [
     ),
     (changed("optimizer:\n  lr: 0.1\n", ""), "r.yaml: optimizer: missing; write a section optimizer with lr in it"),
     (GOOD + "aa: rand-m9\n", "r.yaml:12: aa: no such section; auto_augment belongs to transform; write transform.a…"),
+    (GOOD + "backbone:\n  type: ResNet\n", "r.yaml:12: backbone: no such …; write 'model.model_name=…'"),
     (GOOD + "trainer:\n  gpus: 1\n", f"r.yaml:12: trainer: no such section; allowed: {SECTIONS}"),
     (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys; write output_dir: …"),
     (changed("data:\n  dataset: digits", "data: digits"), "r.yaml:1: data: read 'digits'; allowed: a section with …"),
