@@ -114,5 +114,6 @@ def _set_lines(results: Sequence[dict[str, Any]]) -> list[str]:
             lines.append([result["score"], *cells, *others, worst])
     table = [text_table(lines), *_SETS_LEGEND] if len(lines) > 1 else []
     if any(result["found"] < result["expected"][0] for result in results if "problem" not in result):
-        table.append("note: less is found than expected: the test images differ from the hold-out set")
+        chance = "by chance, one line in 40 has less"
+        table.append(f"note: less is found than expected: the test images may differ from the hold-out set; {chance}")
     return table + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 from cskd_hf import predict
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.answers import rank_classes
 from cskd_hf.models.load import load_trained
 
 TEMPERATURE = 50.0  # the random logits are large
@@ -103,6 +105,12 @@ def test_table_and_json_lines_hold_the_same_answers(model, images, capsys):
             shown, name = next(lines).split(" %  ")
             assert name == label
             assert ">99.9" in shown if prob > 0.999 else float(shown) == pytest.approx(100 * prob, abs=0.006)
+
+
+def test_classes_rank_by_their_logits_where_their_probabilities_round_to_0(model):
+    trained = replace(load_trained(str(model)), class_names=("a", "b", "c"), temperature=None)
+    (answer,) = rank_classes(trained, torch.tensor([[0.0, -900.0, -800.0]]), ["x"], 3)
+    assert (answer.labels, answer.probs) == (["a", "c", "b"], [1.0, 0.0, 0.0])
 
 
 def test_deep_images_that_come_out_nearly_black_are_noted(model, images, capsys):
