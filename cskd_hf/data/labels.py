@@ -106,7 +106,8 @@ def stored_labels(table: Dataset, column: str, where: str, names: Sequence[str] 
     if pa.types.is_signed_integer(values.type):
         num_unlabelled += pc.sum(pc.less(values, 0), min_count=0).as_py()
     if num_unlabelled:
-        raise UserError(f"data: {num_unlabelled} of {len(values)} rows of {where} have no label; choose another split")
+        rows = f"{num_unlabelled} of {len(values)} rows of {where}"
+        raise UserError(f"data: {rows} have no label; label or delete them, or choose another split")
     if names is not None and kind == "integers":
         highest = pc.max(values).as_py()
         if highest >= len(names):

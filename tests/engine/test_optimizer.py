@@ -127,11 +127,12 @@ def test_heads_learn_under_every_optimizer(opt):
     assert still == []
 
 
-def test_an_unknown_optimizer_is_rejected_in_one_line():
-    with pytest.raises(
-        UserError, match=r"^optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"
-    ):
-        optimizer_of("byot", settings_of(opt="adammm"), small_network())
+@pytest.mark.parametrize(
+    ("opt", "hint"), [("adammm", r"did you mean adam, .*\?"), ("Lookahead_AdamW_torch", "timm.optim.list_optimizers.*")]
+)
+def test_an_unknown_optimizer_is_rejected_in_one_line(opt, hint):
+    with pytest.raises(UserError, match=rf"^optimizer\.opt: timm has no '{opt}'; {hint}$"):
+        optimizer_of("byot", settings_of(opt=opt), small_network())
 
 
 @pytest.mark.parametrize(

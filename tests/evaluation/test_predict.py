@@ -71,7 +71,7 @@ def test_every_readable_image_of_a_folder_has_a_row_and_the_others_are_listed_at
     assert done.out == ""
     assert done.err.splitlines() == [
         "calibrated: by the test",
-        "error: 2 of 7 files could not be read:",
+        "error: 2 of 7 files could not be read; answers.csv has the others:",
         "  in/c.png: unreadable image (not in any format that Pillow reads)",
         "  gone.png: unreadable image ([Errno 2] No such file or directory: 'gone.png')",
     ]
@@ -138,6 +138,10 @@ def test_without_a_readable_image_the_files_are_listed_and_the_answers_empty(mod
         (["nowhere", "in"], "nowhere: no such folder"),
         (["MODEL", "nowhere.png"], "nowhere.png: no such file"),
         (["MODEL", "in", "--output", "out/x.csv"], "--output: out is no folder"),
+        (
+            ["MODEL", "in", "--output", "x.json"],
+            "--output: x.json: not .csv, .jsonl or .txt; write one of these, or --f",
+        ),
         (["MODEL", "in", "--features", "in"], "--features: in is a folder"),
         (["MODEL", "in", "--topk", "0"], "--topk: read 0; write 1 or more"),
         (["MODEL", "in", "--workers", "-1"], "--workers: read -1; write 0 or more"),
