@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from cskd_hf.evaluation.confidence import wilson_interval
 from cskd_hf.evaluation.details import ClassResult, class_results
-from cskd_hf.evaluation.metrics import CALIBRATION_ERRORS, DEFINITIONS, image_scores, metric_values
+from cskd_hf.evaluation.metrics import CALIBRATION_ERRORS, DEFINITIONS, RECALLS, image_scores, metric_values
 from cskd_hf.evaluation.predictions import Predictions
 from cskd_hf.evaluation.resampling import RESAMPLES, Interval, interval, p_value, replicates, swap_p_value
 
+_SHARES = ("top1_error", "top5_error", *(f"recall_at_{k}" for k in RECALLS))  # of the images
 _MAY_BE_NEGATIVE = ("nll_calibration", "brier_calibration")
 _LARGEST = {"nll": math.inf, "brier": 2.0}  # by the name's first word; the others are percentages
 
@@ -38,10 +41,16 @@ class Measured:
     answers: tuple[Tensor, ...] = ()
 
     def interval(self, name: str) -> Interval | None:
-        """The metric's 95 % interval; None without one, or if it has no width, as on no error at all."""
+        """The metric's 95 % interval: Wilson's for shares of images, else the bootstrap's.
+
+        None without resamples, or if they leave it no width, as where the value is the end of its range.
+        """
         value = self.values[name]
         if value is None or name not in self.replicated:
             return None
+        if name in _SHARES:
+            ends = wilson_interval(torch.tensor(value / 100), torch.tensor(len(self.answers[0])))
+            return Interval(*(100 * end.item() for end in ends))
         found = interval(value, self.replicated[name])
         if name not in _MAY_BE_NEGATIVE:
             # A replicate reflected at the value may lie beyond the metric's range; all do where the value is its end.

@@ -47,10 +47,11 @@ def wilson_interval(share: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         >>> [round(end, 3) for end in (*low.tolist(), *high.tolist())]
         [0.237, 0.722, 0.763, 1.0]
     """
-    share, z2 = share.double(), 1.959964**2
+    share, count, z2 = share.double(), count.double(), 1.959964**2
     centre, half = share + z2 / (2 * count), (z2 * (share * (1 - share) / count + z2 / (4 * count**2))).sqrt()
     low, high = (centre - half) / (1 + z2 / count), (centre + half) / (1 + z2 / count)
-    return torch.minimum(low, share), torch.maximum(high, share)  # up to rounding, 0 and 1 are ends themselves
+    # Up to rounding, 0 and 1 are ends themselves.
+    return torch.minimum(low, share).clamp_min(0), torch.maximum(high, share).clamp_max(1)
 
 
 def ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
