@@ -93,6 +93,11 @@ class Images:
     def num_classes(self) -> int:
         return len(self.train.class_names)
 
+    @property
+    def splits(self) -> dict[str, ImageSplit]:
+        """By name in files: "train", "test" and, if there is one, "holdout"."""
+        return {"train": self.train, "test": self.test} | ({} if self.holdout is None else {"holdout": self.holdout})
+
 
 def load_images(data: DataSection) -> Images:
     """Load the splits of a resolved recipe.
