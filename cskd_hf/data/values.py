@@ -80,11 +80,8 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
         seen = {name: found[mode, depth] for name, found in splits.items() if (mode, depth) in found}
         beyond, narrow = dict[str, Values](), dict[str, Values]()
         for name, values in seen.items():
-            if (
-                depth.kind == "floating-point"
-                and value_range is None
-                and (values.least < low or values.greatest > high)
-            ):
+            outside = values.least < low or values.greatest > high
+            if outside and depth.kind == "floating-point" and value_range is None:
                 beyond[name] = values
             if min(values.greatest, high) - max(values.least, low) < MIN_SPAN * (high - low):
                 narrow[name] = values

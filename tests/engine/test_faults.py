@@ -64,7 +64,7 @@ def test_a_report_that_cannot_be_written_does_not_stop_training(tmp_path, capsys
     run = SimpleNamespace(
         is_main=True,
         watched="test",
-        images=SimpleNamespace(test=shown.images.split),
+        images=SimpleNamespace(splits={"test": shown.images.split}),
         recipe=make_recipe(tmp_path / "run"),
         folder=tmp_path / "run",
         console=Console(True),
