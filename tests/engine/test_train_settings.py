@@ -65,20 +65,22 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
     assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
 
 
-def test_evaluation_runs_every_val_interval_and_after_the_last_epoch(tmp_path, images):
-    recipe = write_recipe(tmp_path / "run.yaml", images, data={"drop_last": True})
-    done = quick(recipe, "run.val_interval=2", "scheduler.num_epochs=3")
-    assert done.status == 0, done.stderr
-    lines = metrics_lines(tmp_path / "run")
-    assert ["test/ece" in line for line in lines] == [False, True, True]
-    assert [line["step"] for line in lines] == [3, 6, 9]
-
-
-def test_accumulated_batches_are_printed_and_counted(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
+def test_evaluation_interval_accumulation_and_average_of_one_run(tmp_path, images):
+    done = quick(
+        write_recipe(tmp_path / "run.yaml", images, scheduler={"num_epochs": 3}),
+        *("run.val_interval=2", "run.gradient_accumulation_steps=2", "run.clip_grad=0.5"),
+        *("run.model_ema=true", "run.model_ema_decay=0.5"),
+    )
     assert done.status == 0, done.stderr
     assert "4 x 1 processes x 2 accumulated = 8 anchors (16 images)" in done.stdout
-    assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [2, 4]
+    lines = metrics_lines(tmp_path / "run")
+    assert [(line["step"], "test/ece" in line) for line in lines] == [(2, False), (4, True), (6, True)]
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
+    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert exported.keys() == average.keys()
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
 
 
 @pytest.mark.slow
@@ -93,17 +95,6 @@ def test_a_compiled_run_trains_and_keeps_the_weights_names(tmp_path, images):
     assert compiled.keys() == eager.keys()
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
-
-
-def test_the_ema_is_evaluated_saved_and_exported(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.model_ema=true", "run.model_ema_decay=0.5")
-    assert done.status == 0, done.stderr
-    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
-    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
-    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert exported.keys() == average.keys()
-    assert all(torch.equal(exported[name], average[name]) for name in average)
-    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
 
 
 def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):

@@ -98,6 +98,7 @@ def test_plain_timm_in_a_fresh_process_reproduces_the_saved_logits(loaded_elsewh
     saved = load_file(folders[name] / "predictions.safetensors")["logits"]
     assert saved.std() > 0.01
     torch.testing.assert_close(logits[name], saved, rtol=0, atol=1e-5)
+    assert summary_of(folders[name])["model"]["needs_cskd_hf"] == (name == "preact")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
@@ -108,15 +109,6 @@ def test_transformers_in_a_fresh_process_reproduces_the_saved_logits(loaded_else
     probability = saved[0].softmax(dim=0)
     assert labels["pipeline"][0] == f"class {probability.argmax()}"
     assert labels["pipeline"][1] == pytest.approx(probability.max().item(), abs=1e-4)
-
-
-def test_only_networks_timm_lacks_need_this_package(loaded_elsewhere):
-    folders, _, _ = loaded_elsewhere
-    assert {name: summary_of(folder)["model"]["needs_cskd_hf"] for name, folder in folders.items()} == {
-        "preact": True,
-        "resnet18": False,
-        "resnet10": False,
-    }
 
 
 def test_evaluate_measures_any_split_with_known_classes(tmp_path, finished):
