@@ -97,19 +97,6 @@ def test_a_compiled_run_trains_and_keeps_the_weights_names(tmp_path, images):
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
 
 
-def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):
-    """Two epochs in one run equal one epoch extended to two by a forced resume."""
-    recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
-    average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
-    assert quick(recipe, *average).status == 0
-    cut = f"run.output_dir={tmp_path / 'cut'}"
-    assert quick(recipe, *average, cut, "scheduler.num_epochs=1").status == 0
-    done = quick(recipe, *average, cut, "run.resume=force")
-    assert done.status == 0, done.stderr
-    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "cut"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
 def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one(tmp_path, images):
     settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
     cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
