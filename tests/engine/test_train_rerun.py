@@ -24,7 +24,7 @@ images = pytest.fixture(fifteen_images, scope="module")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
-    return whole_run(tmp_path_factory.mktemp("finished"), images, quick)
+    return whole_run(tmp_path_factory.mktemp("finished"), images)
 
 
 @pytest.fixture

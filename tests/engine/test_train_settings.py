@@ -1,4 +1,4 @@
-"""Settings of a run: precision, logging, evaluation interval, compile, EMA, resume after a kill."""
+"""Settings of a run: precision, logging, evaluation interval, accumulation, average, compile."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import yaml
 from command_runs import (
     command,
     fifteen_images,
-    kill_within_an_epoch,
     metrics_lines,
     quick,
-    start,
     write_recipe,
 )
 from PIL import Image as PillowImage
@@ -95,20 +93,3 @@ def test_a_compiled_run_trains_and_keeps_the_weights_names(tmp_path, images):
     assert compiled.keys() == eager.keys()
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
-
-
-def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one(tmp_path, images):
-    settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
-    cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
-    progress = kill_within_an_epoch(start(cut, *settings), tmp_path / "cut")
-    assert not (tmp_path / "cut" / "summary.json").exists()
-
-    done = quick(cut, *settings)
-    assert done.status == 0, done.stderr
-    assert f"resuming at step {progress['step']}, epoch {progress['epoch'] + 1}, sample" in done.stdout
-    assert quick(cut, *settings, f"run.output_dir={tmp_path / 'whole'}").status == 0
-    for name in ("model/model.safetensors", "predictions.safetensors", "checkpoints/step-00000024/model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    lines = metrics_lines(tmp_path / "cut")
-    assert len(lines) == 3
-    assert lines == metrics_lines(tmp_path / "whole")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_runs import Result, command, fifteen_images, metrics_lines, quick, summary_of, torchrun, write_recipe
+from command_runs import Result, fifteen_images, metrics_lines, quick, summary_of, torchrun, write_recipe
 from safetensors.torch import load_file
 from summaries import measured
 from whole_runs import whole_run
@@ -21,7 +21,7 @@ images = pytest.fixture(fifteen_images, scope="module")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
-    return whole_run(tmp_path_factory.mktemp("finished"), images, command)
+    return whole_run(tmp_path_factory.mktemp("finished"), images)
 
 
 def test_a_run_leaves_no_loader_process(tmp_path, images):
