@@ -106,15 +106,6 @@ def test_unreadable_images_are_skipped_counted_and_reported_if_the_recipe_says_s
     assert "test/class 1/02.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path):
-    folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (1, 1)})
-    for broken in (folder / "test").rglob("*.png"):
-        broken.write_bytes(b"")
-    done = quick(write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip"}))
-    assert done.status == 2
-    assert done.stderr == "error: split 'test' has no readable image; repair its files\n"
-
-
 def test_an_unreadable_image_is_named_once_by_two_ranks(tmp_path):
     folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
     broken = folder / "test" / "class 1" / "01.png"  # in rank 1's share, and in rank 0's sample at the start
