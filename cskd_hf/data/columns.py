@@ -37,18 +37,14 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     for column in [name for name in table.column_names if may_divide(name) and name != data.label_column]:
         values = [str(value) for value in table.unique(column) if value is not None]
         if re.fullmatch(_OF_NAMES, column, re.IGNORECASE):
-            values = [
-                value for value in values if any(re.match(_SPLITS, word, re.IGNORECASE) for word in _words(value))
-            ]
+            # PublicTest is Public and Test; but interval is not val.
+            words = {value: re.findall(r"[A-Z]*[a-z]+|[A-Z]+", value) for value in values}
+            values = [value for value in values if any(re.match(_SPLITS, word, re.I) for word in words[value])]
         if len(values) > 1:
             raise UserError(
                 f"data: column {column!r} of {where} divides the rows into {', '.join(values)}, and would be ignored; "
                 "write a file for each split, or remove the column"
             )
-
-
-def _words(value: str) -> list[str]:
-    return re.findall(r"[A-Z]*[a-z]+|[A-Z]+", value)  # PublicTest: Public, Test; but not interval: val
 
 
 # How an image is named by an address, such as https://…, instead of a path.
