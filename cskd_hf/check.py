@@ -1,7 +1,7 @@
 """Check a recipe's data before training, or measure what limits the training speed.
 
-    python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] [--full]
-    python -m cskd_hf.check recipes/imagenet_resnet50.yaml [section.key=value ...] --speed
+    cskd-check recipes/imagenet_resnet50.yaml [section.key=value ...] [--full]
+    cskd-check recipes/imagenet_resnet50.yaml [section.key=value ...] --speed
 
 Exit status 0: no problems; 1: problems, listed at the end; 2: the recipe is wrong or the data cannot be opened.
 """
@@ -18,9 +18,9 @@ from cskd_hf.recipe.recipe import load_recipe
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = RecipeParser(
-        "python -m cskd_hf.check",
+        "cskd-check",
         description="Check a recipe's data before training, or measure its training speed.",
-        usage="python -m cskd_hf.check RECIPE [section.key=value ...] [--full | --speed]",
+        usage="cskd-check RECIPE [section.key=value ...] [--full | --speed]",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--full", action="store_true", help="decode every image, even of 5,000 or more")

@@ -1,11 +1,11 @@
 """Evaluate trained weights on a split: the metrics of summary.json, with intervals, on any images of the same classes.
 
-python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0
-python -m cskd_hf.evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
-python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
-python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --calibration temperature,vector,isotonic --conformal 0.9
-python -m cskd_hf.evaluate runs/A runs/B --ood digits,FOLDER
-python -m cskd_hf.evaluate runs/digits_test_resnet-cskd-seed0 --corruptions
+cskd-evaluate runs/digits_test_resnet-cskd-seed0
+cskd-evaluate runs/A runs/B hf-hub:OWNER/NAME data.test_split=val --html compared.html
+cskd-evaluate runs/digits_test_resnet-cskd-seed0 --resolution 24,32,40
+cskd-evaluate runs/digits_test_resnet-cskd-seed0 --calibration temperature,vector,isotonic --conformal 0.9
+cskd-evaluate runs/A runs/B --ood digits,FOLDER
+cskd-evaluate runs/digits_test_resnet-cskd-seed0 --corruptions
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cskd_hf.evaluation.inputs import (
     parse_ood,
 )
 from cskd_hf.files import write_json, write_text
+from cskd_hf.recipe.arguments import CommandParser
 from cskd_hf.recipe.sections import DataSection, fill
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
@@ -136,14 +137,14 @@ def _compare(
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.evaluate",
+    parser = CommandParser(
+        prog="cskd-evaluate",
         description="Evaluate weights on the images of a test split; several models are compared with the first.",
     )
     add = parser.add_argument
     add("words", nargs="+", metavar="MODEL", help=ALLOWED)
     images = "images to evaluate on; default: those of the runs' recipes"
-    add("overrides", nargs="*", metavar="data.key=value", help=images)
+    add("overrides", nargs="*", default=[], metavar="data.key=value", help=images)
     add("--resamples", type=int, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals")
     resolution = "compare the errors on test images of these heights instead"
     add("--resolution", metavar="PIXELS,PIXELS,...", help=resolution)

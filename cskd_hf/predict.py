@@ -1,8 +1,8 @@
 """Classify image files with calibrated probabilities.
 
-python -m cskd_hf.predict runs/digits_test_resnet-cskd-seed0 scan.png
-python -m cskd_hf.predict runs/NAME scan.png --coverage 0.9
-python -m cskd_hf.predict runs/NAME FOLDER 'more/**/*.png' --output answers.csv --features features.safetensors
+cskd-predict runs/digits_test_resnet-cskd-seed0 scan.png
+cskd-predict runs/NAME scan.png --coverage 0.9
+cskd-predict runs/NAME FOLDER 'more/**/*.png' --output answers.csv --features features.safetensors
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from cskd_hf.engine.cpu_tuning import limit_openmp_spinning
 from cskd_hf.errors import UserError, run_command
 from cskd_hf.evaluation.holdout import find_holdout
 from cskd_hf.evaluation.inputs import check_header, check_outputs, find_images, parse_coverages
+from cskd_hf.recipe.arguments import CommandParser
 from cskd_hf.runs.weights import ALLOWED, Weights, find_weights
 
 FORMATS = ("table", "csv", "jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.predict", description="Classify image files with calibrated probabilities."
-    )
+    parser = CommandParser(prog="cskd-predict", description="Classify image files with calibrated probabilities.")
     add = parser.add_argument
     add("model", help=ALLOWED)
     add("images", nargs="+", metavar="IMAGE", help="a file, a folder, a 'glob/**/*.jpg', or - for paths on stdin")
@@ -43,13 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         if value is not None and value < least:
             raise UserError(f"--{option}: read {value}; write {least} or more")
+    extension = args.output.suffix[1:].lower() if args.output else ""
+    if args.format is None and extension not in ("", "txt", *FORMATS):
+        raise UserError(f"--output: {args.output}: not .csv, .jsonl or .txt; write one of these, or --format")
     weights = find_weights(args.model)
     coverage = None if args.coverage is None else _coverage(args, weights)
     check_outputs({"--output": args.output, "--features": args.features})
     paths = find_images(args.images)
     if args.features:
         check_header(paths, "--features")
-    extension = args.output.suffix[1:].lower() if args.output else ""
 
     limit_openmp_spinning()  # before the first import of torch
     from cskd_hf.evaluation.trained import predict

@@ -1,13 +1,12 @@
 """Publish a finished run: a release folder, verified in a fresh process, then one commit on the Hub.
 
-python -m cskd_hf.publish runs/NAME ORG/NAME --dry-run       # all but the upload; needs no network
-python -m cskd_hf.publish runs/NAME ORG/NAME                 # private unless --public
-python -m cskd_hf.publish runs/NAME ORG/NAME --license mit   # needed if the terms of the images are unknown
+cskd-publish runs/NAME ORG/NAME --dry-run       # all but the upload; needs no network
+cskd-publish runs/NAME ORG/NAME                 # private unless --public
+cskd-publish runs/NAME ORG/NAME --license mit   # needed if the terms of the images are unknown
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,13 +15,12 @@ from pathlib import Path
 
 from cskd_hf.errors import run_command
 from cskd_hf.hub.publish import publish_run
+from cskd_hf.recipe.arguments import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.publish", description="Build RUN/release, verify it, and upload it to the Hub."
-    )
+    parser = CommandParser(prog="cskd-publish", description="Build RUN/release, verify it, and upload it to the Hub.")
     add = parser.add_argument
     add("run", type=Path, help="folder of a finished run")
     add("repo_id", metavar="ORG/NAME", help="the repository, created if missing")

@@ -1,12 +1,12 @@
 """The paper's tables and figures from your own runs: plan the missing runs, train them, print the numbers.
 
-python -m cskd_hf.reproduce table1 --datasets cub200 --plan        # the missing runs and their device-hours
-python -m cskd_hf.reproduce table1 --datasets cub200 --run         # train them, then print the table
-python -m cskd_hf.reproduce table1 --commands                      # one command per missing run, for a job array
-python -m cskd_hf.reproduce all --output tables                    # Markdown, LaTeX and JSON of the finished runs
-python -m cskd_hf.reproduce evidence strong --run --jobs 2         # ours: at equal training compute, on small sets
-python -m cskd_hf.reproduce sweep RECIPE optimizer.lr=0.05,0.1 method.distill_loss_weight=1,3 --run  # ours
-python -m cskd_hf.reproduce figures runs/A runs/B --output figures
+cskd-reproduce table1 --datasets cub200 --plan        # the missing runs and their device-hours
+cskd-reproduce table1 --datasets cub200 --run         # train them, then print the table
+cskd-reproduce table1 --commands                      # one command per missing run, for a job array
+cskd-reproduce all --output tables                    # Markdown, LaTeX and JSON of the finished runs
+cskd-reproduce evidence strong --run --jobs 2         # ours: at equal training compute, on small sets
+cskd-reproduce sweep RECIPE optimizer.lr=0.05,0.1 method.distill_loss_weight=1,3 --run  # ours
+cskd-reproduce figures runs/A runs/B --output figures
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cskd_hf.paper.find import RunState, inspect_runs
 from cskd_hf.paper.launch import launcher_prefix, require_program, run_missing
 from cskd_hf.paper.selection import all_tables, check_names, select
 from cskd_hf.paper.tables import draw, print_commands, print_plan, report_bad_folders, show
+from cskd_hf.recipe.arguments import CommandParser
 
 # Settings that differ between the runs of a table → the option that sets them.
 _PER_RUN = {
@@ -82,8 +83,8 @@ def _carry_out(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.reproduce",
+    parser = CommandParser(
+        prog="cskd-reproduce",
         description="Print the paper's tables, or ours, from run folders. The paper's figures: figures RUN … "
         "[--output DIR]. A grid of settings: sweep RECIPE section.key=A,B ….",
     )
@@ -170,8 +171,8 @@ def _folders(words: Sequence[str]) -> dict[str, str]:
 
 
 def _sweep(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.reproduce sweep",
+    parser = CommandParser(
+        prog="cskd-reproduce sweep",
         description="Compare a grid of settings on hold-out images: section.key=A,B spans a dimension of it.",
     )
     add, settings = parser.add_argument, "settings; a single value applies to every run"
@@ -198,8 +199,8 @@ def _sweep(argv: Sequence[str]) -> int:
 
 
 def _figures(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cskd_hf.reproduce figures", description="The paper's figures of finished runs, as PDF and PNG."
+    parser = CommandParser(
+        prog="cskd-reproduce figures", description="The paper's figures of finished runs, as PDF and PNG."
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders with the same test images")
     parser.add_argument("--output", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")

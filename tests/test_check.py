@@ -1,4 +1,4 @@
-"""The command `python -m cskd_hf.check`: arguments, imports and exit status."""
+"""The command `cskd-check`: arguments, imports and exit status."""
 
 from __future__ import annotations
 
@@ -32,18 +32,6 @@ def test_an_unreadable_recipe_or_dataset_gives_exit_status_2(tmp_path, recipe):
     done = quick(recipe, f"data.dataset={tmp_path}/missing", module="cskd_hf.check")
     assert (done.status, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: data.dataset: read '{tmp_path}/missing'; write a folder, ")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--speed", "--full"], "argument --full: not allowed with argument --speed"),
-        (["--speed", "--seconds", "0"], "--seconds: read 0, expected a number above 0 and at most 3600"),
-    ],
-)
-def test_bad_options_are_one_line(recipe, options, message):
-    with pytest.raises(UserError, match=f"^{message}; python -m cskd_hf.check --help"):
-        check.main([str(recipe), *options])
 
 
 def test_the_command_imports_nothing_heavy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cskd_hf.files import write_bytes, write_tensors
+from cskd_hf.files import write_bytes, write_json, write_tensors
 
 
 def test_tensors_of_any_layout_are_written(tmp_path: Path) -> None:
@@ -23,6 +24,12 @@ def test_tensors_of_any_layout_are_written(tmp_path: Path) -> None:
         assert torch.equal(file.get_tensor("image"), image)
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # the umask's
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"nll": float("inf"), "all": [float("nan"), -float("inf"), 0.1], "é": None})
+    content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert content == {"nll": None, "all": [None, None, 0.1], "é": None}
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

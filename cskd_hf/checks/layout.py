@@ -1,4 +1,4 @@
-"""The two columns that `python -m cskd_hf.check` prints."""
+"""The two columns that `cskd-check` prints."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
 _SPLITS = "train|test|e?val|dev"
+_SPLIT_WORD = re.compile(f"({_SPLITS})(ing|id|idation|uation|el|elopment|val|sets?|s)?", re.IGNORECASE)  # not device
 _OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase|fold|mode)"  # whose values are names of splits
 _YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
 
@@ -33,18 +34,23 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     """
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
-            raise UserError(f"data.{key}: {where} has no column {column!r}; it has {', '.join(table.column_names)}")
+            names = ", ".join(table.column_names)
+            raise UserError(
+                f"data.{key}: {where} has no column {column!r}; it has {names}; write data.{key}= and its name"
+            )
     for column in [name for name in table.column_names if may_divide(name) and name != data.label_column]:
         values = [str(value) for value in table.unique(column) if value is not None]
         if re.fullmatch(_OF_NAMES, column, re.IGNORECASE):
-            # PublicTest is Public and Test; but interval is not val.
-            words = {value: re.findall(r"[A-Z]*[a-z]+|[A-Z]+", value) for value in values}
-            values = [value for value in values if any(re.match(_SPLITS, word, re.I) for word in words[value])]
+            values = [value for value in values if any(map(_SPLIT_WORD.fullmatch, _words(value)))]
         if len(values) > 1:
             raise UserError(
                 f"data: column {column!r} of {where} divides the rows into {', '.join(values)}, and would be ignored; "
                 "write a file for each split, or remove the column"
             )
+
+
+def _words(value: str) -> list[str]:
+    return re.findall(r"[A-Z]*[a-z]+|[A-Z]+", value)  # PublicTest: Public, Test; but not interval: val
 
 
 # How an image is named by an address, such as https://…, instead of a path.

@@ -87,7 +87,8 @@ def random_resized_crop(
 def resize(images: Tensor, size: tuple[int, int], bicubic: bool) -> Tensor:
     """Antialiased resize, within one level of Pillow's, rarely two (four of 90 million numbers; 74 dB).
 
-    torch's fast path for uint8 on a CPU, in this thread alone.
+    torch's fast path for uint8 on a CPU, in this thread alone. It resizes the width first. Pillow 13 begins with the
+    height where that is cheaper; bicubic results then differ more: in photographs 0.02 % of the values by 2 to 11.
 
     Args:
         images: (1, channels, h, w) uint8 on a CPU, channels_last.

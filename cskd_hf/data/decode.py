@@ -4,9 +4,8 @@ An ordinary JPEG is decoded by libjpeg-turbo (`jpeg.py`), only the requested reg
 image goes through Pillow.
 
 Decoding is exact: full and region decoding give Pillow's pixels bit for bit. Training crops still differ from Pillow's
-by one level, rarely two, because torch resizes them (`crops.resize`). Measured: no difference in 4,600 random regions
-of baseline and progressive JPEGs (4:4:4, 4:2:2, 4:2:0, 4:1:1, grey, RGB); after resizing, four of 90 million numbers
-differ by two, 74 dB.
+by one level, rarely more, because torch resizes them (`crops.resize`). Measured: no difference in 4,600 random regions
+of baseline and progressive JPEGs (4:4:4, 4:2:2, 4:2:0, 4:1:1, grey, RGB).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check the images before hours of training: counts, headers, unreadable files, duplicates.
 
 At two depths: the quick one, which training runs at its start, reads a fixed sample and compares the bytes of small
-data; the full one reads and decodes every image. `python -m cskd_hf.check` prints both.
+data; the full one reads and decodes every image. `cskd-check` prints both.
 """
 
 from __future__ import annotations

@@ -163,7 +163,8 @@ def _parse(file: Path, data: DataSection) -> Listing:
     # Else 001 would become 1, and a class called NA, null or nan a missing label; an empty cell is one.
     columns = dict.fromkeys((str(data.image_column), FILE_NAME, str(data.label_column)), pa.string())
     options = csv.ConvertOptions(column_types=columns, null_values=[""], strings_can_be_null=True)
-    parsing = csv.ParseOptions(delimiter=_delimiter(text.lstrip().partition("\n")[0], set(columns)))
+    delimiter = _delimiter(text.lstrip().partition("\n")[0], set(columns))
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)  # else rejected beyond 1 MB
     return Listing(csv.read_csv(io.BytesIO(text.encode()), parse_options=parsing, convert_options=options), notes)
 
 

@@ -144,7 +144,7 @@ def _check_classes(train: ImageSplit, others: Sequence[ImageSplit], data: DataSe
     trained = np.unique(train.labels)
     names = some([train.class_names[label] for label in trained])
     if len(trained) < 2:
-        raise UserError(f"data.label_column: {data.label_column!r} has fewer than two classes in training: {names}")
+        raise UserError(f"data.dataset: only one class to train on, {names}; add another, or change data.label_column")
     for split in others:
         if not np.isin(split.labels, trained).any():
             own = some([train.class_names[label] for label in np.unique(split.labels)])

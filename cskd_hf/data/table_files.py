@@ -90,12 +90,21 @@ def _require_whole(split: str, files: Sequence[str]) -> None:
             )
 
 
+_NO_DOT = "with no dot in KEY"
+
+
 def _two_columns(table: Dataset, data: DataSection) -> Dataset:
     """WebDataset names columns by extension: the images' is taken, and `cls` or a key in `json` for the labels."""
     image, label = str(data.image_column), str(data.label_column)
     pictures = [name for name, feature in table.features.items() if isinstance(feature, Image)]
     if image not in table.column_names and len(pictures) == 1:
         table = table.rename_column(pictures[0], image)
+    lacking = table.data[image].null_count if image in table.column_names else 0
+    if lacking:  # `datasets` takes the columns from the first five samples, and drops other files
+        raise UserError(
+            f"data.dataset: {lacking:,} of {len(table):,} samples in the tar files lack an image with the first "
+            f"sample's extension; name all images KEY.jpg, say, {_NO_DOT}"
+        )
     if label in table.column_names:
         return table
     if "json" in table.column_names and label in (table.features["json"] or {}):
@@ -104,7 +113,7 @@ def _two_columns(table: Dataset, data: DataSection) -> Dataset:
     if "cls" not in table.column_names:
         raise UserError(
             f"data.label_column: the tar files have no labels, which are KEY.cls or {label!r} in KEY.json beside "
-            "KEY.jpg; if the folders in them are the classes, extract them"
+            f"KEY.jpg, {_NO_DOT}; if the folders in them are the classes, extract them"
         )
     return table.rename_column("cls", label)
 

@@ -205,7 +205,8 @@ def _timm_transform(settings: TransformSection, is_training: bool) -> tv.Compose
             **keywords,
         )
     except AssertionError as error:  # how timm reports a policy string that it cannot parse
-        raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {error}") from None
+        reason = error if str(error) else "timm has no such policy"
+        raise UserError(f"transform.auto_augment: read {settings.auto_augment!r}: {reason}") from None
     if not is_training:
         return transform
     crop, augment, to_uint8 = transform

@@ -204,7 +204,7 @@ def _dry_test(objective: Objective, transform: TransformSection, device: torch.d
 
 
 def check_bf16_on_cpu(objective: Objective, transform: TransformSection) -> None:
-    """Reject networks whose gradients oneDNN of torch 2.15 leaves undefined: of a strided convolution of 1×1 pixels.
+    """Reject networks with gradients that oneDNN of torch 2.15 leaves undefined: of strides beyond the input's width.
 
     Raises:
         UserError: the network has one at a training size.
@@ -212,9 +212,9 @@ def check_bf16_on_cpu(objective: Objective, transform: TransformSection) -> None
     model = copy.deepcopy(objective.method.export(objective.module)).eval()
     undefined: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and max(module.stride) > 1:
+        if isinstance(module, nn.Conv2d) and module.kernel_size[1] > 1:
             module.register_forward_pre_hook(
-                lambda _, inputs, name=name: undefined.append(name) if inputs[0].shape[-2:] == (1, 1) else None
+                lambda conv, inputs, name=name: undefined.append(name) if inputs[0].shape[-1] < conv.stride[1] else None
             )
     for size in transform.training_sizes:
         with torch.no_grad():

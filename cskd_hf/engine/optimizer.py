@@ -7,11 +7,19 @@ from typing import Any
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from timm.optim import Adahessian, Lookahead, create_optimizer_v2, get_optimizer_info, param_groups_weight_decay
+from timm.optim import (
+    Adahessian,
+    Lookahead,
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_weight_decay,
+)
 from torch import nn
 
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import OptimizerSection
+from cskd_hf.recipe.suggest import did_you_mean
 
 # torch's optimizers with a fused kernel on CPU and CUDA; no other class in timm has one. On CUDA it also saves fp16 a
 # sync per step: the kernel itself checks whether the gradients are finite.
@@ -33,6 +41,10 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         UserError: timm has no such optimizer, it rejects or ignores these settings, a package it needs is missing, or
             it needs second derivatives.
     """
+    name = settings.opt.lower().split("_")[-1]  # without lookahead_
+    if name not in list_optimizers():
+        hint = did_you_mean(name, list_optimizers()) or "timm.optim.list_optimizers() names what it has"
+        raise UserError(f"optimizer.opt: timm has no {settings.opt!r}; {hint}")
     if "kron" in settings.opt and find_spec("opt_einsum") is None:  # without it, its products need terabytes
         raise UserError(f"optimizer.opt: {settings.opt} needs the package opt_einsum; pip install opt_einsum")
     try:
@@ -53,10 +65,9 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
             optimizer.add_param_group({"params": list(added), "weight_decay": settings.weight_decay})
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; "
-            "timm.optim.list_optimizers() names what it has"
+            f"optimizer: timm cannot make {settings.opt!r} with these settings: {error}; change them, or optimizer.opt"
         ) from error
-    takes = get_optimizer_info(settings.opt.lower().split("_")[-1])  # without lookahead_
+    takes = get_optimizer_info(name)
     for key in ("momentum", "betas", "eps"):
         is_default = getattr(settings, key) == type(settings).model_fields[key].default
         if not is_default and not getattr(takes, f"has_{key}"):

@@ -123,6 +123,7 @@ def fit(run: Run, stop: StopRequest) -> bool:
         if update.step % settings.logging_steps == 0:
             log_update(run, update)
         if update.ends_epoch:
+            average_batch_norm(run)
             begin_line(run, update)
             end_epoch(run, stop)
             if run.selection.stops:
@@ -145,16 +146,20 @@ def log_update(run: Run, update: Update) -> None:
         run.accelerator.log(scalars | {"lr": update.lr}, step=update.step)
 
 
+def average_batch_norm(run: Run) -> None:
+    """Average BatchNorm's running statistics over ranks, as timm's train.py does at the end of an epoch."""
+    world = run.accelerator.num_processes
+    if world > 1:  # they differ by the last update: before each, DDP broadcasts rank 0's
+        distribute_bn(run.learner.module, world, reduce=True)
+        if run.ema is not None:  # rank 0's, which a checkpoint within the epoch has saved
+            distribute_bn(run.model, world, reduce=False)
+
+
 def begin_line(run: Run, update: Update) -> None:
     """Begin the epoch's line of metrics.jsonl, with the training means; `end_epoch` completes it.
 
     It is part of the progress, so a run stopped during the evaluation resumes with it.
     """
-    world = run.accelerator.num_processes
-    if world > 1:  # running statistics differ by the last update: before each, DDP broadcasts rank 0's
-        distribute_bn(run.learner.module, world, reduce=True)
-        if run.ema is not None:  # rank 0's, which a checkpoint within the epoch has saved
-            distribute_bn(run.model, world, reduce=False)
     totals = update.totals.read(run.accelerator)
     samples = totals.pop("samples")
     means = {f"train/{name}": value / samples for name, value in totals.items()}

@@ -39,12 +39,13 @@ def rank_classes(
     names = trained.class_names or tuple(map(str, range(logits.shape[1])))
     for start in range(0, len(logits), _ROWS):
         scaled = apply_temperature(logits[start : start + _ROWS], trained.temperature or 1.0)
-        ranked = scaled.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        order = scaled.sort(dim=1, descending=True, stable=True).indices  # also where probabilities round to 0
+        ranked = scaled.softmax(dim=1).gather(1, order)
         counts = [k] * len(scaled)
         if threshold is not None:
             counts = (class_scores(scaled) <= threshold).sum(dim=1).tolist()
         most = max(counts, default=0)
-        values, labels = ranked.values[:, :most].tolist(), ranked.indices[:, :most].tolist()
+        values, labels = ranked[:, :most].tolist(), order[:, :most].tolist()
         for path, probs, row, count in zip(paths[start : start + _ROWS], values, labels, counts, strict=True):
             yield Answer(path, [names[label] for label in row[:count]], probs[:count])
 

@@ -16,17 +16,17 @@ from cskd_hf.evaluation.rows import check_predictions, finite_rows, row_chunks
 from cskd_hf.evaluation.scores import proper_scores
 from cskd_hf.runs.summary import Calibration
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-2, 1e2
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6  # [ours] whatever the scale of the logits
 MIN_IMAGES = 200  # [ours] AutoGluon's estimate of where scaling several classes begins to help, autogluon/tabarena#70
 MAX_RATIO = 3.0  # [ours] between the ends of the interval
 DEVIANCE = 3.841  # 95 % quantile of χ² with one degree of freedom
 
 
 def fit_temperature(logits: Tensor, target: Tensor) -> float:
-    """The temperature in [1e-2, 1e2] that minimises the mean NLL of softmax(logits / temperature).
+    """The temperature in [1e-6, 1e6] that minimises the mean NLL of softmax(logits / temperature).
 
     The NLL is convex in β = 1 / temperature, so its slope changes sign at most once; the root is found to a relative
-    1e-9. A minimum outside the range returns its bound: 1e-2 if all images are classified correctly, 1e2 if the logits
+    1e-9. A minimum outside the range returns its bound: 1e-6 if all images are classified correctly, 1e6 if the logits
     are worse than a constant. If all logits of each row are equal, the temperature is 1. `calibrate` says whether the
     images suffice.
 
@@ -62,7 +62,7 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
 def temperature_interval(
     logits: Tensor, target: Tensor, temperature: float, images: int
 ) -> tuple[float | None, float | None]:
-    """The 95 % likelihood-ratio interval around the best temperature; None for an end outside [1e-2, 1e2].
+    """The 95 % likelihood-ratio interval around the best temperature; None for an end outside [1e-6, 1e6].
 
     Args:
         logits: (N, K).

@@ -9,7 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.calibration import apply_temperature, calibrate, count_different, fit_temperature, group_copies
+from cskd_hf.evaluation.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    apply_temperature,
+    calibrate,
+    count_different,
+    fit_temperature,
+    group_copies,
+)
 from cskd_hf.evaluation.inputs import MAPS
 from cskd_hf.evaluation.isotonic import fit_isotonic
 from cskd_hf.evaluation.scores import proper_scores
@@ -51,7 +59,7 @@ def compare_maps(logits: Tensor, target: Tensor, names: Sequence[str] = MAPS) ->
     A map is not supported where the temperature is not (`calibrate`). Vector scaling also needs an image of each class,
     and no weight at its bound. Vector scaling and isotonic calibration must have a lower NLL than temperature scaling
     in a five-fold cross-validation on these images, by more than one standard error; copies of an image are in one fold
-    and count once.
+    and count once. Where a single fold has all the mistakes, the others determine no temperature to compare with.
 
     The rule of one standard error, which prefers the simpler model, is Breiman et al.'s, "Classification and regression
     trees", 1984.
@@ -73,11 +81,15 @@ def compare_maps(logits: Tensor, target: Tensor, names: Sequence[str] = MAPS) ->
     """
     kind, _, temperature_evidence = calibrate(logits, target).verdict.partition(": ")
     common = None if kind == "calibrated" else temperature_evidence.removesuffix("; T = 1")
-    validated = partial(_validated_nll, logits=logits, target=target, fold=_folds(logits, target))
-    reference = None if common or set(names) == {"temperature"} else validated(_temperature)
+    fold = _folds(logits, target)
+    validated = partial(_validated_nll, logits=logits, target=target, fold=fold)
+    larger, reference = common, None
+    if common is None and set(names) != {"temperature"}:
+        larger, reference = _objection_to_folds(logits, target, fold), validated(_temperature)
     fitted = []
     for name in names:
-        apply, evidence, objection = FITS[name](logits, target), temperature_evidence, common
+        apply, evidence = FITS[name](logits, target), temperature_evidence
+        objection = common if name == "temperature" else larger
         if objection is None and isinstance(apply, VectorScaling):
             objection = _objection_to_vector(apply, target)
         if objection is None and name != "temperature":
@@ -96,6 +108,14 @@ def _folds(logits: Tensor, target: Tensor) -> Tensor:
     groups = group_copies(logits, target)
     shuffled = torch.randperm(int(groups.max()) + 1, generator=torch.Generator().manual_seed(0))
     return (shuffled % FOLDS)[groups]
+
+
+def _objection_to_folds(logits: Tensor, target: Tensor, fold: Tensor) -> str | None:
+    for number in fold.unique():
+        rest = fold != number
+        if not MIN_TEMPERATURE < fit_temperature(logits[rest], target[rest]) < MAX_TEMPERATURE:
+            return f"{rest.sum():,} of the {len(rest):,} hold-out images determine no temperature to compare with"
+    return None
 
 
 def _objection_to_vector(scaling: VectorScaling, target: Tensor) -> str | None:

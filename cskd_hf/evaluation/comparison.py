@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from cskd_hf.evaluation.details import ClassResult, class_results
-from cskd_hf.evaluation.metrics import DEFINITIONS, image_scores, metric_values
+from cskd_hf.evaluation.metrics import CALIBRATION_ERRORS, DEFINITIONS, image_scores, metric_values
 from cskd_hf.evaluation.predictions import Predictions
-from cskd_hf.evaluation.resampling import RESAMPLES, Interval, interval, p_value, replicates
+from cskd_hf.evaluation.resampling import RESAMPLES, Interval, interval, p_value, replicates, swap_p_value
 
 _MAY_BE_NEGATIVE = ("nll_calibration", "brier_calibration")
 _LARGEST = {"nll": math.inf, "brier": 2.0}  # by the name's first word; the others are percentages
@@ -30,10 +30,12 @@ class Measured:
         values: every metric of `DEFINITIONS`; None if it is undefined.
         replicated: those with an interval, on each resample; none if a resample has an infinite NLL, or no image of a
             group of classes.
+        answers: what `CALIBRATION_ERRORS` are of.
     """
 
     values: dict[str, float | None]
     replicated: dict[str, Tensor]
+    answers: tuple[Tensor, ...] = ()
 
     def interval(self, name: str) -> Interval | None:
         """The metric's 95 % interval; None without one, or if it has no width, as on no error at all."""
@@ -78,8 +80,8 @@ class Difference(NamedTuple):
     Attributes:
         model: its place among the models, from 1.
         calibrated: of the logits divided by each model's temperature.
-        p: by McNemar's exact test for `top1_error`, else by the bootstrap, at least 2 / 2^N; corrected for the number
-            of models.
+        p: by McNemar's exact test for `top1_error`, by swapping the models' answers for `CALIBRATION_ERRORS`, else by
+            the bootstrap, at least 2 / 2^N; corrected for the number of models.
         verdict: "better" or "worse" if the interval excludes 0, p is at most 0.05, and the difference shows in the four
             digits that are printed; else "".
     """
@@ -123,7 +125,8 @@ def measure(
     ):
         found = replicates(scores, logits, target, divisor, count, seed) if count else {}
         replicated = {name: values for name, values in found.items() if values is not None and values.isfinite().all()}
-        measured.append(Measured(metric_values(scores, logits, target, divisor), replicated))
+        answers = (scores.at.confidence, scores.at.log_odds, (scores.rank == 0).double())
+        measured.append(Measured(metric_values(scores, logits, target, divisor), replicated, answers))
     scaled = measured[1] if len(measured) == 2 else None
     classes = dict(zip(class_names, class_results(logits, target), strict=False))
     correct, skipped = logits.argmax(dim=1) == target, len(predictions.skipped)
@@ -133,9 +136,10 @@ def measure(
 def differences(models: Sequence[Compared]) -> Iterator[Difference]:
     """Every metric of every model minus the first's, by metric; calibrated ones if both have a temperature.
 
-    Metrics that do not depend on the temperature have one row, as trained.
+    Metrics that do not depend on the temperature have one row, as trained. `classwise_ece` has none: resamples raise it
+    by more than models differ, and a swap would need all probabilities.
     """
-    for name in DEFINITIONS:
+    for name in (name for name in DEFINITIONS if name != "classwise_ece"):
         yield from _differences(name, [model.last for model in models], models, calibrated=False)
         if any(model.scaled is not None and model.scaled.values[name] != model.last.values[name] for model in models):
             yield from _differences(name, [model.scaled for model in models], models, calibrated=True)
@@ -157,6 +161,8 @@ def _differences(
         low, high = interval(value, replicated)
         if name == "top1_error":
             p = mcnemar(models[0].correct, models[number - 1].correct)
+        elif name in CALIBRATION_ERRORS:
+            p = swap_p_value(CALIBRATION_ERRORS[name], reference.answers, own.answers, len(replicated))
         else:
             # An exact test swaps the models' answers image by image, in 2^N ways; resamples of few images all agree.
             p = max(p_value(value, replicated), 2.0 ** (1 - len(models[0].correct)))

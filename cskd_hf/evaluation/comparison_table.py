@@ -16,8 +16,9 @@ INTERVALS = (
     "the bias of ece, smooth_ece, adaptive_ece and classwise_ece, which are too high on few images."
 )
 VERDICTS = (
-    "Differences from model 1 on the same resamples. p: McNemar's exact test for top1_error, else the bootstrap, "
-    "corrected for the number of models (Holm). Better or worse: the interval excludes 0 and p is at most 0.05."
+    "Differences from model 1 on the same resamples. p: McNemar's exact test for top1_error, swaps of the two models' "
+    "answers for ece, debiased_ece, smooth_ece and adaptive_ece, else the bootstrap, corrected for the number of "
+    "models (Holm). Better or worse: the interval excludes 0 and p is at most 0.05."
 )
 
 

@@ -6,6 +6,7 @@ float64. All results are in percent. Besides its inputs a metric needs about 100
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cskd_hf.evaluation import weighted
 from cskd_hf.evaluation.rows import per_image, row_chunks
+from cskd_hf.evaluation.scores import top_log_odds
 
 NUM_BINS = 20  # the paper's ECE; its reliability diagrams have 10
 
@@ -127,7 +129,8 @@ def adaptive_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, tempe
         40.0
     """
     confidence, correct = confidence_and_correct(logits, target, temperature)
-    return 100.0 * weighted.equal_mass_error(confidence, correct, ones(target), num_bins).item()
+    order, _ = confidence_and_correct(logits, target, temperature, top_log_odds)
+    return 100.0 * weighted.equal_mass_error(order, confidence, correct, ones(target), num_bins).item()
 
 
 def classwise_ece(logits: Tensor, target: Tensor, num_bins: int = NUM_BINS, temperature: float = 1.0) -> float:
@@ -163,8 +166,8 @@ def aurc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> aurc(logits, torch.tensor([0, 1]))  # risks 0 and ½: the error is the less confident prediction
         25.0
     """
-    confidence, correct = confidence_and_correct(logits, target, temperature)
-    return 100.0 * weighted.area_under_risk(confidence, correct, ones(target)).item()
+    order, correct = confidence_and_correct(logits, target, temperature, top_log_odds)
+    return 100.0 * weighted.area_under_risk(order, correct, ones(target)).item()
 
 
 def augrc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
@@ -184,8 +187,8 @@ def augrc(logits: Tensor, target: Tensor, temperature: float = 1.0) -> float:
         >>> augrc(logits, torch.tensor([0, 1]))  # A = 1, error ½
         12.5
     """
-    confidence, correct = confidence_and_correct(logits, target, temperature)
-    return 100.0 * weighted.area_under_generalized_risk(confidence, correct, ones(target)).item()
+    order, correct = confidence_and_correct(logits, target, temperature, top_log_odds)
+    return 100.0 * weighted.area_under_generalized_risk(order, correct, ones(target)).item()
 
 
 def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
@@ -205,9 +208,8 @@ def aurc_logit_norm(logits: Tensor, target: Tensor) -> float:
         >>> aurc_logit_norm(logits, torch.tensor([0, 1]))
         25.0
     """
-    (confidence,) = per_image(lambda rows, _: (normalized_top(rows),), logits, target)
-    correct = (logits.argmax(dim=1) == target).double()
-    return 100.0 * weighted.area_under_risk(confidence, correct, ones(target)).item()
+    order, correct = confidence_and_correct(logits, target, 1.0, normalized_top)
+    return 100.0 * weighted.area_under_risk(order, correct, ones(target)).item()
 
 
 def normalized_top(rows: Tensor) -> Tensor:
@@ -221,7 +223,14 @@ def ones(target: Tensor) -> Tensor:
     return torch.ones(1, len(target), dtype=torch.float64)
 
 
-def confidence_and_correct(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Probability of the predicted class, and 1 if it is the target, (N,) each."""
-    (confidence,) = per_image(lambda rows, _: (rows.softmax(dim=1).amax(dim=1),), logits, target, temperature)
-    return confidence, (logits.argmax(dim=1) == target).double()
+def top_probability(rows: Tensor) -> Tensor:
+    """Probability of the top class, (n,), of logits (n, K)."""
+    return rows.softmax(dim=1).amax(dim=1)
+
+
+def confidence_and_correct(
+    logits: Tensor, target: Tensor, temperature: float, confidence: Callable[[Tensor], Tensor] = top_probability
+) -> tuple[Tensor, Tensor]:
+    """A confidence in the predicted class, and 1 if it is the target, (N,) each."""
+    (values,) = per_image(lambda rows, _: (confidence(rows),), logits, target, temperature)
+    return values, (logits.argmax(dim=1) == target).double()

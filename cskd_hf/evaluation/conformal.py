@@ -6,9 +6,9 @@ probability, on average over hold-out sets, however wrong the probabilities are.
 - "lac": -log p, which gives the same sets as 1 - p: the smallest on average, but none for an image without a likely
   class. M. Sadinle, J. Lei, L. Wasserman, "Least ambiguous set-valued classifiers with bounded error levels", JASA
   2019, https://arxiv.org/abs/1609.00451.
-- "aps": the sum of the likelier classes' probabilities plus a random share of its own: larger sets, whose coverage
-  differs less between easy and hard images. Y. Romano, M. Sesia, E. Candès, "Classification with valid and adaptive
-  coverage", NeurIPS 2020, https://arxiv.org/abs/2006.02544.
+- "aps": the sum s of the likelier classes' probabilities plus a random share of its own, as -log(1 - s): larger sets,
+  whose coverage differs less between easy and hard images. Y. Romano, M. Sesia, E. Candès, "Classification with valid
+  and adaptive coverage", NeurIPS 2020, https://arxiv.org/abs/2006.02544.
 
 RAPS (Angelopoulos et al., ICLR 2021) adds two settings to aps, to tune on further images, and is left out.
 """
@@ -73,13 +73,14 @@ def class_scores(rows: Tensor, score: Score = "lac", share: Tensor | None = None
         score: "lac" or "aps".
         share: (n,) in 0..1, for "aps": of the own probability.
     """
+    log_p = rows.log_softmax(dim=1)
     if score == "lac":
-        return (-rows.log_softmax(dim=1)).round_(decimals=12)
+        return log_p.neg_().round_(decimals=10)
     assert share is not None
-    p, order = rows.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-    likelier = p.cumsum(dim=1) - p
-    in_order = (likelier + share[:, None] * p).round_(decimals=12).clamp_max_(1.0)
-    return torch.empty_like(p).scatter_(1, order, in_order)
+    log_p, order = log_p.sort(dim=1, descending=True, stable=True)
+    less_likely = torch.nn.functional.pad(log_p[:, 1:], (0, 1), value=-torch.inf).flip(1).logcumsumexp(dim=1).flip(1)
+    in_order = torch.logaddexp(less_likely, log_p + (1 - share).log()[:, None]).neg_().round_(decimals=10)
+    return torch.empty_like(log_p).scatter_(1, order, in_order)
 
 
 def target_scores(

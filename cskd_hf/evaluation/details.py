@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cskd_hf.evaluation.scores import top_log_odds
+
 # Of classes, by their number of training images.
 GROUPS = (("head", "more than 100"), ("medium", "20 to 100"), ("tail", "fewer than 20"))
 
@@ -99,8 +101,4 @@ def most_confident_mistakes(logits: Tensor, target: Tensor, count: int) -> Tenso
         [1, 0]
     """
     wrong = (logits.argmax(dim=1) != target).nonzero()[:, 0]
-    # By log-odds, which separate probabilities that round to 1.
-    rows = logits[wrong].double()
-    top, predicted = rows.max(dim=1)
-    log_odds = top - rows.scatter(1, predicted[:, None], -torch.inf).logsumexp(dim=1)
-    return wrong[log_odds.sort(descending=True, stable=True).indices[:count]]
+    return wrong[top_log_odds(logits[wrong].double()).sort(descending=True, stable=True).indices[:count]]

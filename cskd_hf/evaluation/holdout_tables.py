@@ -114,5 +114,6 @@ def _set_lines(results: Sequence[dict[str, Any]]) -> list[str]:
         cells.append([result["score"], *rates, *others, worst])
     lines = [text_table(cells), *_SETS_LEGEND] if sets else []
     if any(result["found"] < result["expected"][0] for result in sets):
-        lines.append("note: less is found than expected: the test images differ from the hold-out set")
+        chance = "by chance, one line in 40 has less"
+        lines.append(f"note: less is found than expected: the test images may differ from the hold-out set; {chance}")
     return lines + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]

@@ -35,7 +35,8 @@ def data_section(weights: Sequence[Weights], overrides: Sequence[str]) -> DataSe
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(f"{override}: only data.* applies to evaluation; the weights determine the rest")
-    sections = {own.source: section for own in weights if (section := _section_of(own, overrides)) is not None}
+    own_images = [own for own in weights if own.run is not None] or weights  # without a run: the overrides alone
+    sections = {own.source: section for own in own_images if (section := _section_of(own, overrides)) is not None}
     if not sections:
         raise UserError(f"{weights[0].source}: has no recipe that names the images; write data.dataset=NAME_OR_FOLDER")
     (first, section), *others = sections.items()
@@ -74,7 +75,14 @@ def load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSpli
     splits = {own: load_split(data, own) for own in dict.fromkeys(names)}
     if isinstance(data.test_split, float) and data.labels == "name":
         # Which images a share takes depends on the order of the classes: here on that of a run, which left them out.
-        reference = splits[next((own for model, own in zip(weights, names, strict=True) if model.run), names[0])]
+        first = next((place for place, own in enumerate(weights) if own.run), 0)
+        reference = splits[names[first]]
+        for own, own_names in zip(weights, names, strict=True):
+            if splits[own_names].class_names != reference.class_names:
+                order = (
+                    f"{own.source} has another order of classes than {weights[first].source}, which decides the share"
+                )
+                uses += (f"{order} of test images: it may be trained on some of them",)
         splits = {own: _renumbered(reference, split.class_names) for own, split in splits.items()}
     splits = {own: dataclasses.replace(split, notes=split.notes + uses) for own, split in splits.items()}
     _check_same_classes(weights, [splits[own].class_names for own in names])  # of weights without names: the data's

@@ -6,7 +6,7 @@ float64, over chunks of rows. Rates are in percent, `nll` is in nats, `brier` li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,6 +41,15 @@ DEFINITIONS: dict[str, str] = {
     **{f"recall_at_{k}": f"the same for one of the {k} nearest other images; percent" for k in RECALLS[1:]},
     "macro_error": "top-1 error of each class that has test images, mean over these classes; percent",
     **{f"{name}_error": f"macro_error of the classes with {size} training images; percent" for name, size in GROUPS},
+}
+
+
+# Of the top class's probability and log-odds, whether it is the target, and weights: (R,) shares in 0..1.
+CALIBRATION_ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "ece": lambda p, _, hit, weight: weighted.binned_error(p, hit, weight, weighted.bin_index(p, NUM_BINS)),
+    "debiased_ece": lambda p, _, hit, weight: weighted.debiased_error(p, hit, weight, weighted.bin_index(p, NUM_BINS)),
+    "smooth_ece": lambda p, _, hit, weight: weighted.smooth_error(p, hit, weight),
+    "adaptive_ece": lambda p, order, hit, weight: weighted.equal_mass_error(order, p, hit, weight, NUM_BINS),
 }
 
 
@@ -93,8 +102,7 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
     `refined` and the neighbours of an image are those among all images.
     """
     correct = (scores.rank == 0).double()
-    nll, brier, confidence = scores.at
-    index = weighted.bin_index(confidence, NUM_BINS)
+    nll, brier, confidence, order = scores.at
     values: dict[str, Tensor | None] = {
         "top1_error": 100 * weighted.mean(1 - correct, weight),
         "top5_error": 100 * weighted.mean((scores.rank >= 5).double(), weight),
@@ -104,14 +112,11 @@ def weighted_metrics(scores: ImageScores, weight: Tensor) -> dict[str, Tensor | 
         refinement = None if scores.refined is None else weighted.mean(getattr(scores.refined, name), weight)
         values[f"{name}_refinement"] = refinement
         values[f"{name}_calibration"] = None if refinement is None else mean - refinement
+    values |= {name: 100 * error(confidence, order, correct, weight) for name, error in CALIBRATION_ERRORS.items()}
     values |= {
-        "ece": 100 * weighted.binned_error(confidence, correct, weight, index),
-        "debiased_ece": 100 * weighted.debiased_error(confidence, correct, weight, index),
-        "smooth_ece": 100 * weighted.smooth_error(confidence, correct, weight),
-        "adaptive_ece": 100 * weighted.equal_mass_error(confidence, correct, weight, NUM_BINS),
-        "aurc": 100 * weighted.area_under_risk(confidence, correct, weight),
+        "aurc": 100 * weighted.area_under_risk(order, correct, weight),
         "aurc_logit_norm": 100 * weighted.area_under_risk(scores.logit_norm, correct, weight),
-        "augrc": 100 * weighted.area_under_generalized_risk(confidence, correct, weight),
+        "augrc": 100 * weighted.area_under_generalized_risk(order, correct, weight),
     }
     for k in RECALLS:
         recalled = None if scores.neighbour is None else (scores.neighbour < k).double()

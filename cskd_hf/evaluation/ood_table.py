@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from cskd_hf.data.splits import ImageSplit
 from cskd_hf.evaluation.conditions import Result, facts, load_for_split, predict_finite, print_notes
 from cskd_hf.evaluation.formats import count_images, number_table
 from cskd_hf.evaluation.ood import DETECTION, SCORES, ood_detection, ood_scores
+from cskd_hf.evaluation.scores import proper_scores
 from cskd_hf.evaluation.table import number
 from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs.weights import Weights
@@ -66,6 +68,9 @@ def compare(inside: Tensor, outside: Tensor, temperature: float | None) -> dict[
             continue
         known, other = ood_scores(inside, divisor), ood_scores(outside, divisor)
         confidence = {side: 100 * own["max_prob"].mean().item() for side, own in (("test", known), ("ood", other))}
+        for scores, logits in ((known, inside), (other, outside)):
+            unused = torch.zeros(len(logits), dtype=torch.int64)
+            scores["max_prob"] = proper_scores(logits, unused, divisor).log_odds
         rates = {score: ood_detection(known[score], other[score]) for score in SCORES}
         found |= {f"mean_confidence{suffix}": confidence, f"scores{suffix}": rates}
     return found

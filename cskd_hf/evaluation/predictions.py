@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transfer import to_device
 from cskd_hf.data.transforms import Corrupt, CorruptedTransform, Transform
 from cskd_hf.errors import UserError
+from cskd_hf.precision import true_float32
 from cskd_hf.recipe.sections import DataSection, TransformSection
 
 
@@ -101,13 +103,9 @@ def predict_split(
                 outputs["features"] = model.forward_head(maps, pre_logits=True).float()
         return outputs
 
-    training, tf32 = model.training, torch.backends.cudnn.allow_tf32
-    precision = torch.get_float32_matmul_precision()
+    training = model.training
     model.train()  # the only call in which older timm drop attention biases cached in eval mode (LeViT, TinyViT)
     model.eval()
-    if not autocast:  # by default cuDNN rounds the inputs of convolutions to TF32, in NVIDIA's containers cuBLAS, too
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
     try:
         # The same number of batches on every rank: `stop` is a collective.
         batches = trange(
@@ -116,11 +114,10 @@ def predict_split(
             leave=False,
             disable=None if progress and accelerator.is_main_process else True,  # None: unless on a terminal
         )
-        parts, skipped = _predict_share(loader, batches, len(rows), forward, stop)
+        with nullcontext() if autocast else true_float32():
+            parts, skipped = _predict_share(loader, batches, len(rows), forward, stop)
     finally:
         model.train(training)
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.set_float32_matmul_precision(precision)
     if world > 1:
         parts, skipped = _gather(parts, skipped)
     if not parts:

@@ -3,12 +3,13 @@
 Resamples depend on the seed and the number of images alone. The replicates of two models on the same images are
 therefore paired, and their difference is that of the models on each resample.
 
-Source: B. Efron, R. J. Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+Sources: B. Efron, R. J. Tibshirani, "An introduction to the bootstrap", 1993, chapter 13; for swaps, E. W. Noreen,
+"Computer-intensive methods for testing hypotheses", 1989.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,34 @@ def p_value(difference: float, replicated: Tensor) -> float:
     reflected, count = _reflected(difference, replicated), len(replicated)
     beyond = min((reflected <= 0).sum().item(), (reflected >= 0).sum().item())
     return min(1.0, (2 * beyond + 1) / (count + 1))
+
+
+def swap_p_value(
+    metric: Callable[..., Tensor], first: Sequence[Tensor], second: Sequence[Tensor], count: int, seed: int = 0
+) -> float:
+    """Two-sided p-value of the difference of two models' metric: are their answers to each image exchangeable?
+
+    In each of `count` repetitions the two answers to about half of the images are swapped. Unlike resamples of the
+    images, that adds no bias to calibration errors.
+
+    Args:
+        metric: of what each model has of each image, and of weights (R, N): (R,).
+        first, second: what each model has, (N,) each.
+        seed: of the swaps.
+    """
+    both, num_images = [torch.cat(pair) for pair in zip(first, second, strict=True)], len(first[0])
+
+    def difference(swapped: Tensor) -> Tensor:
+        stay = 1 - swapped
+        ours, theirs = (metric(*both, torch.cat(parts, dim=1)) for parts in ((stay, swapped), (swapped, stay)))
+        return (theirs - ours).abs().round(decimals=11)
+
+    observed = difference(torch.zeros(1, num_images, dtype=torch.float64))
+    generator, size, beyond = np.random.default_rng(seed), max(1, 2**19 // num_images), 0
+    for start in range(0, count, size):
+        swapped = generator.integers(2, size=(min(size, count - start), num_images))
+        beyond += int((difference(torch.from_numpy(swapped).double()) >= observed).sum())
+    return (beyond + 1) / (count + 1)
 
 
 def _reflected(value: float, replicated: Tensor) -> Tensor:

@@ -15,11 +15,13 @@ from cskd_hf.evaluation.rows import check_rows, finite_rows, per_image
 
 
 class ProperScores(NamedTuple):
-    """Scores of the probabilities, (N,) float64 each: NLL of the target, Brier score, probability of the top class."""
+    """Scores of the probabilities, (N,) float64 each: NLL of the target, Brier score, the top class's probability and
+    log-odds."""
 
     nll: Tensor
     brier: Tensor
     confidence: Tensor
+    log_odds: Tensor
 
 
 def proper_scores(logits: Tensor, target: Tensor, temperature: float = 1.0) -> ProperScores:
@@ -31,9 +33,19 @@ def proper_scores(logits: Tensor, target: Tensor, temperature: float = 1.0) -> P
         p = scaled.softmax(dim=1)
         confidence = p.amax(dim=1)
         brier = p.scatter_add_(1, own, -torch.ones_like(own, dtype=p.dtype)).square_().sum(dim=1)
-        return ProperScores(nll, brier, confidence)
+        return ProperScores(nll, brier, confidence, top_log_odds(scaled))
 
     return ProperScores(*per_image(scores, logits, target, temperature))
+
+
+def top_log_odds(rows: Tensor) -> Tensor:
+    """log p / (1 − p) of the top class, (n,), of logits (n, K) float64: ranks as p, without ties where p rounds to 1.
+
+    Rounded, since equal up to rounding is a tie; the largest float if no other class has a probability.
+    """
+    top, label = rows.max(dim=1, keepdim=True)
+    log_odds = top - rows.scatter(1, label, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return log_odds[:, 0].round(decimals=10).nan_to_num()
 
 
 def target_rank(logits: Tensor, target: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def predict(
             sys.stdout.write(text)
         else:
             write_text(output, text)
-        _report(paths, unreadable)
+        _report(paths, unreadable, output if found else None)
     return 1 if unreadable else 0
 
 
@@ -138,9 +138,10 @@ def _note_values(trained: TrainedModel, split: ImageSplit, data: DataSection) ->
         print(f"note: {str(error).partition('; write data.value_range')[0]}", file=sys.stderr)
 
 
-def _report(paths: Sequence[str], unreadable: Mapping[int, str]) -> None:
+def _report(paths: Sequence[str], unreadable: Mapping[int, str], output: Path | None) -> None:
     if unreadable:
-        print(f"error: {len(unreadable):,} of {len(paths):,} files could not be read:", file=sys.stderr)
+        others = "" if output is None else f"; {output} has the others"
+        print(f"error: {len(unreadable):,} of {len(paths):,} files could not be read{others}:", file=sys.stderr)
     for row, reason in sorted(unreadable.items()):
         print(f"  {paths[row]}: {reason}", file=sys.stderr)
 

@@ -45,9 +45,9 @@ def debiased_error(confidence: Tensor, correct: Tensor, weight: Tensor, index: T
     return (squared.where(count > 1, 0.0).sum(dim=1) / weight.sum(dim=1)).clamp_min(0.0).sqrt()
 
 
-def equal_mass_error(confidence: Tensor, correct: Tensor, weight: Tensor, num_bins: int) -> Tensor:
-    """`binned_error` over runs of equally many images, sorted by confidence; the first get the images left over."""
-    count, gap = _cumulated(confidence, correct - confidence, weight)
+def equal_mass_error(order: Tensor, confidence: Tensor, correct: Tensor, weight: Tensor, num_bins: int) -> Tensor:
+    """`binned_error` over runs of equally many images, greatest `order` first; the first get the images left over."""
+    count, gap = _cumulated(order, correct - confidence, weight)
     num_images = round(weight[0].sum().item())
     sizes = torch.tensor([num_images // num_bins + (b < num_images % num_bins) for b in range(num_bins)])
     edges = torch.cat([torch.zeros(1), sizes.cumsum(dim=0)]).double().expand(len(weight), -1).contiguous()
@@ -106,22 +106,22 @@ def smooth_error(confidence: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
     return error(low)
 
 
-def area_under_risk(confidence: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
-    """Mean over k = 1..N of the error rate of the k most confident."""
-    count, errors = _cumulated(confidence, 1 - correct, weight)
+def area_under_risk(order: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
+    """Mean over k = 1..N of the error rate of the k images of the greatest `order`, (N,)."""
+    count, errors = _cumulated(order, 1 - correct, weight)
     size = count.diff(dim=1)
     rate = (errors.diff(dim=1) / size).nan_to_num(0.0)
     # Σ (E + (k − a) · rate) / k over the images k = a + 1 … a + size of a level
-    harmonic = torch.cat([torch.zeros(1), (1 / torch.arange(1, len(confidence) + 1).double()).cumsum(dim=0)])
+    harmonic = torch.cat([torch.zeros(1), (1 / torch.arange(1, len(order) + 1).double()).cumsum(dim=0)])
     sum_of_inverses = harmonic[count.long()].diff(dim=1)
     risk = rate * size + (errors[:, :-1] - count[:, :-1] * rate) * sum_of_inverses
-    return risk.sum(dim=1) / len(confidence)
+    return risk.sum(dim=1) / len(order)
 
 
-def area_under_generalized_risk(confidence: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
+def area_under_generalized_risk(order: Tensor, correct: Tensor, weight: Tensor) -> Tensor:
     """∫ over coverage of the share of all images that are accepted and wrong."""
-    count, errors = _cumulated(confidence, 1 - correct, weight)
-    return torch.trapezoid(errors, count, dim=1) / len(confidence) ** 2
+    count, errors = _cumulated(order, 1 - correct, weight)
+    return torch.trapezoid(errors, count, dim=1) / len(order) ** 2
 
 
 def class_means(values: Tensor, weight: Tensor, target: Tensor) -> Tensor:
@@ -135,9 +135,9 @@ def _sums(values: Tensor, index: Tensor) -> Tensor:
     return total.index_add_(1, index, values)
 
 
-def _cumulated(confidence: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and weighted values of the levels of confidence, summed from the most confident on: (R, levels + 1)."""
-    level = confidence.neg().unique(return_inverse=True)[1]
+def _cumulated(order: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and weighted values of the levels of `order`, summed from the greatest on: (R, levels + 1)."""
+    level = order.neg().unique(return_inverse=True)[1]
     sums = (_sums(part, level).cumsum(dim=1) for part in (weight, weight * values))
     count, total = (torch.nn.functional.pad(part, (1, 0)) for part in sums)
     return count, total

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cskd_hf.errors import UserError
 from cskd_hf.hub.licences import Terms
-from cskd_hf.methods import Method
+from cskd_hf.methods import CrossEntropy, Method
 from cskd_hf.methods.task_loss import TaskLoss
 from cskd_hf.paper.blocks import PAPER_NAMES, MeanStd, paper_tables
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry, catalog_name, same_split
@@ -68,13 +68,13 @@ class Paper:
     Attributes:
         summary: the method in one line.
         citation: authors, title, venue and link in one line.
-        title: of the first paper cited.
+        title: of the first paper cited; None for plain cross-entropy, which is not what that paper proposes.
         arxiv: its arXiv number, if any.
     """
 
     summary: str
     citation: str
-    title: str
+    title: str | None
     arxiv: str | None
 
 
@@ -85,6 +85,8 @@ def paper_of(method: Method) -> Paper:
     citation = " ".join(rest.split())
     title, arxiv = re.search(r"\*([^*]+)\*", citation), re.search(r"arxiv\.org/abs/(\d+\.\d+)", citation)
     assert title is not None
+    if type(method) is CrossEntropy and not method.smoothing:
+        return Paper(" ".join(summary.split()), citation, None, None)
     return Paper(" ".join(summary.split()), citation, title[1], arxiv[1] if arxiv else None)
 
 

@@ -112,6 +112,8 @@ def _explain(error: Exception, settings: ModelSection) -> UserError:
     reason = textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
     if settings.checkpoint is not None:
         return UserError(f"model.checkpoint: {settings.checkpoint} does not fit {name}: {reason}")
+    if settings.pretrained and "size mismatch" in reason:
+        return UserError(f"model: the weights of {name} do not fit the network that these settings make: {reason}")
     if settings.pretrained:
         return UserError(
             f"model.pretrained: the weights of {name} could not be loaded ({reason}); without a network, fill "

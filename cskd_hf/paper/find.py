@@ -13,7 +13,7 @@ from cskd_hf.paper.experiments import Run
 from cskd_hf.recipe.recipe import Recipe
 from cskd_hf.runs import lock
 from cskd_hf.runs.recipe_differences import recipe_differences
-from cskd_hf.runs.summary import Summary, read_recipe, read_summary
+from cskd_hf.runs.summary import Summary, is_untrained, read_recipe, read_summary
 
 Status = Literal["finished", "unfinished", "not started", "another recipe", "unreadable"]
 
@@ -69,7 +69,7 @@ def inspect_run(run: Run) -> RunState:
         # A teacher is the same run wherever the folder of runs has moved.
         if difference.key != "method.teacher" or Path(difference.old).name != Path(difference.new).name
     ]
-    if differences:
+    if differences and not is_untrained(folder):
         return RunState("another recipe", recipe=recipe, problem="; ".join(differences))
     if summary is not None:
         return RunState("finished", recipe.scheduler.total_epochs, recipe, summary)

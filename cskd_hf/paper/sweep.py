@@ -153,15 +153,16 @@ def markdown(recipe: str, rows: Sequence[Mapping[str, Any]], metric: str, notes:
     finished = [row for row in rows if row["n"]]
     if len(finished) > 1:
         best, *others = finished
-        ties = [row["point"] for row in others if not _behind(row[metric], best[metric])]
+        spreads = [joint_spread(row[metric], best[metric]) for row in others]
+        ties = [
+            row["point"]
+            for row, spread in zip(others, spreads, strict=True)
+            if spread is not None and row[metric].mean - best[metric].mean <= spread
+        ]
         lines += ["", f"Best by {METRICS[metric].partition(',')[0]}: `{best['point']}`."]
         if ties:
             lines += [f"Not behind it by more than the joint spread: {', '.join(f'`{point}`' for point in ties)}."]
+        if None in spreads:
+            lines += ["With n = 1 the spread is not known; add --seeds before you choose."]
     lines += [line for note in notes for line in ("", f"Note: {note}.")]
     return "\n".join(lines) + "\n"
-
-
-def _behind(value: MeanStd, best: MeanStd) -> bool:
-    """Whether two means differ by more than their joint spread; with n = 1, nothing is known."""
-    spread = joint_spread(value, best)
-    return spread is not None and value.mean - best.mean > spread

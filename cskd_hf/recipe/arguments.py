@@ -1,16 +1,27 @@
-"""The command line `RECIPE [section.key=value ...]`."""
+"""The commands' arguments, such as `RECIPE [section.key=value ...]`."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cskd_hf.errors import UserError
+from cskd_hf.recipe.suggest import did_you_mean
 
 
-class RecipeParser(argparse.ArgumentParser):
-    """Reads a recipe and its overrides; a mistake is one line. An option may take the place of an optional recipe."""
+class CommandParser(argparse.ArgumentParser):
+    """A mistake is one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        meant = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        raise UserError(f"{message}; {meant or f'{self.prog} --help shows what may follow'}")
+
+
+class RecipeParser(CommandParser):
+    """Reads a recipe and its overrides. An option may take the place of an optional recipe."""
 
     def __init__(self, prog: str, recipe_is_optional: bool = False, **settings: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
@@ -32,6 +43,3 @@ class RecipeParser(argparse.ArgumentParser):
             read = f"read {unknown[0]}, but no recipe" if unknown else "no recipe"
             self.error(f"{read}; write {self.prog} RECIPE")
         return args
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help shows what may follow")

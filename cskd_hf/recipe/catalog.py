@@ -1,6 +1,6 @@
 """The paper's datasets and ours by name: where they are, their columns, splits and pixel statistics.
 
-`data/sources.py` opens the datasets, `python -m cskd_hf.check` compares them with these facts, and the `data` and
+`data/sources.py` opens the datasets, `cskd-check` compares them with these facts, and the `data` and
 `transform` keys of a recipe override them.
 """
 

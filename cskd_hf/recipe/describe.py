@@ -18,7 +18,7 @@ def describe(field: FieldInfo) -> str:
 
     Example:
         >>> from cskd_hf.recipe.sections import TransformSection
-        >>> describe(TransformSection.model_fields["scale"]), describe(TransformSection.model_fields["mean"])
+        >>> describe(TransformSection.model_fields["ratio"]), describe(TransformSection.model_fields["mean"])
         ('list of 2 numbers > 0', 'list of numbers from 0 to 1, or null')
     """
     return _describe(field.annotation, field.metadata)

@@ -24,8 +24,10 @@ OTHER_NAMES = {
     **dict.fromkeys(("arch", "backbone", "model_name_or_path"), "model_name"),
     **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "sched"),
     **dict.fromkeys(("amp", "precision", "fp16", "bf16"), "mixed_precision"),
-    "accum_iter": "gradient_accumulation_steps",
-    "patience": "early_stopping_patience",
+    **dict.fromkeys(("accum_iter", "grad_accum_steps"), "gradient_accumulation_steps"),
+    **{"aa": "auto_augment", "reprob": "re_prob", "remode": "re_mode", "recount": "re_count"},
+    **{"drop": "drop_rate", "drop_path": "drop_path_rate", "gp": "global_pool", "initial_checkpoint": "checkpoint"},
+    **{"val_split": "test_split", "log_interval": "logging_steps", "patience": "early_stopping_patience"},
 }
 """Names of keys in other programs → ours."""
 
@@ -34,6 +36,9 @@ MAIN_KEYS = {
     **{"transform": "input_size", "run": "output_dir"},
 }
 """What a single word in place of a section is meant for."""
+
+REQUIRED = MAIN_KEYS | {"optimizer": "lr", "scheduler": "num_epochs"}
+"""What a missing section must have."""
 
 _MISSING = object()
 
@@ -122,9 +127,9 @@ def _message(details: ErrorDetails, keys: Sequence[str], checked: Checked, place
 
 def _no_keys(section: str, value: Any) -> str:
     """A section that is absent, empty or a single value, which is probably meant for its main key."""
-    key = MAIN_KEYS[section]
     if value is _MISSING:
-        return f"missing; write a section {section} with {key} in it"
+        return f"missing; write a section {section} with {REQUIRED[section]} in it"
+    key = MAIN_KEYS[section]
     if isinstance(value, str) and " " not in value and not _mangled(value):
         assigned = f"method={{name: {value}}}" if section == "method" else f"{section}.{key}={value}"
         return f"read {_show(value)}; allowed: a section with keys; write {quote(assigned)}"
@@ -187,6 +192,7 @@ def _mangled(key: str) -> str | None:
 def _elsewhere(key: str, value: Any, checked: Checked) -> str | None:
     """The section that the key belongs to, under its own name or under other programs' name for it."""
     ours = OTHER_NAMES.get(key.lower(), key)
+    value = "…" if isinstance(value, Mapping) else value  # no setting is one
     for section in checked.sections:
         if ours in checked.fields(section):
             return f"{ours} belongs to {section}; write {paste(COMMAND_LINE, f'{section}.{ours}', value)}"

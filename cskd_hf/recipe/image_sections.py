@@ -77,6 +77,7 @@ class DataSection(Section):
         return values
 
 
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[int, Field(ge=0, le=255)]
 Colour = Annotated[str, Field(description="a colour such as black or '#102030'")]
 
@@ -109,7 +110,7 @@ class TransformSection(Section):
     size_schedule: tuple[SizeStep, ...] = ()
     """Progressive resizing: the height of training images up to an epoch, counted from 1, then `input_size`; the width
     in proportion. `[[30, 128], [60, 160]]`: 128 pixels in epochs 1 to 30, 160 in epochs 31 to 60."""
-    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """RandomResizedCrop: range of the crop's area, as a fraction of the image's."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """RandomResizedCrop: range of the crop's width / height."""
@@ -143,7 +144,7 @@ class TransformSection(Section):
     mean: tuple[Probability, ...] | None = None
     """Of each channel, where black is 0 and white is 1. null: the pretrained weights', else the catalog's, else
     ImageNet's, of which grey and alpha take the average."""
-    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    std: tuple[Fraction, ...] | None = None
     """As `mean`."""
 
     @field_validator("auto_augment")

@@ -131,9 +131,9 @@ class SchedulerSection(Section):
     decay_milestones: tuple[Count, ...] = (90, 180, 270)
     """multistep: the rate is lower from each of these epochs on, counted from 1."""
     decay_epochs: Positive | None = None
-    """step: epochs between drops."""
+    """step: epochs between drops; null: timm's 90."""
     decay_rate: Positive = 0.1
-    """step, multistep: factor of each drop."""
+    """step, multistep: factor of each drop; poly: the power, where 1 is a line and 0.1 stays high until the end."""
     min_lr: NonNegative = 0.0
     """The rate at the end of cosine, tanh and poly."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
@@ -143,7 +143,8 @@ class SchedulerSection(Section):
     warmup_prefix: bool = False
     """Add the warm-up before `num_epochs` instead of spending some of them on it."""
     cooldown_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs after `num_epochs`, at the last rate."""
+    """Epochs after `num_epochs`: cosine, tanh and poly stay at `min_lr`, which must then be above 0; step and multistep
+    continue."""
     step_on_epochs: bool = True
     """Change the rate once per epoch; false: at every update."""
 

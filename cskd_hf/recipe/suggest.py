@@ -91,7 +91,7 @@ def flow(value: Any) -> str:
 
 def close_matches(word: str, allowed: Iterable[str]) -> list[str]:
     """The allowed word that looks most like this one, if any does."""
-    return difflib.get_close_matches(word, list(allowed), n=1)
+    return difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.7)
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
@@ -107,8 +107,10 @@ def _readings(value: Any, key: str, options: Sequence[str]) -> Iterator[Any]:
         scalars += _readings_of_text(value, options)
     elif isinstance(value, bool):
         scalars += ["no"] * (not value)
-    elif isinstance(value, int | float) and math.isfinite(value) and value == int(value):
-        scalars += [int(value), bool(value), str(value)] if value in (0, 1) else [int(value), str(value)]
+    elif isinstance(value, int | float) and math.isfinite(value):
+        scalars += [value / 100] * (1 < value <= 100)  # percent
+        if value == int(value):
+            scalars += [int(value), bool(value), str(value)] if value in (0, 1) else [int(value), str(value)]
     for scalar in scalars:
         yield scalar
         yield [scalar]

@@ -82,10 +82,10 @@ def find(path: str | Path) -> Path:
     if os.path.isfile(path):  # unlike Path.is_file, false for an overlong name and an unreadable folder
         return path
     if os.path.isdir(path):
-        inside = path / "recipe.yaml"
-        raise UserError(
-            f"{path}: a folder, not a recipe; {f'write {inside}' if inside.is_file() else 'name a YAML file in it'}"
-        )
+        instead = f"write {path / 'recipe.yaml'}" if (path / "recipe.yaml").is_file() else "name a YAML file in it"
+        if not any(path.glob("*.y*ml")):
+            instead = f"to train on its images, write finetune data.dataset={path}"
+        raise UserError(f"{path}: a folder, not a recipe; {instead}")
     shipped = (_shipped() / path.name).with_suffix(".yaml")
     if path.parent.as_posix() in (".", "recipes") and os.path.isfile(shipped):
         return shipped

@@ -114,16 +114,17 @@ def _mistakes(evaluated: Evaluated, temperature: float) -> list[Mistake]:
         return []
     pictures = images.load([Draw((row,), 0) for row in rows]).images
     paths = [image["path"] for image in images.split.fetch(rows)]
-    probabilities = (predictions.logits[chosen].double() / temperature).softmax(dim=1)
+    logits = predictions.logits[chosen].double() / temperature
+    order = logits.sort(dim=1, descending=True, stable=True).indices[:, :TOP_K]
+    likeliest = zip(logits.softmax(dim=1).gather(1, order).tolist(), order.tolist(), strict=True)
     mistakes = []
-    for pixels, row, path, target, probability in zip(
-        pictures, rows, paths, predictions.target[chosen].tolist(), probabilities, strict=True
+    for pixels, row, path, target, (shares, labels) in zip(
+        pictures, rows, paths, predictions.target[chosen].tolist(), likeliest, strict=True
     ):
-        shares, labels = probability.topk(min(TOP_K, len(probability)))
         names = images.split.class_names
         answers = [
             Answer(names[label], percent(share), share, label == target)
-            for label, share in zip(labels.tolist(), shares.tolist(), strict=True)
+            for label, share in zip(labels, shares, strict=True)
         ]
         # The end of the path: no home folder in a page that is passed on.
         place = f"row {images.split.rows[row]}" + (f", {Path(*Path(path).parts[-2:])}" if path else "")

@@ -61,7 +61,7 @@ def size_note(transform: TransformSection, scheduler: SchedulerSection) -> list[
 
 
 def rate_notes(scheduler: SchedulerSection, lr: float, rates: Sequence[float]) -> list[str]:
-    """Warnings if the rate never reaches `lr`, or exceeds it."""
+    """Warnings if the rate never reaches `lr`, exceeds it, or ends at 0."""
     notes = []
     if scheduler.warmup_epochs >= scheduler.total_epochs:
         notes.append(
@@ -72,6 +72,11 @@ def rate_notes(scheduler: SchedulerSection, lr: float, rates: Sequence[float]) -
         key = "warmup_lr" if rates[0] > lr else "min_lr"
         notes.append(
             f"scheduler.{key}: {getattr(scheduler, key):g} is above the learning rate, {lr:g}; write a smaller number"
+        )
+    if rates[-1] == 0:
+        notes.append(
+            f"scheduler.cooldown_epochs: the last {scheduler.cooldown_epochs} epochs have rate 0 and train no weight; "
+            "leave them out, or write scheduler.min_lr"
         )
     return notes
 

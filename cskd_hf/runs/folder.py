@@ -25,12 +25,11 @@ from cskd_hf.recipe.sections import DataSection
 from cskd_hf.runs import lock as run_lock
 from cskd_hf.runs.checkpoint_folders import list_checkpoints, newest_checkpoint, step_of
 from cskd_hf.runs.disk import probe
-from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.environment import describe_environment, read_environments, record_environment
 from cskd_hf.runs.recipe_differences import recipe_differences
 from cskd_hf.runs.summary import NAME as SUMMARY
 from cskd_hf.runs.summary import PREVIOUS as PREVIOUS_SUMMARY
-from cskd_hf.runs.summary import read_recipe
+from cskd_hf.runs.summary import is_untrained, read_recipe
 
 
 class Opened(NamedTuple):
@@ -68,7 +67,7 @@ def open_run(recipe: Recipe, images: Mapping[str, Any]) -> Opened:
             raise UserError(
                 f"run.resume: never, but {folder} holds a run; name another run.output_dir, or remove the folder"
             )
-        settings, other_images = ([], []) if _is_untrained(folder) else _differences(folder, recipe, images)
+        settings, other_images = ([], []) if is_untrained(folder) else _differences(folder, recipe, images)
         if (settings or other_images) and resume != "force":
             what = "another recipe" if settings else "other images"
             raise UserError(
@@ -160,12 +159,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _unwritable(folder: Path, error: OSError) -> UserError:
     todo = advice(error, folder) or "it needs a file system that creates, renames and syncs files and folders"
     return UserError(f"run.output_dir: {folder} cannot be written: {error}; {todo}, or name another folder")
-
-
-def _is_untrained(folder: Path) -> bool:
-    """Whether the run there has no results yet, so that another recipe may replace it: one that fits into memory."""
-    results = ("checkpoints", "metrics.jsonl", SUMMARY, PREVIOUS_SUMMARY)
-    return (folder / ENVIRONMENT).is_file() and not any((folder / name).exists() for name in results)
 
 
 def _differences(folder: Path, recipe: Recipe, images: Mapping[str, Any]) -> tuple[list[str], list[str]]:

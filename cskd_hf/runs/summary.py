@@ -11,6 +11,7 @@ from cskd_hf.errors import UserError
 from cskd_hf.files import write_json
 from cskd_hf.recipe import yaml_io
 from cskd_hf.recipe.recipe import Recipe, parse_recipe, recipe_hash
+from cskd_hf.runs.environment import NAME as ENVIRONMENT
 from cskd_hf.runs.selected import Selected
 
 NAME = "summary.json"
@@ -222,3 +223,9 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "recipe.yaml"
     return parse_recipe(yaml_io.read(path)[0], source=str(path))
+
+
+def is_untrained(folder: Path) -> bool:
+    """Whether the run there has no results yet, so that another recipe may replace it: one that fits into memory."""
+    results = ("checkpoints", "metrics.jsonl", NAME, PREVIOUS)
+    return (folder / ENVIRONMENT).is_file() and not any((folder / name).exists() for name in results)

@@ -84,7 +84,8 @@ def find_weights(source: str) -> Weights:
         raise UserError(f"{source}: a model folder; write local-dir:{source}")
     if (path / "recipe.yaml").is_file():
         raise UserError(f"{source}: neither finished nor at its first checkpoint; resume it, or name another run")
-    raise UserError(f"{source}: not a run folder; name {ALLOWED}")
+    images = "the images follow: data.dataset=FOLDER to evaluate, files or folders to predict"
+    raise UserError(f"{source}: not a run folder; name {ALLOWED}; {images}")
 
 
 def _of_timm(source: str) -> Weights:

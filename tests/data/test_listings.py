@@ -67,8 +67,19 @@ def test_a_malformed_csv_is_a_one_line_error(tmp_path, train, message):
 def test_a_column_whose_words_only_contain_those_of_splits_divides_nothing(tmp_path):
     write(tmp_path, "1.png", "2.png")
     for split in ("train", "test"):
-        (tmp_path / f"{split}.csv").write_text("image,label,mode\n1.png,a,interval\n2.png,b,retrieval\n")
+        (tmp_path / f"{split}.csv").write_text(
+            "image,label,mode,fold\n1.png,a,interval,device1\n2.png,b,retrieval,value2\n"
+        )
     assert len(load(tmp_path).train) == 2
+
+
+def test_cells_of_several_lines_are_read_in_a_csv_of_more_than_one_block(tmp_path):
+    write(tmp_path, "1.png", "2.png")
+    caption = "x" * 100
+    rows = [f'"{caption}\n{caption}",{number % 2 + 1}.png,{"ab"[number % 2]}\n' for number in range(6000)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("".join(["caption,image,label\n", *rows]))
+    assert load(tmp_path).train.labels.tolist() == [0, 1] * 3000
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,14 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (("train/a/1.jpg", "test/a/1.jpg"), r"data.label_column: 'label' has fewer than two classes in training: a$"),
-        (("train/a/1.jpg", "test/b/1.jpg"), r"data.label_column: 'label' has fewer than two classes in training: a$"),
+        (
+            ("train/a/1.jpg", "test/a/1.jpg"),
+            "data.dataset: only one class to train on, a; add another, or change data.label_column$",
+        ),
+        (
+            ("train/a/1.jpg", "test/b/1.jpg"),
+            "data.dataset: only one class to train on, a; add another, or change data.label_column$",
+        ),
         (
             ("train/0.0/1.jpg", "train/1.0/1.jpg", "test/0/1.jpg", "test/1/1.jpg"),
             "data: split 'test' has none of the classes that are trained, 0.0, 1.0, only 0, 1; correct its labels",

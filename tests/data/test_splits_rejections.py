@@ -46,7 +46,10 @@ def test_a_missing_split_lists_the_existing_ones(tmp_path, save):
 
 def test_a_missing_column_names_its_key_and_the_existing_columns(tmp_path):
     root = as_parquet(tmp_path / "d", train=table([0, 1], ABC), test=table([0, 1], ABC))
-    with pytest.raises(UserError, match=r"data\.image_column: split 'train' has no column 'img'; it has image, label"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.image_column: split 'train' has no column 'img'; it has image, label; write data.image_column=",
+    ):
         load(root, image_column="img")
     with pytest.raises(UserError, match=r"data\.label_column: split 'train' has no column 'fine'; it has image, label"):
         load(root, label_column="fine")
@@ -95,7 +98,9 @@ def test_an_image_column_of_another_type_is_named(tmp_path):
 def test_unlabelled_rows_are_counted(tmp_path, labels, column, count):
     train = table([0, 1] if column != Value("string") else ["a", "b"], column)
     root = as_parquet(tmp_path / "d", train=train, test=table(labels, column))
-    with pytest.raises(UserError, match=f"{count} rows of split 'test' have no label; choose another split"):
+    with pytest.raises(
+        UserError, match=f"{count} rows of split 'test' have no label; label or delete them, or choose another split"
+    ):
         load(root)
 
 

@@ -21,12 +21,13 @@ ODD = "odd [1] *? (x) #%"
 NAMES = ["ant", "bee", "ant"]
 
 
-def tar(path: Path, suffix: str, texts: list[str]) -> None:
+def tar(path: Path, suffix: str, texts: list[str], image: str = "{:03d}.png") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
         for level, text in enumerate(texts):
-            for extension, content in (("png", png(level)), (suffix, text.encode())):
-                member = tarfile.TarInfo(f"{level:03d}.{extension}")
+            name = image.format(level)
+            for file_name, content in ((name, png(level)), (f"{Path(name).stem}.{suffix}", text.encode())):
+                member = tarfile.TarInfo(file_name)
                 member.size = len(content)
                 file.addfile(member, io.BytesIO(content))
 
@@ -47,6 +48,24 @@ def test_tars_of_webdataset_are_read(tmp_path, shard, suffix, texts, column):
     assert images.train.class_names == (("0", "1") if suffix == "cls" else ("ant", "bee"))
     assert images.train.labels.tolist() == images.test.labels.tolist() == [0, 1, 0]
     assert [level_of(images.train, index) for index in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [("{:03d}.PNG", "3 of 9 samples in the tar files lack an image"), ("v1.{:03d}.png", "1 of 7 samples")],
+)
+def test_images_that_datasets_would_drop_from_a_tar_are_counted(tmp_path, others, message):
+    for split in ("train", "val"):
+        tar(tmp_path / f"{split}-000.tar", "cls", ["0", "1"] * 3)
+        tar(tmp_path / f"{split}-001.tar", "cls", ["0", "1", "0"], others)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, test_split="val")
+
+
+def test_a_dot_in_the_keys_of_a_tar_is_named(tmp_path):
+    tar(tmp_path / "train-000.tar", "cls", ["0", "1", "0"], "v1.{:03d}.png")
+    with pytest.raises(UserError, match=r"no labels, which are KEY\.cls .* with no dot in KEY"):
+        load(tmp_path, test_split=0.4)
 
 
 def test_a_tar_beside_the_images_that_were_extracted_from_it_is_left_out(tmp_path):

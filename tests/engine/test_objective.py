@@ -113,10 +113,11 @@ def test_a_size_that_the_model_does_not_take_is_rejected_wherever_the_schedule_h
             dry_run(fixed, transform, 1, NUM_CLASSES, torch.device("cpu"))
 
 
-def test_bf16_on_a_cpu_is_rejected_where_a_strided_convolution_sees_one_pixel():
+def test_bf16_on_a_cpu_is_rejected_where_a_convolution_strides_past_the_width_of_its_input():
     objective = Objective(CrossEntropy(), timm.create_model("test_resnet", num_classes=NUM_CLASSES), MEAN, STD)
-    check_bf16_on_cpu(objective, TransformSection(input_size=(3, 32, 32)))
-    with pytest.raises(
-        UserError, match=r"read bf16, .* of layer4\.0\.conv1 wrong .* 16×16; write run\.mixed_precision=no"
-    ):
-        check_bf16_on_cpu(objective, TransformSection(input_size=(3, 16, 16)))
+    for height, width in ((32, 32), (16, 64)):
+        check_bf16_on_cpu(objective, TransformSection(input_size=(3, height, width)))
+    for height, width in ((16, 16), (64, 16)):
+        message = rf"read bf16, .* of layer4\.0\.conv1 wrong .* {height}×{width}; write run\.mixed_precision=no"
+        with pytest.raises(UserError, match=message):
+            check_bf16_on_cpu(objective, TransformSection(input_size=(3, height, width)))

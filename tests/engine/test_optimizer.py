@@ -124,7 +124,8 @@ def test_heads_learn_under_every_optimizer(opt):
         ({"opt": "lion", "eps": 1e-6}, r"optimizer\.eps: lion has none, so timm ignores it; leave it out$"),
         ({"opt": "adan", "betas": (0.9, 0.99)}, "optimizer: timm cannot make 'adan' with these settings: "),
         ({"opt": "lamb", "fused": True}, "optimizer: timm cannot make 'lamb' with these settings: .*'fused'"),
-        ({"opt": "adammm"}, "optimizer: timm cannot make 'adammm' with these settings: .*list_optimizers"),
+        ({"opt": "adammm"}, r"optimizer\.opt: timm has no 'adammm'; did you mean adam, .*\?$"),
+        ({"opt": "Lookahead_AdamW_torch"}, r"optimizer\.opt: timm has no 'Lookahead_AdamW_torch'; timm.optim.list_opt"),
         ({"opt": "adahessian"}, r"optimizer\.opt: adahessian needs second derivatives"),
     ],
 )

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cskd_hf.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature, fit_temperature
+from cskd_hf.evaluation.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    apply_temperature,
+    calibrate,
+    fit_temperature,
+)
 from cskd_hf.evaluation.refinement import refinement_loss
 
 
@@ -58,11 +64,11 @@ def test_a_constant_added_to_a_row_changes_nothing() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_a_perfectly_separated_set_returns_the_lower_bound(scale: float) -> None:
     logits = scale * torch.eye(5)
-    assert fit_temperature(logits, torch.arange(5)) == MIN_TEMPERATURE == 1e-2
+    assert fit_temperature(logits, torch.arange(5)) == MIN_TEMPERATURE == 1e-6
 
 
 def test_logits_worse_than_a_constant_return_the_upper_bound() -> None:
-    assert fit_temperature(-torch.eye(5), torch.arange(5)) == MAX_TEMPERATURE == 1e2
+    assert fit_temperature(-torch.eye(5), torch.arange(5)) == MAX_TEMPERATURE == 1e6
 
 
 @pytest.mark.parametrize("num_classes", [1, 4])
@@ -73,8 +79,15 @@ def test_logits_equal_within_rows_have_temperature_1(num_classes: int) -> None:
 
 def test_huge_logits_do_not_overflow() -> None:
     logits = torch.tensor([[1e4, 0.0]] * 4)
-    # the optimum, 1e4 / log 3, lies above the bound
-    assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == MAX_TEMPERATURE
+    assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(1e4 / math.log(3))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_neither_refinement_nor_the_verdict_depends_on_the_scale_of_the_logits(scale: float) -> None:
+    logits, target = sampled(2.5, num_images=300)
+    scaled = scale * logits.double()
+    assert refinement_loss(scaled, target) == pytest.approx(refinement_loss(logits, target), rel=1e-8)
+    assert calibrate(scaled, target).temperature == pytest.approx(scale * fit_temperature(logits, target), rel=1e-8)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.7, 3.0, 100.0])

@@ -113,6 +113,18 @@ def test_the_cross_validated_nll_is_that_of_images_left_out_of_the_fit() -> None
     assert not vector.supported
 
 
+def test_a_single_mistake_supports_no_larger_map() -> None:
+    """The folds without it would be scaled by a temperature of almost 0, at which it costs whole nats."""
+    logits, target = 0.3 * drawn(400), torch.arange(400) % 4
+    logits[torch.arange(400), target] += 4 + 6 * torch.rand(400, generator=torch.Generator().manual_seed(1))
+    target[0] += 1
+    temperature, *larger = compare_maps(logits, target)
+    assert temperature.supported
+    for own in larger:
+        verdict = "not supported: 320 of the 400 hold-out images determine no temperature to compare with"
+        assert own.verdict == verdict
+
+
 def test_copies_of_the_hold_out_images_support_no_map() -> None:
     logits = drawn(250, 25)
     target = labelled(logits.softmax(dim=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -12,9 +13,9 @@ from random_logits import predictions
 from cskd_hf.evaluation import weighted
 from cskd_hf.evaluation.comparison import Compared, Measured, differences, holm, mcnemar, measure
 from cskd_hf.evaluation.comparison_table import as_json, as_latex, as_markdown, as_text
-from cskd_hf.evaluation.metrics import evaluate_predictions
+from cskd_hf.evaluation.metrics import CALIBRATION_ERRORS, evaluate_predictions
 from cskd_hf.evaluation.predictions import Predictions
-from cskd_hf.evaluation.resampling import interval, p_value, resamples
+from cskd_hf.evaluation.resampling import interval, p_value, resamples, swap_p_value
 
 NAMES = tuple("abcdefg")
 
@@ -137,6 +138,38 @@ def test_calibrated_differences_need_both_temperatures_and_a_metric_that_depends
     assert {"nll", "ece", "nll_calibration"} <= calibrated
     assert not calibrated & {"top1_error", "nll_refinement", "aurc_logit_norm", "recall_at_1"}
     assert not any(row.calibrated for row in differences([measured(), measured(noise=1.0, temperature=1.5)]))
+
+
+def test_the_p_value_of_a_calibration_error_counts_the_swaps_with_as_large_a_difference() -> None:
+    logits, target = (part[:10] for part in predictions())
+    both = [logits.double().softmax(dim=1), (logits + torch.eye(7)[target]).double().softmax(dim=1)]
+    confidence = np.array([each.amax(dim=1).numpy() for each in both])
+    correct = np.array([each.argmax(dim=1).eq(target).numpy() for each in both], dtype=float)
+
+    def ece(chosen: np.ndarray) -> float:
+        p, right = (values[chosen, np.arange(10)] for values in (confidence, correct))
+        gaps = (abs((right - p)[np.ceil(20 * p) == bin].sum()) for bin in range(1, 21))
+        return sum(gaps) / 10
+
+    swaps = [np.array(swap) for swap in product([0, 1], repeat=10)]
+    gaps = np.array([abs(ece(swap) - ece(1 - swap)) for swap in swaps])
+    answers = [[torch.from_numpy(values[model]) for values in (confidence, confidence, correct)] for model in (0, 1)]
+    found = swap_p_value(CALIBRATION_ERRORS["ece"], *answers, count=4000)
+    assert found == pytest.approx(np.mean(gaps >= gaps[0] - 1e-9), abs=0.03)
+
+
+def test_models_calibrated_alike_rarely_differ_in_calibration_error() -> None:
+    """The bootstrap would call them different in a fifth of these test sets."""
+    generator, p_values = torch.Generator().manual_seed(0), []
+    for _ in range(60):
+        logits = 2 * torch.randn(150, 4, generator=generator)
+        target = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+        answers = []
+        for _ in range(2):
+            p, top = (0.8 * (logits + torch.randn(150, 4, generator=generator))).double().softmax(dim=1).max(dim=1)
+            answers.append([p, p, (top == target).double()])
+        p_values.append(swap_p_value(CALIBRATION_ERRORS["debiased_ece"], *answers, count=100))
+    assert sum(p <= 0.05 for p in p_values) <= 6
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (9, 2), (5, 5), (0, 12)])

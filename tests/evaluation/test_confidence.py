@@ -10,7 +10,15 @@ import torch
 from random_logits import numpy_softmax, predictions
 from torch import Tensor
 
-from cskd_hf.evaluation.confidence import adaptive_ece, aurc, aurc_logit_norm, classwise_ece, ece, reliability_bins
+from cskd_hf.evaluation.confidence import (
+    adaptive_ece,
+    augrc,
+    aurc,
+    aurc_logit_norm,
+    classwise_ece,
+    ece,
+    reliability_bins,
+)
 
 
 def two_class(probability_of_0: list[float]) -> Tensor:
@@ -110,6 +118,24 @@ def test_aurc_is_the_mean_over_all_orders_of_tied_confidences() -> None:
         wrong = [1, *tied, 1]
         areas.append(np.mean([np.mean(wrong[:k]) for k in range(1, 7)]))
     assert aurc(logits, target) == pytest.approx(100 * np.mean(areas))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 100.0])
+def test_the_ranking_of_two_classes_does_not_depend_on_their_scale(scale: float) -> None:
+    logits, target = predictions(num_classes=2)  # times 100, most probabilities round to 1
+    for metric in (aurc, augrc):
+        assert metric(scale * logits.double(), target) == pytest.approx(metric(logits, target))
+
+
+def test_confidences_that_are_equal_up_to_rounding_tie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.stack([torch.linspace(-1, 2, 30)[torch.randperm(30, generator=generator)] for _ in range(40)])
+    target = logits.argmax(dim=1)
+    target[:20] = (target[:20] + 1) % 30
+    assert len(logits.double().softmax(dim=1).amax(dim=1).unique()) > 1
+    assert aurc(logits, target) == pytest.approx(50.0)
+    assert augrc(logits, target) == pytest.approx(25.0)
+    assert adaptive_ece(logits, target) == pytest.approx(ece(logits, target, num_bins=1))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])

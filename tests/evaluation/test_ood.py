@@ -15,6 +15,7 @@ from cskd_hf import evaluate, ood_detection, ood_scores
 from cskd_hf.errors import UserError
 from cskd_hf.evaluation.images import load_ood
 from cskd_hf.evaluation.ood import DETECTION, SCORES
+from cskd_hf.evaluation.ood_table import compare
 from cskd_hf.recipe.resolve import resolve_data
 from cskd_hf.recipe.sections import DataSection
 
@@ -41,6 +42,14 @@ def test_scores_equal_their_formulas(temperature):
 def test_a_logit_of_minus_infinity_is_probability_zero():
     scores = ood_scores(torch.tensor([[0.0, -torch.inf]]))
     assert [values.item() for values in scores.values()] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_images_whose_probability_rounds_to_1_are_ranked():
+    inside, outside = torch.tensor([[60.0, 0.0], [50.0, 0.0]]), torch.tensor([[0.0, 40.0]])
+    assert ood_scores(outside)["max_prob"].item() == 1.0
+    assert compare(inside, outside, None)["scores"]["max_prob"]["auroc"] == 100.0
+    one_class = compare(inside[:, :1], outside[:, :1], None)
+    assert one_class["scores"]["max_prob"]["auroc"] == 50.0
 
 
 def rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 from cskd_hf import predict
 from cskd_hf.errors import UserError
+from cskd_hf.evaluation.answers import rank_classes
 from cskd_hf.models.load import load_trained
 
 TEMPERATURE = 50.0  # the random logits are large
@@ -69,7 +71,7 @@ def test_every_readable_image_of_a_folder_has_a_row_and_the_others_are_listed_at
     assert done.out == ""
     assert done.err.splitlines() == [
         "calibrated: by the test",
-        "error: 2 of 7 files could not be read:",
+        "error: 2 of 7 files could not be read; answers.csv has the others:",
         "  in/c.png: unreadable image (not in any format that Pillow reads)",
         "  gone.png: unreadable image ([Errno 2] No such file or directory: 'gone.png')",
     ]
@@ -105,6 +107,12 @@ def test_table_and_json_lines_hold_the_same_answers(model, images, capsys):
             assert ">99.9" in shown if prob > 0.999 else float(shown) == pytest.approx(100 * prob, abs=0.006)
 
 
+def test_classes_rank_by_their_logits_where_their_probabilities_round_to_0(model):
+    trained = replace(load_trained(str(model)), class_names=("a", "b", "c"), temperature=None)
+    (answer,) = rank_classes(trained, torch.tensor([[0.0, -900.0, -800.0]]), ["x"], 3)
+    assert (answer.labels, answer.probs) == (["a", "c", "b"], [1.0, 0.0, 0.0])
+
+
 def test_deep_images_that_come_out_nearly_black_are_noted(model, images, capsys):
     for name, greatest in (("12-bit", 4095), ("16-bit", 65535)):
         Image.fromarray(np.linspace(0, greatest, 32 * 32).reshape(32, 32).astype(np.uint16)).save(f"{name}.png")
@@ -130,6 +138,10 @@ def test_without_a_readable_image_the_files_are_listed_and_the_answers_empty(mod
         (["nowhere", "in"], "nowhere: no such folder"),
         (["MODEL", "nowhere.png"], "nowhere.png: no such file"),
         (["MODEL", "in", "--output", "out/x.csv"], "--output: out is no folder"),
+        (
+            ["MODEL", "in", "--output", "x.json"],
+            "--output: x.json: not .csv, .jsonl or .txt; write one of these, or --f",
+        ),
         (["MODEL", "in", "--features", "in"], "--features: in is a folder"),
         (["MODEL", "in", "--topk", "0"], "--topk: read 0; write 1 or more"),
         (["MODEL", "in", "--workers", "-1"], "--workers: read -1; write 0 or more"),

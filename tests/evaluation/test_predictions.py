@@ -148,6 +148,23 @@ def test_features_are_not_computed_unless_asked_for(predict, make_network, make_
     torch.testing.assert_close(predictions.logits, predict(network, split).logits, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch 2.9 has the setting")
+def test_results_are_computed_in_true_float32_under_the_newer_settings_too(predict, make_network, make_split):
+    operations = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+    network, inside = make_network(), []
+    network.layers.register_forward_pre_hook(lambda *_: inside.extend(each.fp32_precision for each in operations))
+    before = [operation.fp32_precision for operation in operations]
+    for operation, precision in zip(operations, ("tf32", "tf32", "bf16"), strict=True):
+        operation.fp32_precision = precision
+    try:
+        predict(network, make_split(4))
+        assert set(inside) == {"ieee"}
+        assert [operation.fp32_precision for operation in operations] == ["tf32", "tf32", "bf16"]
+    finally:
+        for operation, precision in zip(operations, before, strict=True):
+            operation.fp32_precision = precision
+
+
 def test_a_stop_between_batches_restores_the_mode(predict, make_network, make_split):
     network = make_network().train()
     answers = iter([False, True])

@@ -179,7 +179,7 @@ def test_the_recipe_schema_describes_the_method_without_its_python_example(name:
 
 
 @each_method
-@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("wrong", [-1e9, float("nan"), float("inf")])
 def test_invalid_coefficients_are_rejected(name: str, wrong: float) -> None:
     for key in [key for key, field in METHODS[name].model_fields.items() if field.annotation is float]:
         with pytest.raises(ValueError, match=key):

@@ -169,6 +169,12 @@ def test_weights_that_do_not_fit_are_one_line(exported, settings, line):
     assert len(str(caught.value)) < 600
 
 
+def test_a_shape_that_the_settings_change_is_not_blamed_on_the_network_connection(exported):
+    message = r"^model: the weights of local-dir:.*test_resnet do not fit .*: size mismatch for fc\.weight"
+    with pytest.raises(UserError, match=message):
+        start_of(5, model_name=f"local-dir:{exported / 'test_resnet'}", pretrained=True, global_pool="catavgmax")
+
+
 def test_names_have_one_spelling():
     assert ModelSection(model_name="timm/resnet50.a1_in1k") == ModelSection(model_name="resnet50.a1_in1k")
     assert ModelSection(model_name="hf_hub:org/net").model_name == "hf-hub:org/net"

@@ -44,6 +44,16 @@ def test_a_run_of_another_recipe_names_the_keys_that_differ(tmp_path, finished):
     assert state.summary is None
 
 
+def test_a_folder_without_results_takes_any_recipe_as_in_training(tmp_path):
+    other = one_run(tmp_path, overrides=["optimizer.lr=0.05"])
+    write_unfinished(other, 3)
+    (other.folder / "environment.json").write_text("{}")
+    (other.folder / "metrics.jsonl").unlink()
+    run = one_run(tmp_path)
+    assert inspect_run(run).trainable
+    assert inspect_run(run).describe(run) == "unfinished (0 of 200 epochs)"
+
+
 def test_a_run_on_a_prepared_folder_counts_once_data_names_it(tmp_path, capsys):
     write_finished(one_run(tmp_path, data="./birds"), 33.0)
     assert main([*ONE_RUN, "--runs", str(tmp_path)]) == 2

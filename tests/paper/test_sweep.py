@@ -139,6 +139,7 @@ def test_rows_are_of_the_epoch_that_each_run_selected(tmp_path):
     text = markdown("digits_resnet10", rows, "top1_error")
     assert "On hold-out images, epoch with the best hold-out NLL or last epoch; mean ± " in text
     assert "do not compare them with those of a last epoch" in text
+    assert "Best by Top-1 error: `run.selection=best_holdout`.\nWith n = 1 the spread is not known; add --seeds" in text
 
 
 def test_changes_at_a_resume_other_hold_out_images_and_processes_are_noted(tmp_path):

@@ -50,7 +50,14 @@ FILES: list[tuple[str | bytes, str]] = [
         changed("num_epochs: 2", "sched: cosine"),
         "r.yaml:10: scheduler.num_epochs: missing, without a …: … (whole number ≥ 1)",
     ),
-    (changed("scheduler:\n  num_epochs: 2\n", ""), "r.yaml: scheduler: missing; write a section scheduler with …"),
+    (
+        changed("scheduler:\n  num_epochs: 2\n", ""),
+        "r.yaml: scheduler: missing; write a section scheduler with num_epochs in it",
+    ),
+    (changed("optimizer:\n  lr: 0.1\n", ""), "r.yaml: optimizer: missing; write a section optimizer with lr in it"),
+    (GOOD + "aa: rand-m9\n", "r.yaml:12: aa: no such section; auto_augment belongs to transform; write transform.a…"),
+    (GOOD + "backbone:\n  type: ResNet\n", "r.yaml:12: backbone: no such …; write 'model.model_name=…'"),
+    (GOOD + "trainer:\n  gpus: 1\n", f"r.yaml:12: trainer: no such section; allowed: {SECTIONS}"),
     (GOOD + "run:\n", "r.yaml:12: run: read null; allowed: a section with keys; write output_dir: …"),
     (changed("data:\n  dataset: digits", "data: digits"), "r.yaml:1: data: read 'digits'; allowed: a section with …"),
     (changed("  name: cskd\n", ""), f"r.yaml:5: method: no name; allowed names: {NAMES}"),
@@ -91,7 +98,7 @@ PATHS = [
     ("run.seed=1", "run.seed=1: no such recipe; write the recipe first, then the overrides"),
     ("r.yaml/r.yaml", "r.yaml/r.yaml: no such recipe; …"),
     ("long" * 200, "long…long: no such recipe; …"),
-    ("recipes", "recipes: a folder, not a recipe; name a YAML file in it"),
+    ("recipes", "recipes: a folder, not a recipe; to train on its images, write finetune data.dataset=recipes"),
     ("", ".: a folder, not a recipe; name a YAML file in it"),
 ]
 

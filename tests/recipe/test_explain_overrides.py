@@ -32,13 +32,14 @@ OVERRIDES = [
     ("optimizer.lr =fast", "command line: optimizer.lr: read 'fast'; allowed: number > 0, or null"),
     (
         "transform.scale=null",
-        "command line: transform.scale: read null; allowed: list of 2 numbers > 0; for example '…[0.…",
+        "command line: transform.scale: read null; allowed: list of 2 numbers > 0 and ≤ 1; for example '…[0.…",
     ),
     (
         "data.drop_last=",
         "command line: data.drop_last: read null; allowed: true or false; the default is data.drop_last=false",
     ),
     # ranges
+    ("transform.scale=[8,100]", "command line: transform.scale: read [8, 100]; allowed: … numbers > 0 and ≤ 1; …"),
     ("optimizer.lr=0", "command line: optimizer.lr: read 0; allowed: number > 0, or null"),
     ("optimizer.lr=.inf", "command line: optimizer.lr: read inf; allowed: a finite number"),
     ("optimizer.lr=1e999", "command line: optimizer.lr: read inf; allowed: a finite number"),

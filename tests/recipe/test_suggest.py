@@ -19,6 +19,9 @@ SUGGESTED = [
     ("data.batch_size=1,024", "data.batch_size=1024"),
     ("scheduler.num_epochs=1e2", "scheduler.num_epochs=100"),
     ("transform.hflip=50%", "transform.hflip=0.5"),
+    ("transform.hflip=2.5", "transform.hflip=0.025"),
+    ("data.test_split=20", "data.test_split=0.2"),
+    ("data.test_split=2024", "\"data.test_split='2024'\""),
     ("optimizer.weight_decay=1/2", "optimizer.weight_decay=0.5"),
     # words
     ("run.model_ema=yes", "run.model_ema=true"),

@@ -49,9 +49,12 @@ def test_the_schedule_is_described_as_timm_runs_it(settings, words):
         ({"warmup_epochs": 1, "warmup_lr": 0.2}, "warmup_lr"),
         ({"min_lr": 0.2}, "min_lr"),
         ({"warmup_epochs": 1, "min_lr": 0.1}, None),
+        ({"cooldown_epochs": 2}, "cooldown_epochs"),
+        ({"cooldown_epochs": 2, "min_lr": 1e-5}, None),
+        ({"cooldown_epochs": 2, "sched": "step"}, None),
     ],
 )
-def test_a_rate_that_never_reaches_or_exceeds_the_learning_rate_is_noted(settings, key):
+def test_a_rate_that_never_reaches_or_exceeds_the_learning_rate_or_is_zero_is_noted(settings, key):
     section = schedule(**settings)
     notes = rate_notes(section, 0.1, rates_by_epoch(section, 0.1, updates_per_epoch=7))
     assert [note.partition(":")[0] for note in notes] == [f"scheduler.{key}"] * (key is not None)

@@ -160,7 +160,7 @@ def test_a_checkpoint_that_does_not_fit_the_recipe_is_one_line(tmp_path):
     [
         ("nowhere", "nowhere: no such folder; name a run folder, a checkpoint in it, local-dir:FOLDER, hf-hub:"),
         ("file", "file: a file; name a run folder"),
-        ("empty", "empty: not a run folder; name a run folder"),
+        ("empty", "empty: not a run folder; name a run folder.*; the images follow: data.dataset=FOLDER to evaluate"),
         ("started", "started: neither finished nor at its first checkpoint; resume it"),
         ("started/checkpoints", "started/checkpoints: no checkpoint in it"),
         ("lone/step-00000001", r"lone/step-00000001: .* has no recipe\.yaml; a checkpoint needs the recipe"),
