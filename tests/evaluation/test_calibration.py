@@ -82,6 +82,15 @@ def test_huge_logits_do_not_overflow() -> None:
     assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(1e4 / math.log(3))
 
 
+def test_logits_of_a_diverged_network_support_no_temperature() -> None:
+    """Rounding of an NLL of 1e14 and more exceeds the deviance that bounds the interval."""
+    logits, target = sampled(2.5, num_images=300)
+    found = calibrate(1e20 * logits, target)
+    assert found.temperature is None
+    assert found.fitted == MAX_TEMPERATURE
+    assert found.high is None
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_neither_refinement_nor_the_verdict_depends_on_the_scale_of_the_logits(scale: float) -> None:
     logits, target = sampled(2.5, num_images=300)
