@@ -16,7 +16,7 @@ from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.errors import ImageError
+from cskd_hf.errors import ImageError, UserError
 
 __all__ = ["ClassPairSampler", "Draw", "ImageSampler", "PairedImages", "PairingCollator", "Sample"]
 
@@ -182,6 +182,8 @@ class PairingCollator:
     def __call__(self, samples: Sequence[Sample] | Batch) -> Batch:
         if isinstance(samples, Batch):
             return samples
+        if isinstance(samples, Sample):
+            raise UserError("batch_size: read None, which loads single pairs; write DataLoader(…, batch_size=…)")
         skipped = tuple(report for sample in samples for report in sample.skipped)
         samples = [sample for sample in samples if sample.views]  # a dropped key has none
         num_views = len(samples[0].views) if samples else 0
