@@ -47,8 +47,7 @@ def describe_images(images: Images) -> dict[str, dict[str, Any]]:
         >>> {name: split["images"] for name, split in describe_images(images).items()}
         {'train': 200, 'test': 1297}
     """
-    splits = {"train": images.train, "test": images.test, "holdout": images.holdout}
-    return {name: describe_split(split) for name, split in splits.items() if split is not None}
+    return {name: describe_split(split) for name, split in images.splits.items()}
 
 
 def image_differences(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -72,10 +72,10 @@ def check_images(
     skipped = data.on_corrupt == "skip"
     advice = "training skips it" if skipped else "repair or remove the file, or write data.on_corrupt=skip"
     for name, split in statistics.items():
-        lines = [f"{where}; {advice}" for where in split.unreadable[:5]]
-        if len(split.unreadable) > 5:
-            lines.append(f"{len(split.unreadable) - 5:,} more images of {name} are unreadable")
-        (diagnostics.problems if skipped else diagnostics.fatal).extend(lines)
+        lines = [f"{where}; {advice}" for where in split.unreadable]
+        (diagnostics.problems if skipped else diagnostics.fatal).extend(
+            _first_five(lines, f"more images of {name} are unreadable")
+        )
     _, height, width = transform.input_size
     counts = {
         "grey": lambda split: sum(split.modes[mode] for mode in GREY),
@@ -90,12 +90,16 @@ def check_images(
         elif any(shares.values()):
             parts = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in shares.items() if share)
             diagnostics.notes.append(f"of the images checked, {parts} are {property_}")
-    slivers = [line for split in statistics.values() for line in split.slivers]
-    diagnostics.problems += [f"{line}: a sliver; the model sees almost nothing of it" for line in slivers[:5]]
-    if len(slivers) > 5:
-        diagnostics.problems.append(f"{len(slivers) - 5:,} more images are slivers")
+    consequence = "a sliver; the model sees almost nothing of it"
+    slivers = [f"{line}: {consequence}" for split in statistics.values() for line in split.slivers]
+    diagnostics.problems += _first_five(slivers, "more images are slivers")
     diagnostics.notes += metadata_notes(statistics, transform)
     check_values({name: split.values for name, split in statistics.items()}, data.value_range, diagnostics)
+
+
+def _first_five(lines: list[str], rest: str) -> list[str]:
+    """The first five, and a line that says of how many more the `rest` holds."""
+    return lines[:5] + ([f"{len(lines) - 5:,} {rest}"] if len(lines) > 5 else [])
 
 
 def metadata_notes(statistics: Mapping[str, ImageStatistics], transform: TransformSection) -> list[str]:

@@ -57,8 +57,7 @@ class ImageSplit:
         return len(self.labels)
 
     def fetch(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
-        """The encoded images of these rows, in one read."""
-        # Decoding reports a null image.
+        """The encoded images of these rows, in one read; decoding reports a null image."""
         return [_openable(image or {"bytes": None, "path": None}) for image in self.dataset[list(indices)]["image"]]
 
     def describe(self, index: int, image: Mapping[str, Any] | None = None) -> str:
@@ -68,8 +67,8 @@ class ImageSplit:
 
     def take(self, indices: np.ndarray) -> ImageSplit:
         """A subset that keeps the row numbers."""
-        rows, labels = self.rows[indices], self.labels[indices]
-        return ImageSplit(self.name, self.dataset.select(indices), labels, self.class_names, rows)
+        images = self.dataset.select(indices)
+        return ImageSplit(self.name, images, self.labels[indices], self.class_names, self.rows[indices])
 
 
 def _openable(image: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,6 +91,11 @@ class Images:
     @property
     def num_classes(self) -> int:
         return len(self.train.class_names)
+
+    @property
+    def splits(self) -> dict[str, ImageSplit]:
+        """By name in files: "train", "test" and, if there is one, "holdout"."""
+        return {"train": self.train, "test": self.test} | ({} if self.holdout is None else {"holdout": self.holdout})
 
 
 def load_images(data: DataSection) -> Images:
@@ -120,9 +124,8 @@ def load_images(data: DataSection) -> Images:
     opened = open_splits(data)
     stored = _read_labels(data, opened)
     labels, class_names = join_labels(list(stored.values()), data.label_column or "")
-    splits = {
-        role: _image_split(opened, role, own, class_names, data) for role, own in zip(stored, labels, strict=True)
-    }
+    numbered = zip(stored, labels, strict=True)
+    splits = {role: _image_split(opened, role, own, class_names, data) for role, own in numbered}
     notes = list(dict.fromkeys(note for split in splits.values() for note in split.notes))  # one file may list several
     train, holdout, test = splits["train"], splits.get("holdout"), splits.get("test")
     if test is None:
@@ -172,8 +175,7 @@ def _class_notes(train: ImageSplit, holdout: ImageSplit | None) -> list[str]:
         if split is not None:
             classes = np.flatnonzero(np.bincount(split.labels, minlength=len(names)) == count)
             if len(classes):
-                examples = some([names[label] for label in classes])
-                notes.append(f"{len(classes)} of {len(names)} classes {problem}: {examples}")
+                notes.append(f"{len(classes)} of {len(names)} classes {problem}: {some([names[n] for n in classes])}")
     return notes
 
 
@@ -236,8 +238,7 @@ def holdout_mask(labels: np.ndarray, share: float) -> np.ndarray:
     generator = np.random.RandomState(0)
     rank = rank_in_class(labels, generator.permutation(len(labels)))
     size = np.bincount(labels)
-    most = np.maximum(size - 1, 0)
-    quota = size * share
+    most, quota = np.maximum(size - 1, 0), size * share
     taken = np.minimum(np.floor(quota + 1e-9).astype(np.int64), most)
     total = min(round(len(labels) * share), int(most.sum()))
     chance = generator.permutation(len(size))

@@ -35,14 +35,7 @@ def open_files(
     Args:
         patterns: split → patterns of its files; {}: `datasets` finds the split in the names of files and folders.
     """
-    files = {
-        name: sorted(str(file) for pattern in patterns[name] for file in root.glob(pattern) if file.is_file())
-        for name in patterns
-    }
-    if not any(files.values()):
-        base = glob.escape(str(root / (_described(root, data.config_name).get("data_dir") or "")))
-        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
-        files = {str(name): list(map(str, of_split)) for name, of_split in found.items()}
+    files = _files_by_split(root, data.config_name, patterns)
     suffixes = {Path(file).suffix for of_split in files.values() for file in of_split}
     suffix = next((suffix for suffix in _BUILDERS if suffix in suffixes), None)
     if suffix is None:  # images by the README's patterns
@@ -67,6 +60,18 @@ def open_files(
         return {name: _two_columns(table, data) for name, table in load(chosen).items()}
     tables = open_tables(chosen, data, load, features, f"{root}/README.md")
     return {name: join_paths(table, root, data) for name, table in tables.items()}
+
+
+def _files_by_split(root: Path, config_name: str | None, patterns: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    files = {
+        name: sorted(str(file) for pattern in of_split for file in root.glob(pattern) if file.is_file())
+        for name, of_split in patterns.items()
+    }
+    if any(files.values()):
+        return files
+    base = glob.escape(str(root / (_described(root, config_name).get("data_dir") or "")))
+    found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+    return {str(name): list(map(str, of_split)) for name, of_split in found.items()}
 
 
 def _require_whole(split: str, files: Sequence[str]) -> None:

@@ -76,17 +76,18 @@ def check_values(splits: Mapping[str, Found], value_range: Range | None, diagnos
     """
     depths = {key for found in splits.values() for key in found}
     for mode, depth in sorted(depths):
-        low, high = (depth.low, depth.high) if value_range is None or depth == EIGHT_BITS else value_range
+        low, high = depth[1:] if value_range is None or depth == EIGHT_BITS else value_range
         seen = {name: found[mode, depth] for name, found in splits.items() if (mode, depth) in found}
-        named, consequence = {}, "would be clipped"
-        if depth.kind == "floating-point" and value_range is None:
-            named = {name: values for name, values in seen.items() if values.least < low or values.greatest > high}
-        if not named:
-            spans = {name: min(values.greatest, high) - max(values.least, low) for name, values in seen.items()}
-            named = {name: seen[name] for name, span in spans.items() if span < MIN_SPAN * (high - low)}
-            consequence = "come out nearly black or uniform"
-        if named:
-            ranges = ", ".join(f"{values.text} in {name}" for name, values in named.items())
+        beyond, narrow = dict[str, Values](), dict[str, Values]()
+        for name, values in seen.items():
+            outside = values.least < low or values.greatest > high
+            if outside and depth.kind == "floating-point" and value_range is None:
+                beyond[name] = values
+            if min(values.greatest, high) - max(values.least, low) < MIN_SPAN * (high - low):
+                narrow[name] = values
+        if beyond or narrow:
+            consequence = "would be clipped" if beyond else "come out nearly black or uniform"
+            ranges = ", ".join(f"{values.text} in {name}" for name, values in (beyond or narrow).items())
             line = f"{depth.kind} images (mode {mode}) {consequence}: black is {low:,.10g}, white {high:,.10g}, but "
             line += f"values are {ranges}"
             if depth == EIGHT_BITS:

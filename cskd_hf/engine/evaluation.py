@@ -36,7 +36,7 @@ def predict(run: Run, split: str, stop: StopRequest, autocast: bool) -> Predicti
     """
     return predict_split(
         run.model,
-        getattr(run.images, split),
+        run.images.splits[split],
         run.accelerator,
         run.recipe.data,
         run.recipe.transform,

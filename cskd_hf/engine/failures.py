@@ -89,25 +89,31 @@ def explain(error: Exception, run: Run) -> str | None:
 
     The line is empty on ranks that leave it to another.
     """
-    checkpoints = list_checkpoints(run.folder / "checkpoints")
-    resume = f"the last complete checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    problem = _problem(error, run)
+    if not problem:
+        return problem
     if not run.folder.is_dir():  # on another machine
-        resume = f"checkpoints are in {run.folder} of {run.ranks.names[0]}"
+        return f"{problem}; checkpoints are in {run.folder} of {run.ranks.names[0]}"
+    checkpoints = list_checkpoints(run.folder / "checkpoints")
+    newest = f"the last complete checkpoint is {checkpoints[-1]}" if checkpoints else "there is no checkpoint yet"
+    return f"{problem}; {newest}"
+
+
+def _problem(error: Exception, run: Run) -> str | None:
+    """What stopped the run, and what to do about it; otherwise as `explain`."""
     reason = one_line(error)
     if is_out_of_device_memory(error):
-        return f"{explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)}; {resume}"
+        return explain_out_of_memory(error, run.recipe, run.learner.module, run.accelerator)
     if is_out_of_host_memory(error):
-        return f"{explain_out_of_host_memory(error, run.recipe)}; {resume}"
+        return explain_out_of_host_memory(error, run.recipe)
     if isinstance(error, NonFiniteLossError):
         return (
-            f"the loss is not finite at {error}; the optimizer did not step. "
-            f"{_dump_batch(error, run)} lists the batch. Lower optimizer.lr, set "
-            f"run.clip_grad, or train in float32; {resume}"
+            f"the loss is not finite at {error}; the optimizer did not step. {_dump_batch(error, run)} lists the "
+            "batch. Lower optimizer.lr, set run.clip_grad, or train in float32"
         )
     if isinstance(error, NonFiniteWeightsError):
         return (
-            f"{error}; no checkpoint was saved at this step. Lower optimizer.lr, set run.clip_grad, or train in "
-            f"float32; {resume}"
+            f"{error}; no checkpoint was saved at this step. Lower optimizer.lr, set run.clip_grad, or train in float32"
         )
     if is_broken_collective(error) or (isinstance(error, DeviceTimeoutError) and len(run.ranks.names) > 1):
         missing = run.ranks.missing()
@@ -117,28 +123,24 @@ def explain(error: Exception, run: Run) -> str | None:
         lost = " and ".join(run.ranks.names[rank] for rank in missing) or f"a connection ({reason})"
         return (
             f"lost {lost} at step {run.progress.step}: killed, out of memory, disconnected, or stopped by an error it "
-            f"printed itself; every process stops. Rerun the same command to resume; {resume}"
+            "printed itself; every process stops. Rerun the same command to resume"
         )
     if lacks_deterministic(error):
-        return f"{lacks_deterministic(error)}; {resume}"
+        return lacks_deterministic(error)
     todo = advice(error, run.folder) if isinstance(error, OSError) else None
     if todo is not None or isinstance(error, CheckpointError):
-        todo = todo or f"make {run.folder} writable"
-        return f"{reason}; {todo} and rerun the same command; {resume}"
+        return f"{reason}; {todo or f'make {run.folder} writable'} and rerun the same command"
     if isinstance(error, (ConnectionError, EOFError)) or (
-        isinstance(error, RuntimeError) and ("DataLoader worker" in str(error) or "Pin memory thread" in str(error))
+        isinstance(error, RuntimeError) and ("DataLoader worker" in reason or "Pin memory thread" in reason)
     ):  # whichever the training process meets first
         if "too many open files" in reason.lower() or "received 0 items of ancdata" in reason:
-            return f"too many open files; raise the limit (ulimit -n 4096) or lower data.workers; {resume}"
+            return "too many open files; raise the limit (ulimit -n 4096) or lower data.workers"
         if "shared memory" in reason or "Bus error" in reason:
             return (
                 "loader workers need more shared memory; start the container with --shm-size=8g, or write "
-                f"data.workers=0, and rerun the same command; {resume}"
+                "data.workers=0, and rerun the same command"
             )
-        return (
-            f"a loader worker was killed ({reason}); out of memory? Lower data.workers and rerun the same command; "
-            f"{resume}"
-        )
+        return f"a loader worker was killed ({reason}); out of memory? Lower data.workers and rerun the same command"
     return None
 
 

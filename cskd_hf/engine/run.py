@@ -151,7 +151,7 @@ class Run:
         """Rewrite the report after an evaluation in training. A full disk does not stop training."""
         if not self.is_main:
             return
-        images = evaluation_images(getattr(self.images, self.watched), self.recipe.data, self.recipe.transform)
+        images = evaluation_images(self.images.splits[self.watched], self.recipe.data, self.recipe.transform)
         split = "test" if self.watched == "test" else "hold-out"
         try:
             write_report(self.folder, Evaluated(split, predictions, images))

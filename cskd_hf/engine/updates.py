@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,8 +114,19 @@ def training_updates(
             _seed_step(settings.seed, progress.step, accelerator.process_index)
 
             group = group_micro_batches(batches, progress.position, settings.gradient_accumulation_steps)
-            terms = accumulate_gradients(learner, batch_iterator, group, accelerator, progress, totals, settings)
             group_samples = sum(micro.total for micro in group)
+            for micro in group:
+                terms = forward_backward(
+                    learner.objective,
+                    _next_batch(batch_iterator, progress),
+                    accelerator,
+                    totals,
+                    settings,
+                    num_samples=micro.own,
+                    group_samples=group_samples,
+                    all_reduce=micro is group[-1],
+                    step=progress.step,
+                )
             ends_epoch = progress.position + group_samples >= batches.num_samples
             lr = apply_update(learner, accelerator, settings.clip_grad, progress.epoch, ends_epoch)
 
@@ -123,35 +134,6 @@ def training_updates(
             progress.seconds += time.perf_counter() - started
             progress.advance(group_samples, ends_epoch)
             yield update
-
-
-def accumulate_gradients(
-    learner: Learner,
-    batch_iterator: Iterator[Batch],
-    group: Sequence[MicroBatch],
-    accelerator: Accelerator,
-    progress: Progress,
-    totals: Totals,
-    settings: RunSection,
-) -> dict[str, Tensor]:
-    """Forward and backward of every micro-batch of an update; returns the last one's logged terms, on the device."""
-    group_samples = sum(micro.total for micro in group)
-    terms: dict[str, Tensor] = {}
-    for number, micro in enumerate(group, start=1):
-        terms = forward_backward(
-            learner.objective,
-            _next_batch(batch_iterator, progress),
-            accelerator,
-            # DDP averages over ranks; every sample of the group weighs the same wherever it is.
-            weight=micro.own * accelerator.num_processes / group_samples,
-            all_reduce=number == len(group),
-            totals=totals,
-            num_samples=micro.own,
-            step=progress.step,
-            timeout=settings.ddp_timeout,
-            grad_checkpointing=settings.grad_checkpointing,
-        )
-    return terms
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
@@ -173,23 +155,22 @@ def forward_backward(
     objective: nn.Module,
     batch: Batch,
     accelerator: Accelerator,
-    *,
-    weight: float,
-    all_reduce: bool,
     totals: Totals,
+    settings: RunSection,
+    *,
     num_samples: int,
+    group_samples: int,
+    all_reduce: bool,
     step: int,
-    timeout: float,
-    grad_checkpointing: bool,
 ) -> dict[str, Tensor]:
     """Accumulate the gradient of one micro-batch; returns its logged terms, on the device.
 
     Args:
-        weight: of this rank's mean loss in the update.
-        all_reduce: whether DDP averages gradients here, in the group's last micro-batch.
         totals: the epoch's sums, to which the terms are added.
+        settings: gradient checkpointing, and how long to wait for the device.
         num_samples: of this rank's share; 0 if it only repeats a key.
-        timeout: seconds to wait for the device.
+        group_samples: of the whole update, on all ranks.
+        all_reduce: whether DDP averages gradients here, in the group's last micro-batch.
 
     Raises:
         NonFiniteLossError: a term is not finite.
@@ -202,13 +183,15 @@ def forward_backward(
         result = objective(Batch(images, target, index))
         terms = {name: value.detach() for name, value in result.items() if name not in ("output", "target")}
         host_terms = HostCopy(torch.stack(list(terms.values())))
-        with restore_running_statistics(objective) if grad_checkpointing else nullcontext():
+        # DDP averages over ranks; every sample of the group weighs the same wherever it is.
+        weight = num_samples * accelerator.num_processes / group_samples
+        with restore_running_statistics(objective) if settings.grad_checkpointing else nullcontext():
             accelerator.backward(result["loss"] * weight)
     correct = (result["output"].argmax(dim=-1) == result["target"]).float().mean()
     totals.add({**terms, "top1_error": 100 * (1 - correct), "samples": torch.ones_like(correct)}, num_samples)
     # 0.9: before NCCL's own watchdog, which aborts the process.
     # The step's only sync, with the forward alone: the backward is already queued and keeps the device busy.
-    values = dict(zip(terms, host_terms.read(0.9 * timeout), strict=True))
+    values = dict(zip(terms, host_terms.read(0.9 * settings.ddp_timeout), strict=True))
     if not np.isfinite(list(values.values())).all():
         raise NonFiniteLossError(step, values, batch)
     return terms

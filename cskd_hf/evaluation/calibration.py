@@ -76,9 +76,12 @@ def temperature_interval(
         return _nll_and_slope(logits, target, math.exp(log_beta))[0] - limit
 
     def end(bound: float) -> float | None:
-        if excess(-math.log(bound)) <= 0:
+        inside, outside = -math.log(temperature), -math.log(bound)
+        if temperature == bound or excess(outside) <= 0:
             return None
-        return math.exp(-brentq(excess, -math.log(temperature), -math.log(bound), xtol=1e-10))
+        if excess(inside) >= 0:  # by rounding: the NLL of logits of, say, 1e20
+            return temperature
+        return math.exp(-brentq(excess, inside, outside, xtol=1e-10))
 
     return end(MIN_TEMPERATURE), end(MAX_TEMPERATURE)
 

@@ -157,7 +157,7 @@ def differences(models: Sequence[Compared]) -> Iterator[Difference]:
 def _differences(
     name: str, measured: Sequence[Measured | None], models: Sequence[Compared], calibrated: bool
 ) -> Iterator[Difference]:
-    reference, rows = measured[0], []
+    reference, rows = measured[0], list[Difference]()
     if reference is None:
         return
     for number, own in enumerate(measured[1:], start=2):
@@ -175,12 +175,12 @@ def _differences(
         else:
             # An exact test swaps the models' answers image by image, in 2^N ways; resamples of few images all agree.
             p = max(p_value(value, replicated), 2.0 ** (1 - len(models[0].correct)))
-        rows.append((number, value, low, high, abs(value) > 1e-4 * max(abs(ours), abs(theirs)), p))
-    for (number, value, low, high, visible, _), p in zip(rows, holm([row[-1] for row in rows]), strict=True):
         verdict = ""
-        if visible and p <= 0.05 and (low > 0 or high < 0):
+        if (low > 0 or high < 0) and abs(value) > 1e-4 * max(abs(ours), abs(theirs)):
             verdict = "better" if (low > 0) == name.startswith("recall") else "worse"
-        yield Difference(name, number, calibrated, value, low, high, p, verdict)
+        rows.append(Difference(name, number, calibrated, value, low, high, p, verdict))
+    for row, p in zip(rows, holm([row.p for row in rows]), strict=True):
+        yield row._replace(p=p, verdict=row.verdict if p <= 0.05 else "")
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

@@ -105,15 +105,15 @@ def _set_results(
 
 def _set_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     """A line per set, then what the numbers are, then the coverages that have none."""
-    lines = [["score", "wanted", "expected", *_SETS, "worst class"]]
-    for result in results:
-        if "problem" not in result:
-            found, *others = (number(result[name]) for name in _SETS)
-            worst = f"{result['worst_class']}: {result['worst_class_coverage']:.0f} % of {result['worst_class_images']}"
-            cells = [f"{result['wanted']:g}", brackets(*result["expected"]), f"{found} {brackets(*result['interval'])}"]
-            lines.append([result["score"], *cells, *others, worst])
-    table = [text_table(lines), *_SETS_LEGEND] if len(lines) > 1 else []
-    if any(result["found"] < result["expected"][0] for result in results if "problem" not in result):
+    sets = [result for result in results if "problem" not in result]
+    cells = [["score", "wanted", "expected", *_SETS, "worst class"]]
+    for result in sets:
+        found, *others = (number(result[name]) for name in _SETS)
+        rates = [f"{result['wanted']:g}", brackets(*result["expected"]), f"{found} {brackets(*result['interval'])}"]
+        worst = f"{result['worst_class']}: {result['worst_class_coverage']:.0f} % of {result['worst_class_images']}"
+        cells.append([result["score"], *rates, *others, worst])
+    lines = [text_table(cells), *_SETS_LEGEND] if sets else []
+    if any(result["found"] < result["expected"][0] for result in sets):
         chance = "by chance, one line in 40 has less"
-        table.append(f"note: less is found than expected: the test images may differ from the hold-out set; {chance}")
-    return table + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]
+        lines.append(f"note: less is found than expected: the test images may differ from the hold-out set; {chance}")
+    return lines + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]

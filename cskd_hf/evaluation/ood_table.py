@@ -77,29 +77,32 @@ def compare(inside: Tensor, outside: Tensor, temperature: float | None) -> dict[
 
 
 def _lines(models: Sequence[dict[str, Any]], place: str) -> list[str]:
-    """For each set a line per score, and the mean confidence; then what the numbers are."""
-    several, lines = len(models) > 1, list[str]()
-    for place_of, model in enumerate(models, start=1):
-        lines += [f"{place_of}: {model['model']}" if several else model["model"], f"   {model['calibration']}"]
+    """The models, then the tables of each set, then what the numbers are."""
+    prefixes = [f"{number}: " for number in range(1, len(models) + 1)] if len(models) > 1 else [""]
+    lines = list[str]()
+    for prefix, model in zip(prefixes, models, strict=True):
+        lines += [prefix + model["model"], f"   {model['calibration']}"]
     lines.append(f"on {place}: {count_images(models[0]['images'], models[0]['skipped_images'])}")
-    for number_of, first in enumerate(models[0]["ood"]):
-        images = count_images(first["images"], first["skipped_images"])
-        lines += ["", f"against split {first['split']!r} of {first['dataset']}: {images}"]
-        if first["shared_classes"]:
-            shared = first["shared_classes"]
-            lines.append(f"warning: {len(shared)} of its classes have names of known ones: {some(shared)}")
-        cells = [["score", *DETECTION]]
-        confidence = [["mean confidence, percent", "test images", "OOD images"]]
-        for place_of, model in enumerate(models, start=1):
-            prefix = f"{place_of}: " if several else ""
-            found = model["ood"][number_of]
-            for suffix, title in (("", ""), ("_scaled", ", calibrated")):
-                if found[f"scores{suffix}"] is None:
-                    continue
-                for score, rates in found[f"scores{suffix}"].items():
-                    if not (suffix and score == "max_logit"):  # the same ranking
-                        cells.append([f"{prefix}{score}{title}", *map(number, rates.values())])
-                means = map(number, found[f"mean_confidence{suffix}"].values())
-                confidence.append([f"{prefix}{'calibrated' if suffix else 'as trained'}", *means])
-        lines += [number_table(cells), number_table(confidence)]
+    for sets in zip(*(model["ood"] for model in models), strict=True):
+        lines += _set_lines(prefixes, sets)
     return [*lines, "", *(f"{name}: {definition}" for name, definition in (SCORES | DETECTION).items())]
+
+
+def _set_lines(prefixes: Sequence[str], sets: Sequence[dict[str, Any]]) -> list[str]:
+    """A line per model and score, and the mean confidence; `sets` is what each model makes of the same images."""
+    first = sets[0]
+    images = count_images(first["images"], first["skipped_images"])
+    lines = ["", f"against split {first['split']!r} of {first['dataset']}: {images}"]
+    if shared := first["shared_classes"]:
+        lines.append(f"warning: {len(shared)} of its classes have names of known ones: {some(shared)}")
+    rates = [["score", *DETECTION]]
+    confidences = [["mean confidence, percent", "test images", "OOD images"]]
+    for prefix, found in zip(prefixes, sets, strict=True):
+        for suffix, state, title in (("", "as trained", ""), ("_scaled", "calibrated", ", calibrated")):
+            scores = found[f"scores{suffix}"] or {}
+            for score, of_score in scores.items():
+                if not (suffix and score == "max_logit"):  # the same ranking
+                    rates.append([f"{prefix}{score}{title}", *map(number, of_score.values())])
+            if scores:
+                confidences.append([prefix + state, *map(number, found[f"mean_confidence{suffix}"].values())])
+    return [*lines, number_table(rates), number_table(confidences)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -161,30 +162,29 @@ def _predict_share(
 
     They are copied batch by batch into their final place: neither the device nor the host holds them twice.
     """
-    parts: dict[str, Tensor] = {}
-    count, ready = 0, dict[str, Tensor]()
     skipped: dict[int, str] = {}
 
-    def store(outputs: dict[str, Tensor]) -> int:
-        for name, value in outputs.items():
-            if name not in parts:
-                parts[name] = torch.empty(num_images, *value.shape[1:], dtype=value.dtype)
-            parts[name][count : count + len(value)] = value  # a device sync
-        return count + len(outputs.get("row", ()))
-
-    with workers_ended(loader):
+    def outputs_by_batch() -> Iterator[dict[str, Tensor]]:
         batches = iter(loader)
         for _ in numbers:
             if stop():
                 raise EvaluationStoppedError
             batch = next(batches, None)  # None on a rank with fewer images
-            if batch is None:
-                continue
-            skipped.update(batch.skipped)
-            if len(batch.target):
-                previous, ready = ready, forward(batch.images) | {"target": batch.target, "row": batch.index}
-                count = store(previous)  # while the device computes
-    count = store(ready)
+            if batch is not None:
+                skipped.update(batch.skipped)
+                if len(batch.target):
+                    yield forward(batch.images) | {"target": batch.target, "row": batch.index}
+
+    parts: dict[str, Tensor] = {}
+    count = 0
+    with workers_ended(loader):
+        # Copied once the next batch is queued, so that the device computes meanwhile.
+        for outputs, _ in pairwise(chain(outputs_by_batch(), [{}])):
+            start, count = count, count + len(outputs["row"])
+            for name, value in outputs.items():
+                if name not in parts:
+                    parts[name] = torch.empty(num_images, *value.shape[1:], dtype=value.dtype)
+                parts[name][start:count] = value  # a device sync
     return {name: part[:count] for name, part in parts.items()}, skipped
 
 

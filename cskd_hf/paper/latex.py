@@ -18,21 +18,20 @@ def latex(grids: Sequence[Grid], overrides: Sequence[str] = ()) -> str:
 
 def _latex_table(grid: Grid, overrides: Sequence[str]) -> str:
     counts = sorted({cell.ours.n for cell in grid.flat() if cell.ours is not None})
-    same_n, single = len(counts) <= 1, counts == [1]
-    common = in_common(grid)
-    subject = ", ".join(name_of(word) for word in (common, grid.block.metric) if word is not None)
+    common, metric = in_common(grid), grid.block.metric
     budget = None if grid.block.budget is None else "equal training compute"
-    label = "-".join(word for word in (grid.block.table, common, grid.block.metric, budget) if word is not None)
-    caption = f"{escape(subject)} in percent, {chosen_epoch([grid])}, "
-    caption += "" if single else r"mean $\pm$ sample standard deviation ($n-1$) "
-    caption += f"over {f'$n={counts[0]}$' if counts and same_n else '$n$'} seed{'' if single else 's'}"
-    caption += "" if same_n else ", $n$ in parentheses"
+    label = "-".join(word for word in (grid.block.table, common, metric, budget) if word is not None)
+    subject = ", ".join(name_of(word) for word in (common, metric) if word is not None)
+    n = f"$n={counts[0]}$" if len(counts) == 1 else "$n$"
+    mean = f"over {n} seed" if counts == [1] else rf"mean $\pm$ sample standard deviation ($n-1$) over {n} seeds"
+    caption = f"{escape(subject)} in percent, {chosen_epoch([grid])}, {mean}"
+    caption += ", $n$ in parentheses" if len(counts) > 1 else ""
     caption += "; the paper's values in italics" if any(cell.paper for cell in grid.flat()) else ""
     caption += "" if budget is None else f"; {budget}"
     caption += f". Overrides: {escape(' '.join(overrides))}." if overrides else "."
     rows = [["Method", *map(escape, column_names(grid))]]
     for row in grid.cells:
-        cells = [_latex_number(cell.ours, not same_n, cell.best) for cell in row]
+        cells = [_latex_number(cell.ours, len(counts) > 1, cell.best) for cell in row]
         rows.append([escape(method_title(row[0].method)), *cells])
         if any(cell.paper is not None for cell in row):
             published = [f"\\textit{{{_latex_number(cell.paper, False)}}}" for cell in row]

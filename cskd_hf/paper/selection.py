@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cskd_hf.errors import UserError
@@ -45,16 +45,11 @@ def select(
     extra = [method for method in wanted if not any(method in block.methods for block in blocks)]
     selected = []
     for block in blocks:
-
-        def chosen(name: str, names: Collection[str], block: Block = block) -> bool:
-            return name in names if names else name not in block.on_request
-
-        grid_columns = tuple(
-            (dataset, model)
-            for dataset, model in block.columns
-            if chosen(dataset, datasets) and (not models or model in models)
-        )
-        rows = (*(method for method in block.methods if chosen(method, wanted)), *extra)
+        shown = datasets or [dataset for dataset, _ in block.columns if dataset not in block.on_request]
+        networks = models or [model for _, model in block.columns]
+        listed = wanted or [method for method in block.methods if method not in block.on_request]
+        grid_columns = tuple((data, model) for data, model in block.columns if data in shown and model in networks)
+        rows = (*(method for method in block.methods if method in listed), *extra)
         if grid_columns and rows:
             selected.append(replace(block, methods=rows, columns=grid_columns))
     if not selected:

@@ -75,6 +75,8 @@ def describe_details(evaluated: Evaluated, temperature: float | None) -> dict[st
         rows = sorted(rows, key=lambda row: 101.0 if row.recall is None else row.recall)[:MAX_CLASSES]
     few = len(names) <= MAX_MATRIX
     return {
+        "split": evaluated.split,
+        "num_images": len(predictions.target),
         "classes": rows,
         "class_names": names,
         "matrix": _matrix(results, kinds) if few else None,

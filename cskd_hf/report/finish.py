@@ -113,13 +113,10 @@ def describe_selection(settings: RunSection, progress: Progress) -> Selected | N
 
 
 def _dataset(recipe: Recipe, images: Images) -> run_summary.DatasetSummary:
-    sizes = {"train": len(images.train), "test": len(images.test)}
-    if images.holdout is not None:
-        sizes["holdout"] = len(images.holdout)
     return run_summary.DatasetSummary(
         name=recipe.data.dataset,
         num_classes=images.num_classes,
-        images=sizes,
+        images={name: len(split) for name, split in images.splits.items()},
         train_images_per_class=tuple(np.bincount(images.train.labels, minlength=images.num_classes).tolist()),
         deep=dict(images.deep),
     )
@@ -192,10 +189,9 @@ def _throughput(progress: Progress, num_processes: int, peak_memory_bytes: int |
 
 def _skip_notes(images: Images, progress: Progress, predictions: Mapping[str, Predictions]) -> list[str]:
     """One note per unreadable image: its place and what the decoder said."""
-    splits = {"train": images.train, "test": images.test, "holdout": images.holdout}
-    notes = []
-    for name, rows in {"train": progress.skipped, **{name: p.skipped for name, p in predictions.items()}}.items():
-        split = splits[name]
-        assert split is not None
-        notes += [f"skipped: {split.describe(row)}: {reason}" for row, reason in sorted(rows.items())]
-    return notes
+    skipped = {"train": progress.skipped} | {name: p.skipped for name, p in predictions.items()}
+    return [
+        f"skipped: {images.splits[name].describe(row)}: {reason}"
+        for name, rows in skipped.items()
+        for row, reason in sorted(rows.items())
+    ]

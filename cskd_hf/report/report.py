@@ -57,6 +57,7 @@ def write_report(folder: Path, evaluated: Evaluated | None = None) -> Path:
     """
     lines = read_metrics(folder)
     summary = read_summary(folder) if (folder / SUMMARY).is_file() else None
+    temperature = None if summary is None else summary.metrics.temperature
     with_holdout = [line for line in lines if "holdout/top1_error" in line]
     newest = [line for line in lines if "holdout/top1_error" in line or "test/top1_error" in line][-1:]
     page = render_page(
@@ -65,7 +66,7 @@ def write_report(folder: Path, evaluated: Evaluated | None = None) -> Path:
         newest=newest[0] if newest else None,
         best=min(with_holdout, key=lambda line: line["holdout/top1_error"], default=None),
         figures=_figures(folder, lines, finished=summary is not None),
-        details=None if evaluated is None else _details(evaluated, summary),
+        details=None if evaluated is None else describe_details(evaluated, temperature),
         environments=read_environments(folder),
         lines=lines,
         keys=list(dict.fromkeys(key for line in lines for key in line)),
@@ -115,12 +116,6 @@ def _unfinished(recipe: Recipe) -> dict[str, Any]:
         "has_holdout": bool(recipe.data.holdout),
         "temperature": None,
     }
-
-
-def _details(evaluated: Evaluated, summary: Summary | None) -> dict[str, Any]:
-    temperature = None if summary is None else summary.metrics.temperature
-    facts = {"split": evaluated.split, "num_images": len(evaluated.predictions.target)}
-    return facts | describe_details(evaluated, temperature)
 
 
 def model_readme(summary: Summary, folder: Path) -> str:

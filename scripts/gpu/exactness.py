@@ -85,13 +85,12 @@ def gradients(bench: Bench, compile_mode: str) -> dict[str, torch.Tensor]:
                 learner.objective,
                 Batch(images.permute(0, 3, 1, 2), index % 10, index),
                 accelerator,
-                weight=size / 120,
-                all_reduce=number == 2,
-                totals=totals,
+                totals,
+                recipe.run,
                 num_samples=size,
+                group_samples=120,
+                all_reduce=number == 2,
                 step=0,
-                timeout=60.0,
-                grad_checkpointing=False,
             )
     named = learner.module.named_parameters()
     return {name: parameter.grad.cpu().clone() for name, parameter in named if parameter.grad is not None}

@@ -76,6 +76,7 @@ def free_slots(buffers: Buffers) -> list[int]:
 def test_two_epochs_reuse_a_few_slots(expected):
     addresses, loader = set(), make_loader()
     for _ in range(2):
+        loader.batch_sampler.start_epoch(0)
         for batch, reference in zip(loader, expected, strict=True):
             assert equal(batch, reference)
             addresses.add(batch.images.data_ptr())
@@ -94,6 +95,7 @@ def test_progressive_epochs_share_the_slots_of_the_largest_and_equal_a_transform
     for epoch, size in sizes.items():
         batches.start_epoch(epoch, position=4 * epoch)
         expected = [pixels(size).load(list(keys)) for keys in batches]
+        batches.start_epoch(epoch, position=4 * epoch)
         assert len(expected) == 30 - 2 * epoch
         for batch, reference in zip(loader, expected, strict=True):
             assert batch.images.shape[2:] == size

@@ -72,22 +72,6 @@ def test_class_folders_are_numbered_as_timm_numbers_them(tmp_path):
     assert load(tmp_path).train.class_names == ("1", "9", "10", "a", "B")
 
 
-def test_class_names_that_look_alike_are_noted(tmp_path):
-    write(
-        tmp_path,
-        "train/Cat/1.png",
-        "train/dog/1.png",
-        "train/dog/2.png",
-        "train/Cat/2.png",
-        "test/cat/1.png",
-        "test/dog/1.png",
-    )
-    alike = (
-        "classes 'Cat' and 'cat' differ only in case, blanks, Unicode form or leading zeros; merge them if they are one"
-    )
-    assert load(tmp_path).notes == (alike, "1 of 3 classes have no training image: cat")
-
-
 def test_weights_of_an_earlier_class_order_are_evaluated_by_name(tmp_path):
     write(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in ("1", "2", "10")))
     earlier = ("1", "10", "2")

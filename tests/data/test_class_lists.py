@@ -75,13 +75,6 @@ def test_each_files_labels_are_read_by_its_own_list(tmp_path, suffix, second, te
     assert " ".join(images.train.class_names) == expected
 
 
-def test_a_class_without_training_images_is_noted(tmp_path):
-    files = {"train": part(["ant", "bee"], "ant", "ant", "bee", "bee"), "test": part(["dog", "bee"], "dog", "bee")}
-    images = load(write(tmp_path / "d", "parquet", **files))
-    assert_right(images.test, "dog", "bee")
-    assert images.notes == ("1 of 3 classes have no training image: dog",)
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from command_runs import environment
+from dataset_hub import SHA, Hub
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub.errors import HfHubHTTPError
 
 from cskd_hf.data.hub import _explain
-from cskd_hf.data.splits import load_images
+from cskd_hf.data.splits import Images, load_images
 from cskd_hf.errors import UserError
 from cskd_hf.recipe.catalog import CATALOG, CatalogEntry
 from cskd_hf.recipe.sections import DataSection
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def data_section(dataset: Any, entry: CatalogEntry, **keys: Any) -> dict[str, Any]:
     names = ("train_split", "test_split", "image_column", "label_column")
     return {"dataset": str(dataset)} | {name: getattr(entry, name) for name in names} | keys
+
+
+def images_of(dataset: Any, entry: CatalogEntry, **keys: Any) -> Images:
+    return load_images(DataSection.model_validate(data_section(dataset, entry, **keys)))
 
 
 def hub_folder(root: Path, entry: CatalogEntry, described: bool = True, extra: str | None = None) -> Path:
@@ -63,7 +66,7 @@ def hub_folder(root: Path, entry: CatalogEntry, described: bool = True, extra: s
 
 def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
     with pytest.raises(UserError) as caught:
-        load_images(DataSection.model_validate(data_section("mit67", CATALOG["mit67"])))
+        images_of("mit67", CATALOG["mit67"])
     assert str(caught.value) == (
         "data.dataset: the Hub has no mit67 with the official split: convert the original archive: from a "
         "checkout, python scripts/prepare_mit67.py ARCHIVE OUT; then write data.dataset=./OUT"
@@ -74,9 +77,7 @@ def test_a_dataset_missing_on_the_hub_names_its_preparation_script():
 @pytest.mark.parametrize("name", sorted(set(CATALOG) - {"digits"}))
 def test_a_local_copy_of_the_repository_loads(tmp_path, name, described):
     entry = CATALOG[name]
-    images = load_images(
-        DataSection.model_validate(data_section(hub_folder(tmp_path / "copy", entry, described), entry))
-    )
+    images = images_of(hub_folder(tmp_path / "copy", entry, described), entry)
     assert images.num_classes == entry.num_classes
     assert images.train.labels.tolist() == [entry.num_classes - 1, 0, 0]
     assert images.test.labels.tolist() == [entry.num_classes - 1, 1, 0]
@@ -87,80 +88,11 @@ def test_a_local_copy_of_the_repository_loads(tmp_path, name, described):
 def test_only_requested_splits_are_read(tmp_path, described):
     entry = CATALOG["imagenet"]
     root = hub_folder(tmp_path / "copy", entry, described, extra="test")
-    assert len(load_images(DataSection.model_validate(data_section(root, entry))).test) == 3
+    assert len(images_of(root, entry).test) == 3
     with pytest.raises(UserError, match=r"data\.dataset: "):
-        load_images(DataSection.model_validate(data_section(root, entry, test_split="test")))
-    with pytest.raises(UserError, match=r"no split 'dev'; it has train, validation, test|no split 'dev'; it has"):
-        load_images(DataSection.model_validate(data_section(root, entry, test_split="dev")))
-
-
-def test_class_names_are_read_from_the_readme(tmp_path):
-    (tmp_path / "data").mkdir()
-    for split in ("train", "test"):
-        path = tmp_path / "data" / f"{split}.parquet"
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        images = pa.array([{"bytes": b"x", "path": None}] * 2, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-        pq.write_table(pa.table({"image": images, "label": pa.array([1, 0])}), path)
-    (tmp_path / "README.md").write_text(
-        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n    dtype:\n"
-        "      class_label:\n        names:\n          '0': wren\n          '1': crow\n---\n"
-    )
-    images = load_images(DataSection.model_validate(data_section(tmp_path, CATALOG["cub200"])))
-    assert images.train.class_names == ("wren", "crow")
-
-
-class Hub(BaseHTTPRequestHandler):
-    """One repository, at the root folder; all others fail as on the Hub."""
-
-    root: Path
-    requested: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if "/gated/" in path:
-            return self.answer(401, error="GatedRepo", message="Access to dataset is restricted.")
-        if "/closed/" in path and "/resolve/" in path:  # public metadata, gated files
-            return self.answer(403, error="GatedRepo", message="Your request awaits a review.")
-        path = path.replace("closed/set", "ILSVRC/imagenet-1k")
-        if "ILSVRC/imagenet-1k" not in path:
-            return self.answer(401, error="RepoNotFound", message="Repository not found")
-        if "nowhere" in path:
-            return self.answer(404, error="RevisionNotFound", message="Invalid rev id: nowhere")
-        files = sorted(str(file.relative_to(self.root)) for file in self.root.rglob("*") if file.is_file())
-        if path.startswith("/api/datasets/ILSVRC/imagenet-1k/tree/"):
-            tree = [
-                {"type": "file", "path": file, "size": (self.root / file).stat().st_size, "oid": "0" * 40}
-                for file in files
-            ]
-            return self.answer(200, json.dumps(tree).encode())
-        if path.startswith("/api/datasets/ILSVRC/imagenet-1k"):
-            siblings = [{"rfilename": file} for file in files]
-            info = {"id": "ILSVRC/imagenet-1k", "sha": SHA, "siblings": siblings, "private": False, "tags": []}
-            return self.answer(200, json.dumps(info | {"downloads": 0, "likes": 0}).encode())
-        match = re.fullmatch(r"/datasets/ILSVRC/imagenet-1k/resolve/[^/]+/(.+)", path)
-        if match is None or match[1] not in files:
-            return self.answer(404, error="EntryNotFound", message="Entry not found")
-        self.requested.append(match[1])
-        return self.answer(200, (self.root / match[1]).read_bytes(), etag=match[1])
-
-    def answer(self, status: int, body: bytes = b"", error: str = "", message: str = "", etag: str = "") -> None:
-        self.send_response(status)
-        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": SHA, "X-Error-Code": error}
-        headers |= {"X-Error-Message": message, "ETag": f'"{etag.replace("/", "-")}"' if etag else ""}
-        for name, value in headers.items():
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        images_of(root, entry, test_split="test")
+    with pytest.raises(UserError, match=r"no split 'dev'; it has train, validation"):
+        images_of(root, entry, test_split="dev")
 
 
 LOAD = """
@@ -245,14 +177,11 @@ def test_only_requested_splits_are_downloaded_and_the_cache_serves_them_offline(
     assert loaded.requested_offline == []
 
 
-@pytest.mark.parametrize(("name", "path"), [("nobody/nothing", "nobody/nothing"), ("cifar100", "uoft-cs/cifar100")])
-def test_offline_what_is_not_in_the_cache_is_one_line_with_a_fix(loaded, name, path):
-    line = loaded.offline[name]
-    assert line.startswith(f"data.dataset: the Hub dataset {path!r} is not in the cache, ")
-    assert line.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
-
-
 def test_every_hub_error_is_one_line_with_a_fix(loaded):
+    for name, path in {"nobody/nothing": "nobody/nothing", "cifar100": "uoft-cs/cifar100"}.items():
+        line = loaded.offline[name]
+        assert line.startswith(f"data.dataset: the Hub dataset {path!r} is not in the cache, ")
+        assert line.endswith("HF_HUB_OFFLINE is set: unset it once to download the set, or write data.dataset=FOLDER")
     for name in ("gated/set", "closed/set"):
         assert loaded.online[name] == (
             f"data.dataset: the Hub dataset {name!r} is gated: accept the terms at {loaded.endpoint}/datasets/{name}, "

@@ -115,14 +115,6 @@ def test_a_path_to_a_pipe_or_device_is_an_unreadable_image(tmp_path):
     assert len(image_digests(train)) == 2
 
 
-def test_splits_whose_csv_labels_look_like_other_types_have_the_same_classes(tmp_path):
-    (tmp_path / "train.csv").write_text("image,label\n1,1\n2,2\n")
-    (tmp_path / "test.csv").write_text("image,label\n1,1\n2,x\n")
-    images = load(tmp_path)
-    assert images.train.class_names == ("1", "2", "x")
-    assert images.test.labels.tolist() == [0, 2]
-
-
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_csv_with_a_byte_order_mark_is_decoded(tmp_path, encoding):
     for split in ("train", "test"):
@@ -155,12 +147,6 @@ def test_the_delimiter_is_the_one_that_finds_the_columns(tmp_path, delimiter, ot
     for split in ("train", "test"):
         (tmp_path / f"{split}.tsv").write_text(f"{header}\r\n{row}\r\n{row.replace('x', 'w')}\r\n")
     assert load(tmp_path).train.class_names == ("w,y;z|", "x,y;z|")
-
-
-def test_a_missing_csv_split_lists_the_existing_ones(tmp_path):
-    (tmp_path / "train.csv").write_text("image,label\n1.png,a\n2.png,b\n")
-    with pytest.raises(UserError, match=r"no split 'test'; it has train; write data\.test_split=0\.2"):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

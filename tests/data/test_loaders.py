@@ -72,6 +72,7 @@ def test_an_unreadable_image_raises_in_its_own_batch():
     keys = list(itertools.chain(*batches))
     position = next(number for number, key in enumerate(keys) if 7 in key.indices)
     assert position > 0
+    batches.start_epoch(0)
     iterator = iter(make_loader(paired_images(broken=7), batches, 2, pin_memory=False))
     for key in keys[:position]:
         assert next(iterator).index.tolist() == list(key.indices)
@@ -104,8 +105,8 @@ def started_workers(loader: object, num_batches: int) -> list[multiprocessing.pr
 def test_workers_end_with_the_block_and_can_be_started_again(workers, num_batches):
     batches = GlobalBatches(ClassPairSampler(LABELS, seed=5), 4)
     loader = make_loader(paired_images(), batches, workers, pin_memory=False)
-    batches.start_epoch(0)
     for _ in range(2):
+        batches.start_epoch(0)
         with workers_ended(loader):
             assert len(started_workers(loader, num_batches)) == workers
         assert multiprocessing.active_children() == []

@@ -20,13 +20,6 @@ from cskd_hf.errors import UserError
 LABELS = [4, 0, 4, 9, 4, 4, 0, 4, 0, 4]
 
 
-def test_partners_are_of_the_anchors_class():
-    for partner in ("any", "not_self"):
-        sampler = ClassPairSampler(LABELS, seed=0, partner=partner)
-        for epoch in range(100):
-            assert all(LABELS[anchor] == LABELS[other] for (anchor, other), _ in epoch_of(sampler, epoch))
-
-
 def test_each_image_is_an_anchor_exactly_once_per_epoch():
     labels = np.random.default_rng(0).integers(0, 7, 2500)
     sampler = ClassPairSampler(labels, seed=1)
@@ -64,12 +57,6 @@ def test_anchor_order_is_uniform():
     orders = Counter(tuple(draw.indices[0] for draw in epoch_of(sampler, epoch)) for epoch in range(2400))
     assert len(orders) == 24
     assert stats.chisquare(list(orders.values())).pvalue > 1e-4
-
-
-@pytest.mark.parametrize("partner", ["any", "not_self"])
-def test_a_class_of_one_image_is_paired_with_itself(partner):
-    for draws in (list(ClassPairSampler(LABELS, seed, partner)) for seed in range(20)):
-        assert [draw.indices for draw in draws if draw.indices[0] == 3] == [(3, 3)]
 
 
 def test_a_class_of_one_image_can_be_an_error_that_names_it():
@@ -130,20 +117,16 @@ def test_augmentation_seeds_look_random_in_every_bit():
     assert len(np.unique(seeds % 2**32)) == 4000
 
 
-def test_image_sampler_yields_the_anchors_and_seeds_of_the_pair_sampler():
+@pytest.mark.parametrize("partner", ["any", "not_self"])
+def test_image_sampler_yields_the_anchors_and_seeds_of_the_pair_sampler(partner):
     for seed in (0, 7):
         for epoch in (0, 3):
-            pairs = epoch_of(ClassPairSampler(LABELS, seed), epoch)
+            pairs = epoch_of(ClassPairSampler(LABELS, seed, partner), epoch)
             anchors = [Draw(draw.indices[:1], draw.seed) for draw in pairs]
             assert epoch_of(ImageSampler(len(LABELS), seed), epoch) == anchors
             assert epoch_of(ImageSampler(len(LABELS), seed, views=2), epoch) == [
                 Draw(draw.indices * 2, draw.seed) for draw in anchors
             ]
-
-
-def test_partner_does_not_change_the_anchors():
-    any_, not_self = (list(ClassPairSampler(LABELS, 0, partner)) for partner in ("any", "not_self"))
-    assert [(draw.indices[0], draw.seed) for draw in any_] == [(draw.indices[0], draw.seed) for draw in not_self]
 
 
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]

@@ -27,24 +27,10 @@ def test_a_batch_is_laid_out_anchors_first_then_partners():
     assert batch.skipped == ()
 
 
-def test_a_batch_of_single_views_has_one_row_per_key():
-    draws = list(ImageSampler(10, seed=0))[:3]
-    batch = load(PairedImages(split_of(DENSE), TRANSFORM), draws)
-    assert batch.images.shape == (3, 3, 16, 16)
-    assert batch.index.tolist() == [draw.indices[0] for draw in draws]
-    assert batch.target.tolist() == [DENSE[draw.indices[0]] for draw in draws]
-
-
 def test_two_views_of_one_image_are_augmented_differently():
     batch = load(PairedImages(split_of(DENSE), TRANSFORM), list(ImageSampler(10, views=2))[:5])
     assert batch.index[:5].tolist() == batch.index[5:].tolist()
     assert not any(torch.equal(first, second) for first, second in zip(batch.images[:5], batch.images[5:], strict=True))
-
-
-def test_the_partner_of_a_self_pair_is_augmented_independently():
-    batch = load(PairedImages(split_of([0]), TRANSFORM), list(ClassPairSampler([0])))
-    assert batch.index.tolist() == [0, 0]
-    assert not torch.equal(batch.images[0], batch.images[1])
 
 
 def test_a_loader_fetches_each_batch_in_one_read():

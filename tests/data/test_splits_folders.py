@@ -112,11 +112,6 @@ def test_all_splits_share_one_list_of_classes(tmp_path):
     assert "1 of 3 classes have no training image: a" in images.notes
 
 
-def test_a_class_with_one_training_image_is_noted(tmp_path):
-    write(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/b/1.jpg", "test/a/1.jpg")
-    assert load(tmp_path).notes == ("1 of 2 classes have one training image, paired with itself: b",)
-
-
 def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     write(tmp_path, *(f"{split}/{name}/{file}.jpg" for split in ("train", "test") for name in "ba" for file in "312"))
     write(tmp_path, "train/a/z/1.jpg", "train/a/y/1.jpg")

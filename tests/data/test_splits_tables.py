@@ -24,7 +24,6 @@ from small_sets import (
 
 from cskd_hf.data.sources import OpenedSplits
 from cskd_hf.data.splits import load_images
-from cskd_hf.recipe.catalog import CATALOG
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -40,26 +39,6 @@ def test_every_layout_loads_without_decoding_an_image(tmp_path, save):
     assert (images.train.name, images.test.name, images.holdout) == ("train", "test", None)
     assert images.train.fetch([3, 1]) == [{"bytes": GARBAGE, "path": None}] * 2
     assert images.train.dataset.column_names == ["image"]
-
-
-@pytest.mark.parametrize("name", sorted(set(CATALOG) - {"digits"}))
-def test_a_local_copy_of_a_catalog_set_loads_with_its_columns(tmp_path, name):
-    entry = CATALOG[name]
-    columns = {"image_column": entry.image_column, "label_column": entry.label_column}
-    label = ClassLabel(names=[f"class {number}" for number in range(entry.num_classes)])
-    rows = [{"bytes": png(level), "path": None} for level in range(3)]
-    labels = [entry.num_classes - 1, 0, 1]
-    splits = {
-        entry.train_split: table(labels, label, **columns, images=rows),
-        entry.test_split: table(labels[::-1], label, **columns, images=rows),
-    }
-    assert set(splits) <= set(entry.num_images)
-    root = as_parquet(tmp_path / "copy", **splits)
-    images = load(root, train_split=entry.train_split, test_split=entry.test_split, **columns)
-    assert images.num_classes == entry.num_classes
-    assert images.train.labels.tolist() == labels
-    assert images.test.labels.tolist() == labels[::-1]
-    assert [level_of(images.test, index) for index in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("change", [lambda rows: rows.map(lambda row: {"label": 1 - row["label"]}), Dataset.shuffle])

@@ -153,5 +153,6 @@ def test_a_network_without_gradient_checkpointing_is_rejected_in_one_line():
     torch.manual_seed(0)
     backbone: Any = create_backbone(ModelSection(model_name="resnet18"), 3, grad_checkpointing=True)
     assert backbone.grad_checkpointing is True
-    with pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 does not support it"):
+    unsupported = pytest.raises(UserError, match=r"^run\.grad_checkpointing: timm's vgg11 does not support it")
+    with torch.device("meta"), unsupported:
         create_backbone(ModelSection(model_name="vgg11"), 3, grad_checkpointing=True)

@@ -64,7 +64,7 @@ def test_a_report_that_cannot_be_written_does_not_stop_training(tmp_path, capsys
     run = SimpleNamespace(
         is_main=True,
         watched="test",
-        images=SimpleNamespace(test=shown.images.split),
+        images=SimpleNamespace(splits={"test": shown.images.split}),
         recipe=make_recipe(tmp_path / "run"),
         folder=tmp_path / "run",
         console=Console(True),
@@ -73,13 +73,6 @@ def test_a_report_that_cannot_be_written_does_not_stop_training(tmp_path, capsys
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("note: report.html was not written: ")
     assert not list((tmp_path / "run").glob("*.tmp"))
-
-
-def test_an_unwritable_folder_is_rejected_before_training(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.output_dir=/proc/run")  # unwritable even for root
-    assert done.status == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: run.output_dir: /proc/run cannot be written: ")
 
 
 def test_a_disk_that_turns_read_only_leaves_earlier_checkpoints_intact(tmp_path, images):
@@ -180,12 +173,11 @@ def test_non_finite_weights_are_never_saved(tmp_path, images):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("lr", [{"lr": 0.02}, {"lr": None, "lr_base": 1.28}], ids=["lr", "lr_base"])
-def test_the_learning_rate_is_printed_with_its_rule(tmp_path, images, lr):
-    recipe = write_recipe(tmp_path / "run.yaml", images, optimizer=lr)
+def test_the_learning_rate_is_printed_with_its_rule(tmp_path, images):
+    recipe = write_recipe(tmp_path / "run.yaml", images, optimizer={"lr": None, "lr_base": 1.28})
     done = quick(recipe, "run.max_hours=1e-9", "run.gradient_accumulation_steps=2")
-    rule = "0.02 as written" if lr["lr"] else "0.04 = lr_base 1.28 x 8 / 256"
-    assert f"4 x 1 processes x 2 accumulated = 8 anchors (16 images)\n  lr         {rule}; " in done.stdout
+    update = "4 x 1 processes x 2 accumulated = 8 anchors (16 images)"
+    assert f"{update}\n  lr         0.04 = lr_base 1.28 x 8 / 256; " in done.stdout
 
 
 @pytest.mark.parametrize(

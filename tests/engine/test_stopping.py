@@ -33,7 +33,8 @@ from cskd_hf.runs.progress import Progress
 # The first epoch is the best on the hold-out set, so the second is the last.
 EVERY_STEP = (
     *("run.checkpoint_steps=1", "scheduler.num_epochs=3", "scheduler.sched=none", "optimizer.lr=0.1"),
-    *("data.holdout=0.2", "run.selection=best_holdout", "run.early_stopping_patience=1", "run.model_ema=true"),
+    *("data.holdout=0.2", "run.selection=best_holdout", "run.early_stopping_patience=1"),
+    *("run.mixed_precision=bf16", "run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true"),
 )
 
 

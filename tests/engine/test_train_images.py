@@ -52,6 +52,7 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
         "data.batch_size=4",
         "data.workers=0",
         "data.holdout=0.25",
+        "model={model_name: test_resnet}",  # engine/test_shipped_recipes.py trains the recipe's network
         "transform.input_size=[3, 32, 32]",
         "optimizer={lr: 0.001}",
         "scheduler.num_epochs=1",
@@ -60,7 +61,6 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     assert done.status == 0, done.stderr
     summary = summary_of(tmp_path / "run")
     assert summary["dataset"]["images"] == {"train": 12, "holdout": 4, "test": 8}
-    assert summary["model"]["num_parameters"] == 25_557_032 - 996 * 2049
     assert summary["metrics"]["calibration"]["images"] == 4
     assert summary["metrics"]["temperature"] is None
     expected = {"name": "cskd", "temperature": 4.0, "distill_loss_weight": 1.0, "batch_norm": "separate"}
@@ -68,35 +68,10 @@ def test_the_imagenet_recipe_runs_on_parquet_with_imagenets_columns_and_splits(t
     assert summary["method"] == expected
 
 
-def test_the_cub_recipe_runs_on_parquet_with_cubs_columns_and_splits_without_a_temperature(tmp_path):
-    write_parquet(tmp_path / "cub" / "data", {"train": 12, "test": 8}, 4)
-    done = quick(
-        "recipes/cub200_resnet18.yaml",
-        f"data.dataset={tmp_path / 'cub'}",
-        "data.batch_size=4",
-        "data.workers=0",
-        "transform.input_size=[3, 32, 32]",
-        "optimizer={lr: 0.001}",
-        "scheduler.num_epochs=1",
-        f"run.output_dir={tmp_path / 'run'}",
-    )
-    assert done.status == 0, done.stderr
-    summary = summary_of(tmp_path / "run")
-    assert summary["dataset"]["images"] == {"train": 12, "test": 8}
-    assert summary["model"]["num_parameters"] == 11_279_112 - 196 * 513
-    assert summary["metrics"]["temperature"] is None
-    assert summary["metrics"]["metrics_scaled"] is None
-    assert set(load_file(tmp_path / "run" / "predictions.safetensors")) == {"logits", "target", "features", "row"}
-    assert "no temperature was fitted" in done.stdout
-    (line,) = metrics_lines(tmp_path / "run")
-    assert "test/top1_error" in line
-
-
 # Unreadable images and odd formats
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("split", "workers"), [("train", 1), ("test", 0)])
 def test_an_unreadable_image_stops_the_run_in_one_line_that_names_it(tmp_path, split, workers):
     folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (2, 2)})
     broken = folder / split / "class 1" / "00.png"
@@ -117,22 +92,18 @@ def test_unreadable_images_are_skipped_counted_and_reported_if_the_recipe_says_s
     assert done.status == 0, done.stderr
     summary = summary_of(tmp_path / "run")
     assert summary["skipped_images"] == {"train": 1, "test": 1}
-    assert load_file(tmp_path / "run" / "predictions.safetensors")["row"].tolist() == [0, 1, 2, 3, 4]
+    saved = load_file(tmp_path / "run" / "predictions.safetensors")
+    assert saved.keys() == {"logits", "target", "features", "row"}  # there is no hold-out set
+    assert saved["row"].tolist() == [0, 1, 2, 3, 4]
+    assert (summary["metrics"]["temperature"], summary["metrics"]["metrics_scaled"]) == (None, None)
+    assert "no temperature was fitted" in done.stdout
+    assert all("test/top1_error" in line for line in metrics_lines(tmp_path / "run"))
     skipped = {"split 'train', row 1,": "train/class 0/01.png", "split 'test', row 5,": "test/class 1/02.png"}
     for row, file in skipped.items():
         (note,) = [note for note in summary["notes"] if row in note]
         assert file in note
         assert note in done.stdout
     assert "test/class 1/02.png" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_test_split_without_a_readable_image_is_rejected_in_one_line(tmp_path):
-    folder = draw_folder(tmp_path / "images", {"train": (2, 2), "test": (1, 1)})
-    for broken in (folder / "test").rglob("*.png"):
-        broken.write_bytes(b"")
-    done = quick(write_recipe(tmp_path / "run.yaml", folder, data={"on_corrupt": "skip"}))
-    assert done.status == 2
-    assert done.stderr == "error: split 'test' has no readable image; repair its files\n"
 
 
 def test_an_unreadable_image_is_named_once_by_two_ranks(tmp_path):

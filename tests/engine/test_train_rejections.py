@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 
 import numpy as np
@@ -19,77 +20,40 @@ from command_runs import (
 images = pytest.fixture(fifteen_images, scope="module")
 
 
-# The output folder
-
-
-def test_an_output_folder_that_is_a_file_is_rejected(tmp_path, images):
-    (tmp_path / "run").write_text("mine")
-    done = quick(write_recipe(tmp_path / "run.yaml", images))
-    assert done.status == 2
-    assert done.stderr == f"error: run.output_dir: {tmp_path / 'run'} is a file; name a folder\n"
-    assert (tmp_path / "run").read_text() == "mine"
-
-
-def test_an_output_folder_with_other_files_is_rejected(tmp_path, images):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("mine")
-    done = quick(write_recipe(tmp_path / "run.yaml", images))
-    assert done.status == 2
-    assert "is not empty and holds no run" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert os.listdir(tmp_path / "run") == ["thesis.txt"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_output_folder_is_rejected(tmp_path, images):
-    recipe = write_recipe(tmp_path / "run.yaml", images)
-    (tmp_path / "closed").mkdir(mode=0o500)
-    done = quick(recipe, f"run.output_dir={tmp_path / 'closed' / 'run'}")
-    assert done.status == 2
-    assert "cannot be written" in done.stderr
-
-
-def test_an_output_folder_below_a_file_is_rejected(tmp_path, images):
-    (tmp_path / "file").write_text("mine")
-    done = quick(write_recipe(tmp_path / "run.yaml", images), f"run.output_dir={tmp_path / 'file' / 'run'}")
-    assert done.status == 2
-    assert "cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-# The model and the settings
-
-
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("output", "message"),
     [
-        ("model.model_name=resnet81", "error: model.model_name: timm has no 'resnet81'; did you mean resnet"),
-        ("model.img_size=48", "error: model.img_size: test_resnet does not take it; leave it out"),
-        ("model.num_classes=7", "error: model.num_classes: read 7, but the data has 3; leave it out"),
-        ("model.pretrained=true", "error: model.pretrained: the weights of test_resnet could not be loaded ("),
-        ("model={model_name: resnet10, pretrained: true}", "error: model.pretrained: "),
+        ("file", "is a file; name a folder"),
+        ("file/run", "cannot be written: "),
+        ("full", "is not empty and holds no run"),
+        ("/proc/run", "cannot be written: "),  # even for root
     ],
 )
-def test_a_model_timm_cannot_create_is_rejected_in_one_line_and_nothing_is_written(tmp_path, images, override, message):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), override)
+def test_an_output_folder_that_cannot_be_used_is_rejected_and_left_as_it_is(tmp_path, images, output, message):
+    (tmp_path / "full").mkdir()
+    for file in (tmp_path / "file", tmp_path / "full" / "thesis.txt"):
+        file.write_text("mine")
+    done = quick(write_recipe(tmp_path / "run.yaml", images), f"run.output_dir={tmp_path / output}")
     assert done.status == 2
-    # Libraries may print warnings first.
-    assert done.stderr.splitlines()[-1].startswith(message)
-    assert done.stderr.count("error: ") == 1
-    assert "Traceback" not in done.stderr
-    assert os.listdir(tmp_path) == ["run.yaml"]
-
-
-def test_pretrained_weights_that_cannot_be_downloaded_are_reported_with_the_fix(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "model.pretrained=true")
-    assert done.stderr.splitlines()[-1].endswith(
-        "without a network, fill the Hub's cache beforehand or write model.pretrained=false"
-    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: run.output_dir: {tmp_path / output} {message}")
+    assert sorted(os.listdir(tmp_path)) == ["file", "full", "run.yaml"]
+    assert os.listdir(tmp_path / "full") == ["thesis.txt"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key"),
+    ("overrides", "message"),
     [
+        (["model.model_name=resnet81"], "model.model_name: timm has no 'resnet81'; did you mean resnet"),
+        (["model.img_size=48"], "model.img_size: test_resnet does not take it; leave it out$"),
+        (["model.num_classes=7"], "model.num_classes: read 7, but the data has 3; leave it out$"),
+        (
+            ["model.pretrained=true"],
+            r"model.pretrained: the weights of test_resnet could not be loaded \(.*without a network, fill the Hub's "
+            "cache beforehand or write model.pretrained=false$",
+        ),
+        (["model={model_name: resnet10, pretrained: true}"], "model.pretrained: "),
         (["optimizer.opt=adamzz"], "optimizer"),
         (["data.sampling=sqrt", "method={name: pskd}"], "data.sampling: read sqrt, but pskd"),
         *(
@@ -102,17 +66,18 @@ def test_pretrained_weights_that_cannot_be_downloaded_are_reported_with_the_fix(
         (["model.global_pool=foo"], "model"),
         (["model.global_pool=''"], "transform.input_size"),
         (["model.model_name=resnet18", "transform.input_size=[3, 32, 32]", "data.batch_size=7"], "data.batch_size"),
+        (["run.num_processes=2"], "run.num_processes: read 2, but this run has 1; start 2 with torchrun"),
     ],
 )
 def test_a_configuration_that_cannot_train_fails_in_one_line_before_anything_is_written(
-    tmp_path, images, overrides, key
+    tmp_path, images, overrides, message
 ):
     done = quick(write_recipe(tmp_path / "run.yaml", images), *overrides)
     assert done.status == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: {key}"), line
+    assert re.match(f"error: {message}", line), line
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert os.listdir(tmp_path) == ["run.yaml"]
 
 
 # Training that diverges
@@ -150,14 +115,6 @@ def test_non_finite_logits_end_the_run_in_one_line(tmp_path, images):
 
 
 # Launches of several processes
-
-
-def test_a_process_count_other_than_the_recipes_is_rejected(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.num_processes=2")
-    assert done.status == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: run.num_processes: read 2, but this run has 1; start 2 with torchrun")
-    assert not (tmp_path / "run").exists()
 
 
 def test_processes_unaware_of_each_other_are_rejected(tmp_path, images):

@@ -24,32 +24,26 @@ images = pytest.fixture(fifteen_images, scope="module")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
-    return whole_run(tmp_path_factory.mktemp("finished"), images, quick)
+    return whole_run(tmp_path_factory.mktemp("finished"), images)
 
 
-def test_a_finished_run_is_reported_and_unchanged(finished):
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished[1], tmp_path / "copy"))
+
+
+def test_a_finished_run_is_reported_and_unchanged_also_with_settings_that_change_no_result(finished):
     recipe, folder, _ = finished
     before = tree(folder)
-    done = quick(recipe)
+    done = quick(recipe, "data.workers=1", "run.logging_steps=1", "run.checkpoint_steps=2")
     assert done.status == 0, done.stderr
     assert f"{folder} is finished" in done.stdout
     assert "top1_error" in done.stdout
     assert tree(folder) == before
 
 
-def test_settings_that_change_no_result_are_not_another_recipe(finished):
+def test_a_missing_report_of_a_finished_run_is_rewritten(finished, copy):
     recipe, folder, _ = finished
-    before = tree(folder)
-    done = quick(recipe, "data.workers=1", "run.logging_steps=1", "run.checkpoint_steps=2")
-    assert done.status == 0, done.stderr
-    assert "is finished" in done.stdout
-    assert tree(folder) == before
-
-
-def test_a_missing_report_of_a_finished_run_is_rewritten(finished, tmp_path):
-    recipe, folder, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
     (copy / "report.html").unlink()
     done = quick(recipe, f"run.output_dir={copy}")
     assert done.status == 0, done.stderr
@@ -58,10 +52,8 @@ def test_a_missing_report_of_a_finished_run_is_rewritten(finished, tmp_path):
     assert "Most confident mistakes" in after
 
 
-def test_a_run_killed_while_writing_results_finishes_from_its_last_checkpoint(finished, tmp_path):
+def test_a_run_killed_while_writing_results_finishes_from_its_last_checkpoint(finished, copy):
     recipe, folder, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
     for name in ("summary.json", "report.html", "predictions.safetensors"):
         (copy / name).unlink()
     shutil.rmtree(copy / "model")
@@ -73,10 +65,8 @@ def test_a_run_killed_while_writing_results_finishes_from_its_last_checkpoint(fi
     assert summary_of(copy)["metrics"] == summary_of(folder)["metrics"]
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp_path):
+def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, copy):
     recipe, folder, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
     (copy / "summary.json").unlink()
     weights = copy / "checkpoints" / "step-00000006" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -99,36 +89,17 @@ def test_a_damaged_checkpoint_costs_an_epoch_but_changes_no_result(finished, tmp
     ]
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_start_over(finished, tmp_path):
-    recipe, folder, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_silently_start_over(finished, copy):
     (copy / "summary.json").unlink()
     for weights in (copy / "checkpoints").rglob("model.safetensors"):
         weights.unlink()
-    done = quick(recipe, f"run.output_dir={copy}")
+    done = quick(finished[0], f"run.output_dir={copy}")
     assert done.status == 2
     assert "every checkpoint is damaged" in done.stderr.splitlines()[-1]
 
 
-def test_another_recipe_in_the_same_folder_is_rejected_with_the_difference(finished):
+def test_resume_force_continues_with_the_changed_recipe(finished, copy):
     recipe, folder, _ = finished
-    before = tree(folder)
-    done = quick(recipe, "optimizer.lr=0.02", "method.temperature=2.0")
-    assert done.status == 2
-    assert done.stderr.splitlines() == [
-        f"error: run.output_dir: {folder} holds a run of another recipe; name another folder, or set "
-        "run.resume=force to continue that run with this recipe",
-        "error: method.temperature: 4.0 in the folder, 2.0 expected",
-        "error: optimizer.lr: 0.01 in the folder, 0.02 expected",
-    ]
-    assert tree(folder) == before
-
-
-def test_resume_force_continues_with_the_changed_recipe(finished, tmp_path):
-    recipe, folder, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
     changed = ["scheduler={sched: none, num_epochs: 3}", "optimizer.lr=0.5"]
     done = quick(recipe, f"run.output_dir={copy}", "run.resume=force", *changed)
     assert done.status == 0, done.stderr
@@ -142,10 +113,26 @@ def test_resume_force_continues_with_the_changed_recipe(finished, tmp_path):
     assert yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))["optimizer"]["lr"] == 0.5
 
 
-def test_resume_never_rejects_a_folder_with_a_run(finished):
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            ["optimizer.lr=0.02", "method.temperature=2.0"],
+            [
+                "run.output_dir: {} holds a run of another recipe; name another folder, or set run.resume=force to "
+                "continue that run with this recipe",
+                "method.temperature: 4.0 in the folder, 2.0 expected",
+                "optimizer.lr: 0.01 in the folder, 0.02 expected",
+            ],
+        ),
+        (["run.resume=never"], ["run.resume: never, but "]),
+    ],
+)
+def test_another_recipe_and_a_run_under_resume_never_are_rejected(finished, overrides, lines):
     recipe, folder, _ = finished
     before = tree(folder)
-    done = quick(recipe, "run.resume=never")
+    done = quick(recipe, *overrides)
     assert done.status == 2
-    assert done.stderr.startswith("error: run.resume: never, but ")
+    for found, line in zip(done.stderr.splitlines(), lines, strict=True):
+        assert found.startswith(f"error: {line.format(folder)}")
     assert tree(folder) == before

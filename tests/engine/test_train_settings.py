@@ -1,4 +1,4 @@
-"""Settings of a run: precision, logging, evaluation interval, compile, EMA, resume after a kill."""
+"""Settings of a run: precision, logging, evaluation interval, accumulation, average, compile."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import yaml
 from command_runs import (
     command,
     fifteen_images,
-    kill_within_an_epoch,
     metrics_lines,
     quick,
-    start,
     write_recipe,
 )
 from PIL import Image as PillowImage
@@ -65,20 +63,22 @@ def test_tensorboard_gets_every_epoch_and_the_recipe(tmp_path, images):
     assert yaml.safe_load(settings.read_text(encoding="utf-8"))["optimizer.lr"] == "0.01"
 
 
-def test_evaluation_runs_every_val_interval_and_after_the_last_epoch(tmp_path, images):
-    recipe = write_recipe(tmp_path / "run.yaml", images, data={"drop_last": True})
-    done = quick(recipe, "run.val_interval=2", "scheduler.num_epochs=3")
-    assert done.status == 0, done.stderr
-    lines = metrics_lines(tmp_path / "run")
-    assert ["test/ece" in line for line in lines] == [False, True, True]
-    assert [line["step"] for line in lines] == [3, 6, 9]
-
-
-def test_accumulated_batches_are_printed_and_counted(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.gradient_accumulation_steps=2", "run.clip_grad=0.5")
+def test_evaluation_interval_accumulation_and_average_of_one_run(tmp_path, images):
+    done = quick(
+        write_recipe(tmp_path / "run.yaml", images, scheduler={"num_epochs": 3}),
+        *("run.val_interval=2", "run.gradient_accumulation_steps=2", "run.clip_grad=0.5"),
+        *("run.model_ema=true", "run.model_ema_decay=0.5"),
+    )
     assert done.status == 0, done.stderr
     assert "4 x 1 processes x 2 accumulated = 8 anchors (16 images)" in done.stdout
-    assert [line["step"] for line in metrics_lines(tmp_path / "run")] == [2, 4]
+    lines = metrics_lines(tmp_path / "run")
+    assert [(line["step"], "test/ece" in line) for line in lines] == [(2, False), (4, True), (6, True)]
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
+    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert exported.keys() == average.keys()
+    assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
 
 
 @pytest.mark.slow
@@ -93,44 +93,3 @@ def test_a_compiled_run_trains_and_keeps_the_weights_names(tmp_path, images):
     assert compiled.keys() == eager.keys()
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, rtol=0, atol=1e-3, msg=name)
-
-
-def test_the_ema_is_evaluated_saved_and_exported(tmp_path, images):
-    done = quick(write_recipe(tmp_path / "run.yaml", images), "run.model_ema=true", "run.model_ema_decay=0.5")
-    assert done.status == 0, done.stderr
-    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
-    average, weights = (load_file(checkpoint / f"{name}.safetensors") for name in ("ema", "model"))
-    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert exported.keys() == average.keys()
-    assert all(torch.equal(exported[name], average[name]) for name in average)
-    assert not torch.equal(average["conv1.0.weight"], weights["conv1.0.weight"])
-
-
-def test_the_ema_resumes_from_its_checkpoint(tmp_path, images):
-    """Two epochs in one run equal one epoch extended to two by a forced resume."""
-    recipe = write_recipe(tmp_path / "run.yaml", images, scheduler={"sched": "none"})
-    average = ("run.model_ema=true", "run.model_ema_decay=0.5", "run.model_ema_warmup=true")
-    assert quick(recipe, *average).status == 0
-    cut = f"run.output_dir={tmp_path / 'cut'}"
-    assert quick(recipe, *average, cut, "scheduler.num_epochs=1").status == 0
-    done = quick(recipe, *average, cut, "run.resume=force")
-    assert done.status == 0, done.stderr
-    whole, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "cut"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_killed_run_resumes_to_the_weights_and_metrics_of_an_uninterrupted_one(tmp_path, images):
-    settings = ["run.checkpoint_steps=1", "model.drop_rate=0.3", "data.workers=1", "scheduler.num_epochs=3"]
-    cut = write_recipe(tmp_path / "cut.yaml", images, data={"batch_size": 2})
-    progress = kill_within_an_epoch(start(cut, *settings), tmp_path / "cut")
-    assert not (tmp_path / "cut" / "summary.json").exists()
-
-    done = quick(cut, *settings)
-    assert done.status == 0, done.stderr
-    assert f"resuming at step {progress['step']}, epoch {progress['epoch'] + 1}, sample" in done.stdout
-    assert quick(cut, *settings, f"run.output_dir={tmp_path / 'whole'}").status == 0
-    for name in ("model/model.safetensors", "predictions.safetensors", "checkpoints/step-00000024/model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    lines = metrics_lines(tmp_path / "cut")
-    assert len(lines) == 3
-    assert lines == metrics_lines(tmp_path / "whole")

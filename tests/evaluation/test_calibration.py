@@ -55,21 +55,10 @@ def test_two_classes_have_the_closed_form() -> None:
     assert fit_temperature(logits, target) == pytest.approx(5 / math.log(3), rel=1e-9)
 
 
-def test_scaling_the_logits_scales_the_temperature() -> None:
-    logits, target = sampled(2.5, num_images=300)
-    assert fit_temperature(4 * logits, target) == pytest.approx(4 * fit_temperature(logits, target), rel=1e-8)
-
-
 def test_a_constant_added_to_a_row_changes_nothing() -> None:
     logits, target = sampled(2.5, num_images=300)
     shifted = logits.double() + 1000 * torch.arange(300)[:, None]
     assert fit_temperature(shifted, target) == pytest.approx(fit_temperature(logits, target), rel=1e-8)
-
-
-def test_the_order_of_the_rows_does_not_matter() -> None:
-    logits, target = sampled(2.5, num_images=300)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    assert fit_temperature(logits[order], target[order]) == pytest.approx(fit_temperature(logits, target), rel=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])
@@ -91,6 +80,15 @@ def test_logits_equal_within_rows_have_temperature_1(num_classes: int) -> None:
 def test_huge_logits_do_not_overflow() -> None:
     logits = torch.tensor([[1e4, 0.0]] * 4)
     assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(1e4 / math.log(3))
+
+
+def test_logits_of_a_diverged_network_support_no_temperature() -> None:
+    """Rounding of an NLL of 1e14 and more exceeds the deviance that bounds the interval."""
+    logits, target = sampled(2.5, num_images=300)
+    found = calibrate(1e20 * logits, target)
+    assert found.temperature is None
+    assert found.fitted == MAX_TEMPERATURE
+    assert found.high is None
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])

@@ -87,12 +87,6 @@ def test_a_student_has_its_teachers_terms(tmp_path):
         assert terms_beside_the_data(f"local-dir:{run}/model") == [("the teacher model", expected)]
 
 
-def test_pretrained_weights_have_their_own_terms():
-    terms = [Terms("the data", "mit", "MIT"), Terms("the pretrained weights timm/x", "cc-by-nc-4.0", "cc-by-nc-4.0")]
-    with pytest.raises(UserError, match=r"the terms of the pretrained weights timm/x forbid \(cc-by-nc-4\.0\)"):
-        choose_licence("apache-2.0", terms)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -150,14 +150,6 @@ def adacos(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     return recipe.with_suffix("")
 
 
-# At the end of the first epoch, and within the second.
-@pytest.mark.parametrize(("name", "step"), [("pskd", 4), ("pskd", 6), ("adacos", 4)])
-def test_a_run_resumes_from_any_step_to_the_same_bits(request: Any, tmp_path: Path, name: str, step: int) -> None:
-    whole: Path = request.getfixturevalue(name)
-    assert (last_checkpoint(whole) / "memories.safetensors").is_file() == (name == "pskd")
-    assert_resumes_to_the_same_bits(whole, step, tmp_path / "run")
-
-
 def test_a_weight_average_beside_branches_resumes_to_the_same_bits(tmp_path: Path, images: Path) -> None:
     train(recipe_of(tmp_path, images, "byot", run=AVERAGE | EVERY_STEP))
     assert_resumes_to_the_same_bits(tmp_path / "run", 6, tmp_path / "again")
@@ -215,12 +207,6 @@ def test_an_unusable_teacher_is_reported_in_one_line_before_anything_is_written(
     assert tree(tmp_path) == before
 
 
-def test_a_recipe_without_a_teacher_names_the_missing_key(tmp_path: Path, images: Path) -> None:
-    done = quick(write_recipe(tmp_path / "run.yaml", images, method={"name": "distillation"}))
-    assert done.status == 2
-    assert re.search(r"^error: .*method\.teacher: ", done.stderr)
-
-
 def test_check_lists_an_unsuitable_teacher_and_network_among_the_problems(
     tmp_path: Path, images: Path, capsys: Any
 ) -> None:
@@ -228,10 +214,3 @@ def test_check_lists_an_unsuitable_teacher_and_network_among_the_problems(
     assert re.search(r"^  1\. method\.teacher: .* has 4 classes", capsys.readouterr().out, flags=re.MULTILINE)
     assert check.main([str(recipe_of(tmp_path, images, "byot", model={"model_name": "levit_128s"}))]) == 1
     assert "1. method.name: byot needs 4 stages" in capsys.readouterr().out
-
-
-def test_cskd_e_trains_with_unreadable_images_replaced(tmp_path: Path) -> None:
-    folder = draw_folder(tmp_path / "images", {"train": (4, 4), "test": (2, 2)})
-    (folder / "train" / "class 0" / "01.png").write_bytes(b"not an image")
-    train(recipe_of(tmp_path, folder, "cskd_e", data={"on_corrupt": "skip"}))
-    assert summary_of(tmp_path / "run")["skipped_images"]["train"] == 1

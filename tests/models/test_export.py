@@ -107,15 +107,6 @@ def test_random_interpolation_is_exported_as_bilinear(tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["pretrained_cfg"]["interpolation"] == "bilinear"
 
 
-def test_channels_last_weights_are_exported(tmp_path):
-    settings = ModelSection(model_name="test_resnet")
-    model = create_backbone(settings, 3).to(memory_format=torch.channels_last)
-    export_model(model, tmp_path / "model", settings, TRANSFORM, NAMES, "", FACTS)
-    saved = load_file(tmp_path / "model" / "model.safetensors")
-    assert all(value.is_contiguous() for value in saved.values())
-    assert [name for name, value in model.state_dict().items() if not torch.equal(value, saved[name])] == []
-
-
 def test_a_network_that_timm_cannot_rebuild_is_rejected_and_the_previous_export_stays(tmp_path):
     export(tmp_path / "model", readme="the first")
     first = (tmp_path / "model" / "model.safetensors").read_bytes()

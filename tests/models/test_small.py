@@ -145,29 +145,6 @@ def test_layers_have_pytorchs_default_initialisation(name: str) -> None:
             assert (module.bias == 0).all()
 
 
-@pytest.mark.parametrize("name", ["preactresnet18_32px", "preactresnet10_32px"])
-def test_preact_shortcuts_start_after_the_first_relu_of_the_block(name: str) -> None:
-    model = timm.create_model(name).eval()
-    randomize_norms(model)
-    for stage, blocks in enumerate(model.stages):
-        for block, module in enumerate(blocks):
-            nn.init.zeros_(module.conv2.weight)  # isolates the shortcut
-            x = torch.randn(2, module.bn1.num_features, 8, 8)
-            norm = module.bn1
-            mean, var, weight, bias = (
-                t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-            )
-            expected = ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
-            if stage > 0 and block == 0:
-                expected = torch.einsum("nchw,oc->nohw", expected[:, :, ::2, ::2], module.downsample.weight[:, :, 0, 0])
-            torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_preact_ends_without_norm_or_relu() -> None:
-    features = timm.create_model("preactresnet18_32px").eval().forward_features(images())
-    assert (features < 0).any()
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = timm.create_model(name, num_classes=5, **({"zero_init_last": False} if name == "resnet10" else {}))

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from written_runs import some_runs, write_finished, write_unfinished
 
-from cskd_hf.paper.cells import data_notes, fill, fill_all
-from cskd_hf.paper.experiments import Setup, at_equal_compute
+from cskd_hf.paper.cells import fill, fill_all
 from cskd_hf.paper.find import inspect_run
 from cskd_hf.paper.latex import latex
 from cskd_hf.paper.markdown import as_json, markdown
 from cskd_hf.paper.selection import select
-from cskd_hf.runs.environment import CHANGES
-from cskd_hf.runs.selected import Selected
 
 
 def grids_of(root, values, table="table1", **chosen):
@@ -32,20 +29,21 @@ def grids_of(root, values, table="table1", **chosen):
     return fill_all(select([table], **chosen), runs, {key: inspect_run(run) for key, run in runs.items()})
 
 
-def test_a_cell_is_the_mean_and_the_sample_standard_deviation_over_seeds(tmp_path):
-    (grid,) = grids_of(tmp_path, {"cskd": [33.0, 34.5, 32.75]})
-    (cell,) = grid.flat()
-    assert cell.ours.mean == pytest.approx(np.mean([33.0, 34.5, 32.75]))
-    assert cell.ours.std == pytest.approx(np.std([33.0, 34.5, 32.75], ddof=1))
-    assert (cell.ours.n, cell.paper.mean, cell.paper.std) == (3, 33.28, 0.99)
-
-
 @pytest.mark.parametrize(
-    ("values", "within"), [([34.0, 34.2], True), ([34.7, 34.9], False), ([32.0, 32.2], False), ([30.0, 36.0], True)]
+    ("values", "within", "line"),
+    [
+        ([34.0, 34.2, 33.9], True, "| 34.03 ± 0.15 (3) | 33.28 ± 0.99 | +0.75 | 1.00         | yes       |"),
+        ([34.7, 34.9], False, "| 34.80 ± 0.14 (2) | 33.28 ± 0.99 | +1.52 | 1.00         | no        |"),
+        ([32.0, 32.2], False, "| 32.10 ± 0.14 (2) | 33.28 ± 0.99 | -1.18 | 1.00         | no        |"),
+        ([33.278, 33.278], True, "| 33.28 ± 0.00 (2) | 33.28 ± 0.99 | +0.00 | 0.99         | yes       |"),
+    ],
 )
-def test_a_gap_is_judged_by_the_joint_spread(tmp_path, values, within):
+def test_a_cell_is_the_mean_over_seeds_and_its_gap_is_judged_by_the_joint_spread(tmp_path, values, within, line):
     (grid,) = grids_of(tmp_path, {"cskd": values})
+    assert line in markdown([grid])
     (cell,) = grid.flat()
+    assert (cell.ours.mean, cell.ours.n) == (pytest.approx(np.mean(values)), len(values))
+    assert cell.ours.std == pytest.approx(np.std(values, ddof=1))
     assert cell.gap == pytest.approx(np.mean(values) - 33.28)
     assert cell.joint_spread == pytest.approx(math.sqrt(np.var(values, ddof=1) + 0.99**2))
     assert cell.within_joint_spread is within
@@ -57,11 +55,6 @@ def test_one_seed_has_a_gap_and_no_spread(tmp_path):
     assert (cell.ours.std, cell.joint_spread, cell.within_joint_spread) == (None, None, None)
     assert cell.gap == pytest.approx(-0.28)
     assert "| 33.00 (1) | 33.28 ± 0.99 | -0.28 | –            | our n = 1 has no spread |" in markdown([grid])
-
-
-def test_a_gap_that_rounds_to_zero_has_no_minus(tmp_path):
-    (grid,) = grids_of(tmp_path, {"cskd": [33.278, 33.278]})
-    assert "| 33.28 ± 0.00 (2) | 33.28 ± 0.99 | +0.00 |" in markdown([grid])
 
 
 def test_a_published_value_without_spread_is_marked(tmp_path):
@@ -105,24 +98,22 @@ def test_higher_recall_is_better(tmp_path):
     assert "Recall@1, higher is better" in markdown(grids)
 
 
-def test_each_grid_of_table_6_has_its_metric(tmp_path):
-    result = {"top1_error": 1.0, "top5_error": 2.0, "ece": 3.0, "recall_at_1": 4.0}
-    grids = grids_of(tmp_path, {"cskd": [result]}, "table6")
-    assert [cell.values for grid in grids for cell in grid.flat()] == [{0: 2.0}, {0: 3.0}, {0: 4.0}]
-    assert [cell.paper.mean for grid in grids for cell in grid.flat()] == [13.07, 15.44, 59.06]
-
-
-def test_a_fitted_temperature_adds_a_grid(tmp_path):
-    grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, "ece": 12.0, "scaled_ece": 4.5}]}, "table6")
-    assert [grid.block.metric for grid in grids] == ["top5_error", "ece", "ece_scaled", "recall_at_1"]
-    (cell,) = grids[2].flat()
-    assert (cell.values, cell.paper) == ({0: 4.5}, None)
-
-
-def test_a_run_without_features_has_no_recall(tmp_path):
-    grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, "recall_at_1": None}]}, "table6")
-    (cell,) = grids[2].flat()
-    assert (cell.values, cell.missing[0]) == ({}, "finished without recall_at_1")
+@pytest.mark.parametrize(
+    ("result", "values"),
+    [
+        ({"top5_error": 2.0, "ece": 3.0, "recall_at_1": 4.0}, {"top5_error": 2.0, "ece": 3.0, "recall_at_1": 4.0}),
+        ({"ece": 3.0, "scaled_ece": 4.5}, {"top5_error": 20.0, "ece": 3.0, "ece_scaled": 4.5, "recall_at_1": 50.0}),
+        ({"recall_at_1": None}, {"top5_error": 20.0, "ece": 10.0, "recall_at_1": None}),
+    ],
+)
+def test_table_6_has_a_grid_for_each_metric_and_one_at_a_fitted_temperature(tmp_path, result, values):
+    grids = grids_of(tmp_path, {"cskd": [{"top1_error": 33.0, **result}]}, "table6")
+    cells = {grid.block.metric: grid.flat() for grid in grids}
+    published = {"top5_error": 13.07, "ece": 15.44, "recall_at_1": 59.06}
+    assert {metric: cell.values.get(0) for metric, (cell,) in cells.items()} == values
+    assert {metric: cell.paper.mean for metric, (cell,) in cells.items() if cell.paper} == published
+    recall = cells["recall_at_1"][0].missing
+    assert recall.get(0) == ("finished without recall_at_1" if values["recall_at_1"] is None else None)
 
 
 def test_missing_runs_are_listed_by_reason(tmp_path):
@@ -223,58 +214,3 @@ def test_latex_prints_n_per_cell_if_it_varies(tmp_path):
     assert r"40.20 $\pm$ 0.20 (3)" in text
     assert r"30.10} $\pm$ 0.14 (2)" in text
     assert r"33.28 $\pm$ 0.99}" in text
-
-
-def notes_of(runs, changes=None):
-    """The notes of finished runs, the first with a summary changed by `changes`."""
-    states = {key: inspect_run(run) for key, run in runs.items()}
-    first = next(iter(runs))
-    summary = states[first].summary.model_copy(update=changes or {})
-    return data_notes(runs, states | {first: replace(states[first], summary=summary)})
-
-
-STOPPED = Selected(epoch=9, epochs_trained=12, metric="nll", best_epoch=9, best_value=1.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "note"),
-    [
-        ({"notes": (f"{CHANGES[0]} 5: optimizer.lr", "another note")}, f"{CHANGES[0]} 5: optimizer.lr"),
-        ({"selected": STOPPED}, "stopped early, after 12 of 3 epochs, at a lower cost than the table's"),
-        ({"skipped_images": {"train": 1, "test": 4}}, "tested on 5,790 images; cub200 has 5,794"),
-    ],
-)
-def test_a_run_that_is_not_what_the_table_says_is_noted(tmp_path, changes, note):
-    runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
-    for run in runs.values():
-        write_finished(run, 33.0)
-    assert notes_of(runs) == []
-    assert notes_of(runs, changes) == [f"{note}: cub200_resnet18-cskd-seed0"]
-
-
-def test_other_numbers_of_images_and_another_precision_are_noted(tmp_path):
-    runs = some_runs(tmp_path, "table1", datasets=["cub200"], models=["resnet18"], methods=["cskd"], seeds=[0, 1])
-    first, second = runs.values()
-    write_finished(first, 33.0, test_images=100)
-    write_finished(second, 33.0, num_processes=4, mixed_precision="no")
-    assert notes_of(runs) == [
-        "tested on 100 images; cub200 has 5,794: cub200_resnet18-cskd-seed0",
-        "trained in bf16, others of the table are not: cub200_resnet18-cskd-seed0",
-        "trained with 128 images per update; the shipped recipe has 32: cub200_resnet18-cskd-seed1",
-        "trained in float32, others of the table are not: cub200_resnet18-cskd-seed1",
-    ]
-
-
-def test_images_other_than_the_catalogs_are_noted_and_counted(tmp_path):
-    chosen = {"datasets": ["icons"], "models": ["test_resnet"], "methods": ["cskd"], "seeds": [0]}
-    runs = some_runs(tmp_path, "evidence", **chosen)
-    for run in runs.values():
-        write_finished(run, 33.0, train_images=690)
-    states = {key: inspect_run(run) for key, run in runs.items()}
-    names = ", ".join(run.folder.name for run in runs.values())
-    assert data_notes(runs, states) == [f"trained on 690 images; icons has 6,838: {names}"]
-    blocks = at_equal_compute(select(["evidence"], ["icons"], ["test_resnet"], ["cskd"]), Setup(tmp_path, {}))
-    computes = {
-        grid.block.budget: cell.training.compute for grid in fill_all(blocks, runs, states) for cell in grid.flat()
-    }
-    assert computes == {None: pytest.approx(690 * 30 * 4 / 3), 2: pytest.approx(690 * 45 * 4 / 3)}

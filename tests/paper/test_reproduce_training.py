@@ -65,7 +65,7 @@ def test_hours_fall_back_to_other_datasets_with_the_same_workload(tmp_path, caps
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("method", ["cross_entropy", "cskd", "pskd", "distillation"])  # with a memory, with a teacher
+@pytest.mark.parametrize("method", ["cskd", "pskd", "distillation"])  # with a memory, with a teacher
 def test_an_unknown_workload_is_probed_once(tmp_path, capsys, method):
     overrides = ("model={model_name: test_resnet}", "transform.input_size=[3, 32, 32]", "data.batch_size=4")
     blocks = select(["table4"], ["cub200", "stanford_dogs"], methods=[method])

@@ -69,14 +69,6 @@ def test_the_batch_arithmetic_in_the_comment_is_right(path):
     assert f"= {anchors} anchors ({2 * anchors} images)" in line
 
 
-@each_recipe
-def test_timm_builds_the_model_with_every_keyword(path):
-    settings = load_recipe(path, ["model.pretrained=false"]).model
-    with torch.device("meta"):  # shapes only
-        model = create_backbone(settings, settings.num_classes or 7)
-    assert model.num_classes == (settings.num_classes or 7)
-
-
 PAPER = ["cub200_resnet18", "imagenet_resnet50"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_runs import Result, command, fifteen_images, metrics_lines, quick, summary_of, torchrun, write_recipe
+from command_runs import Result, fifteen_images, fork, metrics_lines, quick, summary_of, write_recipe
 from safetensors.torch import load_file
 from summaries import measured
 from whole_runs import whole_run
@@ -21,7 +21,7 @@ images = pytest.fixture(fifteen_images, scope="module")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, images) -> tuple[Path, Path, Result]:
-    return whole_run(tmp_path_factory.mktemp("finished"), images, command)
+    return whole_run(tmp_path_factory.mktemp("finished"), images)
 
 
 def test_a_run_leaves_no_loader_process(tmp_path, images):
@@ -33,7 +33,7 @@ def test_a_run_leaves_no_loader_process(tmp_path, images):
         "gc.disable()\n"
         "print(train.main(sys.argv[1:]), multiprocessing.active_children())\n"
     )
-    done = torchrun(program, write_recipe(tmp_path / "run.yaml", images), "data.workers=2", processes=1)
+    done = fork(program, write_recipe(tmp_path / "run.yaml", images), "data.workers=2")
     assert done.status == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "0 []"
 

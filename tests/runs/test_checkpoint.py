@@ -66,21 +66,6 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint_intact(tmp_path, monk
     assert sorted(os.listdir(tmp_path)) == ["again", "step-00000002"]
 
 
-def test_the_old_checkpoint_is_deleted_only_after_the_rename(tmp_path, monkeypatch):
-    save(tmp_path, 1, keep=1)
-    at_rename, rename = [], os.rename
-
-    def record(source: Path, target: Path) -> None:
-        at_rename.append(names(tmp_path))
-        assert sorted(os.listdir(source)) == sorted(FILES)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", record)
-    save(tmp_path, 2, keep=1)
-    assert at_rename == [["step-00000001"]]
-    assert names(tmp_path) == ["step-00000002"]
-
-
 def test_files_and_folders_are_synced_around_the_rename(tmp_path, monkeypatch):
     events: list[str] = []
     fsync, rename = os.fsync, os.rename

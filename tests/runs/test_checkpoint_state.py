@@ -195,13 +195,6 @@ def test_a_memory_of_another_number_of_images_does_not_fit(tmp_path):
         load_checkpoint(path, other, sgd(other), None)
 
 
-def test_nesterov_momentum_follows_the_recipe(tmp_path):
-    module = make_network()
-    optimizer = sgd(module, nesterov=True)
-    load_checkpoint(save(tmp_path, 1), module, optimizer, None)
-    assert optimizer.param_groups[0]["nesterov"]
-
-
 def test_fewer_epochs_than_the_checkpoint_was_trained_for_are_rejected(tmp_path):
     check_epochs(Progress(epoch=3), 3, tmp_path)
     with pytest.raises(UserError, match=r"scheduler\.num_epochs: read 2 in all, but .* was trained for 3"):

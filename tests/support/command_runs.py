@@ -28,8 +28,7 @@ from process_folder import process_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Fields of metrics.jsonl that differ between identical runs.
-TIMING = ("images_per_second", "data_wait_share", "seconds")
+TIMING = ("images_per_second", "data_wait_share", "seconds")  # fields of metrics.jsonl that differ between equal runs
 
 
 class Result(NamedTuple):
@@ -175,26 +174,21 @@ def _process_tree(pid: int) -> list[int]:
     return [pid, *(member for child in children(pid) for member in _process_tree(child))]
 
 
-def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: float = 120.0) -> dict[str, Any]:
+def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path) -> dict[str, Any]:
     """Kill a run and its workers once its newest checkpoint is within an epoch; returns that checkpoint's progress."""
-    end = time.monotonic() + timeout
+    wait_for_a_checkpoint(process, folder)
     progress = {"position": 0}
     while not progress["position"]:
         assert process.poll() is None, "the run ended before it could be killed"
-        pids = _process_tree(process.pid)
-        if time.monotonic() > end:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            raise TimeoutError("no checkpoint within an epoch")
-        if list((folder / "checkpoints").glob("step-*")):
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-            # Stop the run while reading: every step writes one checkpoint and removes another.
-            newest = max((folder / "checkpoints").glob("step-*"))
-            progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
         time.sleep(0.01)
+        pids = _process_tree(process.pid)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        # Stopped while reading: every step writes one checkpoint and removes another.
+        newest = max((folder / "checkpoints").glob("step-*"))
+        progress = json.loads((newest / "state.json").read_text(encoding="utf-8"))["progress"]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL if progress["position"] else signal.SIGCONT)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (folder / "summary.json").exists()
@@ -202,7 +196,6 @@ def kill_within_an_epoch(process: subprocess.Popen[Any], folder: Path, timeout: 
 
 
 def _client(*program: object) -> list[str]:
-    """A command that runs a Python program in a fork."""
     return [sys.executable, "-S", "-E", forks.__file__, _fork_server(), *map(str, program)]
 
 

@@ -225,11 +225,9 @@ def imagenet(num_images: int = 4, size: int = 12) -> Original:
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
         val[name] = picture(1000 + number)
         rows["validation"].append((name, class_names.index(wnid), val[name]))
-    fields = [(name, object) for name in
-              ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height",
-               "num_train_images")]  # fmt: skip
+    fields = "ILSVRC2012_ID WNID words gloss num_children children wordnet_height num_train_images"
     words = {wnid: "crane" if wnid > "n02" else f"{wnid} words, more" for wnid in class_names}  # not unique
-    synsets = np.empty((7, 1), dtype=fields)
+    synsets = np.empty((7, 1), dtype=[(name, object) for name in fields.split()])
     for wnid, identity in numbers.items():
         synsets[identity - 1, 0] = (np.uint16(identity), wnid, words[wnid], "a gloss", np.uint16(0), np.zeros((1, 0)),
                                     np.uint8(0), np.uint16(1300))  # fmt: skip

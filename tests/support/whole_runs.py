@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from command_runs import Result, write_recipe
+from command_runs import Result, quick, write_recipe
 
 
-def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[Path, Path, Result]:
-    """Train; returns recipe, run folder and output.
-
-    Args:
-        run: `command`, or the faster `quick` where a fork will do.
-    """
+def whole_run(folder: Path, images: Path) -> tuple[Path, Path, Result]:
+    """Train; returns recipe, run folder and output."""
     recipe = write_recipe(
         folder / "run.yaml",
         images,
@@ -21,6 +16,6 @@ def whole_run(folder: Path, images: Path, run: Callable[..., Result]) -> tuple[P
         model={"model_name": "preactresnet10_32px"},
         transform={"input_size": [3, 16, 16]},
     )
-    done = run(recipe)
+    done = quick(recipe)
     assert done.status == 0, done.stderr
     return recipe, recipe.with_suffix(""), done
