@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from cskd_hf.data.pairing import Sample
+from cskd_hf.data.pairing import Sample, require_draw
 from cskd_hf.data.sampling import Draw
 from cskd_hf.errors import ImageError, UserError
 from cskd_hf.seeding import seeded
@@ -56,8 +56,7 @@ class PairedDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        if not isinstance(draw, Draw):
-            raise UserError(f"key {draw!r}: load PairedDataset through DataLoader(…, sampler=ClassPairSampler(labels))")
+        require_draw(draw)
         views, targets = [], []
         for number, index in enumerate(draw.indices):
             with seeded(draw.seed + number):
