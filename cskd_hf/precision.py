@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cskd_hf.errors import UserError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,10 +14,10 @@ def at_least_float32(values: Tensor) -> Tensor:
     """Half precision → float32; float32 and float64 stay what they are.
 
     Raises:
-        UserError: no tensor, but what some models return around it.
+        TypeError: no tensor, but what some models return around it.
     """
     if not hasattr(values, "dtype"):
-        raise UserError(f"model: its output has type {type(values).__name__}; wrap it to return (N, K) logits alone")
+        raise TypeError(f"the model returns a {type(values).__name__}; wrap it to return (N, K) logits alone")
     return values.float() if values.dtype.itemsize < 4 else values
 
 

@@ -33,9 +33,9 @@ class Objective(nn.Module):
         channels_last: memory format of the normalised images.
 
     Raises:
-        UserError: mean or std outside [0, 1]; at a forward, no `Batch`, uint8 images without mean and std, an output
-            that is no tensor, or images that are not in pairs, of one class or, for some methods, of one image. On an
-            accelerator, where reading the labels would be a device sync, the loss is NaN instead if only they show it.
+        UserError: mean or std outside [0, 1]; at a forward, no `Batch`, uint8 images without mean and std, or images
+            that are not in pairs, of one class or, for some methods, of one image. On an accelerator, where reading the
+            labels would be a device sync, the loss is NaN instead if only they show it.
 
     Example:
         >>> import timm, torch

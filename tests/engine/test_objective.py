@@ -121,7 +121,7 @@ def test_a_model_that_returns_more_than_logits_is_an_error_that_names_the_fix(wr
         def forward(self, images: Tensor) -> Any:
             return wrap(images.flatten(1))
 
-    with pytest.raises(UserError, match=r"model: its output has type (tuple|dict); wrap it"):
+    with pytest.raises(TypeError, match=r"the model returns a (tuple|dict); wrap it"):
         Objective(CrossEntropy(), Model())(batch_of(torch.rand(2, 3, 4, 4)))
 
 
