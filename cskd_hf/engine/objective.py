@@ -62,7 +62,7 @@ class Objective(nn.Module):
         # Not saved with the weights: the recipe has them.
         for name, values in (("mean", mean), ("std", std)):
             channels = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
-            if channels is not None and not ((channels >= 0) & (channels <= 1)).all():
+            if values is not None and not 0 <= min(values) <= max(values) <= 1:
                 raise UserError(f"{name}: read {values}; write numbers from 0 to 1, shares of 255")
             self.register_buffer(name, channels, persistent=False)
         # DDP broadcasts rank 0's buffers; a sharded memory belongs to its own rank.
