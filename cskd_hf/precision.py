@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision → float32; float32 and float64 stay what they are."""
+    """Half precision → float32; float32 and float64 stay what they are.
+
+    Raises:
+        TypeError: no tensor, but what some models return around it.
+    """
+    if not hasattr(values, "dtype"):
+        raise TypeError(f"the model returns a {type(values).__name__}; wrap it to return (N, K) logits alone")
     return values.float() if values.dtype.itemsize < 4 else values
 
 

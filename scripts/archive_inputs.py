@@ -169,8 +169,8 @@ def missing_error(trees: Sequence[Tree], expected: str, missing: str) -> UserErr
 
 
 def lines(tree: Tree, member: str) -> Iterator[tuple[str, str]]:
-    """(where, text) of the lines that are not blank, with either kind of line ending."""
-    text = tree.read(member).decode(errors="surrogateescape")
+    """(where, text) of the lines that are not blank, with either kind of line ending, with or without a BOM."""
+    text = tree.read(member).decode("utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield f"{member}, line {number}", line.strip()

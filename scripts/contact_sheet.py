@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cskd_hf.data.decode import decode
+from cskd_hf.data.decode import UnreadableImageError, decode
 from cskd_hf.data.duplicates import named_splits
 from cskd_hf.data.splits import Images, ImageSplit, load_images
 from cskd_hf.errors import UserError, run_command
@@ -26,10 +26,20 @@ MARGIN, TEXT_WIDTH, TEXT_HEIGHT = 4, 96, 16
 
 
 def pictures(split: ImageSplit, label: int, count: int) -> list[Image.Image]:
-    """At most `count` images of a class, evenly spaced."""
+    """At most `count` images of a class, evenly spaced.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
     rows = np.flatnonzero(split.labels == label)
-    spaced = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return [decode(image) for image in split.fetch(rows[spaced].tolist())]
+    spaced = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)].tolist()
+    decoded = []
+    for row, image in zip(spaced, split.fetch(spaced), strict=True):
+        try:
+            decoded.append(decode(image))
+        except UnreadableImageError as error:
+            raise UserError(f"{split.describe(row, image)}: {error}") from None
+    return decoded
 
 
 def contact_sheet(images: Images, class_names: Sequence[str], columns: Sequence[int], side: int) -> Image.Image:

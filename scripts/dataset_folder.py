@@ -6,6 +6,7 @@ takes a folder without that file for a dataset.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -104,8 +105,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def check_new(out: Path) -> None:
     """Raises UserError unless OUT is absent or an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: OUT is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
+    with disk_errors(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: OUT is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Inside, a full disk, a missing permission and the like are UserErrors that name the file, or else OUT."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{out}: the disk is full; make room and rerun") from error
+        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -115,15 +128,13 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full, or the like.
     """
-    try:
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
             partial = Path(temporary) / "set"
             partial.mkdir()
             yield partial
             os.replace(partial, out)
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
 
 
 @contextmanager

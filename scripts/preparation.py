@@ -8,8 +8,8 @@ Every user error is one line, if possible before anything is written.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from archive_inputs import Input, expand
-from dataset_folder import FORMAT, move_into_place, print_result, read_manifest, workspace, write_manifest, write_splits
+from dataset_folder import (
+    FORMAT,
+    disk_errors,
+    move_into_place,
+    print_result,
+    read_manifest,
+    workspace,
+    write_manifest,
+    write_splits,
+)
 from shards import Shard
 from tqdm import tqdm
 
@@ -83,20 +92,16 @@ def prepare(
     options = {number.name: getattr(arguments, number.name)} if number else {}
     stamps = sorted(each.stamp for each in inputs)
     plan = {"format": FORMAT, "name": name, "inputs": stamps, "shard_size": arguments.shard_size} | options
-    if _is_complete(out, inputs, plan, number):
-        shutil.rmtree(out / ".partial", ignore_errors=True)  # a kill at the very end leaves it
-        print(f"{out} is already complete, from archives of the same size; remove it to prepare it again")
-        return 0
-    _require_disk(out, inputs)
-    try:
+    with disk_errors(out):
+        if _is_complete(out, inputs, plan, number):
+            shutil.rmtree(out / ".partial", ignore_errors=True)  # a kill at the very end leaves it
+            print(f"{out} is already complete, from archives of the same size; remove it to prepare it again")
+            return 0
+        _require_disk(out, inputs)
         with workspace(out, plan) as partial:
             if not (partial / "dataset_dict.json").is_file():
                 _write(partial, inputs, arguments, name, read, options)
             move_into_place(partial, out, list(CATALOG[name].num_images))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-        raise UserError(f"{out}: the disk is full; make room and rerun to resume") from error
     manifest = read_manifest(out)
     print_result(out, manifest)
     counts = {split: each["num_images"] for split, each in manifest["splits"].items()}
@@ -126,8 +131,10 @@ def _parse(
     else:
         parser.set_defaults(workers=0)
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.shard_size <= 0 or (workers and arguments.workers < 1):
-        parser.error("--shard-size and --workers must be above 0")
+    if not 1e-6 <= arguments.shard_size < math.inf:
+        parser.error("--shard-size must be a number of megabytes above 0")
+    if workers and arguments.workers < 1:
+        parser.error("--workers must be above 0")
     if number and getattr(arguments, number.name) < 1:
         parser.error(f"--{number.name.replace('_', '-')} must be above 0")
     return arguments

@@ -30,6 +30,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -191,16 +192,20 @@ def attribution(choice: Choice) -> list[dict[str, Any]]:
 
 
 def package_version(trees: Sequence[Tree]) -> str | None:
-    """The version in package.json; None without that file."""
+    """The version in package.json; None without that file, or if it has none."""
     for tree in trees:
         for member in sorted(tree.members, key=len):
             if member.rsplit("/", 1)[-1] == "package.json":
-                return str(json.loads(tree.read(member)).get("version"))
+                with suppress(ValueError, KeyError, TypeError):
+                    return str(json.loads(tree.read(member))["version"])
     return None
 
 
 def read(trees: Sequence[Tree], shard_bytes: int, size: int) -> ImageSet:
-    choice = choose(draw_commonest(list(read_sets(trees, EXPECTED))))
+    drawings = draw_commonest(list(read_sets(trees, EXPECTED)))
+    if not drawings:
+        raise UserError(f"{trees[0].shown}: no icons of one colour under a permissive licence; expected {EXPECTED}")
+    choice = choose(drawings)
     label = {name: number for number, name in enumerate(choice.class_names)}
     header = b"P5 %d %d 255\n" % (size, size)
     splits = {}

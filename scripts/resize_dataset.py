@@ -28,6 +28,7 @@ import numpy as np
 from dataset_folder import (
     FORMAT,
     check_new,
+    disk_errors,
     move_into_place,
     print_result,
     read_manifest,
@@ -122,16 +123,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "quality": arguments.quality,
         "splits": {name: fingerprint(split) for name, split in splits.items()},
     }
-    if is_done(out, plan):
-        print(f"{out} is complete: nothing to do; remove it to write it again")
-        return 0
-    try:
+    with disk_errors(out):
+        if is_done(out, plan):
+            print(f"{out} is complete: nothing to do; remove it to write it again")
+            return 0
         with workspace(out, plan) as partial:
             if not (partial / "dataset_dict.json").is_file():
                 write_copy(partial, splits, plan, arguments.workers)
             move_into_place(partial, out, list(splits))
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}; rerun to resume") from error
     manifest = read_manifest(out)
     loss = manifest["resized"]
     print(

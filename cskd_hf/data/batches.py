@@ -36,7 +36,7 @@ class GlobalBatches:
         size_of: epoch, from 0 → (height, width) of its images; None: the transform's in every epoch.
 
     Raises:
-        UserError: `drop_last` leaves no batch, or there is no such rank.
+        UserError: `drop_last` leaves no batch, `batch_size` is below 1, or there is no such rank.
 
     Example:
         >>> from cskd_hf import ClassPairSampler, GlobalBatches
@@ -61,6 +61,8 @@ class GlobalBatches:
     ) -> None:
         if not 0 <= process_index < num_processes:
             raise UserError(f"process_index: read {process_index}; write 0 to {num_processes - 1}")
+        if batch_size < 1:
+            raise UserError(f"batch_size: read {batch_size}; write 1 or more")
         self.sampler, self.batch_size = sampler, batch_size
         self.num_processes, self.process_index = num_processes, process_index
         self.global_batch_size = batch_size * num_processes
@@ -114,4 +116,4 @@ class GlobalBatches:
             if start == stop:
                 start, stop = total - 1, total
             yield Keys(self.sampler.draws(position + start, position + stop), size)
-        self.sampler.shown = True
+            self.sampler.shown = True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
-from cskd_hf.data.pairing import Sample
+from cskd_hf.data.pairing import Sample, require_draw
 from cskd_hf.data.sampling import Draw
 from cskd_hf.errors import ImageError, UserError
 from cskd_hf.seeding import seeded
@@ -34,8 +35,8 @@ class PairedDataset(Dataset[Sample]):
             The label is the integer at that row of the sampler's labels.
 
     Raises:
-        UserError: at a key that is not a `Draw`, an image that is not a tensor, a label that is not an integer from 0,
-            or a pair whose labels differ.
+        UserError: at a key that is not a `Draw`, a row that is not a tuple, an image that is not a tensor, a label
+            that is not an integer from 0, or a pair whose labels differ.
 
     Example:
         >>> import torch
@@ -55,12 +56,11 @@ class PairedDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        if not isinstance(draw, Draw):
-            raise UserError(f"key {draw!r}: load PairedDataset through DataLoader(…, sampler=ClassPairSampler(labels))")
+        require_draw(draw)
         views, targets = [], []
         for number, index in enumerate(draw.indices):
             with seeded(draw.seed + number):
-                view, target, *_ = self.dataset[index]
+                view, target, *_ = _pair(index, self.dataset[index])
             if not isinstance(view, torch.Tensor):
                 raise UserError(
                     f"row {index}: read an image of type {type(view).__name__}; end its transform with ToTensor"
@@ -76,6 +76,14 @@ class PairedDataset(Dataset[Sample]):
         return Sample(tuple(views), targets[0], draw.indices, ())
 
 
+def _pair(index: int, row: Any) -> Sequence[Any]:
+    """The row, (image, label, …); a dict, such as a Hugging Face dataset's row, would yield its keys."""
+    if not isinstance(row, tuple | list) or len(row) < 2:
+        keys = f" of {', '.join(map(str, row))}" if isinstance(row, Mapping) else ""
+        raise UserError(f"row {index}: its type is {type(row).__name__}{keys}; return (image, label)")
+    return row
+
+
 def _class_number(index: int, label: Any) -> int:
     """The label as an integer; `int` would take 0.7 for 0, and torch's cross-entropy ignores −100."""
     try:
@@ -83,5 +91,6 @@ def _class_number(index: int, label: Any) -> int:
     except TypeError:  # a float, text or several labels
         number = -1
     if number < 0:
-        raise UserError(f"row {index}: read the label {label!r}; return the image's class, an integer from 0")
+        shown = f"of shape {tuple(label.shape)}" if getattr(label, "shape", ()) else repr(label)
+        raise UserError(f"row {index}: read a label {shown}; return the image's class, an integer from 0")
     return number

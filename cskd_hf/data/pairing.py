@@ -16,7 +16,7 @@ from cskd_hf.data.decode import UnreadableImageError
 from cskd_hf.data.sampling import ClassPairSampler, Draw, ImageSampler
 from cskd_hf.data.splits import ImageSplit
 from cskd_hf.data.transforms import Transform
-from cskd_hf.errors import ImageError
+from cskd_hf.errors import ImageError, UserError
 
 __all__ = ["ClassPairSampler", "Draw", "ImageSampler", "PairedImages", "PairingCollator", "Sample"]
 
@@ -28,6 +28,12 @@ class Sample(NamedTuple):
     target: int
     indices: tuple[int, ...]  # the images shown: a replaced one under its replacement's row
     skipped: tuple[tuple[int, str], ...]  # unreadable images: (row, error)
+
+
+def require_draw(key: object) -> None:
+    """Raises UserError at the key of another sampler, such as a row number."""
+    if not isinstance(key, Draw):
+        raise UserError(f"key {key!r}: load pairs through DataLoader(…, sampler=ClassPairSampler(labels))")
 
 
 class PairedImages(Dataset[Sample]):
@@ -42,6 +48,7 @@ class PairedImages(Dataset[Sample]):
             through this transform.
 
     Raises:
+        UserError: another `on_corrupt`, or at a key that is not a `Draw`.
         ImageError: on loading an unreadable image under "error", or a class without a readable image under "replace".
 
     Example:
@@ -68,6 +75,8 @@ class PairedImages(Dataset[Sample]):
         on_corrupt: Literal["error", "replace", "drop"] = "error",
         plain: Transform | None = None,
     ) -> None:
+        if on_corrupt not in ("error", "replace", "drop"):
+            raise UserError(f"on_corrupt: read {on_corrupt!r}; allowed: error, replace, drop")
         self.split, self.transform, self.on_corrupt, self.plain = split, transform, on_corrupt, plain
 
     def __len__(self) -> int:
@@ -81,6 +90,7 @@ class PairedImages(Dataset[Sample]):
 
     def shape(self, draws: Sequence[Draw]) -> tuple[int, ...]:
         """(views, keys, H, W, channels) of the batch of these keys."""
+        require_draw(draws[0])
         num_views = len(draws[0].indices) + (self.plain is not None)
         size = draws.size if isinstance(draws, Keys) else None
         return num_views, len(draws), *(size or self.transform.size), self.transform.channels
@@ -182,6 +192,8 @@ class PairingCollator:
     def __call__(self, samples: Sequence[Sample] | Batch) -> Batch:
         if isinstance(samples, Batch):
             return samples
+        if isinstance(samples, Sample):
+            raise UserError("batch_size: read None, which loads single pairs; write DataLoader(…, batch_size=…)")
         skipped = tuple(report for sample in samples for report in sample.skipped)
         samples = [sample for sample in samples if sample.views]  # a dropped key has none
         num_views = len(samples[0].views) if samples else 0

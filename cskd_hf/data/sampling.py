@@ -50,7 +50,7 @@ class ImageSampler:
             each, one after the other, as timm's `RepeatAugSampler` does.
 
     Raises:
-        UserError: no images, an unknown `sampling`, or `aug_repeats` below 1.
+        UserError: no images, an unknown `sampling`, no label per image where it needs them, or `aug_repeats` below 1.
 
     Example:
         >>> from cskd_hf import ImageSampler
@@ -66,7 +66,7 @@ class ImageSampler:
         seed: int = 0,
         views: int = 1,
         sampling: Sampling = "instance",
-        labels: np.ndarray | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
         aug_repeats: int = 1,
     ) -> None:
         if num_images < 1:
@@ -78,8 +78,11 @@ class ImageSampler:
         self.num_images, self.seed, self.views = num_images, seed, views
         self.sampling, self.aug_repeats = sampling, aug_repeats
         if sampling != "instance":
-            assert labels is not None
-            self._class_of = dense(labels)
+            if labels is None or len(labels) != num_images:
+                raise UserError(
+                    f"labels: sampling={sampling!r} needs one integer class for each of {num_images:,} images"
+                )
+            self._class_of = dense(np.asarray(labels))
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -129,8 +132,9 @@ class ImageSampler:
     def __iter__(self) -> Iterator[Draw]:
         self.warn_if_shown()
         for start in range(0, self.num_images, 1024):
-            yield from self.draws(start, start + 1024)
-        self.shown = True
+            for draw in self.draws(start, start + 1024):
+                yield draw
+                self.shown = True  # also where the caller ends an epoch early
 
 
 class LastUpdateSampler(ImageSampler):

@@ -33,8 +33,9 @@ class Objective(nn.Module):
         channels_last: memory format of the normalised images.
 
     Raises:
-        UserError: at uint8 images without mean and std, or images that are not in pairs of one class. On an
-            accelerator, where reading the labels would be a device sync, the loss is NaN instead if only they show it.
+        UserError: mean or std outside [0, 1]; at a forward, no `Batch`, uint8 images without mean and std, or images
+            that are not in pairs, of one class or, for some methods, of one image. On an accelerator, where reading the
+            labels would be a device sync, the loss is NaN instead if only they show it.
 
     Example:
         >>> import timm, torch
@@ -61,6 +62,8 @@ class Objective(nn.Module):
         # Not saved with the weights: the recipe has them.
         for name, values in (("mean", mean), ("std", std)):
             channels = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
+            if values is not None and not 0 <= min(values) <= max(values) <= 1:
+                raise UserError(f"{name}: read {values}; write numbers from 0 to 1, shares of 255")
             self.register_buffer(name, channels, persistent=False)
         # DDP broadcasts rank 0's buffers; a sharded memory belongs to its own rank.
         self._ddp_params_and_buffers_to_ignore = [
@@ -78,37 +81,45 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """What `Method.forward_loss` returns, with 'output' detached so that nothing keeps the graph alive."""
+        if not isinstance(batch, Batch):
+            raise UserError(
+                f"batch: its type is {type(batch).__name__}; write Batch(images, target, index), or load with "
+                "DataLoader(…, collate_fn=PairingCollator())"
+            )
         if batch.images.dtype == torch.uint8:
             if self.mean is None or self.std is None:
                 raise UserError("mean, std: none, but the images are uint8; write Objective(method, module, mean, std)")
             images = normalize(batch.images, self.mean, self.std, self.channels_last)
             # Not `_replace`, with all fields: torch 2.11 loses defaults where it resumes after a graph break.
             batch = Batch(images, batch.target, batch.index, batch.skipped)
-        in_pairs = _in_pairs(batch.target, self.method.views)
+        in_pairs = _in_pairs(batch, self.method.views)
         result = self.method.forward_loss(self.module, batch)
         loss = result["loss"] if in_pairs is None else result["loss"].where(in_pairs, torch.nan)
         return {**result, "loss": loss, "output": result["output"].detach()}
 
 
-def _in_pairs(target: Tensor, views: Views) -> Tensor | None:
-    """None if the views of each sample have the same label or need not; a scalar bool where reading it would sync.
+def _in_pairs(batch: Batch, views: Views) -> Tensor | None:
+    """None if the views of each sample belong together or need not; a scalar bool where reading it would sync.
+
+    Views of one class have the same label, views of one image the same index.
 
     Raises:
         UserError: they need and do not: see `Objective`.
     """
-    num_views = NUM_VIEWS[views]
+    num_views, target = NUM_VIEWS[views], batch.target
     if views in ("single", "last_update") or target.is_floating_point():
         return None
     if len(target) % num_views == 0:
-        by_view = target.reshape(num_views, -1)
+        by_view = (batch.index if views == "same_image" else target).reshape(num_views, -1)
         in_pairs = (by_view == by_view[0]).all()
         if target.device.type != "cpu" or torch.compiler.is_compiling():
             return in_pairs
         if in_pairs:
             return None
+    sampler = "ImageSampler(…, views=2)" if views == "same_image" else "ClassPairSampler"
     raise UserError(
         f"batch: {len(target)} images that are not {num_views} views of each sample, [anchors | partners]: load them "
-        "with ClassPairSampler, PairedDataset and PairingCollator, and split no batch (Accelerate's dispatch_batches, "
+        f"with {sampler}, PairedDataset and PairingCollator, and split no batch (Accelerate's dispatch_batches, "
         "DataParallel)"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cskd_hf.batch import Batch, Views
+from cskd_hf.errors import UserError
 from cskd_hf.methods.base import Experiment, Method
 from cskd_hf.precision import at_least_float32
 
@@ -35,10 +36,11 @@ class VirtualSoftmax(Method):
 
     Example:
         >>> import timm, torch
-        >>> from cskd_hf import Batch, VirtualSoftmax
-        >>> model = timm.create_model("test_resnet", num_classes=2)
+        >>> from cskd_hf import Batch, Experiment, VirtualSoftmax
+        >>> experiment = Experiment(100, 10, ("cat", "dog"), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> module = VirtualSoftmax().build(timm.create_model("test_resnet", num_classes=2), experiment)
         >>> batch = Batch(torch.rand(4, 3, 32, 32), target=torch.tensor([0, 1, 0, 1]), index=torch.arange(4))
-        >>> VirtualSoftmax().forward_loss(model, batch)["output"].shape
+        >>> VirtualSoftmax().forward_loss(module, batch)["output"].shape
         torch.Size([4, 2])
     """
 
@@ -66,6 +68,10 @@ class VirtualSoftmax(Method):
         import torch.nn.functional as F
 
         classifier = module.get_classifier()
+        if classifier.bias is not None and classifier.bias.requires_grad:
+            raise UserError(
+                "virtual_softmax: the classifier has a bias to train; write module = method.build(model, …)"
+            )
         features = module.forward_head(module.forward_features(batch.images), pre_logits=True)
         output = classifier(features)
         virtual = virtual_logit(features, classifier.weight, batch.target)

@@ -150,7 +150,9 @@ def test_drop_last_that_leaves_no_batch_names_the_settings():
 
 
 @pytest.mark.parametrize("process_index", [-1, 2])
-def test_a_rank_that_does_not_exist_is_rejected(process_index):
+def test_a_rank_that_does_not_exist_or_no_key_per_batch_is_rejected(process_index):
+    with pytest.raises(UserError, match=r"batch_size: read 0; write 1 or more"):
+        GlobalBatches(ClassPairSampler([0, 0]), 0)
     with pytest.raises(UserError, match=f"process_index: read {process_index}; write 0 to 1"):
         GlobalBatches(ImageSampler(7), 4, 2, process_index)
 

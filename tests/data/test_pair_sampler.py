@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -183,6 +184,14 @@ def test_a_misspelt_setting_lists_the_allowed_values(setting):
         ClassPairSampler(LABELS, **setting)
 
 
+@pytest.mark.parametrize("labels", [None, LABELS[1:], [*LABELS, 0]])
+def test_unequal_shares_need_a_label_for_each_image(labels):
+    draws = list(ImageSampler(len(LABELS), sampling="sqrt", labels=LABELS))
+    assert draws == list(ImageSampler(len(LABELS), sampling="sqrt", labels=np.array(LABELS)))
+    with pytest.raises(UserError, match=f"labels: sampling='sqrt' needs .* each of {len(LABELS)} images"):
+        ImageSampler(len(LABELS), sampling="sqrt", labels=labels)
+
+
 def test_draws_are_a_slice_of_the_iteration():
     for sampler in (ClassPairSampler(np.arange(2500) % 9), ImageSampler(2500, views=1)):
         sampler.set_epoch(2)
@@ -237,7 +246,10 @@ def test_an_epoch_that_starts_again_warns_of_the_missing_set_epoch():
     for keys in (sampler, GlobalBatches(sampler, batch_size=3)):
         for epoch in (1, 2):
             sampler.set_epoch(epoch)
-            next(iter(keys))
             list(keys)
         with pytest.warns(UserWarning, match=r"epoch 2 again.*same.*pixels; call set_epoch\(epoch\) before each epoch"):
+            next(iter(keys))
+        sampler.set_epoch(3)
+        list(itertools.islice(keys, 2))  # an epoch of a fixed number of steps
+        with pytest.warns(UserWarning, match="epoch 3 again"):
             next(iter(keys))

@@ -151,11 +151,25 @@ def test_a_row_that_timm_replaced_with_another_class_is_an_error(folder):
         pairs[Draw((0, 2), 0)]
 
 
-@pytest.mark.parametrize("label", [0.7, "1", -100, torch.tensor([0.0, 1.0]), None], ids=repr)
+@pytest.mark.parametrize("label", [0.7, "1", -100, torch.zeros(99, 99), None], ids=["0.7", "1", "-100", "2-d", "None"])
 def test_a_label_that_is_no_class_number_is_an_error(label):
     pairs = PairedDataset([(torch.zeros(3, 2, 2), label)] * 2)
-    with pytest.raises(UserError, match=r"row 0: read the label .*; return the image's class, an integer from 0"):
+    with pytest.raises(UserError, match=r"^row 0: read a label .*; return the image's class, an integer from 0$"):
         pairs[Draw((0, 1), 0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"image": 1, "label": 0}, "dict of image, label"),
+        (torch.zeros(3, 2, 2), "Tensor"),
+        ((torch.zeros(3, 2, 2),), "tuple"),
+    ],
+    ids=["as of a Hugging Face dataset", "an image", "no label"],
+)
+def test_a_row_that_is_no_pair_of_image_and_label_is_an_error(row, kind):
+    with pytest.raises(UserError, match=rf"^row 0: its type is {kind}; return \(image, label\)$"):
+        PairedDataset([row])[Draw((0, 0), 0)]
 
 
 def test_a_pil_image_is_an_error_that_names_the_fix():
@@ -167,4 +181,9 @@ def test_a_pil_image_is_an_error_that_names_the_fix():
 def test_a_loader_without_the_sampler_is_an_error_that_names_the_fix():
     loader = DataLoader(PairedDataset(Rows("torch")), 2, collate_fn=PairingCollator())
     with pytest.raises(UserError, match=r"key 0: .*sampler=ClassPairSampler\(labels\)"):
+        next(iter(loader))
+    loader = DataLoader(
+        PairedDataset(Rows("torch")), None, sampler=ClassPairSampler(LABELS), collate_fn=PairingCollator()
+    )
+    with pytest.raises(UserError, match="batch_size: read None"):
         next(iter(loader))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from pairing_cases import DENSE, TRANSFORM, assert_equal, epoch_of, load, picture, split_of
 from torch.utils.data import DataLoader
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 from cskd_hf.data.batches import GlobalBatches
 from cskd_hf.data.pairing import PairedImages, PairingCollator
 from cskd_hf.data.sampling import ClassPairSampler, ImageSampler
+from cskd_hf.errors import UserError
 
 
 def test_a_batch_is_laid_out_anchors_first_then_partners():
@@ -79,6 +81,14 @@ def test_pixels_do_not_depend_on_workers_or_batch_size():
     for workers, batch_size in [(2, 4), (0, 3), (2, 10)]:
         pixels = loaded(workers, batch_size)
         assert all(torch.equal(pixels[row], views) for row, views in expected.items())
+
+
+def test_keys_and_settings_of_another_kind_are_errors_that_name_the_fix():
+    loader = DataLoader(PairedImages(split_of(DENSE), TRANSFORM), 4, collate_fn=PairingCollator())
+    with pytest.raises(UserError, match=r"key 0: .*sampler=ClassPairSampler\(labels\)"):
+        next(iter(loader))
+    with pytest.raises(UserError, match="on_corrupt: read 'skip'; allowed: error, replace, drop"):
+        PairedImages(split_of(DENSE), TRANSFORM, on_corrupt="skip")
 
 
 def test_an_empty_batch_collates_to_an_empty_batch():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cskd_hf.batch import Views
 from cskd_hf.engine.objective import Objective, check_bf16_on_cpu, dry_run
 from cskd_hf.errors import UserError
-from cskd_hf.methods import CSKD, Batch, CrossEntropy, Method
+from cskd_hf.methods import CSKD, DDGSD, Batch, CrossEntropy, Method
 from cskd_hf.recipe.sections import TransformSection
 
 
@@ -92,6 +92,42 @@ def test_images_that_are_not_whole_pairs_are_an_error_or_a_loss_of_nan(target: l
             objective(batch)
     else:  # as on an accelerator
         assert torch.compile(objective, backend="eager")(batch)["loss"].isnan()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_views_of_one_image_have_one_index(compiled: bool) -> None:
+    objective = Objective(DDGSD(), timm.create_model("test_resnet", num_classes=NUM_CLASSES))
+    images, target = torch.rand(4, 3, 32, 32), torch.tensor([3, 1, 3, 1])
+    assert objective(Batch(images, target, torch.tensor([5, 6, 5, 6])))["loss"].isfinite()
+    pairs = Batch(images, target, torch.tensor([5, 6, 5, 7]))
+    if not compiled:
+        with pytest.raises(UserError, match=r"not 2 views of each sample.*ImageSampler\(…, views=2\)"):
+            objective(pairs)
+    else:
+        assert torch.compile(objective, backend="eager")(pairs)["loss"].isnan()
+
+
+@pytest.mark.parametrize(
+    "wrap", [tuple, list, Batch._asdict, lambda batch: batch.images], ids=["tuple", "list", "dict", "tensor"]
+)
+def test_other_inputs_than_a_batch_are_an_error_that_names_the_fix(wrap: Any, batches: list[Batch]) -> None:
+    with pytest.raises(UserError, match=r"batch: its type is (tuple|list|dict|Tensor); write Batch\("):
+        objective_of(mean=MEAN, std=STD)(wrap(batch_of(torch.rand(2, 3, 4, 4))))
+
+
+@pytest.mark.parametrize("wrap", [lambda logits: (logits,), lambda logits: {"logits": logits}], ids=["tuple", "dict"])
+def test_a_model_that_returns_more_than_logits_is_an_error_that_names_the_fix(wrap: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, images: Tensor) -> Any:
+            return wrap(images.flatten(1))
+
+    with pytest.raises(TypeError, match=r"the model returns a (tuple|dict); wrap it"):
+        Objective(CrossEntropy(), Model())(batch_of(torch.rand(2, 3, 4, 4)))
+
+
+def test_mean_and_std_in_0_to_255_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"mean: read \(124, 116, 104\); write numbers from 0 to 1"):
+        objective_of(mean=(124, 116, 104), std=STD)
 
 
 def test_the_objective_holds_the_modules_weights_and_saves_nothing_else() -> None:

@@ -37,6 +37,11 @@ def test_the_loss_is_cross_entropy_with_one_more_logit_the_largest_at_the_weight
     assert result["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_model_that_was_not_built_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"virtual_softmax: the classifier has a bias to train; .*method.build\("):
+        METHOD.forward_loss(backbone("preactresnet10_32px"), batch_of())
+
+
 def test_the_bias_stays_zero_and_keeps_timms_name() -> None:
     model: Any = METHOD.build(backbone("preactresnet10_32px"), EXPERIMENT)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)

@@ -199,8 +199,9 @@ def test_a_shape_is_the_same_at_every_size_and_place():
     [
         (lambda sets: sets.clear() or sets.append({"prefix": "x"}), "json/x.json is not an icon set of Iconify: KeyE"),
         (lambda sets: sets[0]["icons"].update(bell={"body": "<path"}), "resvg cannot draw s00:bell: "),
+        (lambda sets: sets.__setitem__(slice(None), sets[24:26]), "no icons of one colour under a permissive licence"),
     ],
-    ids=["no info", "broken SVG"],
+    ids=["no info", "broken SVG", "other licences and colours"],
 )
 def test_a_damaged_set_is_named(tmp_path, change: Callable[[Any], Any], reason: str):
     sets = icon_sets()
@@ -228,6 +229,11 @@ def test_a_contact_sheet_shows_the_classes_by_split(prepared, tmp_path):
         assert all((blocks[:, left : left + 32] < 128).any() for left in (0, 36, 72, 124, 176, 212))
     with pytest.raises(UserError, match="--classes: the set has no class 'cat'"):
         contact_sheet.main([*arguments, "cat"])
+    for split, name in itertools.product(("train", "test"), ("bell", "leaf")):
+        (tmp_path / "set" / split / name).mkdir(parents=True)
+        (tmp_path / "set" / split / name / "0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"row \d, file .*\.png: unreadable image"):
+        contact_sheet.main([str(tmp_path / "set"), str(sheet)])
 
 
 def test_help_names_the_package_and_the_terms(capsys):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from originals import ORIGINALS, Original, downloaded, mat, picture, unpacked
-from preparations import changed, members_of, prepare, rejection
+from preparations import assert_prepared, changed, members_of, prepare, rejection
 
 from cskd_hf.errors import UserError
 
@@ -88,6 +88,16 @@ CUB, TINY, DEVKIT = "CUB_200_2011", "tiny-imagenet-200", "ILSVRC2012_devkit_t12/
 def test_contradictions_between_lists_are_named_with_their_line(tmp_path, name, change, reason):
     message = rejection(name, *changed(name, change, tmp_path / "in"), tmp_path / "out")
     assert re.search(reason, message), message
+
+
+@pytest.mark.parametrize("name", ["cub200", "tiny_imagenet"])
+def test_lists_may_begin_with_a_byte_order_mark(tmp_path, name):
+    def mark(original: Original) -> None:
+        for members in original.files.values():
+            members |= {file: b"\xef\xbb\xbf" + text for file, text in members.items() if file.endswith(".txt")}
+
+    assert prepare(name, *changed(name, mark, tmp_path / "in"), tmp_path / "out") == 0
+    assert_prepared(tmp_path / "out", ORIGINALS[name]())
 
 
 def test_malformed_mat_files_are_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import fcntl
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -54,6 +55,23 @@ def plan(name: str) -> bytes:
 def test_an_out_with_other_content_is_rejected(tmp_path, files, reason):
     archives = downloaded(tmp_path / "in", "cub200")
     assert reason in rejection("cub200", *archives, unpacked(tmp_path / "out", files))
+
+
+def test_an_out_that_cannot_be_looked_at_gives_one_line(tmp_path):
+    """As root, who may read every folder, a name that is too long stands for one that may not be read."""
+    archives, out = downloaded(tmp_path / "in", "cub200"), tmp_path / ("x" * 300)
+    with pytest.raises(UserError, match=f"^{out}: File name too long$"):
+        prepare("cub200", *archives, out)
+    for script in ("subset", "resize_dataset"):
+        with pytest.raises(UserError, match=f"^{out}.*: File name too long$"):
+            importlib.import_module(script).main(["digits", str(out)])
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "1e-7", "0"])
+def test_a_shard_size_that_is_no_number_above_0_is_rejected(tmp_path, capsys, size):
+    with pytest.raises(SystemExit, match="2"):
+        prepare("cub200", *downloaded(tmp_path / "in", "cub200"), tmp_path / "out", "--shard-size", size)
+    assert "--shard-size must be a number of megabytes above 0" in capsys.readouterr().err
 
 
 def test_an_empty_out_is_filled_and_a_file_rejected(tmp_path):
