@@ -85,7 +85,7 @@ def test_models_whose_classes_are_in_another_order_get_the_same_share_of_the_ima
     assert paths[0] == paths[1]
     note = f"{models[1].source} has another order of classes than {models[0].source}, which decides the share of test "
     for split in splits:
-        assert note + "images: it may be trained on some of them" in split.notes
+        assert note + "images: it may have trained on some of them" in split.notes
         assert [split.class_names[label] for label in split.labels] == [Path(path).parent.name for path in paths[0]]
     assert [split.class_names for split in splits] == [CLASSES, tuple(CLASSES[label] for label in (3, 1, 0, 2))]
 
