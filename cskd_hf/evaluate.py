@@ -145,7 +145,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("words", nargs="+", metavar="MODEL", help=ALLOWED)
     images = "images to evaluate on; default: those of the runs' recipes"
     add("overrides", nargs="*", default=[], metavar="data.key=value", help=images)
-    add("--resamples", type=int, metavar="N", help="of the bootstrap (default: 1000); 0: no intervals")
+    add("--resamples", type=int, metavar="N", help="of the images, and swaps of answers (default: 1000); 0: neither")
     resolution = "compare the errors on test images of these heights instead"
     add("--resolution", metavar="PIXELS,PIXELS,...", help=resolution)
     maps = f"compare maps of the logits instead, fitted on the run's hold-out images: {', '.join(MAPS)}"

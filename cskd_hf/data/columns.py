@@ -13,7 +13,10 @@ from cskd_hf.errors import UserError
 from cskd_hf.recipe.sections import DataSection
 
 _SPLITS = "train|test|e?val|dev"
-_SPLIT_WORD = re.compile(f"({_SPLITS})(ing|id|idation|uation|el|elopment|val|sets?|s)?", re.IGNORECASE)  # not device
+# not device, value
+_SPLIT_WORD = re.compile(
+    f"({_SPLITS})(ing|ed|id|idat(e|ion)|uation|el|elopment|val|test|dev|data|images?|sets?|s)?", re.IGNORECASE
+)
 _OF_NAMES = r"(data_?)?(split|subset|set|partition|usage|phase|fold|mode)"  # whose values are names of splits
 _YES_OR_NO = rf"is_?({_SPLITS})(ing|id|idation)?(_?(image|set|split))?"
 

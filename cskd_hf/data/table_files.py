@@ -103,7 +103,7 @@ def _two_columns(table: Dataset, data: DataSection) -> Dataset:
     if lacking:  # `datasets` takes the columns from the first five samples, and drops other files
         raise UserError(
             f"data.dataset: {lacking:,} of {len(table):,} samples in the tar files lack an image with the first "
-            f"sample's extension; name all images KEY.jpg, say, {_NO_DOT}"
+            f"sample's extension; give all images the same, such as KEY.jpg, {_NO_DOT}"
         )
     if label in table.column_names:
         return table

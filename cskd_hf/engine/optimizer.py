@@ -41,7 +41,7 @@ def create_optimizer(settings: OptimizerSection, model: nn.Module, module: nn.Mo
         UserError: timm has no such optimizer, it rejects or ignores these settings, a package it needs is missing, or
             it needs second derivatives.
     """
-    name = settings.opt.lower().split("_")[-1]  # without lookahead_
+    name = settings.opt.lower().removeprefix("lookahead_")
     if name not in list_optimizers():
         hint = did_you_mean(name, list_optimizers()) or "timm.optim.list_optimizers() names what it has"
         raise UserError(f"optimizer.opt: timm has no {settings.opt!r}; {hint}")

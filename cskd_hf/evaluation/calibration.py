@@ -114,7 +114,7 @@ def calibrate(logits: Tensor, target: Tensor) -> Calibration:
     reason = _objection(logits, target, different, low, high)
     if reason is None:
         verdict = (
-            f"calibrated: logits divided by the temperature {temperature:.4f} (95 % interval {low:.4f} to {high:.4f}), "
+            f"calibrated: logits divided by the temperature {temperature:.4g} (95 % interval {low:.4g} to {high:.4g}), "
             f"fitted on {images:,} hold-out images"
         )
     else:

@@ -12,9 +12,9 @@ from cskd_hf.evaluation.resampling import Interval
 from cskd_hf.evaluation.table import brackets, number
 
 INTERVALS = (
-    "In brackets: 95 % intervals over the images, Wilson's for errors and recalls, else the bootstrap's. They show how "
-    "far chance in the images moves a value, not the bias of ece, smooth_ece, adaptive_ece and classwise_ece, which "
-    "are too high on few images."
+    "In brackets: 95 % intervals over the images, Wilson's for top1_error, top5_error and recalls, else the "
+    "bootstrap's. They show how far chance in the images moves a value, not the bias of ece, smooth_ece, adaptive_ece "
+    "and classwise_ece, which are too high on few images."
 )
 VERDICTS = (
     "Differences from model 1 on the same resamples. p: McNemar's exact test for top1_error, swaps of the two models' "

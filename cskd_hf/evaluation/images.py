@@ -79,10 +79,8 @@ def load_splits(weights: Sequence[Weights], data: DataSection) -> list[ImageSpli
         reference = splits[names[first]]
         for own, own_names in zip(weights, names, strict=True):
             if splits[own_names].class_names != reference.class_names:
-                order = (
-                    f"{own.source} has another order of classes than {weights[first].source}, which decides the share"
-                )
-                uses += (f"{order} of test images: it may be trained on some of them",)
+                order = f"{own.source} has another order of classes than {weights[first].source}"
+                uses += (f"{order}, which decides the share of test images: it may have trained on some of them",)
         splits = {own: _renumbered(reference, split.class_names) for own, split in splits.items()}
     splits = {own: dataclasses.replace(split, notes=split.notes + uses) for own, split in splits.items()}
     _check_same_classes(weights, [splits[own].class_names for own in names])  # of weights without names: the data's

@@ -67,13 +67,13 @@ class Paper:
 
     Attributes:
         summary: the method in one line.
-        citation: authors, title, venue and link in one line.
-        title: of the first paper cited; None for plain cross-entropy, which is not what that paper proposes.
+        citation: authors, title, venue and link in one line; None for plain cross-entropy, which no paper proposes.
+        title: of the first paper cited, if any.
         arxiv: its arXiv number, if any.
     """
 
     summary: str
-    citation: str
+    citation: str | None
     title: str | None
     arxiv: str | None
 
@@ -86,7 +86,7 @@ def paper_of(method: Method) -> Paper:
     title, arxiv = re.search(r"\*([^*]+)\*", citation), re.search(r"arxiv\.org/abs/(\d+\.\d+)", citation)
     assert title is not None
     if type(method) is CrossEntropy and not method.smoothing:
-        return Paper(" ".join(summary.split()), citation, None, None)
+        return Paper(" ".join(summary.split()), None, None, None)
     return Paper(" ".join(summary.split()), citation, title[1], arxiv[1] if arxiv else None)
 
 

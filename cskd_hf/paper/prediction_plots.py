@@ -62,7 +62,7 @@ def reliability_diagrams(runs: Sequence[FinishedRun]) -> Drawing:
                 points = _points(reliability_bins(run.logits, run.target, DIAGRAM_BINS, run.temperature))
                 panel.plot(*points, **scaled, clip_on=False)
                 error = ece(run.logits, run.target, temperature=run.temperature)
-                lines.append(f"ECE {error:.2f} % with T = {run.temperature:.2f}")
+                lines.append(f"ECE {error:.2f} % with T = {run.temperature:.3g}")
             panel.plot(*_points(bins), **original, clip_on=False)
             ticks = range(0, 101, 20)
             panel.set(xlim=(0, 100), ylim=(0, 100), xticks=ticks, yticks=ticks)

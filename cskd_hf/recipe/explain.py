@@ -161,7 +161,7 @@ def _unknown_key(keys: Sequence[str], value: Any, checked: Checked) -> str:
         )
     return f"unknown key, read {_show(value)}; " + (
         (f"write {_mangled(key)}" if _mangled(key) else None)
-        or (None if close_matches(key, fields) else _elsewhere(key, value, checked))
+        or (_elsewhere(key, value, checked) if key.lower() in OTHER_NAMES or not close_matches(key, fields) else None)
         or f"allowed: {', '.join(fields)}{_did_you_mean(key, fields)}"
     )
 

@@ -40,7 +40,7 @@ def reliability_diagram(logits: Tensor, target: Tensor, temperature: float | Non
     """
     views = [("as trained", 1.0, VERMILLION, "o")]
     if temperature is not None:
-        views.append((f"divided by the temperature {temperature:.3f}", temperature, BLUE, "s"))
+        views.append((f"divided by the temperature {temperature:.4g}", temperature, BLUE, "s"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.8))
         diagram, histogram = figure.subplots(2, sharex=True, height_ratios=(4, 1))

@@ -100,7 +100,7 @@ def _finished(summary: Summary, folder: Path) -> dict[str, Any]:
         "method": summary.method,
         "interval": tuple(100 * end.item() for end in wilson_interval(error, torch.tensor(summary.tested_images))),
         "rows": metric_rows(metrics.last, metrics.metrics_scaled),
-        "temperature": None if metrics.temperature is None else f"{metrics.temperature:.3f}",
+        "temperature": None if metrics.temperature is None else f"{metrics.temperature:.4g}",
         "usage": _usage(summary, folder),
     }
 

@@ -43,8 +43,8 @@ def test_a_csv_lists_paths_and_labels(tmp_path):
         ("image,label\n1.png,a\n2.png\n", "train|CSV parse error"),
         ("", "Empty CSV"),
         (
-            "image,label,Fold\n1.png,a,train\n2.png,b,test\n",
-            "column 'Fold' of split 'train' divides the rows into train, test",
+            "image,label,Fold\n1.png,a,train\n2.png,b,testdata\n",
+            "column 'Fold' of split 'train' divides the rows into train, testdata",
         ),
         (
             "image,label,Usage\n1.png,a,Training\n2.png,b,PublicTest\n3.png,b,PrivateTest\n",

@@ -103,13 +103,15 @@ def test_words_in_file_names_do_not_move_images_between_splits(tmp_path):
 
 
 def test_all_splits_share_one_list_of_classes(tmp_path):
-    write(tmp_path, "train/b/1.jpg", "train/d/2.jpg", "test/a/3.jpg", "test/b/4.jpg", "test/d/5.jpg")
+    write(tmp_path, "train/b/1.jpg", "train/d/2.jpg", "test/B/3.jpg", "test/b/4.jpg", "test/d/5.jpg")
     images = load(tmp_path)
-    assert images.train.class_names == images.test.class_names == ("a", "b", "d")
+    assert images.train.class_names == images.test.class_names == ("B", "b", "d")
     assert images.num_classes == 3
     assert images.train.labels.tolist() == [1, 2]
     assert images.test.labels.tolist() == [0, 1, 2]
-    assert "1 of 3 classes have no training image: a" in images.notes
+    alike, missing, *_ = images.notes
+    assert alike.startswith("classes 'B' and 'b' differ only in case, ")
+    assert missing == "1 of 3 classes have no training image: B"
 
 
 def test_the_order_of_rows_does_not_depend_on_the_file_system(tmp_path, monkeypatch):

@@ -125,7 +125,9 @@ def test_heads_learn_under_every_optimizer(opt):
         ({"opt": "adan", "betas": (0.9, 0.99)}, "optimizer: timm cannot make 'adan' with these settings: "),
         ({"opt": "lamb", "fused": True}, "optimizer: timm cannot make 'lamb' with these settings: .*'fused'"),
         ({"opt": "adammm"}, r"optimizer\.opt: timm has no 'adammm'; did you mean adam, .*\?$"),
-        ({"opt": "Lookahead_AdamW_torch"}, r"optimizer\.opt: timm has no 'Lookahead_AdamW_torch'; timm.optim.list_opt"),
+        ({"opt": "Lookahead_AdamW_torch"}, r"optimizer\.opt: timm has no 'Lookahead_AdamW_torch'; did you mean adamw"),
+        ({"opt": "look_adam"}, r"optimizer\.opt: timm has no 'look_adam'; did you mean adam"),
+        ({"opt": "newton"}, r"optimizer\.opt: timm has no 'newton'; timm.optim.list_optimizers\(\) names"),
         ({"opt": "adahessian"}, r"optimizer\.opt: adahessian needs second derivatives"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -31,14 +33,16 @@ def all_right(num_images: int, margin: float = 8.0) -> tuple[Tensor, Tensor]:
     return logits + margin * torch.nn.functional.one_hot(target, 4), target
 
 
-def test_enough_images_give_the_likeliest_temperature_with_its_interval() -> None:
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+def test_enough_images_give_the_likeliest_temperature_with_its_interval(scale: float) -> None:
     logits, target = drawn(600)
+    logits *= scale
     result = calibrate(logits, target)
     assert result.temperature == result.fitted == fit_temperature(logits, target)
-    assert result.verdict == (
-        f"calibrated: logits divided by the temperature {result.fitted:.4f} (95 % interval {result.low:.4f} to "
-        f"{result.high:.4f}), fitted on 600 hold-out images"
-    )
+    numbers = r"the temperature (\S+) \(95 % interval (\S+) to (\S+)\)"
+    found = re.fullmatch(f"calibrated: logits divided by {numbers}, fitted on 600 hold-out images", result.verdict)
+    assert found is not None
+    assert [float(value) for value in found.groups()] == pytest.approx([result.fitted, result.low, result.high], 1e-3)
     assert result.low is not None
     assert result.high is not None
     assert result.low < result.fitted < result.high

@@ -155,6 +155,9 @@ def test_the_p_value_of_a_calibration_error_counts_the_swaps_with_as_large_a_dif
     answers = [[torch.from_numpy(values[model]) for values in (confidence, confidence, correct)] for model in (0, 1)]
     found = swap_p_value(CALIBRATION_ERRORS["ece"], *answers, count=4000)
     assert found == pytest.approx(np.mean(gaps >= gaps[0] - 1e-9), abs=0.03)
+    right = torch.ones(50, dtype=torch.float64)
+    answers = [[share * right, right, right] for share in (0.5, 1.0)]  # no swap leaves so large a difference
+    assert swap_p_value(CALIBRATION_ERRORS["ece"], *answers, count=20) == 1 / 21
 
 
 def test_models_calibrated_alike_rarely_differ_in_calibration_error() -> None:

@@ -85,7 +85,7 @@ def test_models_whose_classes_are_in_another_order_get_the_same_share_of_the_ima
     assert paths[0] == paths[1]
     note = f"{models[1].source} has another order of classes than {models[0].source}, which decides the share of test "
     for split in splits:
-        assert note + "images: it may be trained on some of them" in split.notes
+        assert note + "images: it may have trained on some of them" in split.notes
         assert [split.class_names[label] for label in split.labels] == [Path(path).parent.name for path in paths[0]]
     assert [split.class_names for split in splits] == [CLASSES, tuple(CLASSES[label] for label in (3, 1, 0, 2))]
 
@@ -175,9 +175,9 @@ def test_runs_with_other_test_images_are_not_compared(tmp_path):
     message = f"data.test_split: test in {tmp_path}/a, val in {tmp_path}/b, so their test images differ; "
     with pytest.raises(UserError, match=re.escape(message)):
         evaluate.main([str(tmp_path / "a"), str(tmp_path / "b")])
-    weights = [find_weights(name) for name in (variant(tmp_path / "c"), str(tmp_path / "a"))]
-    data = data_section(weights, ["data.dataset=digits"])  # of a run and of weights without one
-    assert (data.dataset, data.test_split) == ("digits", "test")
+    weights = [find_weights(name) for name in (variant(tmp_path / "c"), str(tmp_path / "b"))]
+    data = data_section(weights, ["data.dataset=digits"])  # of a run and of weights without one: the run's
+    assert (data.dataset, data.test_split) == ("digits", "val")
 
 
 def test_timms_tag_is_its_repository_and_imagenets_classes_are_matched_by_name(tmp_path, monkeypatch):

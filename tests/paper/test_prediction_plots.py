@@ -36,7 +36,7 @@ def test_a_reliability_panel_shows_confidence_accuracy_and_share_per_bin(tmp_pat
             if marker == "o":
                 heights = [bar.get_height() for bar in panel.patches if isinstance(bar, Rectangle)]
                 np.testing.assert_allclose(heights, 100 * np.bincount(which, minlength=10) / len(right))
-        assert "with T = 2.00" in panel.get_title(loc="left")
+        assert "with T = 2" in panel.get_title(loc="left")
 
 
 def test_a_run_without_a_temperature_has_no_second_line(tmp_path: Path) -> None:

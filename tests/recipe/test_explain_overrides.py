@@ -130,6 +130,7 @@ OVERRIDES = [
     # the wrong section, another program's name
     ("data.lr=0.1", "command line: data.lr: unknown key, read 0.1; lr belongs to optimizer; write optimizer.lr=0.1"),
     ("lr=0.1", "command line: lr: no such section; lr belongs to optimizer; write optimizer.lr=0.1"),
+    ("data.val_split=val", "command line: data.val_split: …; test_split belongs to data; write data.test_split=val"),
     ("optimizer.temperature=2", "command line: optimizer.temperature: unknown key, …; write method.temperature=2"),
     (
         "data.epochs=3",

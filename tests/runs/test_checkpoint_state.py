@@ -124,10 +124,10 @@ def test_a_resumed_optimizer_has_the_settings_it_was_constructed_with(tmp_path):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     step(module, optimizer)
     path = save_checkpoint(tmp_path, module, optimizer, None, Progress(step=1), "", keep=1)
-    changed = torch.optim.SGD(module.parameters(), lr=0.3, momentum=0.5, weight_decay=0.2)
+    changed = torch.optim.SGD(module.parameters(), lr=0.3, momentum=0.5, weight_decay=0.2, nesterov=True)
     load_checkpoint(path, module, changed, None)
     group = changed.param_groups[0]
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.5, 0.2)
+    assert [group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")] == [0.3, 0.5, 0.2, True]
     assert len(changed.state) == len(list(module.parameters()))
 
 
