@@ -79,9 +79,7 @@ class ImageSampler:
         self.sampling, self.aug_repeats = sampling, aug_repeats
         if sampling != "instance":
             if labels is None or len(labels) != num_images:
-                raise UserError(
-                    f"labels: sampling={sampling!r} needs one integer class for each of {num_images:,} images"
-                )
+                raise UserError(f"labels: sampling={sampling!r} needs the class of each of {num_images:,} images")
             self._class_of = dense(np.asarray(labels))
         self.set_epoch(0)
 

@@ -109,6 +109,7 @@ def test_batches_do_not_change_while_the_caller_refers_to_them(expected):
     assert all(map(equal, batches, expected))
 
 
+@pytest.mark.filterwarnings("ignore:the sampler starts epoch 0 again")
 def test_without_persistent_workers_there_are_no_slots_and_two_iterations_can_interleave(expected):
     """Workers of two concurrent iterations have the same ids, and so would share slots."""
     loader = make_loader(persistent=False)
@@ -129,6 +130,7 @@ def test_a_slice_of_a_batch_keeps_its_slot_and_outlives_the_loader(expected):
         assert torch.equal(part, reference.images[1:2, :, 3:])
 
 
+@pytest.mark.filterwarnings("ignore:the sampler starts epoch 0 again")
 def test_an_abandoned_iteration_releases_its_slots(expected, created):
     loader = make_loader()
     for _ in range(3):

@@ -184,14 +184,6 @@ def test_a_misspelt_setting_lists_the_allowed_values(setting):
         ClassPairSampler(LABELS, **setting)
 
 
-@pytest.mark.parametrize("labels", [None, LABELS[1:], [*LABELS, 0]])
-def test_unequal_shares_need_a_label_for_each_image(labels):
-    draws = list(ImageSampler(len(LABELS), sampling="sqrt", labels=LABELS))
-    assert draws == list(ImageSampler(len(LABELS), sampling="sqrt", labels=np.array(LABELS)))
-    with pytest.raises(UserError, match=f"labels: sampling='sqrt' needs .* each of {len(LABELS)} images"):
-        ImageSampler(len(LABELS), sampling="sqrt", labels=labels)
-
-
 def test_draws_are_a_slice_of_the_iteration():
     for sampler in (ClassPairSampler(np.arange(2500) % 9), ImageSampler(2500, views=1)):
         sampler.set_epoch(2)

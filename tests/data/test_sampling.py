@@ -10,6 +10,7 @@ from pairing_cases import epoch_of
 
 from cskd_hf.data.draws import draws_per_class, expected_draws
 from cskd_hf.data.sampling import ClassPairSampler, ImageSampler, LastUpdateSampler
+from cskd_hf.errors import UserError
 
 TAILED = np.repeat([0, 1, 2], [40, 9, 1])
 
@@ -97,3 +98,11 @@ def test_expected_draws_follow_the_power_of_a_classs_size():
     np.testing.assert_allclose(expected_draws(counts, "instance"), counts)
     np.testing.assert_allclose(expected_draws(counts, "sqrt"), [0, 7, 14 / 3, 7 / 3])
     np.testing.assert_allclose(expected_draws(counts, "class_balanced"), [0, 14 / 3, 14 / 3, 14 / 3])
+
+
+@pytest.mark.parametrize("labels", [None, TAILED[1:], [*TAILED, 0]])
+def test_unequal_shares_need_a_label_for_each_image(labels):
+    draws = list(ImageSampler(50, sampling="sqrt", labels=TAILED.tolist()))
+    assert draws == list(ImageSampler(50, sampling="sqrt", labels=TAILED))
+    with pytest.raises(UserError, match=r"labels: sampling='sqrt' needs .* each of 50 images"):
+        ImageSampler(50, sampling="sqrt", labels=labels)
