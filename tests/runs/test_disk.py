@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from summaries import make_recipe, start
@@ -23,10 +25,12 @@ def test_a_probe_leaves_nothing(tmp_path):
 def test_a_file_system_that_cannot_do_what_a_checkpoint_needs_is_rejected_at_the_start(tmp_path, monkeypatch, function):
     (tmp_path / "run").mkdir()
 
-    def not_supported(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOTSUP, "Operation not supported")
+    def not_supported(path: Any, *_: object, **__: object) -> None:
+        if path != tmp_path / "run":  # that folder exists
+            raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(os, function, not_supported)
+    # Path: pathlib of Python 3.10 has its own reference to os.mkdir.
+    monkeypatch.setattr(Path if function == "mkdir" else os, function, not_supported)
     with pytest.raises(UserError, match=r"run\.output_dir: .*run cannot be written: .*not supported"):
         start(make_recipe(tmp_path / "run"))
     monkeypatch.undo()
