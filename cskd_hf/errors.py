@@ -52,7 +52,7 @@ def is_broken_collective(error: BaseException) -> bool:
 
 
 def _is_rank_0() -> bool:
-    """Whether this is rank 0 of a launch. In a single process, RANK is left over from another one."""
+    """Whether this is rank 0 of a launch. In a single process, RANK is left over from another launch."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
@@ -110,7 +110,7 @@ def _explain_torch(error: RuntimeError) -> str | None:
     if is_out_of_device_memory(error):
         return "the device is out of memory: lower data.batch_size (predict: --batch-size), or free the device"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        # The last line: the text may be the whole traceback of a compiler process.
+        # BackendCompilerFailed wraps the compiler's error, which may be the whole traceback of another process.
         inner = getattr(error, "inner_exception", error)
         cause = (str(inner).strip() or repr(inner)).splitlines()[-1]
         return f"run.compile: torch cannot compile: {cause}; install what it lacks, or write run.compile=false"

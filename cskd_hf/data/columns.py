@@ -38,9 +38,7 @@ def require_columns(table: Dataset, where: str, data: DataSection) -> None:
     for key, column in (("image_column", data.image_column), ("label_column", data.label_column)):
         if column not in table.column_names:
             names = ", ".join(table.column_names)
-            raise UserError(
-                f"data.{key}: {where} has no column {column!r}; it has {names}; write data.{key}= and its name"
-            )
+            raise UserError(f"data.{key}: {where} has no column {column!r}; it has {names}; write data.{key}=NAME")
     for column in [name for name in table.column_names if may_divide(name) and name != data.label_column]:
         values = [str(value) for value in table.unique(column) if value is not None]
         if re.fullmatch(_OF_NAMES, column, re.IGNORECASE):

@@ -6,7 +6,9 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cskd_hf.data.pairing import Sample, require_draw
@@ -60,7 +62,7 @@ class PairedDataset(Dataset[Sample]):
         views, targets = [], []
         for number, index in enumerate(draw.indices):
             with seeded(draw.seed + number):
-                view, target, *_ = _pair(index, self.dataset[index])
+                view, target, *_ = _image_and_label(index, self.dataset[index])
             if not isinstance(view, torch.Tensor):
                 raise UserError(
                     f"row {index}: read an image of type {type(view).__name__}; end its transform with ToTensor"
@@ -76,8 +78,8 @@ class PairedDataset(Dataset[Sample]):
         return Sample(tuple(views), targets[0], draw.indices, ())
 
 
-def _pair(index: int, row: Any) -> Sequence[Any]:
-    """The row, (image, label, …); a dict, such as a Hugging Face dataset's row, would yield its keys."""
+def _image_and_label(index: int, row: Any) -> Sequence[Any]:
+    """The row, if it is (image, label, …); a dict, as `datasets` returns, would unpack to its keys."""
     if not isinstance(row, tuple | list) or len(row) < 2:
         keys = f" of {', '.join(map(str, row))}" if isinstance(row, Mapping) else ""
         raise UserError(f"row {index}: its type is {type(row).__name__}{keys}; return (image, label)")
@@ -91,6 +93,7 @@ def _class_number(index: int, label: Any) -> int:
     except TypeError:  # a float, text or several labels
         number = -1
     if number < 0:
-        shown = f"of shape {tuple(label.shape)}" if getattr(label, "shape", ()) else repr(label)
+        is_array = isinstance(label, Tensor | np.ndarray) and label.ndim
+        shown = f"of shape {tuple(label.shape)}" if is_array else repr(label)
         raise UserError(f"row {index}: read a label {shown}; return the image's class, an integer from 0")
     return number

@@ -98,7 +98,7 @@ def check_images(
 
 
 def _first_five(lines: list[str], rest: str) -> list[str]:
-    """The first five, and a line that says of how many more the `rest` holds."""
+    """The first five lines, and one that counts the others."""
     return lines[:5] + ([f"{len(lines) - 5:,} {rest}"] if len(lines) > 5 else [])
 
 

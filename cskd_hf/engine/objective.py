@@ -63,7 +63,7 @@ class Objective(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             channels = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
             if values is not None and not 0 <= min(values) <= max(values) <= 1:
-                raise UserError(f"{name}: read {values}; write numbers from 0 to 1, shares of 255")
+                raise UserError(f"{name}: read {values}; write numbers from 0 to 1, of pixels divided by 255")
             self.register_buffer(name, channels, persistent=False)
         # DDP broadcasts rank 0's buffers; a sharded memory belongs to its own rank.
         self._ddp_params_and_buffers_to_ignore = [

@@ -167,7 +167,7 @@ def forward_backward(
 
     Args:
         totals: the epoch's sums, to which the terms are added.
-        settings: gradient checkpointing, and how long to wait for the device.
+        settings: of these, `grad_checkpointing` and `ddp_timeout`, the longest wait for the device.
         num_samples: of this rank's share; 0 if it only repeats a key.
         group_samples: of the whole update, on all ranks.
         all_reduce: whether DDP averages gradients here, in the group's last micro-batch.

@@ -114,6 +114,8 @@ def _set_lines(results: Sequence[dict[str, Any]]) -> list[str]:
         cells.append([result["score"], *rates, *others, worst])
     lines = [text_table(cells), *_SETS_LEGEND] if sets else []
     if any(result["found"] < result["expected"][0] for result in sets):
-        chance = "by chance, one line in 40 has less"
-        lines.append(f"note: less is found than expected: the test images may differ from the hold-out set; {chance}")
+        chance = "chance alone does this in one line of 40"
+        lines.append(
+            f"note: coverage below the expected range: the test images may differ from the hold-out set; {chance}"
+        )
     return lines + [f"{result['wanted']:g} %: {result['problem']}" for result in results if "problem" in result]

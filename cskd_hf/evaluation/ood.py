@@ -14,7 +14,7 @@ from torch import Tensor
 from cskd_hf.evaluation.rows import per_image
 
 SCORES = {
-    "max_prob": "largest probability, ranked by its log-odds, which do not round to 1",
+    "max_prob": "largest probability; ranked by log-odds, since probabilities round to 1",
     "max_logit": "largest logit; a temperature leaves its ranking as it is",
     "energy": "log Σ exp(logit), the negative energy at T = 1",
     "entropy": "negative entropy of the probabilities; nats",

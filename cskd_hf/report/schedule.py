@@ -73,7 +73,7 @@ def rate_notes(scheduler: SchedulerSection, lr: float, rates: Sequence[float]) -
         notes.append(
             f"scheduler.{key}: {getattr(scheduler, key):g} is above the learning rate, {lr:g}; write a smaller number"
         )
-    if rates[-1] == 0:
+    if scheduler.cooldown_epochs and rates[-1] == 0:
         notes.append(
             f"scheduler.cooldown_epochs: the last {scheduler.cooldown_epochs} epochs have rate 0 and train no weight; "
             "leave them out, or write scheduler.min_lr"

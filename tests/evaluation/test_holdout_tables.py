@@ -97,7 +97,7 @@ def test_each_map_and_each_set_has_a_line_and_the_same_values_in_the_file(run, c
     assert lac["worst_class"] in CLASSES
     assert none == {"wanted": 99.9, "problem": "no sets: 300 hold-out images, fewer than the 999 it needs"}
     assert f"99.9 %: {none['problem']}" in output.splitlines()
-    assert ("note: less is found than expected" in output) == any(
+    assert ("note: coverage below the expected range" in output) == any(
         own["found"] < own["expected"][0] for own in (lac, aps)
     )
 

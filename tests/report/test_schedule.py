@@ -52,6 +52,7 @@ def test_the_schedule_is_described_as_timm_runs_it(settings, words):
         ({"cooldown_epochs": 2}, "cooldown_epochs"),
         ({"cooldown_epochs": 2, "min_lr": 1e-5}, None),
         ({"cooldown_epochs": 2, "sched": "step"}, None),
+        ({"num_epochs": 1, "warmup_epochs": 1, "warmup_lr": 0.0}, "warmup_epochs"),
     ],
 )
 def test_a_rate_that_never_reaches_or_exceeds_the_learning_rate_or_is_zero_is_noted(settings, key):
